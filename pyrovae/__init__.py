@@ -1,0 +1,37 @@
+"""Variational autoencoders written as what they are: Bayesian models, in Pyro.
+
+The names below are imported when they are first used, so that importing the package, or asking
+the command line for help, costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyrovae.config import Config
+    from pyrovae.evidence import evaluate
+    from pyrovae.run import load
+    from pyrovae.training import fit
+    from pyrovae.vae import VAE
+
+__version__ = "0.1.0"
+
+__all__ = ["VAE", "Config", "evaluate", "fit", "load"]
+
+_HOMES = {
+    "VAE": "pyrovae.vae",
+    "Config": "pyrovae.config",
+    "evaluate": "pyrovae.evidence",
+    "fit": "pyrovae.training",
+    "load": "pyrovae.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,109 @@
+r"""Files that are whole or absent: every write goes to a neighbour and takes the name at the end.
+
+Tensors are stored as safetensors, which cannot carry code.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import safetensors
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+__all__ = [
+    "atomic_file",
+    "read_tensors",
+    "tensor_bytes",
+    "write_bytes",
+    "write_json",
+    "write_tensors",
+    "write_text",
+]
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that replaces ``path`` when the block ends, and vanishes if it fails.
+
+    Args:
+        path: where the file will be; its folder exists.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Write ``contents`` to ``path``, whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(contents)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:
+    """Write named tensors, and something that JSON can hold, to one safetensors file."""
+    write_bytes(path, tensor_bytes(tensors, about))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], about: Any = None) -> bytes:
+    """The contents of a safetensors file.
+
+    Args:
+        tensors: by name; those that share memory are written once each.
+        about: kept as JSON in the file's header.
+    """
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    contents: bytes = serialize(own, metadata={"about": json.dumps(about)})
+    return contents
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Read what :func:`write_tensors` wrote.
+
+    Args:
+        path: where from.
+
+    Returns:
+        The tensors by name, on the CPU, and what stood in the header.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "null"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

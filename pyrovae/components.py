@@ -1,0 +1,288 @@
+r"""Components written as text: ``name``, ``name:key=value,key=value`` or ``module:Class``.
+
+What can be written is read off the classes themselves. A constructor's keyword-only parameters are
+its options, with their annotations and defaults; its other parameters (``latent_dim``,
+``event_shape``, ``network``) are given by whoever builds the model. Several numbers in one value
+are joined by dashes, ``hidden_dims=500-500``.
+"""
+
+import contextlib
+import difflib
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+__all__ = ["Option", "Spec", "context_of", "find", "nearest", "options_of", "resolve"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A component as it is written.
+
+    Attributes:
+        name: an entry of a family, or ``module:attribute`` for code of the user's own.
+        options: as text, by name.
+    """
+
+    name: str
+    options: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Read ``name:key=value,key=value``.
+
+        Raises:
+            ValueError: if the text has another form.
+        """
+        head, *rest = text.split(":")
+        if rest and "=" not in rest[0]:  # module:attribute
+            head = f"{head}:{rest.pop(0)}"
+        written = ":".join(rest)
+        options: dict[str, str] = {}
+        for item in written.split(",") if written else ():
+            key, equals, value = item.partition("=")
+            if not equals or not key.strip() or not value.strip():
+                raise ValueError(
+                    f"cannot read {item!r} in {text!r}; write name or name:key=value,key=value"
+                )
+            if key.strip() in options:
+                raise ValueError(f"{key.strip()} is given twice in {text!r}")
+            options[key.strip()] = value.strip()
+        if not head.strip() or (":" in head and not all(head.split(":"))):
+            raise ValueError(f"no name in {text!r}; write name or name:key=value,key=value")
+        return cls(head.strip(), options)
+
+    @property
+    def is_users_own(self) -> bool:
+        """Whether it names code outside the package."""
+        return ":" in self.name
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword-only parameter of a component: what it takes, and what it is by default."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+    def read(self, text: str) -> Any:
+        """The value that ``text`` stands for.
+
+        Raises:
+            ValueError: if it stands for none of the allowed kind.
+        """
+        kinds = _alternatives(self.annotation)
+        for kind in sorted(kinds, key=lambda kind: kind is not type(None)):
+            with contextlib.suppress(ValueError):
+                return _read_as(kind, text)
+        raise ValueError(f"{self.name} takes {self.describe()}, got {text!r}")
+
+    def describe(self) -> str:
+        """What it takes, in words."""
+        return " or ".join(_in_words(kind) for kind in _alternatives(self.annotation))
+
+
+def options_of(component: Callable[..., Any]) -> dict[str, Option]:
+    """The options of a component: its keyword-only parameters.
+
+    Args:
+        component: a class, or a function that makes one.
+    """
+    hints = _hints(component)
+    return {
+        name: Option(name, hints.get(name, str), parameter.default)
+        for name, parameter in inspect.signature(component).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def context_of(component: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments among ``known`` that a component's other parameters ask for.
+
+    Args:
+        component: a class, or a function that makes one.
+        known: what can be given, by name.
+
+    Raises:
+        ValueError: if it asks for something else, without a default.
+    """
+    given: dict[str, Any] = {}
+    for name, parameter in inspect.signature(component).parameters.items():
+        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+            continue
+        if name in known:
+            given[name] = known[name]
+        elif parameter.default is parameter.empty:
+            raise ValueError(
+                f"{_name(component)} asks for {name!r}, which is not known here; it can be given "
+                f"{', '.join(known)}; make {name!r} a keyword-only option with a default"
+            )
+    return given
+
+
+def find(
+    role: str, family: Mapping[str, Callable[..., Any]], spec: Spec, trusted: Collection[str]
+) -> Callable[..., Any]:
+    """The class that a spec names.
+
+    Args:
+        role: what the family is called, for messages.
+        family: the entries by name.
+        spec: what was written.
+        trusted: the ``module:attribute`` names that may be imported.
+
+    Raises:
+        ValueError: if there is no such entry, or it names code that is not trusted.
+        ImportError: if trusted code cannot be imported.
+    """
+    if not spec.is_users_own:
+        if spec.name not in family:
+            raise ValueError(
+                f"unknown {role} {spec.name!r}{nearest(spec.name, family)}; choose one of "
+                f"{', '.join(family)}, or module:Class of your own"
+            )
+        return family[spec.name]
+    if spec.name not in trusted:
+        raise ValueError(
+            f"the {role} {spec.name} is code outside pyrovae, and is run only where you name it: "
+            f"add --{role} {spec.name} on the command line, or trusted=[{spec.name!r}] in Python"
+        )
+    return _import(spec.name)
+
+
+def resolve(
+    role: str, component: Callable[..., Any], spec: Spec, known: Mapping[str, Any]
+) -> tuple[Spec, dict[str, Any]]:
+    """Options of a component, all of them: as written, else as ``known``, else by default.
+
+    Args:
+        role: what the component is, for messages.
+        component: the class that ``spec`` names.
+        spec: what was written.
+        known: values that options of these names take where nothing was written.
+
+    Returns:
+        The spec with every option written out, and the options as values.
+
+    Raises:
+        ValueError: if a key is unknown, a value cannot be read or a needed one is missing.
+    """
+    options = options_of(component)
+    for key in spec.options:
+        if key not in options:
+            allowed = ", ".join(options) if options else "it has none"
+            raise ValueError(
+                f"{role} {spec.name} has no option {key!r}{nearest(key, options)}; "
+                f"its options: {allowed}"
+            )
+    values: dict[str, Any] = {}
+    for name, option in options.items():
+        if name in spec.options:
+            try:
+                values[name] = option.read(spec.options[name])
+            except ValueError as error:
+                raise ValueError(f"{role} {spec.name}: {error}") from error
+        elif known.get(name) is not None:
+            values[name] = known[name]
+        elif option.default is not inspect.Parameter.empty:
+            values[name] = option.default
+        else:
+            raise ValueError(f"{role} {spec.name} needs {name}: {spec.name}:{name}=...")
+    return Spec(spec.name, {name: write(value) for name, value in values.items()}), values
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """``; did you mean ...?`` where one of ``words`` is close, else nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def write(value: Any) -> str:
+    """The text that :meth:`Option.read` turns back into ``value``."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "-".join(str(item) for item in value)
+    return str(value)
+
+
+def _name(component: Callable[..., Any]) -> str:
+    return getattr(component, "__name__", repr(component))
+
+
+def _hints(component: Callable[..., Any]) -> dict[str, Any]:
+    function = component.__init__ if inspect.isclass(component) else component
+    return get_type_hints(function)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [kind for part in get_args(annotation) for kind in _alternatives(part)]
+    return [annotation]
+
+
+def _read_as(kind: Any, text: str) -> Any:
+    if get_origin(kind) is Literal:
+        if text in get_args(kind):
+            return text
+        raise ValueError(text)
+    if kind is type(None):
+        if text.lower() == "none":
+            return None
+        raise ValueError(text)
+    if kind is bool:
+        words = {"true": True, "yes": True, "false": False, "no": False}
+        if text.lower() in words:
+            return words[text.lower()]
+        raise ValueError(text)
+    if get_origin(kind) in (tuple, list, Sequence):
+        return tuple(get_args(kind)[0](item) for item in text.split("-"))
+    return kind(text) if kind in (int, float) else text
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(kind))
+    if get_origin(kind) in (tuple, list, Sequence):
+        return "integers joined by dashes (500-500)"
+    words = {int: "an integer", float: "a number", bool: "true or false", type(None): "none"}
+    return words.get(kind, "text")
+
+
+def _import(name: str) -> Callable[..., Any]:
+    module_name, attribute = name.split(":")
+    with _working_folder_first():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"cannot import {module_name} for {name}: {error}; it is looked for in the "
+                "working folder and among installed packages"
+            ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        public = [word for word in vars(module) if not word.startswith("_")]
+        raise ImportError(f"{module_name} has no class {attribute}{nearest(attribute, public)}")
+    return found
+
+
+@contextlib.contextmanager
+def _working_folder_first() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

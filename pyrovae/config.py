@@ -1,0 +1,277 @@
+r"""A run in text: what is trained on what, and how. TOML in and out, and the objects it stands for.
+
+Each setting comes from the first of these that names it: the command line, a file, the recipe of
+the dataset, the built-in default. The resolved :class:`Config` names all of them.
+"""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+from torch import nn
+
+import pyrovae
+from pyrovae.components import Option, Spec, context_of, find, nearest, resolve
+from pyrovae.data import Dataset, prepare
+from pyrovae.likelihoods import LIKELIHOODS
+from pyrovae.networks import NETWORKS
+from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
+from pyrovae.recipes import RECIPES, Recipe, for_array
+from pyrovae.sources import DATASETS, read
+from pyrovae.training import fit
+from pyrovae.vae import VAE
+
+__all__ = ["DATA_SETTINGS", "FAMILIES", "MODEL_SETTINGS", "TRAINING_SETTINGS", "Config"]
+
+FAMILIES: dict[str, Mapping[str, Callable[..., nn.Module]]] = {
+    "prior": PRIORS,
+    "likelihood": LIKELIHOODS,
+    "posterior": POSTERIORS,
+    "encoder": NETWORKS,
+    "decoder": NETWORKS,
+}
+
+DATA_SETTINGS: dict[str, Option] = {
+    "name": Option("name", str, "digits"),
+    "data_dir": Option("data_dir", str | None, None),
+    "image_size": Option("image_size", int | None, None),
+    "binarization": Option("binarization", str, None),
+    "scaling": Option("scaling", str, None),
+}
+
+MODEL_SETTINGS: dict[str, Option] = {
+    **{role: Option(role, str, None) for role in FAMILIES},
+    "latent_dim": Option("latent_dim", int, None),
+}
+
+_NOT_SETTINGS = ("objective", "out", "files", "initialize", "resume", "report")
+
+TRAINING_SETTINGS: dict[str, Option] = {
+    name: Option(name, parameter.annotation, parameter.default)
+    for name, parameter in inspect.signature(fit).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_SETTINGS
+}
+"""The keyword arguments of :func:`pyrovae.fit` that are numbers and words."""
+
+_SETTINGS = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run with every setting resolved.
+
+    Attributes:
+        data: settings of the dataset: ``name`` (or path), ``data_dir``, ``image_size``,
+            ``binarization``, ``scaling``; and what was found in it: ``maximum``, ``event_shape``.
+        model: a spec for each of ``prior``, ``likelihood``, ``posterior``, ``encoder`` and
+            ``decoder``, with all options written out, and ``latent_dim``.
+        training: keyword arguments of :func:`pyrovae.fit`.
+    """
+
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    @classmethod
+    def resolve(
+        cls,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        trusted: Collection[str] = (),
+    ) -> tuple["Config", Dataset]:
+        """Fill in what is not set, from the data's recipe and the defaults.
+
+        Args:
+            settings: tables ``data``, ``model`` and ``training``, as in :class:`Config`, with any
+                part left out; ``{"data": {"name": "mnist"}, "model": {"prior": "laplace"}}``.
+            trusted: ``module:attribute`` names of the user's own that may be imported.
+
+        Returns:
+            The whole configuration, and the dataset that it describes.
+
+        Raises:
+            ValueError: if a setting is unknown or has no meaning, with the ones that do.
+            FileNotFoundError: if the data are not there.
+        """
+        settings = _checked(settings or {})
+        data = {name: option.default for name, option in DATA_SETTINGS.items()} | settings["data"]
+        name = str(data["name"])
+        if name not in DATASETS and Path(name).expanduser().exists():
+            data["name"] = str(Path(name).expanduser().resolve())
+        if data["data_dir"] is not None:
+            data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
+        source = read(data["name"], data_dir=data["data_dir"], image_size=data["image_size"])
+        event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
+        recipe = RECIPES.get(name) or for_array(source.maximum, source.unit_interval, event_shape)
+
+        model = _model_with_defaults(settings["model"], recipe)
+        chosen = find("likelihood", LIKELIHOODS, model["likelihood"], trusted)
+        natural = model["likelihood"].name == Spec.parse(recipe.likelihood).name
+        if data["binarization"] is None:
+            data["binarization"] = recipe.binarization if natural else "none"
+        if data["scaling"] is None:
+            data["scaling"] = _scaling(chosen, natural, data, source.maximum, recipe)
+        dataset = prepare(source, binarization=data["binarization"], scaling=data["scaling"])
+
+        known = {"total_count": source.maximum}
+        written: dict[str, Any] = {"latent_dim": model["latent_dim"]}
+        for role, family in FAMILIES.items():
+            component = find(role, family, model[role], trusted)
+            written[role] = str(resolve(role, component, model[role], known)[0])
+        training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
+        training |= dict(recipe.training) | settings["training"]
+        data |= {"maximum": source.maximum, "event_shape": event_shape}
+        return cls(data=data, model=written, training=training), dataset
+
+    def build(self, *, trusted: Collection[str] = ()) -> VAE:
+        """Make the VAE, with starting weights that depend on the seed alone.
+
+        Args:
+            trusted: ``module:attribute`` names of the user's own that may be imported.
+
+        Returns:
+            The VAE, untrained.
+
+        Raises:
+            ValueError: if a component is unknown, not trusted, or its options have no meaning.
+        """
+        latent_dim, event_shape = self.model["latent_dim"], tuple(self.data["event_shape"])
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+
+        def make(role: str, **known: Any) -> nn.Module:
+            spec = Spec.parse(self.model[role])
+            component = find(role, FAMILIES[role], spec, trusted)
+            _, options = resolve(role, component, spec, {})
+            module = component(**context_of(component, known), **options)
+            if not callable(module):
+                raise TypeError(f"the {role} {spec.name} makes a {type(module).__name__}")
+            return module
+
+        def network(role: str) -> Callable[..., nn.Module]:
+            return lambda in_shape, out_shape: make(role, in_shape=in_shape, out_shape=out_shape)
+
+        known = {"latent_dim": latent_dim, "event_shape": event_shape}
+        with torch.random.fork_rng():
+            seed = np.random.SeedSequence([self.training["seed"], 0x7661]).generate_state(1)
+            torch.manual_seed(int(seed[0]))
+            posterior = make("posterior", **known, network=network("encoder"))
+            likelihood = make("likelihood", **known, network=network("decoder"))
+            prior = make("prior", **known)
+            return VAE(prior, likelihood, posterior)
+
+    def to_toml(self) -> str:
+        """The text that :meth:`read` takes; ``none`` stands for None."""
+        tables = {"data": self.data, "model": self.model, "training": self.training}
+        plain = {
+            table: {name: _plain(value) for name, value in settings.items()}
+            for table, settings in tables.items()
+        }
+        return tomli_w.dumps({"pyrovae": pyrovae.__version__} | plain)
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, dict[str, Any]]:
+        """Read settings from a TOML file, for :meth:`resolve`.
+
+        Args:
+            path: of a file such as :meth:`to_toml` writes, or of a part of one.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no TOML, or a key is unknown.
+        """
+        try:
+            tables = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no file {path}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+            raise ValueError(f"{path} is not a TOML file: {error}") from error
+        tables.pop("pyrovae", None)
+        try:
+            return _checked(tables)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def opened(cls, path: Path) -> "Config":
+        """Take up a file that :meth:`to_toml` wrote, with nothing looked up or imported.
+
+        Args:
+            path: of a run's ``config.toml``.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`read`, and if a setting is missing.
+        """
+        settings = cls.read(path)
+        found = tomllib.loads(path.read_text()).get("data", {})
+        for table, options in _SETTINGS.items():
+            missing = [name for name in options if name not in settings[table]]
+            if missing or not found.keys() >= _FOUND:
+                raise ValueError(f"{path} is not the whole configuration of a run: no {missing}")
+        maximum = None if found["maximum"] == "none" else found["maximum"]
+        data = settings["data"] | {"maximum": maximum, "event_shape": tuple(found["event_shape"])}
+        return cls(data=data, model=settings["model"], training=settings["training"])
+
+
+_FOUND = {"maximum", "event_shape"}  # written into a run's file, found in the data and never set
+
+
+def _checked(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    for table in settings:
+        if table not in _SETTINGS:
+            raise ValueError(
+                f"unknown table [{table}]{nearest(table, _SETTINGS)}; allowed: "
+                + ", ".join(f"[{name}]" for name in _SETTINGS)
+            )
+    checked: dict[str, dict[str, Any]] = {}
+    for table, options in _SETTINGS.items():
+        checked[table] = {}
+        for name, value in settings.get(table, {}).items():
+            if table == "data" and name in _FOUND:
+                continue
+            if name not in options:
+                raise ValueError(
+                    f"unknown key {name!r} in [{table}]{nearest(name, options)}; allowed: "
+                    + ", ".join(options)
+                )
+            checked[table][name] = None if value is None else options[name].read(str(value))
+    return checked
+
+
+def _model_with_defaults(given: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    text: dict[str, Any] = {
+        "prior": "normal",
+        "posterior": "diagonal",
+        "likelihood": recipe.likelihood,
+        "encoder": recipe.encoder,
+        "decoder": recipe.decoder,
+        "latent_dim": recipe.latent_dim,
+    } | dict(given)
+    return {n: Spec.parse(value) if n in FAMILIES else value for n, value in text.items()}
+
+
+def _scaling(
+    likelihood: Callable[..., Any],
+    natural: bool,
+    data: Mapping[str, Any],
+    maximum: int | None,
+    recipe: Recipe,
+) -> str:
+    if data["binarization"] != "none":
+        return "none"
+    if natural:
+        return recipe.scaling
+    return str(getattr(likelihood, "scaling", "unit")) if maximum is not None else "none"
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return "none"
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,170 @@
+r"""The evidence log p(x), and what is known of it: bounds by sampling from q(z | x).
+
+.. math::
+    \log p(x) \ge \mathbb{E}_{z_k \sim q(z \mid x)} \log \frac{1}{K} \sum_{k=1}^{K}
+    \frac{p(z_k) \, p(x \mid z_k)}{q(z_k \mid x)}
+
+K = 1 is the ELBO; the bound rises with K.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.vae import VAE
+
+__all__ = ["Bounds", "Estimate", "bounds", "evaluate"]
+
+ROWS = 2_000  # rows of one matrix product: images times samples
+
+
+class Batches(Protocol):
+    """Data that comes in batches of a size that is asked for, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over examples, in nats per example.
+
+    Attributes:
+        estimate: the mean.
+        standard_error: its standard error over examples; None for a single one.
+    """
+
+    estimate: float
+    standard_error: float | None
+
+    @staticmethod
+    def of(values: Tensor) -> "Estimate":
+        """The mean of ``values`` ``(examples,)`` and its standard error."""
+        values = values.double()
+        error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+        return Estimate(values.mean().item(), error)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Per-example estimates from one set of draws, each ``(examples,)``, in nats.
+
+    Attributes:
+        elbo: mean over draws of log p(x, z) - log q(z | x).
+        reconstruction: mean over draws of log p(x | z).
+        kl: mean over draws of log q(z | x) - log p(z).
+        log_evidence: the importance-weighted bound from all draws together.
+    """
+
+    elbo: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    log_evidence: Tensor
+
+
+@torch.no_grad()
+def bounds(vae: VAE, x: Tensor, samples: int) -> Bounds:
+    """The ELBO with its parts, and the importance-weighted bound, from the same draws.
+
+    References:
+        Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519
+
+    Args:
+        vae: the model and its posterior.
+        x: data ``(batch, *event_shape)``.
+        samples: number K of draws for each example; at most ``ROWS`` rows are held at a time.
+
+    Returns:
+        Estimates for each example; weights are never shared between examples.
+
+    Raises:
+        ValueError: if ``samples`` is not positive.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be positive, got {samples}")
+    q, p = vae.posterior(x), vae.prior()
+    reconstruction = kl = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    log_sum = torch.full_like(kl, -math.inf)
+    chunk = max(1, ROWS // len(x))
+    for start in range(0, samples, chunk):
+        z = q.sample((min(chunk, samples - start),))  # (K, batch, latent_dim)
+        log_likelihood = vae.likelihood(z).log_prob(x).double()
+        log_ratio = q.log_prob(z).double() - p.log_prob(z).double()
+        reconstruction = reconstruction + log_likelihood.sum(0)
+        kl = kl + log_ratio.sum(0)
+        log_sum = torch.logaddexp(log_sum, torch.logsumexp(log_likelihood - log_ratio, 0))
+    return Bounds(
+        elbo=(reconstruction - kl) / samples,
+        reconstruction=reconstruction / samples,
+        kl=kl / samples,
+        log_evidence=log_sum - math.log(samples),
+    )
+
+
+def evaluate(
+    vae: VAE,
+    data: Batches,
+    *,
+    samples: int = 1_000,
+    limit: int | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Mean bounds over a dataset, with standard errors over its examples.
+
+    Args:
+        vae: the model and its posterior; dropout and the like are switched off meanwhile.
+        data: one part of a dataset, usually the test set.
+        samples: draws for each example.
+        limit: only the first so many examples.
+        seed: of the draws; a batch's draws depend on it and on the batch's place alone.
+        advance: told the number of examples after each batch.
+
+    Returns:
+        ``elbo``, ``reconstruction`` and ``kl``, each an estimate with its standard error;
+        ``log_evidence``, likewise, with ``samples`` and ``kind``; ``images``. In nats per example.
+
+    Raises:
+        ValueError: if ``samples`` or ``limit`` is not positive.
+    """
+    count = len(data)
+    if limit is not None:
+        if limit < 1:
+            raise ValueError(f"limit must be positive, got {limit}")
+        count = min(count, limit)
+    if count == 0:
+        raise ValueError("there are no examples to evaluate")
+    parts: list[Bounds] = []
+    device = next((p.device for p in vae.parameters()), torch.device("cpu"))
+    training = vae.training
+    size = max(1, ROWS // samples) if samples > 0 else 1
+    done = 0
+    with torch.random.fork_rng():
+        vae.eval()
+        try:
+            for place, batch in enumerate(data.batches(size)):
+                x = batch[: count - done].to(device)
+                torch.manual_seed(int(np.random.SeedSequence([seed, place]).generate_state(1)[0]))
+                parts.append(bounds(vae, x, samples))
+                done += len(x)
+                if advance is not None:
+                    advance(len(x))
+                if done == count:
+                    break
+        finally:
+            vae.train(training)
+    every = {
+        name: Estimate.of(torch.cat([getattr(part, name) for part in parts]))
+        for name in ("elbo", "log_evidence", "reconstruction", "kl")
+    }
+    result: dict[str, Any] = {name: asdict(estimate) for name, estimate in every.items()}
+    kind = "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
+    result["log_evidence"] |= {"samples": samples, "kind": kind}
+    result["images"] = count
+    return result

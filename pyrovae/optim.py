@@ -1,0 +1,150 @@
+r"""One fused torch optimiser over all parameters, in the form that Pyro's ``SVI`` takes."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+__all__ = ["SCHEDULES", "FusedAdam", "NonFiniteGradientError"]
+
+
+class NonFiniteGradientError(ArithmeticError):
+    """The gradient has an infinite or undefined entry; no parameter was changed."""
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"cosine": _cosine, "constant": _constant}
+
+
+class FusedAdam(PyroOptim):
+    r"""Adam with decoupled weight decay, warm-up, a schedule and gradient clipping.
+
+    Pyro keeps an optimiser for each parameter, since parameters may appear as a program runs. A VAE
+    has all of them from the start, so that one fused update serves. Weight decay acts on matrices
+    and leaves biases and scales alone.
+
+    References:
+        Kingma and Ba (2015), Adam, arXiv:1412.6980;
+        Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, arXiv:1711.05101
+
+    Args:
+        parameters: all parameters that will be trained, in an order that is always the same.
+        learning_rate: largest step size, reached at the end of the warm-up.
+        total_steps: number of steps over which the schedule runs.
+        warmup: fraction of ``total_steps`` in which the step size rises linearly from zero.
+        schedule: what follows, one of ``SCHEDULES``.
+        weight_decay: decoupled decay per unit of step size.
+        clip_norm: largest norm of the gradient of the loss per example; None for no clipping.
+
+    Raises:
+        ValueError: if an option is outside its range.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        learning_rate: float,
+        total_steps: int,
+        warmup: float = 0.0,
+        schedule: str = "cosine",
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(torch.optim.AdamW, {})
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}")
+        if weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(
+                f"clip_norm must be positive, or None for no clipping; got {clip_norm}"
+            )
+        if schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+        self.parameters = list(parameters)
+        self.learning_rate = learning_rate
+        self.total_steps = total_steps
+        self.warmup_steps = warmup * total_steps
+        self.schedule = SCHEDULES[schedule]
+        self.clip_norm = clip_norm
+        self.steps = 0
+        self.examples = 1  # in the batch whose gradient comes next
+        self.adam = torch.optim.AdamW(
+            [
+                {
+                    "params": [p for p in self.parameters if p.dim() > 1],
+                    "weight_decay": weight_decay,
+                },
+                {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0},
+            ],
+            lr=learning_rate,
+            fused=True,
+        )
+
+    def __call__(self, params: Iterable[Tensor], *args: object, **kwargs: object) -> None:
+        """Change the parameters by their gradients, as ``SVI.step`` asks for.
+
+        Args:
+            params: the parameters that the programs used.
+
+        Raises:
+            ValueError: if one of ``params`` is not among those given to the constructor.
+            NonFiniteGradientError: if the gradient is not finite; nothing was changed.
+        """
+        strangers = set(params) - set(self.parameters)
+        if strangers:
+            shapes = ", ".join(str(tuple(p.shape)) for p in strangers)
+            raise ValueError(
+                f"the programs use parameters of shape {shapes} that are not the VAE's own; "
+                "make them nn.Parameter attributes of the prior, likelihood or posterior "
+                "instead of pyro.param"
+            )
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if not math.isfinite(norm.item()):
+            raise NonFiniteGradientError("the gradient is not finite")
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.clip_norm * self.examples, norm)
+        for group in self.adam.param_groups:
+            group["lr"] = self.current_learning_rate()
+        self.adam.step()
+        self.steps += 1
+
+    def current_learning_rate(self) -> float:
+        """Size of the step that comes next."""
+        if self.steps < self.warmup_steps:
+            return self.learning_rate * (self.steps + 1) / (self.warmup_steps + 1)
+        rest = max(self.total_steps - self.warmup_steps, 1)
+        return self.learning_rate * self.schedule((self.steps - self.warmup_steps) / rest)
+
+    def get_state(self) -> dict[str, Tensor]:
+        """The optimiser's state as named tensors: what an exact continuation needs."""
+        state = {"steps": torch.tensor(self.steps)}
+        for index, moments in self.adam.state_dict()["state"].items():
+            state |= {f"{index}.{name}": value for name, value in moments.items()}
+        return state
+
+    def set_state(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Take up a state that :meth:`get_state` gave."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state_dict.items():
+            if key != "steps":
+                index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = value
+        self.steps = int(state_dict["steps"])
+        self.adam.load_state_dict(
+            {"state": moments, "param_groups": self.adam.state_dict()["param_groups"]}
+        )

@@ -1,0 +1,196 @@
+"""Recipes: the likelihood, treatment, networks and training that suit each dataset.
+
+Everything here is text and numbers; the command line reads it before anything heavy is imported.
+"""
+
+__all__ = ["RECIPES", "Recipe", "for_array"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run takes where neither the command line nor a file says otherwise.
+
+    Args:
+        likelihood: p(x | z), as written after `--likelihood`.
+        binarization: one of `pyrovae.data.BINARIZATIONS`.
+        scaling: one of `pyrovae.data.SCALINGS`.
+        latent_dim: dimension of z.
+        encoder: network of q(z | x), as written after `--encoder`.
+        decoder: network of p(x | z), as written after `--decoder`.
+        training: keyword arguments of `fit`.
+        protocol: where the splits come from and what is standard, in one sentence.
+    """
+
+    likelihood: str
+    binarization: str
+    scaling: str
+    latent_dim: int
+    encoder: str
+    decoder: str
+    training: Mapping[str, float | int | None]
+    protocol: str
+
+
+def _training(**changes: float | int | None) -> Mapping[str, float | int | None]:
+    """Return the arguments of `fit`: `warmup` is a fraction of steps, `averaging` an EMA decay."""
+    common: dict[str, float | int | None] = {
+        "epochs": 100,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "warmup": 0.05,
+        "weight_decay": 0.0,
+        "clip_norm": 100.0,
+        "averaging": 0.999,
+        "validate_every": 1,
+    }
+    return MappingProxyType(common | changes)
+
+
+LAST_5000 = "validation is the last 5,000 of the training file"
+
+PERMUTED = (
+    "Splits the file holds are kept; else one permutation with seed 0 gives the last 20% to test "
+    "and the 10% before them to validation; there is no published standard for these data."
+)
+
+DIGITS = Recipe(
+    likelihood="binomial:total_count=16",
+    binarization="none",
+    scaling="none",
+    latent_dim=10,
+    encoder="mlp:hidden_dims=256-256",
+    decoder="mlp:hidden_dims=256-256",
+    training=_training(epochs=150, batch_size=64),
+    protocol=(
+        "One permutation of the 1,797 digits with seed 0 gives the last 20% to test and the 10% "
+        "before them to validation; there is no standard split, and pixels are exact counts out "
+        "of 16."
+    ),
+)
+
+MNIST = Recipe(
+    likelihood="bernoulli",
+    binarization="dynamic",
+    scaling="none",
+    latent_dim=40,
+    encoder="mlp:hidden_dims=500-500",
+    decoder="mlp:hidden_dims=500-500",
+    training=_training(),
+    protocol=(
+        f"Test is the official 10,000, {LAST_5000}; training pixels are binarized anew at every "
+        "visit, validation and test pixels once, as is usual for dynamically binarized MNIST."
+    ),
+)
+
+CIFAR10 = Recipe(
+    likelihood="normal",
+    binarization="none",
+    scaling="unit",
+    latent_dim=64,
+    encoder="conv:channels=32-64",
+    decoder="conv:channels=32-64",
+    training=_training(),
+    protocol=(
+        f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 and densities are "
+        "of these numbers, so they do not compare with published bits per dimension."
+    ),
+)
+
+BITS = Recipe(
+    likelihood="bernoulli",
+    binarization="none",
+    scaling="none",
+    latent_dim=40,
+    encoder="mlp:hidden_dims=500-500",
+    decoder="mlp:hidden_dims=500-500",
+    training=_training(),
+    protocol=PERMUTED,
+)
+
+TABLE = Recipe(
+    likelihood="normal",
+    binarization="none",
+    scaling="standardize",
+    latent_dim=10,
+    encoder="mlp:hidden_dims=256-256",
+    decoder="mlp:hidden_dims=256-256",
+    training=_training(),
+    protocol=PERMUTED,
+)
+
+
+def for_array(maximum: int | None, unit_interval: bool, event_shape: tuple[int, ...]) -> Recipe:
+    """Choose a recipe for data of one's own.
+
+    Bits are Bernoulli; other integer pixels are normal after division by their maximum; real
+    numbers in [0, 1] are continuous Bernoulli; all else is normal after standardizing. Colour
+    images get convolutional networks, and tables a latent dimension of at most half their columns.
+
+    Args:
+        maximum: largest count of integer values, or None for real numbers.
+        unit_interval: whether these are real numbers that all lie in [0, 1].
+        event_shape: shape of one observation: (C, H, W) for images, (D,) for tables.
+
+    Returns:
+        The recipe.
+    """
+    image = len(event_shape) == 3
+    recipe = BITS if image or maximum == 1 else TABLE
+    if maximum == 1:
+        recipe = replace(recipe, likelihood="bernoulli", scaling="none")
+    elif maximum is not None and image:
+        recipe = replace(recipe, likelihood="normal", scaling="unit")
+    elif unit_interval:
+        recipe = replace(recipe, likelihood="continuous_bernoulli", scaling="none")
+    else:
+        recipe = replace(recipe, likelihood="normal", scaling="standardize")
+    if not image:
+        return replace(recipe, latent_dim=max(1, min(recipe.latent_dim, event_shape[0] // 2)))
+    if event_shape[0] == 3:
+        return replace(recipe, latent_dim=64, encoder=CIFAR10.encoder, decoder=CIFAR10.decoder)
+    return recipe
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "digits": DIGITS,
+    "mnist": MNIST,
+    "fashion_mnist": replace(
+        MNIST,
+        protocol=(
+            f"Test is the official 10,000, {LAST_5000}; grey pixels are binarized as MNIST's are, "
+            "which is customary, although they are not ink on paper."
+        ),
+    ),
+    "kmnist": replace(
+        MNIST,
+        protocol=f"Test is the official 10,000, {LAST_5000}; pixels are binarized as MNIST's are.",
+    ),
+    "emnist": replace(
+        MNIST,
+        protocol=(
+            f"The balanced part: test is the official 18,800, {LAST_5000}; pixels are binarized as "
+            "MNIST's are."
+        ),
+    ),
+    "omniglot": replace(
+        MNIST,
+        protocol=(
+            "Train and validation (the last 5,000 in sorted order, hence other alphabets) are the "
+            "background set, test is the evaluation set, averaged down to 28x28; this is not the "
+            "split of 24,345 and 8,070 drawings used in the literature."
+        ),
+    ),
+    "cifar10": CIFAR10,
+    "svhn": replace(
+        CIFAR10,
+        protocol=(
+            f"Test is the official 26,032, {LAST_5000} (the extra set is left out); pixels are "
+            "divided by 255 and densities are of these numbers, so they do not compare with "
+            "published bits per dimension."
+        ),
+    ),
+}

@@ -1,0 +1,121 @@
+r"""What a model is and what it could be made of, in words."""
+
+import importlib.util
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+from pyrovae.checkpoint import write_bytes
+from pyrovae.components import options_of, write
+from pyrovae.config import FAMILIES
+from pyrovae.run import Run
+from pyrovae.vae import VAE
+
+__all__ = ["catalogue", "describe", "draw_programs"]
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """Every component of every family: its first line of documentation and its options.
+
+    Returns:
+        ``{role: {name: {"about", "options": {key: {"default", "takes"}}}}}``.
+    """
+    families = {role: FAMILIES[role] for role in ("prior", "posterior", "likelihood")}
+    families["network"] = FAMILIES["encoder"]
+    return {
+        role: {
+            name: {
+                "about": (inspect.getdoc(component) or "").partition("\n")[0],
+                "options": {
+                    option.name: {"default": write(option.default), "takes": option.describe()}
+                    for option in options_of(component).values()
+                },
+            }
+            for name, component in family.items()
+        }
+        for role, family in families.items()
+    }
+
+
+@torch.no_grad()
+def describe(run: Run, vae: VAE) -> list[str]:
+    """Lines that say what a run's model is.
+
+    Args:
+        run: opened.
+        vae: of the run.
+    """
+    config = run.config
+    event_shape, latent_dim = tuple(config.data["event_shape"]), config.model["latent_dim"]
+    with torch.random.fork_rng():
+        prior = vae.prior()
+        likelihood = vae.likelihood(prior.sample())
+        posterior = vae.posterior(likelihood.mean)
+    lines = [
+        f"run         {run.folder}",
+        f"data        {config.data['name']}, x {event_shape}",
+        "treatment   binarization {binarization}, scaling {scaling}".format(**config.data),
+        f"latent      z ({latent_dim},)",
+    ]
+    for role, symbol, distribution, network in (
+        ("prior", "p(z)", prior, None),
+        ("likelihood", "p(x|z)", likelihood, "decoder"),
+        ("posterior", "q(z|x)", posterior, "encoder"),
+    ):
+        module = getattr(vae, role)
+        body = "" if network is None else f", {network} {config.model[network]}"
+        lines.append(
+            f"{role:<11} {symbol:<7} {_name(distribution)}, {config.model[role]}{body}; "
+            f"{sum(p.numel() for p in module.parameters()):,} parameters"
+        )
+    lines.append(f"parameters  {sum(p.numel() for p in vae.parameters()):,} in all")
+    metrics = run.metrics()
+    if metrics:
+        last = metrics[-1]
+        lines.append(
+            f"trained     {last['epoch']} of {config.training['epochs']} epochs, "
+            f"{last['seconds']:.0f} s; training ELBO {last['elbo']:.2f} nats per example"
+        )
+    return lines
+
+
+def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
+    """Draw model and guide with ``pyro.render_model``, where graphviz is there to do it.
+
+    Args:
+        vae: whose programs to draw.
+        event_shape: shape of one observation.
+        folder: for ``model.png`` and ``guide.png``.
+
+    Returns:
+        What was written, or what is missing.
+    """
+    if importlib.util.find_spec("graphviz") is None or shutil.which("dot") is None:
+        return (
+            "programs    not drawn: install graphviz (the program dot, and pip install "
+            "'pyrovae[graph]')"
+        )
+    folder.mkdir(exist_ok=True)
+    paths = []
+    with torch.random.fork_rng(), pyro.get_param_store().scope():
+        x = vae.likelihood(vae.prior().sample((2,))).sample().reshape(2, *event_shape)
+        for name in ("model", "guide"):
+            program = getattr(vae, name)
+            graph = pyro.render_model(program, model_args=(x,), render_distributions=True)
+            paths.append(folder / f"{name}.png")
+            write_bytes(paths[-1], graph.pipe(format="png"))
+    return "programs    " + ", ".join(str(path) for path in paths)
+
+
+def _name(distribution: Any) -> str:
+    names = []
+    while isinstance(distribution, torch.distributions.Independent):
+        distribution = distribution.base_dist
+    names.append(type(distribution).__name__)
+    if isinstance(distribution, torch.distributions.MixtureSameFamily):
+        names.append(f"of {_name(distribution.component_distribution)}")
+    return " ".join(names)

@@ -1,0 +1,529 @@
+r"""Training: Pyro's ``SVI`` over epochs, repeatable to the bit and resumable at any step."""
+
+import contextlib
+import json
+import math
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import ELBO, SVI, Trace_ELBO
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pyrovae.checkpoint import read_tensors, write_bytes, write_tensors, write_text
+from pyrovae.data import Dataset, Split
+from pyrovae.evidence import evaluate
+from pyrovae.objectives import recording
+from pyrovae.optim import FusedAdam, NonFiniteGradientError
+from pyrovae.vae import VAE
+
+__all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "fit"]
+
+CHECKPOINT_SECONDS = 5.0  # about as much work as a kill can lose
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The loss or its gradient stopped being finite."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C: the step was finished and everything was saved."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run did.
+
+    Attributes:
+        metrics: a dict per epoch: ``epoch``, ``step``, ``elbo``, ``reconstruction``, ``kl``,
+            ``objective``, ``validation_elbo`` (None where it was not measured), ``seconds`` since
+            the start, ``images_per_second``. In nats per example.
+        stopped: why it ended: ``"finished"``, ``"patience"`` or ``"max_minutes"``.
+        best_epoch: the epoch whose weights the VAE now has.
+        best_validation_elbo: their validation bound; None without validation data.
+        seconds: time spent training, over all parts of a resumed run.
+    """
+
+    metrics: list[dict[str, Any]]
+    stopped: str
+    best_epoch: int
+    best_validation_elbo: float | None
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """Where training is; handed to ``report`` after each step and each epoch.
+
+    Attributes:
+        epochs, steps_per_epoch: the plan.
+        epoch, position, step: finished epochs, steps into the running one, steps in all.
+        seconds: spent so far.
+        images, epoch_seconds: examples and seconds of the running epoch.
+        reconstruction, kl, objective: sums over its examples, in nats.
+        best_epoch, best_validation_elbo: of the best validation bound; None before there is one.
+        stale: validation bounds since then.
+        metrics: a dict per finished epoch, see :class:`Fit`.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    epoch_seconds: float = 0.0
+    reconstruction: float = 0.0
+    kl: float = 0.0
+    objective: float = 0.0
+    best_epoch: int = 0
+    best_validation_elbo: float | None = None
+    stale: int = 0
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fit(
+    vae: VAE,
+    data: Dataset | Split | Tensor | np.ndarray,
+    *,
+    objective: ELBO | None = None,
+    epochs: int = 100,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    warmup: float = 0.02,
+    schedule: str = "cosine",
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    averaging: float = 0.0,
+    validate_every: int = 1,
+    patience: int | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    files: Mapping[str, bytes] | None = None,
+    initialize: bool = True,
+    resume: bool = False,
+    report: Callable[[Progress], None] | None = None,
+) -> Fit:
+    """Train a VAE with Pyro's ``SVI``, and leave it with the weights of the best validation bound.
+
+    The caller's param store, random state and warning filters are as before when it returns. One
+    seed gives one result, bit for bit, on one machine; each step draws from a random stream of its
+    own, so that a resumed run equals an uninterrupted one.
+
+    Args:
+        vae: trained in place, and left in eval mode on the CPU or GPU that trained it.
+        data: a ``Dataset``, whose validation part chooses the weights; or observations
+            ``(examples, *event_shape)`` alone, all of them trained on, where the last weights are
+            kept.
+        objective: a Pyro ELBO; ``Trace_ELBO()`` by default.
+        epochs: passes over the training data.
+        batch_size: examples per step; the last step of an epoch takes what is left.
+        learning_rate: largest step size of Adam.
+        warmup: fraction of all steps in which the step size rises linearly.
+        schedule: of the step size after the warm-up, ``"cosine"`` (to zero) or ``"constant"``.
+        weight_decay: decoupled weight decay of matrices.
+        clip_norm: largest norm of the gradient of the loss per example; None for no clipping.
+        averaging: decay of the exponential moving average of the weights that is validated and
+            kept, below 1; 0 keeps the weights themselves.
+        validate_every: epochs between validation bounds; the last epoch always has one.
+        patience: stop after so many validation bounds without a better one; None never stops.
+        max_minutes: stop, resumable, after so much time; None for no limit.
+        device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+        seed: of everything drawn during training.
+        out: a folder for checkpoints and metrics; it must not exist, unless resuming.
+        files: further files for ``out``, by name, there from the start.
+        initialize: start the components that have an ``initialize(x)`` from training data, such as
+            the decoder's output bias from the data's mean; False trains on from the weights as
+            they are.
+        resume: continue the run in ``out``.
+        report: called after each step and epoch, for progress displays.
+
+    Returns:
+        The metrics of each epoch and why it ended.
+
+    Raises:
+        ValueError: if an option is outside its range, or the data outside the likelihood's support.
+        FileExistsError: if ``out`` exists and ``resume`` was not asked for.
+        TrainingDivergedError: if the loss is no longer finite; says where and the likely cause.
+        TrainingInterrupted: on Ctrl-C, after the running step is finished and saved.
+    """
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup": warmup,
+        "schedule": schedule,
+        "weight_decay": weight_decay,
+        "clip_norm": clip_norm,
+        "averaging": averaging,
+        "validate_every": validate_every,
+        "patience": patience,
+        "seed": seed,
+    }
+    _check_options(options, max_minutes)
+    if resume and out is None:
+        raise ValueError("resume needs out, the folder of the run to continue")
+    folder = None if out is None else Path(out)
+    if folder is not None and folder.exists() and not resume:
+        raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
+    train, validation = _parts(data)
+    where = _device(device)
+    with _isolated(where):
+        torch.manual_seed(_stream(seed, "initialize"))
+        vae.to(where)
+        _check_data(vae, train, where)
+        if initialize and not resume:
+            _initialize(vae, train, where)
+        run = _Run(vae, objective or Trace_ELBO(), train, validation, where, options, folder)
+        if resume:
+            run.restore()
+        elif folder is not None:
+            run.create(folder, files or {})
+        stopped = run.train(
+            math.inf if max_minutes is None else 60 * max_minutes, report or (lambda _: None)
+        )
+        run.take_best()
+    return Fit(
+        metrics=run.progress.metrics,
+        stopped=stopped,
+        best_epoch=run.progress.best_epoch,
+        best_validation_elbo=run.progress.best_validation_elbo,
+        seconds=run.progress.seconds,
+    )
+
+
+class _Run:
+    """One training run: its parts, where it is, and how it is saved and taken up again."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: ELBO,
+        train: Split,
+        validation: Split | None,
+        device: torch.device,
+        options: dict[str, Any],
+        folder: Path | None,
+    ) -> None:
+        self.vae, self.train_data, self.validation = vae, train, validation
+        self.device, self.options, self.folder = device, options, folder
+        self.options["examples"] = len(train)
+        steps_per_epoch = math.ceil(len(train) / options["batch_size"])
+        self.optimizer = FusedAdam(
+            vae.parameters(),
+            total_steps=options["epochs"] * steps_per_epoch,
+            **{name: options[name] for name in _OPTIMIZER_OPTIONS},
+        )
+        watched, self.record = recording(objective)
+        self.svi = SVI(vae.model, vae.guide, self.optimizer, watched)
+        self.average = (
+            AveragedModel(vae, multi_avg_fn=_moving_average(options["averaging"]))
+            if options["averaging"]
+            else None
+        )
+        self.best = _copy_of(vae.state_dict())
+        self.best_is_saved = False
+        self.progress = Progress(options["epochs"], steps_per_epoch)
+
+    @property
+    def kept(self) -> VAE:
+        """The VAE that is validated and kept: the averaged one where there is one."""
+        return self.vae if self.average is None else cast(VAE, self.average.module)
+
+    def train(self, max_seconds: float, report: Callable[[Progress], None]) -> str:
+        """Run to the end, and say why it ended."""
+        progress, patience = self.progress, self.options["patience"]
+        self.vae.train()
+        report(progress)
+        stopped = "finished"
+        saved = time.monotonic()
+        with _interrupt_after_step() as interrupted:
+            while progress.epoch < progress.epochs and stopped == "finished":
+                for index in self._batches_left():
+                    self._step(index)
+                    report(progress)
+                    if interrupted.is_set():
+                        self.save()
+                        raise TrainingInterrupted
+                    if progress.seconds > max_seconds:
+                        stopped = "max_minutes"
+                        break
+                    if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                        self.save()
+                        saved = time.monotonic()
+                if progress.position == progress.steps_per_epoch:
+                    self._end_epoch()
+                    report(progress)
+                if patience is not None and progress.stale >= patience:
+                    stopped = "patience"
+        self.save()
+        return stopped
+
+    def take_best(self) -> None:
+        """Give the VAE the weights that are kept."""
+        self.vae.load_state_dict(self.best)
+        self.vae.eval()
+
+    def create(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        """Make the folder, with all that a resumption needs already in it, in one rename."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            self.folder.chmod(0o755)
+            for name, contents in files.items():
+                write_bytes(self.folder / name, contents)
+            self.save()
+            self.folder.rename(folder)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self.folder = folder
+
+    def save(self) -> None:
+        """Bring the folder up to date, what resumes last: it never points ahead of the rest."""
+        if self.folder is None:
+            return
+        if not self.best_is_saved:
+            write_tensors(self.folder / MODEL, self.best)
+            self.best_is_saved = True
+        rows = "".join(json.dumps(row) + "\n" for row in self.progress.metrics)
+        write_text(self.folder / METRICS, rows)
+        tensors = {f"vae.{name}": value for name, value in self.vae.state_dict().items()}
+        tensors |= {f"optimizer.{name}": v for name, v in self.optimizer.get_state().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": v for name, v in self.average.state_dict().items()}
+        about = {"options": self.options, "progress": asdict(self.progress)}
+        write_tensors(self.folder / LAST, tensors, about)
+
+    def restore(self) -> None:
+        """Take up the run where its folder left it."""
+        assert self.folder is not None
+        tensors, about = read_tensors(self.folder / LAST)
+        for name, value in about["options"].items():
+            if self.options[name] != value:
+                raise ValueError(
+                    f"the run in {self.folder} has {name} = {value}, got {self.options[name]}; a "
+                    "resumed run keeps the options and data that it began with"
+                )
+        self.progress = Progress(**about["progress"])
+        try:
+            self.vae.load_state_dict(_below("vae.", tensors))
+            self.best = _copy_of(self.vae.state_dict())
+            best, _ = read_tensors(self.folder / MODEL)
+            for name, value in self.best.items():
+                value.copy_(best[name])
+            if self.average is not None:
+                self.average.load_state_dict(_below("average.", tensors))
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"the run in {self.folder} is of another model: {error}") from error
+        self.optimizer.set_state(_below("optimizer.", tensors))
+
+    def _batches_left(self) -> Iterator[np.ndarray]:
+        progress, size = self.progress, self.options["batch_size"]
+        order = np.random.default_rng(_stream(self.options["seed"], "order", progress.epoch))
+        permutation = order.permutation(len(self.train_data))
+        for position in range(progress.position, progress.steps_per_epoch):
+            yield permutation[position * size : (position + 1) * size]
+
+    def _step(self, index: np.ndarray) -> None:
+        """One step of SVI; its randomness depends on the seed and on its number alone."""
+        start = time.monotonic()
+        progress = self.progress
+        stream = _stream(self.options["seed"], "step", progress.step)
+        torch.manual_seed(stream)
+        x = self.train_data.batch(index, np.random.Generator(np.random.SFC64(stream)))
+        self.optimizer.examples = len(x)
+        # Pyro checks shapes and supports at the first step; at every step that would cost time.
+        with pyro.validation_enabled(progress.step == 0):
+            try:
+                loss = self.svi.step(x.to(self.device))
+            except NonFiniteGradientError as error:
+                self.save()
+                raise TrainingDivergedError(self._why_diverged()) from error
+        if self.average is not None:
+            self.average.update_parameters(self.vae)
+        progress.objective -= loss
+        progress.reconstruction += float(self.record.terms.reconstruction)
+        progress.kl += float(self.record.terms.kl)
+        progress.images += len(x)
+        progress.position += 1
+        progress.step += 1
+        elapsed = time.monotonic() - start
+        progress.epoch_seconds += elapsed
+        progress.seconds += elapsed
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        progress.epoch += 1
+        due = progress.epoch % self.options["validate_every"] == 0
+        validation_elbo = None
+        if self.validation is None:
+            self._keep()
+        elif due or progress.epoch == progress.epochs:
+            start = time.monotonic()
+            result = evaluate(self.kept, self.validation, samples=1, seed=self.options["seed"])
+            validation_elbo = result["elbo"]["estimate"]
+            best = progress.best_validation_elbo
+            progress.stale += 1
+            if best is None or validation_elbo > best:
+                progress.best_validation_elbo, progress.stale = validation_elbo, 0
+                self._keep()
+            progress.seconds += time.monotonic() - start
+        images = progress.images
+        progress.metrics.append(
+            {
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "elbo": (progress.reconstruction - progress.kl) / images,
+                "reconstruction": progress.reconstruction / images,
+                "kl": progress.kl / images,
+                "objective": progress.objective / images,
+                "validation_elbo": validation_elbo,
+                "seconds": round(progress.seconds, 3),
+                "images_per_second": round(images / progress.epoch_seconds, 1),
+            }
+        )
+        progress.position = progress.images = 0
+        progress.reconstruction = progress.kl = progress.objective = progress.epoch_seconds = 0.0
+
+    def _keep(self) -> None:
+        self.best = _copy_of(self.kept.state_dict())
+        self.best_is_saved = False
+        self.progress.best_epoch = self.progress.epoch
+
+    def _why_diverged(self) -> str:
+        progress, terms = self.progress, self.record.terms
+        if not math.isfinite(float(terms.reconstruction)):
+            what = f"log p(x | z) is {float(terms.reconstruction)}"
+        elif not math.isfinite(float(terms.kl)):
+            what = f"log q(z | x) - log p(z) is {float(terms.kl)}"
+        else:
+            what = "the gradient is not finite"
+        kept = "" if self.folder is None else f"; the weights before that step are in {self.folder}"
+        return (
+            f"training diverged at step {progress.step + 1} (epoch {progress.epoch + 1}): {what}; "
+            f"most likely the learning rate {self.options['learning_rate']:g} is too large for "
+            f"these data: lower it, or set clip_norm (now {self.options['clip_norm']}){kept}"
+        )
+
+
+MODEL, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
+_OPTIMIZER_OPTIONS = ("learning_rate", "warmup", "schedule", "weight_decay", "clip_norm")
+
+
+def _check_options(options: Mapping[str, Any], max_minutes: float | None) -> None:
+    for name in ("epochs", "batch_size", "validate_every", "patience"):
+        value = options[name]
+        if value is None and name == "patience":
+            continue
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
+    if not 0 <= options["averaging"] < 1:
+        raise ValueError(f"averaging must be at least 0 and below 1, got {options['averaging']}")
+    if options["seed"] < 0:
+        raise ValueError(f"seed must not be negative, got {options['seed']}")
+
+
+def _parts(data: Dataset | Split | Tensor | np.ndarray) -> tuple[Split, Split | None]:
+    if isinstance(data, Dataset):
+        return data.train, data.validation
+    return (data if isinstance(data, Split) else Split.from_array(data)), None
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, and torch finds no GPU; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def _isolated(device: torch.device) -> Iterator[None]:
+    """Leave param store, random state and warning filters as they were."""
+    with (
+        pyro.get_param_store().scope(),
+        torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
+        warnings.catch_warnings(),
+    ):
+        # Pyro warns of a loss that is not finite; here that ends the run, with the reason.
+        warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
+        yield
+
+
+def _stream(seed: int, purpose: str, number: int = 0) -> int:
+    """The seed of a random stream that depends on nothing but these three."""
+    purposes = ("initialize", "order", "step")
+    sequence = np.random.SeedSequence([seed, purposes.index(purpose), number])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _check_data(vae: VAE, train: Split, device: torch.device) -> None:
+    rng = np.random.default_rng(0)
+    for start in range(0, len(train), 4096):
+        index = np.arange(start, min(start + 4096, len(train)))
+        vae.check_data(train.batch(index, rng).to(device))
+
+
+def _initialize(vae: VAE, train: Split, device: torch.device) -> None:
+    """Start the components that know how from up to 10,000 evenly spaced training data."""
+    index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
+    x = train.batch(index, np.random.default_rng(0)).to(device)
+    for component in (vae.posterior, vae.likelihood, vae.prior):
+        start = getattr(component, "initialize", None)
+        if start is not None:
+            start(x)
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    def update(averaged: Any, current: Any, count: Tensor) -> None:
+        n = int(count)  # the average is young at first and follows quickly
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
+
+    return update
+
+
+@contextlib.contextmanager
+def _interrupt_after_step() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event; a second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _copy_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

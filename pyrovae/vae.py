@@ -1,0 +1,169 @@
+r"""The variational autoencoder: three distributions, and the two Pyro programs they make."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+
+__all__ = ["VAE"]
+
+
+class VAE(nn.Module):
+    r"""A latent variable model and the amortised posterior that is fitted to it.
+
+    .. math::
+        p(x, z) = p(z) \, p(x \mid z) \qquad q(z \mid x) \approx p(z \mid x)
+
+    The generative story of one datum: draw z from the prior, then x from the likelihood given z.
+    Each datum has a z of its own. :meth:`model` and :meth:`guide` are ordinary Pyro programs over
+    a batch of independent data, for Pyro's own ``SVI``, ELBOs, ``Predictive``, ``NUTS`` and
+    handlers.
+
+    References:
+        Kingma and Welling (2014), Auto-Encoding Variational Bayes, arXiv:1312.6114
+
+    Args:
+        prior: p(z), called with nothing; returns a Pyro distribution of event_dim 1.
+        likelihood: p(x | z), called with z ``(*batch, latent_dim)``; returns a Pyro distribution
+            over x ``(*batch, *event_shape)``.
+        posterior: q(z | x), called with x ``(*batch, *event_shape)``; returns a Pyro distribution
+            over z ``(*batch, latent_dim)``.
+
+    Raises:
+        TypeError: if the prior does not return a Pyro distribution over vectors.
+    """
+
+    def __init__(
+        self,
+        prior: Callable[[], dist.Distribution],
+        likelihood: Callable[[Tensor], dist.Distribution],
+        posterior: Callable[[Tensor], dist.Distribution],
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.likelihood = likelihood
+        self.posterior = posterior
+        self.latent_dim: int = _event_shape_of_prior(prior)[0]
+
+    def model(self, x: Tensor) -> None:
+        """p(x, z) = p(z) p(x | z), with x observed.
+
+        Args:
+            x: data ``(batch, *event_shape)``.
+        """
+        pyro.module("vae", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """q(z | x).
+
+        Args:
+            x: data ``(batch, *event_shape)``.
+        """
+        pyro.module("vae", self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean of q(z | x).
+
+        Args:
+            x: data ``(*batch, *event_shape)``.
+
+        Returns:
+            ``(*batch, latent_dim)``.
+        """
+        return self.posterior(x).mean
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x | z).
+
+        Args:
+            z: latents ``(*batch, latent_dim)``.
+
+        Returns:
+            ``(*batch, *event_shape)``.
+        """
+        return self.likelihood(z).mean
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x | z) at one draw of z from q(z | x).
+
+        Args:
+            x: data ``(*batch, *event_shape)``.
+
+        Returns:
+            ``(*batch, *event_shape)``.
+        """
+        return self.decode(self.posterior(x).sample())
+
+    def sample(self, n: int) -> Tensor:
+        """Draw observations: z from p(z), then x from p(x | z).
+
+        The means of p(x | z) at such draws, which look smoother and are no samples, are
+        ``vae.decode(vae.prior().sample((n,)))``.
+
+        Args:
+            n: number of observations.
+
+        Returns:
+            ``(n, *event_shape)``.
+        """
+        z = self.prior().sample((n,))
+        return self.likelihood(z).sample()
+
+    @torch.no_grad()
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data that the likelihood does not describe.
+
+        Args:
+            x: data ``(batch, *event_shape)``.
+
+        Raises:
+            ValueError: if the shape differs, or a value lies outside the support of p(x | z),
+                with that value and the remedy.
+        """
+        with torch.random.fork_rng():
+            likelihood = self.likelihood(self.prior().sample())
+        event_shape = tuple(likelihood.event_shape)
+        if tuple(x.shape[1:]) != event_shape:
+            raise ValueError(
+                f"the likelihood describes observations of shape {event_shape}, the data's have "
+                f"{tuple(x.shape[1:])}; reshape the data, or build the networks for its shape"
+            )
+        inside = likelihood.support.check(x)  # (batch,): the event dims are reduced
+        if not inside.all():
+            elementwise = _elementwise(likelihood).support.check(x)
+            raise ValueError(
+                f"the data holds {x[~elementwise].flatten()[0].item():.6g}, outside the support of "
+                f"{type(self.likelihood).__name__}; "
+                + getattr(self.likelihood, "remedy", "choose a likelihood whose support holds it")
+            )
+
+
+def _elementwise(distribution: Any) -> Any:
+    while isinstance(distribution, torch.distributions.Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _event_shape_of_prior(prior: Callable[[], dist.Distribution]) -> tuple[int, ...]:
+    with torch.no_grad():
+        distribution = prior()
+    if not isinstance(distribution, dist.Distribution):
+        raise TypeError(
+            f"a prior returns a Pyro distribution when called, got {type(distribution).__name__} "
+            f"from {type(prior).__name__}; take the same name from pyro.distributions"
+        )
+    if len(distribution.event_shape) != 1 or distribution.batch_shape:
+        raise TypeError(
+            f"a prior is one distribution over vectors z: event_shape (latent_dim,) and no batch, "
+            f"got event_shape {tuple(distribution.event_shape)} and batch_shape "
+            f"{tuple(distribution.batch_shape)}; add .to_event(1)"
+        )
+    return tuple(distribution.event_shape)

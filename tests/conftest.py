@@ -1,0 +1,54 @@
+"""Shared by all tests: a clean param store, one thread, and small components."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from pyrovae.networks import MLP
+from pyrovae.vae import VAE
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Small tensors are slower on several threads, and much slower on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def clean_store() -> Iterator[None]:
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.fixture
+def network() -> Callable[..., nn.Module]:
+    return partial(MLP, hidden_dims=(16,))
+
+
+@pytest.fixture
+def digits() -> torch.Tensor:
+    """64 binarised digits, (64, 1, 8, 8)."""
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images[:64, None]
+    return torch.from_numpy((images > 8).astype(np.float32))
+
+
+@pytest.fixture
+def vae(network: Callable[..., nn.Module]) -> VAE:
+    """A small Bernoulli VAE of 8x8 images with a two-dimensional standard normal prior."""
+    from pyrovae.likelihoods import Bernoulli
+    from pyrovae.posteriors import DiagonalNormal
+    from pyrovae.priors import StandardNormal
+
+    shape = (1, 8, 8)
+    return VAE(StandardNormal(2), Bernoulli(2, shape, network), DiagonalNormal(2, shape, network))

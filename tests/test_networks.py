@@ -1,0 +1,95 @@
+"""Networks map shapes to shapes, under any batch dimensions, and every parameter matters."""
+
+import pytest
+import torch
+
+from pyrovae.networks import MLP, NETWORKS, Conv
+
+VECTORS = [((3,), (2, 4)), ((3,), (5,)), ((2, 3), (7,))]
+IMAGES = [((1, 8, 8), (2, 4)), ((3, 9, 7), (5,)), ((4,), (1, 8, 8)), ((4,), (2, 3, 9, 7))]
+
+
+def cases() -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    return [
+        (name, a, b)
+        for name in NETWORKS
+        for a, b in (IMAGES if name == "conv" else VECTORS + IMAGES)
+    ]
+
+
+@pytest.mark.parametrize(("name", "in_shape", "out_shape"), cases())
+@pytest.mark.parametrize("batch", [(), (6,), (5, 6), (2, 1, 3)])
+def test_shapes_under_extra_batch_dimensions(name, in_shape, out_shape, batch):
+    network = NETWORKS[name](in_shape, out_shape)
+    assert network(torch.randn(*batch, *in_shape)).shape == (*batch, *out_shape)
+
+
+@pytest.mark.parametrize(("name", "in_shape", "out_shape"), cases())
+def test_batch_dimensions_are_independent(name, in_shape, out_shape):
+    network = NETWORKS[name](in_shape, out_shape).double()
+    x = torch.randn(2, 3, *in_shape, dtype=torch.float64)
+    torch.testing.assert_close(network(x)[1, 2], network(x[1, 2]))
+
+
+@pytest.mark.parametrize(("name", "in_shape", "out_shape"), cases())
+def test_gradients_reach_every_parameter(name, in_shape, out_shape):
+    network = NETWORKS[name](in_shape, out_shape)
+    network(torch.randn(4, *in_shape)).square().sum().backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@pytest.mark.parametrize(("name", "in_shape", "out_shape"), cases())
+def test_output_bias_shifts_each_output(name, in_shape, out_shape):
+    network = NETWORKS[name](in_shape, out_shape)
+    x = torch.randn(*in_shape)
+    before = network(x)
+    shift = torch.randn(out_shape)
+    with torch.no_grad():
+        network.output_bias.add_(shift.reshape(network.output_bias.shape))
+    torch.testing.assert_close(network(x), before + shift)
+
+
+@pytest.mark.parametrize(("name", "in_shape", "out_shape"), cases())
+def test_input_weight_scales_the_input(name, in_shape, out_shape):
+    network = NETWORKS[name](in_shape, out_shape)
+    x = torch.randn(*in_shape)
+    before = network(x)
+    with torch.no_grad():
+        network.input_weight.div_(4)
+    torch.testing.assert_close(network(4 * x), before)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_save_and_load(name):
+    shapes = IMAGES[0] if name == "conv" else VECTORS[0]
+    a, b = NETWORKS[name](*shapes), NETWORKS[name](*shapes)
+    b.load_state_dict(a.state_dict())
+    x = torch.randn(3, *shapes[0])
+    assert torch.equal(a(x), b(x))
+
+
+def test_dropout_acts_in_training_only():
+    network = MLP((8,), (3,), hidden_dims=(64,), dropout=0.5)
+    x = torch.randn(8)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MLP((2,), (2,), hidden_dims=()), "hidden_dims must be one or more .* use linear"),
+        (lambda: MLP((2,), (2,), hidden_dims=(4, 0)), "hidden_dims must be"),
+        (lambda: MLP((2,), (2,), activation="sigmoidd"), "unknown activation 'sigmoidd'; choose"),
+        (lambda: MLP((2,), (2,), dropout=1.0), "dropout must be at least 0 and below 1, got 1.0"),
+        (lambda: MLP((), (2,)), "at least one dimension"),
+        (lambda: Conv((4,), (2,)), "for tables and vectors use mlp"),
+        (lambda: Conv((1, 8, 8), (2,), channels=(4,) * 9), "too many for images of 8 x 8"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_remedy(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

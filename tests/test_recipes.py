@@ -1,0 +1,121 @@
+"""Every dataset has a recipe, and a recipe's likelihood fits its numbers."""
+
+import ast
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyrovae.data import BINARIZATIONS, DATASETS, SCALINGS, load
+from pyrovae.recipes import RECIPES, Recipe, for_array
+
+OWN = {
+    (maximum, unit_interval, event_shape): for_array(maximum, unit_interval, event_shape)
+    for maximum in (None, 1, 16, 255)
+    for unit_interval in (False, True)
+    for event_shape in ((1, 28, 28), (3, 32, 32), (1,), (2,), (784,))
+    if not (maximum and unit_interval)
+}
+EVERY = [*RECIPES.values(), *OWN.values()]
+
+
+def test_every_dataset_has_a_recipe() -> None:
+    assert list(RECIPES) == list(DATASETS)
+
+
+@pytest.mark.parametrize("recipe", EVERY)
+def test_options_are_known_and_go_together(recipe: Recipe) -> None:
+    assert recipe.binarization in BINARIZATIONS
+    assert recipe.scaling in SCALINGS
+    assert "none" in (recipe.binarization, recipe.scaling)
+    assert recipe.latent_dim >= 1
+    assert recipe.protocol.endswith(".")
+    assert "\n" not in recipe.protocol
+
+
+@pytest.mark.parametrize("recipe", EVERY)
+def test_training_holds_the_arguments_of_fit(recipe: Recipe) -> None:
+    assert set(recipe.training) == {
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "warmup",
+        "weight_decay",
+        "clip_norm",
+        "averaging",
+        "validate_every",
+    }
+
+
+@pytest.mark.parametrize("recipe", EVERY)
+def test_networks_are_written_as_on_the_command_line(recipe: Recipe) -> None:
+    for network in (recipe.encoder, recipe.decoder):
+        name, _, arguments = network.partition(":")
+        key, _, value = arguments.partition("=")
+        assert (name, key) in {("mlp", "hidden_dims"), ("conv", "channels")}
+        assert all(int(size) > 0 for size in value.split("-"))
+
+
+def test_recipes_cannot_be_changed() -> None:
+    recipe = RECIPES["digits"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.latent_dim = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        recipe.training["epochs"] = 3  # type: ignore[index]
+
+
+def test_the_total_count_of_digits_is_their_maximum() -> None:
+    assert RECIPES["digits"].likelihood == f"binomial:total_count={load('digits').maximum}"
+
+
+@pytest.mark.parametrize(
+    ("maximum", "unit_interval", "event_shape", "expected"),
+    [
+        (1, False, (1, 28, 28), ("bernoulli", "none", "none")),
+        (1, False, (20,), ("bernoulli", "none", "none")),
+        (1, True, (20,), ("bernoulli", "none", "none")),
+        (255, False, (3, 32, 32), ("normal", "none", "unit")),
+        (16, False, (1, 8, 8), ("normal", "none", "unit")),
+        (5000, False, (20,), ("normal", "none", "standardize")),
+        (None, True, (1, 28, 28), ("continuous_bernoulli", "none", "none")),
+        (None, True, (20,), ("continuous_bernoulli", "none", "none")),
+        (None, False, (20,), ("normal", "none", "standardize")),
+        (None, False, (1, 28, 28), ("normal", "none", "standardize")),
+    ],
+)
+def test_the_likelihood_of_own_data_follows_from_their_numbers(
+    maximum: int | None,
+    unit_interval: bool,
+    event_shape: tuple[int, ...],
+    expected: tuple[str, str, str],
+) -> None:
+    recipe = for_array(maximum, unit_interval, event_shape)
+    assert (recipe.likelihood, recipe.binarization, recipe.scaling) == expected
+
+
+def test_a_table_gets_at_most_half_as_many_latent_dimensions_as_columns() -> None:
+    assert [for_array(None, False, (d,)).latent_dim for d in (1, 2, 5, 20, 500)] == [
+        1,
+        1,
+        2,
+        10,
+        10,
+    ]
+
+
+def test_recipes_need_the_standard_library_only() -> None:
+    path = Path(inspect.getfile(Recipe))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= sys.stdlib_module_names
