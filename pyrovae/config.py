@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from torch import nn
 import pyrovae
 from pyrovae.components import Option, Spec, context_of, find, nearest, resolve
 from pyrovae.data import Dataset, prepare
+from pyrovae.isolation import stream
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS
@@ -160,8 +160,7 @@ class Config:
 
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
         with torch.random.fork_rng():
-            seed = np.random.SeedSequence([self.training["seed"], 0x7661]).generate_state(1)
-            torch.manual_seed(int(seed[0]))
+            torch.manual_seed(stream(self.training["seed"], "build"))
             posterior = make("posterior", **known, network=network("encoder"))
             likelihood = make("likelihood", **known, network=network("decoder"))
             prior = make("prior", **known)

@@ -141,7 +141,6 @@ def evaluate(
     if count == 0:
         raise ValueError("there are no examples to evaluate")
     parts: list[Bounds] = []
-    device = next((p.device for p in vae.parameters()), torch.device("cpu"))
     training = vae.training
     size = max(1, ROWS // samples) if samples > 0 else 1
     done = 0
@@ -149,7 +148,7 @@ def evaluate(
         vae.eval()
         try:
             for place, batch in enumerate(data.batches(size)):
-                x = batch[: count - done].to(device)
+                x = vae.place(batch[: count - done])
                 torch.manual_seed(int(np.random.SeedSequence([seed, place]).generate_state(1)[0]))
                 parts.append(bounds(vae, x, samples))
                 done += len(x)

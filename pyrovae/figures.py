@@ -1,20 +1,17 @@
-r"""Pictures of a trained VAE: the bound, samples, reconstructions, the latent space.
+r"""Figures: the bound, samples, reconstructions, the latent space.
 
-Each picture is a function of plain arrays that returns a matplotlib ``Figure``; :func:`draw` makes
-all those that apply to one VAE from its own p(z), p(x | z) and q(z | x). Nothing global is touched:
-no pyplot, no backend, no lasting rcParams, no random state.
+Each is a function of plain arrays that returns a matplotlib ``Figure``. Nothing global is touched:
+no pyplot, no backend, no lasting rcParams.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
@@ -25,13 +22,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from scipy.stats import gaussian_kde
-from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
-from pyrovae.vae import VAE
+from pyrovae.checkpoint import atomic_file
 
-__all__ = ["bound", "draw", "grid", "latent", "reconstructions", "samples", "save"]
+__all__ = ["bound", "grid", "images", "latent", "reconstructions", "samples", "save"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -62,7 +56,7 @@ _CLASSES = (
     "#777777",
 )
 _MINUS = "\N{MINUS SIGN}"
-_COLUMNS, _LATENTS = 12, 400  # the most that stay readable
+_COLUMNS = 12  # the most that stay readable
 
 
 @contextmanager
@@ -87,12 +81,8 @@ def save(figure: Figure, path: Path) -> None:
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"a figure is saved as .png, got {path.name}; use Figure.savefig for more")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 @_style()
@@ -212,6 +202,33 @@ def _side_by_side(real: Array, sampled: Array) -> Figure:
 
 
 @_style()
+def images(x: Array, title: str) -> Figure:
+    """Images side by side.
+
+    Args:
+        x: images ``(n, C, H, W)`` with C 1 or 3.
+        title: what they are.
+
+    Returns:
+        the figure.
+
+    Raises:
+        ValueError: if x has another shape.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images have the shape (n, 1 or 3, height, width), got {x.shape}; write a table to a "
+            ".csv, .npy or .npz file"
+        )
+    columns = math.ceil(math.sqrt(len(x)))
+    ratio = math.ceil(len(x) / columns) * x.shape[2] / (columns * x.shape[3])
+    figure = Figure(figsize=(6, 6 * ratio + 0.4), layout="constrained")
+    figure.suptitle(title)
+    _show_mosaic(figure.subplots(), _rgb(x, x), columns)
+    return figure
+
+
+@_style()
 def reconstructions(x: Array, means: Array, labels: Array | None = None) -> Figure:
     """Data, and what is left of them after a draw of the latent.
 
@@ -309,6 +326,7 @@ def latent(
         axes.set(ylim=limits[1], ylabel=names[1], aspect="equal" if same_scale else "auto")
         if labels is not None:
             _class_key(figure, axes, labels)
+            _number_classes(axes, loc, labels, limits)
         shape, prior = "ellipse", "prior p(z): 50, 80 and 95 % inside"
     axes.set(xlim=limits[0], xlabel=names[0])
     handles = [
@@ -351,9 +369,20 @@ def _ellipses(axes: Axes, loc: Array, covariance: Array, labels: Array | None) -
     ellipses = PolyCollection(list(outlines), facecolors=faint, edgecolors=clear, linewidths=0.6)
     axes.add_collection(ellipses, autolim=False)
     axes.scatter(loc[:, 0], loc[:, 1], c=colours, s=9, linewidths=0, zorder=2.5)
-    classes = np.unique([] if labels is None else labels)
-    for label in classes if len(classes) <= len(_CLASSES) else ():
-        z1, z2 = np.median(loc[labels == label], axis=0)
+
+
+def _number_classes(axes: Axes, loc: Array, labels: Array, limits: Array) -> None:
+    classes = np.unique(labels)
+    if len(classes) > len(_CLASSES):
+        return
+    medians = np.stack([np.median(loc[labels == label], axis=0) for label in classes])
+    at = (medians - limits[:, 0]) / np.ptp(limits, axis=1)  # in units of the axes
+    at[:, 0] += 1e-6 * np.arange(len(at))
+    for _ in range(100):  # push numbers apart that would overlap
+        offset = at[:, None] - at
+        distance = np.linalg.norm(offset, axis=-1) + np.eye(len(at))
+        at += (offset / distance[..., None] * (0.05 - distance).clip(0)[..., None]).sum(1) / 4
+    for label, (z1, z2) in zip(classes, limits[:, 0] + at * np.ptp(limits, axis=1), strict=True):
         number = axes.text(z1, z2, str(label), size=13, weight="bold", ha="center", va="center")
         number.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
@@ -477,190 +506,3 @@ def _bins(real: Array, sampled: Array) -> list[float]:
         return list(np.arange(values[0] - 0.5, values[-1] + 1))
     low, high = np.quantile(np.concatenate([real, sampled]), (0.002, 0.998))
     return list(np.linspace(low, high, int(np.clip(1.5 * np.sqrt(len(real)), 10, 40))))
-
-
-@torch.no_grad()
-def draw(
-    vae: VAE,
-    x_test: Tensor,
-    labels: Array | None,
-    metrics: Sequence[Mapping[str, Any]],
-    directory: Path,
-    *,
-    seed: int = 0,
-) -> list[Path]:
-    """Make and save every picture that applies to a trained VAE.
-
-    ``bound.png`` where there are metrics, ``samples.png``, ``reconstructions.png``,
-    ``latent.png`` (of the two dimensions of largest KL where there are more), and ``grid.png``
-    for images with a two-dimensional latent. The VAE is run in eval mode and left as it was.
-
-    Args:
-        vae: the trained model.
-        x_test: data as its likelihood wants them ``(n, *event_shape)``.
-        labels: their classes, integers ``(n,)``, or None.
-        metrics: see :func:`bound`.
-        directory: where the pictures go; made if it is not there.
-        seed: of every random draw and choice of data.
-
-    Returns:
-        the files, in the order above.
-
-    Raises:
-        ValueError: if there is not one label per datum.
-    """
-    classes = np.zeros(len(x_test)) if labels is None else np.asarray(labels)
-    if len(classes) != len(x_test):
-        raise ValueError(
-            f"labels must be one per datum: got {len(classes)} for {len(x_test)} data; "
-            "give those of the same split, or None"
-        )
-    shape = _display_shape(tuple(x_test.shape[1:]))
-    pictures: dict[str, Figure] = {}
-    if metrics:
-        pictures["bound"] = bound(metrics, unit="image" if len(shape) == 3 else "example")
-    with _evaluation(vae, x_test, seed=seed) as device:
-        order = np.random.default_rng(seed).permutation(len(x_test))
-        pictures["samples"] = _samples_of(vae, x_test[order], shape)
-        chosen = order[:_LATENTS] if len(shape) == 1 else _evenly(order, classes, 20)
-        x, shown = x_test[chosen].to(device), None if labels is None else classes[chosen]
-        means = _display(vae.reconstruct(x), shape)
-        pictures["reconstructions"] = reconstructions(_display(x, shape), means, shown)
-        chosen = order[:_LATENTS]
-        x, shown = x_test[chosen].to(device), None if labels is None else classes[chosen]
-        pictures["latent"] = _latent_of(vae, x, shown)
-        if vae.latent_dim == 2 and len(shape) == 3:
-            pictures["grid"] = _grid_of(vae, shape)
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    for name, figure in pictures.items():
-        save(figure, Path(directory) / f"{name}.png")
-    return [Path(directory) / f"{name}.png" for name in pictures]
-
-
-@contextmanager
-def _evaluation(vae: VAE, x: Tensor, *, seed: int) -> Iterator[torch.device]:
-    device = next(vae.parameters(), x).device
-    training = {module: module.training for module in vae.modules()}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        try:
-            vae.eval()
-            yield device
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-
-
-def _samples_of(vae: VAE, x: Tensor, shape: Shape) -> Figure:
-    if len(shape) == 1:
-        x = x[:2000]
-        return samples(_display(x, shape), _display(vae.sample(len(x)), shape))
-    x = x[:64]
-    means = vae.decode(vae.prior().sample((len(x),)))
-    return samples(_display(x, shape), _display(means, shape))
-
-
-def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
-    q, p = vae.posterior(x), vae.prior()
-    draws = p.sample((5000,))
-    kl, exact = _kl_per_dimension(q, p, draws)
-    dims = np.arange(vae.latent_dim) if vae.latent_dim <= 2 else np.argsort(-kl)[:2]
-    names = [f"$z_{{{d + 1}}}$ (KL {'' if exact else '≈ '}{kl[d]:.1f} nats)" for d in dims]
-    loc, variance = _moments(q)
-    if _factorises(q) or len(dims) == 1:
-        covariance = variance[:, dims, None] * np.eye(len(dims))
-    else:
-        z = _numpy(q.sample((500,))[..., dims])  # (500, n, 2)
-        covariance = np.einsum("sni,snj->nij", z - z.mean(0), z - z.mean(0)) / (len(z) - 1)
-    shown = _numpy(draws[:, dims])
-
-    def density(points: Array) -> Array:
-        z = draws[:1].repeat(len(points), 1)
-        z[:, dims] = torch.as_tensor(points).to(draws)
-        if vae.latent_dim <= 2:
-            return _numpy(p.log_prob(z).exp())
-        if _factorises(p):
-            return _numpy(p.base_dist.log_prob(z)[:, dims].sum(-1).exp())
-        return np.asarray(gaussian_kde(shown.T)(points.T))
-
-    return latent(loc[:, dims], covariance, shown, density, labels, names=names)
-
-
-def _grid_of(vae: VAE, shape: Shape) -> Figure:
-    quantiles = (np.arange(15) + 0.5) / 15
-    z = _prior_quantiles(vae.prior(), quantiles)
-    z2, z1 = torch.meshgrid(z[:, 1], z[:, 0], indexing="ij")
-    images = _display(vae.decode(torch.stack([z1, z2], -1).flatten(0, 1)), shape)
-    return grid(images.reshape(15, 15, *shape), _numpy(z), quantiles)
-
-
-def _kl_per_dimension(q: Any, p: Any, draws: Tensor) -> tuple[Array, bool]:
-    """KL of each dimension, mean over data (latent_dim,), and whether it is in closed form.
-
-    Without a closed form q's marginals are taken as normals of their moments, the prior's as
-    kernel density estimates of its draws, and the integral is Gauss-Hermite quadrature.
-    """
-    if _factorises(q) and _factorises(p):
-        with suppress(NotImplementedError):
-            return _numpy(kl_divergence(q.base_dist, p.base_dist).mean(0)), True
-    loc, variance = _moments(q)
-    scale = np.sqrt(variance).clip(1e-6)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(16)
-    z = loc + nodes[:, None, None] * scale  # (nodes, n, latent_dim)
-    kl = -np.log(scale * np.sqrt(2 * np.pi * np.e)).mean(0)
-    for d, sample in enumerate(_numpy(draws).T):
-        ends = np.concatenate([z[..., d].ravel(), sample])
-        line = np.linspace(ends.min(), ends.max(), 200)
-        log_density = np.interp(z[..., d], line, gaussian_kde(sample).logpdf(line))
-        kl[d] -= weights @ log_density.mean(1) / weights.sum()
-    return kl, False
-
-
-def _factorises(distribution: Any) -> bool:
-    return isinstance(distribution, Independent) and not distribution.base_dist.event_shape
-
-
-def _moments(q: Any) -> tuple[Array, Array]:
-    try:
-        return _numpy(q.mean), _numpy(q.variance)
-    except NotImplementedError:
-        z = q.sample((500,))
-        return _numpy(z.mean(0)), _numpy(z.var(0))
-
-
-def _prior_quantiles(prior: Any, quantiles: Array) -> Tensor:
-    draws: Tensor = prior.sample((20_000,))
-    at = torch.as_tensor(quantiles).to(draws)
-    if _factorises(prior):
-        with suppress(NotImplementedError):
-            exact: Tensor = prior.base_dist.icdf(at[:, None].expand(-1, draws.shape[1]))
-            return exact
-    return draws.quantile(at, dim=0)
-
-
-def _evenly(order: Array, labels: Array, count: int) -> Array:
-    """The first of each class, then the second of each, and so on, in order of class."""
-    shuffled = labels[order]
-    turn = np.empty(len(order), int)
-    for label in np.unique(shuffled):
-        members = shuffled == label
-        turn[members] = np.arange(members.sum())
-    first = np.argsort(turn, kind="stable")[:count]
-    return order[first[np.lexsort((shuffled[first], turn[first]))]]
-
-
-def _display_shape(event_shape: Shape) -> Shape:
-    if len(event_shape) == 3 and event_shape[0] in (1, 3):
-        return event_shape
-    return (1, *event_shape) if len(event_shape) == 2 else (math.prod(event_shape),)
-
-
-def _display(x: Tensor, shape: Shape) -> Array:
-    return _numpy(x.reshape(-1, *shape))
-
-
-def _numpy(x: Tensor) -> Array:
-    return np.asarray(x.detach().double().cpu())

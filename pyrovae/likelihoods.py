@@ -8,7 +8,6 @@ A class may say two things about its data: ``scaling``, how integer pixels are t
 outside its support.
 """
 
-import math
 from typing import ClassVar, Literal
 
 import torch
@@ -122,8 +121,6 @@ class Normal(nn.Module):
     scaling: ClassVar[str] = "unit"
     remedy: ClassVar[str] = "a Normal likelihood takes finite real numbers"
 
-    log_scale: Tensor
-
     def __init__(
         self,
         latent_dim: int,
@@ -135,16 +132,19 @@ class Normal(nn.Module):
         super().__init__()
         self.event_shape = tuple(event_shape)
         self.decoder = network((latent_dim,), self.event_shape)
+        if scale != "learned" and not (isinstance(scale, int | float) and scale > 0):
+            raise ValueError(f"scale must be a positive number or 'learned', got {scale!r}")
+        self.fixed_scale = None if scale == "learned" else scale
         if scale == "learned":
             self.log_scale = nn.Parameter(torch.zeros(()))
-        elif isinstance(scale, int | float) and scale > 0:
-            self.register_buffer("log_scale", torch.tensor(math.log(scale)))
-        else:
-            raise ValueError(f"scale must be a positive number or 'learned', got {scale!r}")
+
+    @property
+    def scale(self) -> Tensor | float:
+        r""":math:`\sigma`, one for all dimensions."""
+        return self.log_scale.exp() if self.fixed_scale is None else self.fixed_scale
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        loc = self.decoder(z)
-        return dist.Normal(loc, self.log_scale.exp()).to_event(len(self.event_shape))
+        return dist.Normal(self.decoder(z), self.scale).to_event(len(self.event_shape))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -156,7 +156,7 @@ class Normal(nn.Module):
         mean = x.mean(0)
         _start_bias(self.decoder, mean)
         spread = (x - mean).square().mean().sqrt()
-        if isinstance(self.log_scale, nn.Parameter) and spread > 0:
+        if self.fixed_scale is None and spread > 0:
             self.log_scale.copy_(spread.log())
 
 

@@ -40,15 +40,18 @@ class DiagonalNormal(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Scale the encoder's first weights to the data, as if it saw x in units of its spread.
+        """Scale the encoder's first weights to the data, so that the unit of x does not matter.
+
+        The unit becomes three times the root mean square of x, in which nearly all values lie
+        between -1 and 1; images of pixels between 0 and 1 are about there already.
 
         Args:
             x: training data ``(batch, *event_shape)``.
         """
-        spread = x.std()
+        unit = 3 * x.square().mean().sqrt()
         weight = getattr(self.encoder, "input_weight", None)
-        if weight is not None and spread > 0:
-            weight /= spread
+        if weight is not None and unit > 0:
+            weight /= unit
 
 
 POSTERIORS: dict[str, type[nn.Module]] = {

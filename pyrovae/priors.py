@@ -50,14 +50,13 @@ class Laplace(nn.Module):
     """
 
     loc: torch.Tensor
-    scale: torch.Tensor
 
     def __init__(self, latent_dim: int, *, scale: float = 1.0) -> None:
         super().__init__()
         _positive("latent_dim", latent_dim)
         _positive("scale", scale)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.full((latent_dim,), float(scale)), persistent=False)
+        self.scale = scale
 
     def forward(self) -> dist.Distribution:
         return dist.Laplace(self.loc, self.scale).to_event(1)

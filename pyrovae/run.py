@@ -229,7 +229,7 @@ class Run:
         Returns:
             What ``summary.json`` holds.
         """
-        from pyrovae import figures  # matplotlib takes a while to import
+        from pyrovae import pictures  # matplotlib takes a while to import
 
         result = self.evaluate(vae, dataset, samples=samples)
         summary = result | {
@@ -246,7 +246,7 @@ class Run:
             [batch for batch, _ in zip(dataset.test.batches(500), range(4), strict=False)]
         )
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        figures.draw(vae, x, labels, trained.metrics, self.folder / FIGURES)
+        pictures.draw(vae, x, labels, trained.metrics, self.folder / FIGURES)
         write_json(self.folder / SUMMARY, summary)
         return summary
 

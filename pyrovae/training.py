@@ -1,14 +1,10 @@
 r"""Training: Pyro's ``SVI`` over epochs, repeatable to the bit and resumable at any step."""
 
-import contextlib
 import json
 import math
 import shutil
-import signal
 import tempfile
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pyrovae.checkpoint import read_tensors, write_bytes, write_tensors, write_text
 from pyrovae.data import Dataset, Split
 from pyrovae.evidence import evaluate
+from pyrovae.isolation import interrupt_after_step, isolated, stream
 from pyrovae.objectives import recording
 from pyrovae.optim import FusedAdam, NonFiniteGradientError
 from pyrovae.vae import VAE
@@ -182,13 +179,13 @@ def fit(
         raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
     train, validation = _parts(data)
     where = _device(device)
-    with _isolated(where):
-        torch.manual_seed(_stream(seed, "initialize"))
+    with isolated(where):
+        torch.manual_seed(stream(seed, "initialize"))
         vae.to(where)
-        _check_data(vae, train, where)
+        _check_data(vae, train)
         if initialize and not resume:
-            _initialize(vae, train, where)
-        run = _Run(vae, objective or Trace_ELBO(), train, validation, where, options, folder)
+            _initialize(vae, train)
+        run = _Run(vae, objective or Trace_ELBO(), train, validation, options, folder)
         if resume:
             run.restore()
         elif folder is not None:
@@ -215,12 +212,11 @@ class _Run:
         objective: ELBO,
         train: Split,
         validation: Split | None,
-        device: torch.device,
         options: dict[str, Any],
         folder: Path | None,
     ) -> None:
         self.vae, self.train_data, self.validation = vae, train, validation
-        self.device, self.options, self.folder = device, options, folder
+        self.options, self.folder = options, folder
         self.options["examples"] = len(train)
         steps_per_epoch = math.ceil(len(train) / options["batch_size"])
         self.optimizer = FusedAdam(
@@ -251,7 +247,7 @@ class _Run:
         report(progress)
         stopped = "finished"
         saved = time.monotonic()
-        with _interrupt_after_step() as interrupted:
+        with interrupt_after_step() as interrupted:
             while progress.epoch < progress.epochs and stopped == "finished":
                 for index in self._batches_left():
                     self._step(index)
@@ -334,7 +330,7 @@ class _Run:
 
     def _batches_left(self) -> Iterator[np.ndarray]:
         progress, size = self.progress, self.options["batch_size"]
-        order = np.random.default_rng(_stream(self.options["seed"], "order", progress.epoch))
+        order = np.random.default_rng(stream(self.options["seed"], "order", progress.epoch))
         permutation = order.permutation(len(self.train_data))
         for position in range(progress.position, progress.steps_per_epoch):
             yield permutation[position * size : (position + 1) * size]
@@ -343,14 +339,15 @@ class _Run:
         """One step of SVI; its randomness depends on the seed and on its number alone."""
         start = time.monotonic()
         progress = self.progress
-        stream = _stream(self.options["seed"], "step", progress.step)
-        torch.manual_seed(stream)
-        x = self.train_data.batch(index, np.random.Generator(np.random.SFC64(stream)))
+        step_seed = stream(self.options["seed"], "step", progress.step)
+        torch.manual_seed(step_seed)
+        rng = np.random.Generator(np.random.SFC64(step_seed))
+        x = self.vae.place(self.train_data.batch(index, rng))
         self.optimizer.examples = len(x)
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
         with pyro.validation_enabled(progress.step == 0):
             try:
-                loss = self.svi.step(x.to(self.device))
+                loss = self.svi.step(x)
             except NonFiniteGradientError as error:
                 self.save()
                 raise TrainingDivergedError(self._why_diverged()) from error
@@ -456,37 +453,17 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@contextlib.contextmanager
-def _isolated(device: torch.device) -> Iterator[None]:
-    """Leave param store, random state and warning filters as they were."""
-    with (
-        pyro.get_param_store().scope(),
-        torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
-        warnings.catch_warnings(),
-    ):
-        # Pyro warns of a loss that is not finite; here that ends the run, with the reason.
-        warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
-        yield
-
-
-def _stream(seed: int, purpose: str, number: int = 0) -> int:
-    """The seed of a random stream that depends on nothing but these three."""
-    purposes = ("initialize", "order", "step")
-    sequence = np.random.SeedSequence([seed, purposes.index(purpose), number])
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _check_data(vae: VAE, train: Split, device: torch.device) -> None:
+def _check_data(vae: VAE, train: Split) -> None:
     rng = np.random.default_rng(0)
     for start in range(0, len(train), 4096):
         index = np.arange(start, min(start + 4096, len(train)))
-        vae.check_data(train.batch(index, rng).to(device))
+        vae.check_data(vae.place(train.batch(index, rng)))
 
 
-def _initialize(vae: VAE, train: Split, device: torch.device) -> None:
+def _initialize(vae: VAE, train: Split) -> None:
     """Start the components that know how from up to 10,000 evenly spaced training data."""
     index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
-    x = train.batch(index, np.random.default_rng(0)).to(device)
+    x = vae.place(train.batch(index, np.random.default_rng(0)))
     for component in (vae.posterior, vae.likelihood, vae.prior):
         start = getattr(component, "initialize", None)
         if start is not None:
@@ -499,26 +476,6 @@ def _moving_average(decay: float) -> Callable[..., None]:
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
 
     return update
-
-
-@contextlib.contextmanager
-def _interrupt_after_step() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event; a second one interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _copy_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -117,6 +117,18 @@ class VAE(nn.Module):
         z = self.prior().sample((n,))
         return self.likelihood(z).sample()
 
+    def place(self, x: Tensor) -> Tensor:
+        """x on the device and in the dtype of the parameters.
+
+        Args:
+            x: data ``(*batch, *event_shape)``, of any numeric type.
+
+        Returns:
+            The same numbers, ``(*batch, *event_shape)``.
+        """
+        parameter = next(self.parameters(), None)
+        return x.float() if parameter is None else x.to(parameter)
+
     @torch.no_grad()
     def check_data(self, x: Tensor) -> None:
         """Refuse data that the likelihood does not describe.

@@ -1,6 +1,7 @@
 import ast
 import os
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ from pyro import distributions as dist
 from scipy.stats import norm
 from torch import nn
 
-from pyrovae import figures
+from pyrovae import figures, pictures
 from pyrovae.likelihoods import Binomial, ContinuousBernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
@@ -69,19 +70,13 @@ def coarse(monkeypatch):
 
 @pytest.fixture
 def kept(monkeypatch):
-    """The figures that ``draw`` saves, by name."""
+    """The figures that ``draw`` makes, by name; nothing is written."""
     made = {}
-    write = figures.save
-
-    def keep(figure, path):
-        made[path.stem] = figure
-        write(figure, path)
-
-    monkeypatch.setattr(figures, "save", keep)
+    monkeypatch.setattr(pictures, "save", lambda figure, path: made.update({path.stem: figure}))
     return made
 
 
-def combinations():
+def cases():
     """Each two of prior, latent_dim and kind meet in the default run, all three in the slow one."""
     for i, prior in enumerate(PRIORS):
         for j, latent_dim in enumerate([1, 2, 10]):
@@ -90,11 +85,11 @@ def combinations():
                 yield pytest.param(prior, latent_dim, kind, marks=marks)
 
 
-@pytest.mark.parametrize(("prior", "latent_dim", "kind"), combinations())
+@pytest.mark.parametrize(("prior", "latent_dim", "kind"), list(cases()))
 def test_every_picture_that_applies_is_made(tmp_path, coarse, prior, latent_dim, kind):
     labels = np.arange(N) % 3
     vae = make_vae(kind, latent_dim, prior)
-    paths = figures.draw(vae, make_data(kind), labels, [], tmp_path / "new")
+    paths = pictures.draw(vae, make_data(kind), labels, [], tmp_path / "new")
     names = ["samples.png", "reconstructions.png", "latent.png"]
     if latent_dim == 2 and kind != "table":
         names.append("grid.png")
@@ -110,9 +105,9 @@ def test_every_picture_that_applies_is_made(tmp_path, coarse, prior, latent_dim,
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("latent_dim", [1, 2])
-def test_every_axis_is_labelled_with_its_unit(tmp_path, coarse, kept, kind, latent_dim):
+def test_every_axis_is_labelled_with_its_unit(tmp_path, kept, kind, latent_dim):
     vae = make_vae(kind, latent_dim)
-    figures.draw(vae, make_data(kind), np.arange(N) % 3, make_metrics(3), tmp_path)
+    pictures.draw(vae, make_data(kind), np.arange(N) % 3, make_metrics(3), tmp_path)
     unit = "nats per example" if kind == "table" else "nats per image"
     assert [a.get_ylabel() for a in kept["bound"].axes] == [
         f"{part} ({unit})" for part in ("ELBO", "distortion", "rate")
@@ -154,13 +149,13 @@ def test_the_bound_of_a_single_epoch_is_a_marker_at_a_whole_epoch():
 def test_no_metrics_are_refused_by_bound_and_skipped_by_draw(tmp_path, coarse):
     with pytest.raises(ValueError, match="at least one epoch, got none"):
         figures.bound([])
-    paths = figures.draw(make_vae(), make_data(), None, [], tmp_path)
+    paths = pictures.draw(make_vae(), make_data(), None, [], tmp_path)
     assert "bound.png" not in [path.name for path in paths]
 
 
-def test_ellipses_have_the_posteriors_own_mean_and_standard_deviation(tmp_path, coarse, kept):
+def test_ellipses_have_the_posteriors_own_mean_and_standard_deviation(tmp_path, kept):
     vae, x = make_vae(), make_data()
-    figures.draw(vae, x, None, [], tmp_path)
+    pictures.draw(vae, x, None, [], tmp_path)
     (axes,) = kept["latent"].axes
     (ellipses,) = (c for c in axes.collections if type(c) is PolyCollection)
     outlines = np.stack([path.vertices[:-1] for path in ellipses.get_paths()])
@@ -172,9 +167,9 @@ def test_ellipses_have_the_posteriors_own_mean_and_standard_deviation(tmp_path, 
     np.testing.assert_allclose((high + low) / 2, posterior.mean, atol=1e-5)
 
 
-def test_intervals_have_the_posteriors_own_standard_deviation(tmp_path, coarse, kept):
+def test_intervals_have_the_posteriors_own_standard_deviation(tmp_path, kept):
     vae, x = make_vae(latent_dim=1), make_data()
-    figures.draw(vae, x, np.arange(N) % 3, [], tmp_path)
+    pictures.draw(vae, x, np.arange(N) % 3, [], tmp_path)
     axes = kept["latent"].axes[1]
     (intervals,) = (c for c in axes.collections if isinstance(c, LineCollection))
     ends = np.stack(intervals.get_segments())[..., 0]
@@ -200,18 +195,16 @@ def test_an_ellipse_of_a_correlated_posterior_is_tilted_with_it():
 
 
 @pytest.mark.parametrize("latent_dim", [2, 3])
-def test_contours_of_the_standard_normal_hold_the_mass_they_claim(
-    tmp_path, coarse, kept, latent_dim
-):
-    figures.draw(make_vae(latent_dim=latent_dim), make_data(), None, [], tmp_path)
+def test_contours_of_the_standard_normal_hold_the_mass_they_claim(tmp_path, kept, latent_dim):
+    pictures.draw(make_vae(latent_dim=latent_dim), make_data(), None, [], tmp_path)
     contours = [c for c in kept["latent"].axes[0].collections if not getattr(c, "filled", True)]
     outside = 2 * np.pi * contours[0].levels  # the density is uniform in units of its maximum
     expected = np.array([0.05, 0.2, 0.5])
     assert (abs(outside - expected) < 4 * np.sqrt(expected * (1 - expected) / 2000)).all()
 
 
-def test_the_grid_lies_at_the_exact_quantiles_of_the_standard_normal(tmp_path, coarse, kept):
-    figures.draw(make_vae(), make_data(), None, [], tmp_path)
+def test_the_grid_lies_at_the_exact_quantiles_of_the_standard_normal(tmp_path, kept):
+    pictures.draw(make_vae(), make_data(), None, [], tmp_path)
     (axes,) = kept["grid"].axes
     texts = [label.get_text() for label in axes.get_xticklabels()]
     z = [float(text.split("\n")[0].replace("\N{MINUS SIGN}", "-")) for text in texts]
@@ -224,7 +217,7 @@ def test_a_prior_without_a_quantile_function_gets_the_quantiles_of_its_draws():
     torch.manual_seed(0)
     prior = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
     quantiles = np.array([0.1, 0.5, 0.9])
-    z = figures._prior_quantiles(prior, quantiles)
+    z = pictures._prior_quantiles(prior, quantiles)
     error = np.sqrt(quantiles * (1 - quantiles) / 20_000) / norm.pdf(norm.ppf(quantiles))
     assert (abs(z.numpy() - norm.ppf(quantiles)[:, None]) < 4 * error[:, None]).all()
 
@@ -248,14 +241,14 @@ def test_images_keep_the_scale_of_the_data():
     np.testing.assert_allclose(right, 0.25)
 
 
-def test_reconstructions_are_spread_evenly_over_the_classes(tmp_path, coarse, kept):
+def test_reconstructions_are_spread_evenly_over_the_classes(tmp_path, kept):
     labels = np.repeat([0, 1, 2, 3], [24, 2, 2, 2])
-    figures.draw(make_vae(), make_data(), labels, [], tmp_path)
+    pictures.draw(make_vae(), make_data(), labels, [], tmp_path)
     shown = [t.get_text() for axes in kept["reconstructions"].axes for t in axes.get_xticklabels()]
     assert shown[:8] == [f"class {label}" for label in (0, 1, 2, 3, 0, 1, 2, 3)]
 
 
-def test_the_dimensions_of_largest_kl_are_shown(tmp_path, coarse, kept):
+def test_the_dimensions_of_largest_kl_are_shown(tmp_path, kept):
     class Informed(nn.Module):
         def forward(self, x):
             loc = torch.zeros(*x.shape[:-3], 4)
@@ -264,7 +257,7 @@ def test_the_dimensions_of_largest_kl_are_shown(tmp_path, coarse, kept):
 
     vae = make_vae(latent_dim=4)
     vae.posterior = Informed()
-    figures.draw(vae, make_data(), None, [], tmp_path)
+    pictures.draw(vae, make_data(), None, [], tmp_path)
     (axes,) = kept["latent"].axes
     assert axes.get_xlabel() == "$z_{4}$ (KL 4.5 nats)"  # m^2 / 2
     assert axes.get_ylabel() == "$z_{2}$ (KL 2.0 nats)"
@@ -273,10 +266,10 @@ def test_the_dimensions_of_largest_kl_are_shown(tmp_path, coarse, kept):
 def test_kl_without_a_closed_form_agrees_with_the_closed_form():
     torch.manual_seed(0)
     q = dist.Normal(torch.randn(50, 3), 0.3 + torch.rand(50, 3)).to_event(1)
-    exact, closed = figures._kl_per_dimension(q, StandardNormal(3)(), torch.zeros(1, 3))
+    exact, closed = pictures._kl_per_dimension(q, StandardNormal(3)(), torch.zeros(1, 3))
     assert closed
     p = dist.MultivariateNormal(torch.zeros(3), torch.eye(3))
-    estimate, closed = figures._kl_per_dimension(q, p, p.sample((5000,)))
+    estimate, closed = pictures._kl_per_dimension(q, p, p.sample((5000,)))
     assert not closed
     np.testing.assert_allclose(estimate, exact, rtol=0.1)
 
@@ -298,21 +291,31 @@ class Banana(nn.Module):
 def test_a_posterior_that_can_only_be_sampled_is_drawn(tmp_path, coarse, latent_dim):
     vae = make_vae(latent_dim=latent_dim)
     vae.posterior = Banana(latent_dim)
-    assert figures.draw(vae, make_data(), np.arange(N) % 3, [], tmp_path)
+    assert pictures.draw(vae, make_data(), np.arange(N) % 3, [], tmp_path)
 
 
-def test_more_than_ten_classes_get_a_colour_scale(tmp_path, coarse, kept):
-    figures.draw(make_vae(), make_data(), np.arange(N), [], tmp_path)
+def test_more_than_ten_classes_get_a_colour_scale(tmp_path, kept):
+    pictures.draw(make_vae(), make_data(), np.arange(N), [], tmp_path)
     axes, scale = kept["latent"].axes
     assert scale.get_ylabel() == "class"
     assert not axes.texts
 
 
-def test_up_to_ten_classes_are_numbered_at_their_medians(tmp_path, coarse, kept):
-    figures.draw(make_vae(), make_data(), np.arange(N) % 10, [], tmp_path)
+def test_up_to_ten_classes_are_numbered(tmp_path, kept):
+    pictures.draw(make_vae(), make_data(), np.arange(N) % 10, [], tmp_path)
     (axes,) = kept["latent"].axes
     assert [text.get_text() for text in axes.texts] == [str(label) for label in range(10)]
     assert len(set(figures._CLASSES)) == 10
+
+
+def test_numbers_of_classes_in_one_place_do_not_overlap():
+    draws, labels = np.random.default_rng(0).normal(size=(500, 2)), np.arange(500) % 10
+    covariance = np.broadcast_to(0.01 * np.eye(2), (500, 2, 2))
+    figure = figures.latent(draws, covariance, draws, lambda z: np.exp(-(z**2).sum(-1)), labels)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 10
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (2, 2, 4), (2,), (1,)])
@@ -320,7 +323,7 @@ def test_any_event_shape_is_drawn(tmp_path, coarse, shape):
     network = partial(MLP, hidden_dims=(8,))
     vae = VAE(StandardNormal(2), Normal(2, shape, network), DiagonalNormal(2, shape, network))
     x = torch.randn(N, *shape, generator=torch.Generator().manual_seed(0))
-    names = [path.stem for path in figures.draw(vae, x, None, [], tmp_path)]
+    names = [path.stem for path in pictures.draw(vae, x, None, [], tmp_path)]
     assert ("grid" in names) == (shape == (6, 5))
 
 
@@ -331,7 +334,7 @@ def test_drawing_changes_nothing_global(tmp_path, coarse):
     modes = {name: module.training for name, module in vae.named_modules()}
     parameters = dict.copy(matplotlib.rcParams)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
-    figures.draw(vae, make_data(), np.arange(N) % 3, make_metrics(), tmp_path)
+    pictures.draw(vae, make_data(), np.arange(N) % 3, make_metrics(), tmp_path)
     assert dict.copy(matplotlib.rcParams) == parameters
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert all(map(np.array_equal, np.random.get_state(), numpy_state))  # noqa: NPY002
@@ -354,7 +357,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_users_style(tmp_path, c
     vae, x, labels = make_vae(), make_data(), np.arange(N) % 3
 
     def drawn(name, seed):
-        paths = figures.draw(vae, x, labels, make_metrics(), tmp_path / name, seed=seed)
+        paths = pictures.draw(vae, x, labels, make_metrics(), tmp_path / name, seed=seed)
         return [path.read_bytes() for path in paths]
 
     first = drawn("first", 0)
@@ -368,8 +371,7 @@ def test_a_failing_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path.write_bytes(b"old")
 
     def fail(self, fname, **kwargs):
-        with open(fname, "wb") as file:
-            file.write(b"half")
+        fname.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Figure, "savefig", fail)
@@ -386,5 +388,5 @@ def test_a_figure_is_saved_as_png_only(tmp_path):
 
 def test_labels_of_another_split_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one per datum: got 7 for 30"):
-        figures.draw(make_vae(), make_data(), np.zeros(7, int), [], tmp_path / "new")
+        pictures.draw(make_vae(), make_data(), np.zeros(7, int), [], tmp_path / "new")
     assert not (tmp_path / "new").exists()

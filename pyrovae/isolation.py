@@ -1,0 +1,74 @@
+r"""Keeping the process as it was: random streams, param store, warning filters, Ctrl-C."""
+
+import contextlib
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+__all__ = ["PURPOSES", "interrupt_after_step", "isolated", "stream"]
+
+PURPOSES = ("build", "initialize", "order", "step")
+
+
+@contextlib.contextmanager
+def isolated(device: torch.device) -> Iterator[None]:
+    """A block that leaves param store, random state and warning filters as they were.
+
+    Args:
+        device: whose random state is kept, besides the CPU's.
+    """
+    with (
+        pyro.get_param_store().scope(),
+        torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
+        warnings.catch_warnings(),
+    ):
+        # Pyro warns of a loss that is not finite; here that ends the run, with the reason.
+        warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
+        yield
+
+
+@contextlib.contextmanager
+def interrupt_after_step() -> Iterator[threading.Event]:
+    """A block in which the first Ctrl-C sets an event, and a second one interrupts at once.
+
+    Outside the main thread, where Python delivers no signals, the event is never set.
+
+    Yields:
+        The event.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stream(seed: int, purpose: str, number: int = 0) -> int:
+    """The seed of a random stream that depends on nothing but these three.
+
+    Args:
+        seed: of the run.
+        purpose: one of ``PURPOSES``.
+        number: of the step or epoch.
+
+    Returns:
+        A seed below 2**63, for torch and NumPy alike.
+    """
+    sequence = np.random.SeedSequence([seed, PURPOSES.index(purpose), number])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

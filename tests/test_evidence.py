@@ -1,0 +1,146 @@
+"""Bounds against the exact evidence of a linear-Gaussian model, and quadrature of a small VAE."""
+
+import math
+
+import pytest
+import torch
+from pyro import distributions as dist
+
+from pyrovae.data import Split
+from pyrovae.evidence import ROWS, Estimate, bounds, evaluate
+from pyrovae.vae import VAE
+from tests.conftest import SEEDS
+from tests.test_vae import linear_gaussian
+
+
+def loose(vae):
+    """The model with a posterior that is off, so that the bounds are not tight."""
+    exact = vae.posterior
+
+    def posterior(x):
+        q = exact(x)
+        return dist.MultivariateNormal(q.mean + 0.2, 1.6 * q.covariance_matrix)
+
+    return VAE(vae.prior, vae.likelihood, posterior), exact
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_all_bounds_are_the_evidence_at_the_exact_posterior(seed):
+    vae, x, evidence = linear_gaussian(seed)
+    found = bounds(vae, x, 10)
+    torch.testing.assert_close(found.elbo, evidence, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.log_evidence, evidence, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.reconstruction - found.kl, found.elbo)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_elbo_misses_the_evidence_by_kl_to_the_exact_posterior(seed):
+    """log p(x) - ELBO = KL(q || p(z | x)), within 5 standard errors of 4,000 draws."""
+    torch.manual_seed(seed)
+    vae, exact = loose(linear_gaussian(seed)[0])
+    _, x, evidence = linear_gaussian(seed)
+    torch.manual_seed(seed + 10)
+    gap = torch.distributions.kl_divergence(vae.posterior(x), exact(x))
+    draws = torch.stack([bounds(vae, x, 1).elbo for _ in range(400)])
+    error = draws.std(0) / math.sqrt(400)
+    assert ((draws.mean(0) - (evidence - gap)).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_importance_weighted_bound_rises_to_the_evidence(seed):
+    vae, x, evidence = linear_gaussian(seed)
+    vae, _ = loose(vae)
+    torch.manual_seed(seed)
+    values = {}
+    for samples in (1, 10, 100, 2_500):
+        repeats = torch.stack([bounds(vae, x, samples).log_evidence.mean() for _ in range(40)])
+        values[samples] = repeats.mean(), repeats.std() / math.sqrt(40)
+    means = [mean for mean, _ in values.values()]
+    assert means[0] < means[1] < means[2]
+    mean, error = values[2_500]
+    assert abs(mean - evidence.mean()) < 4 * error + 1e-3
+
+
+def test_bounds_of_a_bernoulli_vae_equal_quadrature_over_the_latent_square(vae, digits):
+    x = digits[:4]
+    axis = torch.linspace(-7, 7, 701)
+    z = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)
+    with torch.no_grad():
+        log_joint = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x)  # (points, 4)
+    exact = log_joint.double().logsumexp(0) + 2 * math.log(0.02)
+    found = bounds(vae, x, 20_000)
+    torch.testing.assert_close(found.log_evidence, exact, rtol=0, atol=0.1)
+    assert (found.elbo < exact).all()
+
+
+def test_chunks_do_not_change_what_is_estimated(vae, digits):
+    """More draws than fit into one product: the mean over all of them, per image."""
+    samples = 2 * ROWS + 7
+    torch.manual_seed(0)
+    found = bounds(vae, digits[:1], samples)
+    torch.manual_seed(0)
+    q = vae.posterior(digits[:1])
+    z = torch.cat([q.sample((n,)) for n in (ROWS, ROWS, 7)])
+    log_w = vae.likelihood(z).log_prob(digits[:1]) + vae.prior().log_prob(z) - q.log_prob(z)
+    log_w = log_w.detach().double()
+    torch.testing.assert_close(found.elbo, log_w.mean(0), rtol=1e-5, atol=1e-5)
+    expected = log_w.logsumexp(0) - math.log(samples)
+    torch.testing.assert_close(found.log_evidence, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluate_is_repeatable_and_a_limit_is_a_prefix(vae, digits):
+    split = Split.from_array(digits)
+    state = torch.get_rng_state()
+    whole = evaluate(vae, split, samples=50)
+    assert evaluate(vae, split, samples=50) == whole
+    assert torch.equal(state, torch.get_rng_state())
+    assert evaluate(vae, split, samples=50, seed=1) != whole
+    part = evaluate(vae, split, samples=50, limit=40)
+    alone = evaluate(vae, Split.from_array(digits[:40]), samples=50)
+    assert part == alone
+    assert part["images"] == 40
+
+
+def test_evaluate_reports_means_and_their_standard_errors(vae, digits):
+    result = evaluate(vae, Split.from_array(digits), samples=20)
+    elbo, reconstruction, kl = (
+        result[name]["estimate"] for name in ("elbo", "reconstruction", "kl")
+    )
+    assert elbo == pytest.approx(reconstruction - kl)
+    assert result["log_evidence"]["estimate"] > elbo
+    assert result["log_evidence"]["samples"] == 20
+    assert result["log_evidence"]["kind"] == "importance-weighted lower bound"
+    values = torch.randn(1_000) * 3 + 1
+    estimate = Estimate.of(values)
+    assert estimate.estimate == pytest.approx(values.mean().item(), rel=1e-5)
+    assert estimate.standard_error == pytest.approx(3 / math.sqrt(1_000), rel=0.1)
+    assert evaluate(vae, Split.from_array(digits[:1]))["elbo"]["standard_error"] is None
+
+
+def test_evaluate_switches_dropout_off_and_back_on(digits):
+    from functools import partial
+
+    from pyrovae.likelihoods import Bernoulli
+    from pyrovae.networks import MLP
+    from pyrovae.posteriors import DiagonalNormal
+    from pyrovae.priors import StandardNormal
+
+    network = partial(MLP, hidden_dims=(32,), dropout=0.5)
+    shape = (1, 8, 8)
+    vae = VAE(StandardNormal(2), Bernoulli(2, shape, network), DiagonalNormal(2, shape, network))
+    vae.train()
+    evaluated = evaluate(vae, Split.from_array(digits), samples=5)
+    assert vae.training
+    assert evaluate(vae.eval(), Split.from_array(digits), samples=5) == evaluated
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "samples must be positive, got 0"),
+        ({"limit": 0}, "limit must be positive, got 0"),
+    ],
+)
+def test_wrong_options_are_refused(vae, digits, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(vae, Split.from_array(digits), **options)

@@ -1,0 +1,115 @@
+"""One fused update for all parameters equals torch's AdamW, and its state is exact."""
+
+import math
+from itertools import pairwise
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+
+from pyrovae.optim import FusedAdam, NonFiniteGradientError
+
+
+@pytest.fixture
+def parameters():
+    return [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(4))]
+
+
+def fill(parameters, step):
+    generator = torch.Generator().manual_seed(step)
+    for p in parameters:
+        p.grad = torch.randn(p.shape, generator=generator)
+
+
+def test_equals_torchs_adamw_without_schedule(parameters):
+    copies = [nn.Parameter(p.detach().clone()) for p in parameters]
+    ours = FusedAdam(
+        parameters, learning_rate=0.1, total_steps=20, schedule="constant", weight_decay=0.05
+    )
+    theirs = torch.optim.AdamW(
+        [{"params": copies[:1], "weight_decay": 0.05}, {"params": copies[1:], "weight_decay": 0.0}],
+        lr=0.1,
+    )
+    for step in range(20):
+        fill(parameters, step)
+        fill(copies, step)
+        ours(set(parameters))
+        theirs.step()
+    for a, b in zip(parameters, copies, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_schedule_rises_linearly_and_falls_by_a_cosine_to_zero(parameters):
+    optimizer = FusedAdam(parameters, learning_rate=2.0, total_steps=100, warmup=0.1)
+    rates = []
+    for _ in range(101):
+        rates.append(optimizer.current_learning_rate())
+        optimizer.steps += 1
+    assert all(0 < b - a < 0.2 for a, b in pairwise(rates[:10]))
+    assert rates[10] == 2.0 == max(rates)
+    assert rates[55] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_clipping_bounds_the_norm_per_example(parameters):
+    optimizer = FusedAdam(parameters, learning_rate=0.1, total_steps=1, clip_norm=0.5)
+    optimizer.examples = 8
+    fill(parameters, 0)
+    for p in parameters:
+        p.grad *= 1e3
+    before = [p.grad.clone() for p in parameters]
+    optimizer(set(parameters))
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in parameters))
+    assert norm == pytest.approx(0.5 * 8, rel=1e-4)
+    ratio = parameters[0].grad / before[0]
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(parameters, value):
+    optimizer = FusedAdam(parameters, learning_rate=0.1, total_steps=5)
+    fill(parameters, 0)
+    parameters[0].grad[1, 2] = value
+    before = [p.detach().clone() for p in parameters]
+    with pytest.raises(NonFiniteGradientError):
+        optimizer(set(parameters))
+    assert all(torch.equal(a, b) for a, b in zip(parameters, before, strict=True))
+    assert optimizer.steps == 0
+
+
+def test_state_taken_up_continues_to_the_bit(parameters):
+    copies = [nn.Parameter(p.detach().clone()) for p in parameters]
+    options = {"learning_rate": 0.1, "total_steps": 10, "warmup": 0.2, "weight_decay": 0.01}
+    whole, first = FusedAdam(parameters, **options), FusedAdam(copies, **options)
+    second = FusedAdam(copies, **options)
+    for step in range(10):
+        fill(parameters, step)
+        fill(copies, step)
+        whole(set(parameters))
+        if step == 4:
+            first(set(copies))
+            second.set_state(first.get_state())
+        else:
+            (first if step < 4 else second)(set(copies))
+    assert all(torch.equal(a, b) for a, b in zip(parameters, copies, strict=True))
+
+
+def test_a_parameter_of_the_program_alone_is_refused(vae, digits):
+    def model(x):
+        pyro.param("stray", torch.ones(3))
+        vae.model(x)
+
+    optimizer = FusedAdam(vae.parameters(), learning_rate=0.1, total_steps=5)
+    svi = SVI(model, vae.guide, optimizer, Trace_ELBO())
+    with pytest.raises(ValueError, match=r"shape \(3,\) that are not the VAE's own; make them"):
+        svi.step(digits)
+
+
+def test_works_in_a_bare_svi(vae, digits):
+    optimizer = FusedAdam(vae.parameters(), learning_rate=1e-2, total_steps=60)
+    svi = SVI(vae.model, vae.guide, optimizer, Trace_ELBO())
+    losses = [svi.step(digits) for _ in range(60)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
