@@ -145,15 +145,14 @@ class Config:
         latent_dim, event_shape = self.model["latent_dim"], tuple(self.data["event_shape"])
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+        if self.training["seed"] < 0:
+            raise ValueError(f"seed must not be negative, got {self.training['seed']}")
 
         def make(role: str, **known: Any) -> nn.Module:
             spec = Spec.parse(self.model[role])
             component = find(role, FAMILIES[role], spec, trusted)
             _, options = resolve(role, component, spec, {})
-            module = component(**context_of(component, known), **options)
-            if not callable(module):
-                raise TypeError(f"the {role} {spec.name} makes a {type(module).__name__}")
-            return module
+            return _construct(role, spec, component, context_of(component, known) | options)
 
         def network(role: str) -> Callable[..., nn.Module]:
             return lambda in_shape, out_shape: make(role, in_shape=in_shape, out_shape=out_shape)
@@ -164,7 +163,15 @@ class Config:
             posterior = make("posterior", **known, network=network("encoder"))
             likelihood = make("likelihood", **known, network=network("decoder"))
             prior = make("prior", **known)
-            return VAE(prior, likelihood, posterior)
+            vae = _run(
+                "prior", self.model["prior"], lambda: VAE(prior, likelihood, posterior)
+            )
+        if vae.latent_dim != latent_dim:
+            raise ValueError(
+                f"the prior {self.model['prior']} is over z of {vae.latent_dim} dimensions, and "
+                f"latent_dim is {latent_dim}; set latent_dim to {vae.latent_dim}"
+            )
+        return vae
 
     def to_toml(self) -> str:
         """The text that :meth:`read` takes; ``none`` stands for None."""
@@ -211,15 +218,17 @@ class Config:
         settings = cls.read(path)
         found = tomllib.loads(path.read_text()).get("data", {})
         for table, options in _SETTINGS.items():
-            missing = [name for name in options if name not in settings[table]]
-            if missing or not found.keys() >= _FOUND:
-                raise ValueError(f"{path} is not the whole configuration of a run: no {missing}")
-        maximum = None if found["maximum"] == "none" else found["maximum"]
-        data = settings["data"] | {"maximum": maximum, "event_shape": tuple(found["event_shape"])}
-        return cls(data=data, model=settings["model"], training=settings["training"])
-
-
-_FOUND = {"maximum", "event_shape"}  # written into a run's file, found in the data and never set
+            present = settings[table] | (found if table == "data" else {})
+            needed = [*options, *(_FOUND if table == "data" else ())]
+            missing = [name for name in needed if name not in present]
+            if missing:
+                raise ValueError(
+                    f"{path} is not the whole configuration of a run: [{table}] has no "
+                    f"{', '.join(missing)}"
+                )
+        for name, option in _FOUND.items():
+            settings["data"][name] = _value("data", name, option, found[name], path)
+        return cls(data=settings["data"], model=settings["model"], training=settings["training"])
 
 
 def _checked(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

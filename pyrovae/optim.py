@@ -121,6 +121,7 @@ class FusedAdam(PyroOptim):
         for group in self.adam.param_groups:
             group["lr"] = self.current_learning_rate()
         self.adam.step()
+        self.adam.zero_grad()  # to None: SVI would fill them with zeros, to be added to
         self.steps += 1
 
     def current_learning_rate(self) -> float:

@@ -76,10 +76,17 @@ MNIST = Recipe(
     likelihood="bernoulli",
     binarization="dynamic",
     scaling="none",
-    latent_dim=40,
-    encoder="mlp:hidden_dims=500-500",
-    decoder="mlp:hidden_dims=500-500",
-    training=_training(),
+    latent_dim=50,
+    encoder="residual:width=400,depth=4",
+    decoder="residual:width=400,depth=4",
+    training=_training(
+        epochs=140,
+        batch_size=256,
+        learning_rate=2e-3,
+        warmup=0.02,
+        weight_decay=0.05,
+        clip_norm=None,
+    ),
     protocol=(
         f"Test is the official 10,000, {LAST_5000}; training pixels are binarized anew at every "
         "visit, validation and test pixels once, as is usual for dynamically binarized MNIST."
