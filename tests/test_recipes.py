@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pyrovae.components import Spec, resolve
 from pyrovae.data import BINARIZATIONS, DATASETS, SCALINGS, load
+from pyrovae.likelihoods import LIKELIHOODS
+from pyrovae.networks import NETWORKS
 from pyrovae.recipes import RECIPES, Recipe, for_array
 
 OWN = {
@@ -50,12 +53,14 @@ def test_training_holds_the_arguments_of_fit(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", EVERY)
-def test_networks_are_written_as_on_the_command_line(recipe: Recipe) -> None:
-    for network in (recipe.encoder, recipe.decoder):
-        name, _, arguments = network.partition(":")
-        key, _, value = arguments.partition("=")
-        assert (name, key) in {("mlp", "hidden_dims"), ("conv", "channels")}
-        assert all(int(size) > 0 for size in value.split("-"))
+def test_components_are_written_as_on_the_command_line(recipe: Recipe) -> None:
+    for family, text in (
+        (NETWORKS, recipe.encoder),
+        (NETWORKS, recipe.decoder),
+        (LIKELIHOODS, recipe.likelihood),
+    ):
+        spec = Spec.parse(text)
+        assert resolve("component", family[spec.name], spec, {})
 
 
 def test_recipes_cannot_be_changed() -> None:
