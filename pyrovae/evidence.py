@@ -7,20 +7,25 @@ r"""The evidence log p(x), and what is known of it: bounds by sampling from q(z 
 K = 1 is the ELBO; the bound rises with K.
 """
 
+import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.vae import VAE
 
 __all__ = ["Bounds", "Estimate", "bounds", "evaluate"]
 
 ROWS = 2_000  # rows of one matrix product: images times samples
+STORE_SECONDS = 10.0  # about as much work as an interruption can lose
 
 
 class Batches(Protocol):
@@ -115,6 +120,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
+    store: Path | None = None,
 ) -> dict[str, Any]:
     """Mean bounds over a dataset, with standard errors over its examples.
 
@@ -125,6 +131,8 @@ def evaluate(
         limit: only the first so many examples.
         seed: of the draws; a batch's draws depend on it and on the batch's place alone.
         advance: told the number of examples after each batch.
+        store: a file that keeps the bounds of each example as work goes on, so that the same
+            evaluation, interrupted or repeated, does not begin again.
 
     Returns:
         ``elbo``, ``reconstruction`` and ``kl``, each an estimate with its standard error;
@@ -133,37 +141,91 @@ def evaluate(
     Raises:
         ValueError: if ``samples`` or ``limit`` is not positive.
     """
-    count = len(data)
-    if limit is not None:
-        if limit < 1:
-            raise ValueError(f"limit must be positive, got {limit}")
-        count = min(count, limit)
+    if samples < 1:
+        raise ValueError(f"samples must be positive, got {samples}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be positive, got {limit}")
+    count = len(data) if limit is None else min(len(data), limit)
     if count == 0:
         raise ValueError("there are no examples to evaluate")
+    size = max(1, ROWS // samples)
+    kept = _Store(store, {"samples": samples, "seed": seed, "rows": ROWS}, vae, data)
     parts: list[Bounds] = []
     training = vae.training
-    size = max(1, ROWS // samples) if samples > 0 else 1
-    done = 0
     with torch.random.fork_rng():
         vae.eval()
         try:
             for place, batch in enumerate(data.batches(size)):
-                x = vae.place(batch[: count - done])
-                torch.manual_seed(int(np.random.SeedSequence([seed, place]).generate_state(1)[0]))
-                parts.append(bounds(vae, x, samples))
-                done += len(x)
+                x = batch[: count - place * size]
+                if place < len(kept.parts) and len(x) == size:
+                    parts.append(kept.parts[place])
+                else:
+                    stream = np.random.SeedSequence([seed, place])
+                    torch.manual_seed(int(stream.generate_state(1)[0]))
+                    parts.append(bounds(vae, vae.place(x), samples))
+                    if len(x) == size:
+                        kept.add(parts[-1])
                 if advance is not None:
                     advance(len(x))
-                if done == count:
+                if place * size + len(x) == count:
                     break
         finally:
             vae.train(training)
+            kept.save()
+    return _summary(parts, samples)
+
+
+def _summary(parts: list[Bounds], samples: int) -> dict[str, Any]:
     every = {
-        name: Estimate.of(torch.cat([getattr(part, name) for part in parts]))
-        for name in ("elbo", "log_evidence", "reconstruction", "kl")
+        field.name: torch.cat([getattr(part, field.name) for part in parts])
+        for field in fields(Bounds)
     }
-    result: dict[str, Any] = {name: asdict(estimate) for name, estimate in every.items()}
+    result: dict[str, Any] = {name: asdict(Estimate.of(values)) for name, values in every.items()}
     kind = "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
     result["log_evidence"] |= {"samples": samples, "kind": kind}
-    result["images"] = count
+    result["images"] = len(every["elbo"])
     return result
+
+
+class _Store:
+    """Bounds of the first batches of an evaluation, in a file that says whose they are."""
+
+    def __init__(
+        self, path: Path | None, settings: dict[str, int], vae: VAE, data: Batches
+    ) -> None:
+        self.path, self.parts, self.saved = path, list[Bounds](), time.monotonic()
+        if path is None:
+            return
+        self.about = settings | {"of": _fingerprint(vae, data)}
+        if path.is_file():
+            tensors, about = read_tensors(path)
+            if about == self.about:
+                names = [field.name for field in fields(Bounds)]
+                batches = zip(*(tensors[name] for name in names), strict=True)
+                self.parts = [Bounds(*batch) for batch in batches]
+
+    def add(self, part: Bounds) -> None:
+        self.parts.append(part)
+        if time.monotonic() - self.saved > STORE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        self.saved = time.monotonic()
+        if self.path is not None and self.parts:
+            tensors = {
+                field.name: torch.stack([getattr(part, field.name) for part in self.parts])
+                for field in fields(Bounds)
+            }  # (batches, size)
+            self.path.parent.mkdir(exist_ok=True)
+            write_tensors(self.path, tensors, self.about)
+
+
+def _fingerprint(vae: VAE, data: Batches) -> str:
+    """A digest of all weights and all data."""
+    digest = hashlib.sha256()
+    for name, value in vae.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for batch in data.batches(1_000):
+        digest.update(batch.numpy().tobytes())
+    return digest.hexdigest()

@@ -101,6 +101,50 @@ def test_evaluate_is_repeatable_and_a_limit_is_a_prefix(vae, digits):
     assert part["images"] == 40
 
 
+def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.evidence.ROWS", 50)  # batches of 5 images
+    split, path = Split.from_array(digits), tmp_path / "evaluations/10.safetensors"
+    whole = evaluate(vae, split, samples=10)
+
+    class StopError(Exception):
+        pass
+
+    def stop_after_thirty(count, done=[0]):  # noqa: B006
+        done[0] += count
+        if done[0] == 30:
+            raise StopError
+
+    with pytest.raises(StopError):
+        evaluate(vae, split, samples=10, store=path, advance=stop_after_thirty)
+    computed = []
+
+    def counting(*arguments):
+        computed.append(1)
+        return bounds(*arguments)
+
+    monkeypatch.setattr("pyrovae.evidence.bounds", counting)
+    assert evaluate(vae, split, samples=10, store=path) == whole
+    assert len(computed) == 13 - 6  # 64 images, 30 were done
+    assert evaluate(vae, split, samples=10, store=path, limit=22)["images"] == 22
+    assert len(computed) == 13 - 6 + 1  # a batch that the limit cuts has draws of its own
+
+
+@pytest.mark.parametrize("change", ["weights", "data", "seed", "samples"])
+def test_stored_bounds_of_anything_else_are_not_used(vae, digits, tmp_path, change):
+    path = tmp_path / "x.safetensors"
+    options = {"samples": 50, "seed": 0}
+    evaluate(vae, Split.from_array(digits), **options, store=path)
+    if change == "weights":
+        with torch.no_grad():
+            vae.likelihood.decoder.output_bias.add_(0.1)
+    elif change == "data":
+        digits[3, 0, 2, 2] = 1 - digits[3, 0, 2, 2]
+    else:
+        options[change] += 1
+    fresh = evaluate(vae, Split.from_array(digits), **options)
+    assert evaluate(vae, Split.from_array(digits), **options, store=path) == fresh
+
+
 def test_evaluate_reports_means_and_their_standard_errors(vae, digits):
     result = evaluate(vae, Split.from_array(digits), samples=20)
     elbo, reconstruction, kl = (
