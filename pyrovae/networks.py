@@ -12,6 +12,7 @@ as ``out_shape``) and ``input_weight``; one that lacks them is left as it was ma
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "NETWORKS",
+    "Activation",
     "Conv",
     "Gated",
     "Linear",
@@ -29,9 +31,10 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+Activation = Literal["elu", "gelu", "relu", "silu", "softplus", "tanh"]
 NetworkFactory = Callable[[Shape, Shape], nn.Module]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "relu": nn.ReLU,
@@ -89,7 +92,7 @@ class MLP(nn.Module):
         out_shape: Shape,
         *,
         hidden_dims: Sequence[int] = (256, 256),
-        activation: str = "silu",
+        activation: Activation = "silu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -144,7 +147,7 @@ class Residual(nn.Module):
         *,
         width: int = 256,
         depth: int = 3,
-        activation: str = "silu",
+        activation: Activation = "silu",
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
@@ -244,7 +247,7 @@ class Conv(nn.Module):
         out_shape: Shape,
         *,
         channels: Sequence[int] = (32, 64),
-        activation: str = "silu",
+        activation: Activation = "silu",
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
@@ -285,7 +288,7 @@ class _PixelBias(nn.Module):
 
 
 def _downwards(
-    in_shape: Shape, out_shape: Shape, channels: Shape, activation: str
+    in_shape: Shape, out_shape: Shape, channels: Shape, activation: Activation
 ) -> nn.Sequential:
     nonlinearity = _activation(activation)
     layers: list[nn.Module] = []
@@ -296,7 +299,9 @@ def _downwards(
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, math.prod(out_shape)))
 
 
-def _upwards(in_shape: Shape, out_shape: Shape, channels: Shape, activation: str) -> nn.Sequential:
+def _upwards(
+    in_shape: Shape, out_shape: Shape, channels: Shape, activation: Activation
+) -> nn.Sequential:
     nonlinearity = _activation(activation)
     image = (math.prod(out_shape[:-2]), *out_shape[-2:])
     *sizes, smallest = _stage_sizes(image, len(channels))
@@ -362,7 +367,7 @@ def _probability(name: str, value: float) -> float:
     return value
 
 
-def _activation(name: str) -> type[nn.Module]:
+def _activation(name: Activation) -> type[nn.Module]:
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -1,5 +1,7 @@
 """Networks map shapes to shapes, under any batch dimensions, and every parameter matters."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -68,6 +70,10 @@ def test_save_and_load(name):
     b.load_state_dict(a.state_dict())
     x = torch.randn(3, *shapes[0])
     assert torch.equal(a(x), b(x))
+
+
+def test_every_activation_can_be_named():
+    assert set(ACTIVATIONS) == set(get_args(Activation))
 
 
 def test_dropout_acts_in_training_only():

@@ -36,8 +36,8 @@ def by_hand(vae, x, z):
 
 def test_svi_lowers_the_loss(vae, digits):
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
-    losses = [svi.step(digits) for _ in range(150)]
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    losses = [svi.step(digits) for _ in range(80)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_trace_elbo_is_the_sum_written_out(vae, digits):
@@ -89,10 +89,10 @@ def test_vectorised_particles_equal_particles_one_by_one(vae, digits, seed):
 
 
 def test_predictive_draws_latents_from_the_guide(vae, digits):
-    draws = Predictive(vae.model, guide=vae.guide, num_samples=2_000)(digits)["z"]
-    assert draws.shape == (2_000, 64, 2)
+    draws = Predictive(vae.model, guide=vae.guide, num_samples=500)(digits)["z"]
+    assert draws.shape == (500, 64, 2)
     q = vae.posterior(digits)
-    error = q.stddev / math.sqrt(2_000)
+    error = q.stddev / math.sqrt(500)
     assert ((draws.mean(0) - q.mean).abs() < 5 * error).all()
 
 

@@ -1,0 +1,131 @@
+"""Sphinx configuration, and directives whose contents come from the code itself."""
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+import click
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import pyrovae
+from pyrovae.cli import cli
+from pyrovae.recipes import RECIPES
+from pyrovae.sources import DATASETS, TorchvisionSet
+from pyrovae.summary import catalogue
+
+project = "pyrovae"
+author = "The pyrovae authors"
+project_copyright = author
+release = version = pyrovae.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"pyrovae {version}"
+html_show_sphinx = False
+html_copy_source = False
+
+default_role = "code"
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_inherit_docstrings = False
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+
+class Generated(SphinxDirective):
+    """Markdown made from the code, in the place of the directive."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        return self.parse_text_to_nodes("\n".join(self.lines()))
+
+    def lines(self) -> Iterator[str]:
+        raise NotImplementedError
+
+
+class Components(Generated):
+    """The entries of one family, with their options."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def lines(self) -> Iterator[str]:
+        yield "| name | what it is | options and their defaults |"
+        yield "|---|---|---|"
+        for name, entry in catalogue()[self.arguments[0]].items():
+            options = "<br>".join(
+                f"`{key}={option['default']}` ({option['takes']})"
+                for key, option in entry["options"].items()
+            )
+            about = re.sub(r":math:`([^`]*)`", r"$\1$", entry["about"]).replace("|", r"\|")
+            yield f"| `{name}` | {about} | {options or 'none'} |"
+
+
+class Recipes(Generated):
+    """What is trained on each named dataset where nothing else is asked for."""
+
+    def lines(self) -> Iterator[str]:
+        yield "| dataset | likelihood | pixels | z | encoder, decoder |"
+        yield "|---|---|---|---|---|"
+        for name, recipe in RECIPES.items():
+            treatment = (
+                f"{recipe.binarization} bits"
+                if recipe.binarization != "none"
+                else {"none": "as they are", "unit": "from 0 to 1"}[recipe.scaling]
+            )
+            networks = dict.fromkeys([recipe.encoder, recipe.decoder])
+            yield (
+                f"| `{name}` | `{recipe.likelihood}` | {treatment} | {recipe.latent_dim} | "
+                f"{', '.join(f'`{network}`' for network in networks)} |"
+            )
+        yield ""
+        for name, recipe in RECIPES.items():
+            yield f"- `{name}`: {recipe.training['epochs']} epochs. {recipe.protocol}"
+
+
+class Files(Generated):
+    """What the data folder holds for each named dataset."""
+
+    def lines(self) -> Iterator[str]:
+        for name, dataset in DATASETS.items():
+            if isinstance(dataset, TorchvisionSet):
+                yield f"- `{name}`: " + ", ".join(f"`{file}`" for file in dataset.files)
+
+
+class Command(SphinxDirective):
+    """The help of one command, as it is printed."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        (name,) = self.arguments
+        command = cli.commands[name]
+        context = click.Context(command, info_name=f"pyrovae {name}", terminal_width=90)
+        text = command.get_help(context)
+        return [nodes.literal_block(text, text, language="text")]
+
+
+def setup(app: Sphinx) -> None:
+    for name, directive in (
+        ("components", Components),
+        ("recipes", Recipes),
+        ("files", Files),
+        ("command", Command),
+    ):
+        app.add_directive(name, directive)

@@ -1,0 +1,39 @@
+"""Make the pictures of the README and the documentation, from one run on the digits.
+
+The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
+as it is. The pictures are those that every run leaves in its folder.
+
+    python examples/docs_figures.py --out docs/images
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import pyrovae
+from pyrovae import pictures
+
+DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--epochs", type=int, help="passes over the training images [the recipe's]")
+    parser.add_argument("--out", type=Path, default=DOCS_IMAGES, help="folder of the pictures")
+    arguments = parser.parse_args()
+
+    training = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    settings = {"model": {"latent_dim": 2}, "training": training}
+    config, digits = pyrovae.Config.resolve(settings)
+    vae = config.build()
+    trained = pyrovae.fit(vae, digits, **config.training)
+    elbo = pyrovae.evaluate(vae, digits.test, samples=100)["elbo"]
+    x = torch.cat(list(digits.test.batches(500)))
+    for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
+        print(path)
+    print(f"test ELBO {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats per image")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Every example runs, small, and none is left out."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+ARGUMENTS = {
+    "quickstart.py": ["--epochs", "2", "--samples", "5"],
+    "docs_figures.py": ["--epochs", "2", "--out", "images"],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs an example once, in an empty folder; its output and the folder."""
+    done = {}
+
+    def run_once(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp("example")
+            command = [sys.executable, str(ROOT / "examples" / name), *ARGUMENTS[name]]
+            result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            assert result.returncode == 0, result.stderr
+            done[name] = result.stdout, folder
+        return done[name]
+
+    return run_once
+
+
+def test_every_example_has_arguments_for_a_small_run():
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_example_runs_and_prints_its_result(run, name):
+    output, _ = run(name)
+    assert re.search(r"-\d+\.\d+ \+- \d+\.\d+", output)
+
+
+def test_quickstart_compares_four_priors(run):
+    rows = run("quickstart.py")[0].splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [
+        "StandardNormal",
+        "Laplace",
+        "GaussianMixture",
+        "StudentT",
+    ]
+    for row in rows:
+        elbo, evidence = (float(number) for number in re.findall(r"(-\d+\.\d+) \+-", row))
+        assert elbo < evidence
+
+
+def test_pictures_of_the_docs_are_those_that_the_example_makes(run):
+    made = {path.name for path in (run("docs_figures.py")[1] / "images").iterdir()}
+    kept = list((ROOT / "docs" / "images").iterdir())
+    assert {path.name for path in kept} == made
+    for path in kept:
+        assert path.stat().st_size < 250_000
+        with Image.open(path) as image:
+            assert min(image.size) > 400
