@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from pyrovae.networks import MLP, NETWORKS, Conv
+from pyrovae.networks import ACTIVATIONS, MLP, NETWORKS, Activation, Conv
 
 VECTORS = [((3,), (2, 4)), ((3,), (5,)), ((2, 3), (7,))]
 IMAGES = [((1, 8, 8), (2, 4)), ((3, 9, 7), (5,)), ((4,), (1, 8, 8)), ((4,), (2, 3, 9, 7))]
