@@ -1,7 +1,7 @@
 """What becomes of gathered rows: bits drawn exactly, thresholds, scales.
 
 Each class is called with rows, (batch, ...), and a source of randomness that only `Dynamic` uses,
-and returns numbers of the shape (batch, *event_shape).
+and returns numbers of the shape ``(batch, *event_shape)``.
 """
 
 __all__ = [
@@ -94,7 +94,7 @@ class Packed:
     event_shape: tuple[int, ...]
 
     def __call__(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """Unpack gathered rows, (batch, bytes), to (batch, *event_shape)."""
+        """Unpack gathered rows, ``(batch, bytes)``, to ``(batch, *event_shape)``."""
         bits = np.unpackbits(x, axis=1, count=int(np.prod(self.event_shape)))
         return bits.reshape(len(x), *self.event_shape)
 

@@ -10,14 +10,30 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import math
+import os
 import sys
+import traceback
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Option", "Spec", "context_of", "find", "nearest", "options_of", "resolve"]
+__all__ = [
+    "Option",
+    "Spec",
+    "context_of",
+    "failure",
+    "find",
+    "nearest",
+    "options_of",
+    "resolve",
+    "write",
+]
+
+FORM = "name, name:key=value,key=value, or module:Class for code of your own"
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,8 @@ class Spec:
             ValueError: if the text has another form.
         """
         head, *rest = text.split(":")
+        if rest and not any(rest):
+            raise ValueError(f"nothing follows the colon in {text!r}; write {FORM}")
         if rest and "=" not in rest[0]:  # module:attribute
             head = f"{head}:{rest.pop(0)}"
         written = ":".join(rest)
@@ -47,14 +65,12 @@ class Spec:
         for item in written.split(",") if written else ():
             key, equals, value = item.partition("=")
             if not equals or not key.strip() or not value.strip():
-                raise ValueError(
-                    f"cannot read {item!r} in {text!r}; write name or name:key=value,key=value"
-                )
+                raise ValueError(f"cannot read {item!r} in {text!r}; write {FORM}")
             if key.strip() in options:
                 raise ValueError(f"{key.strip()} is given twice in {text!r}")
             options[key.strip()] = value.strip()
         if not head.strip() or (":" in head and not all(head.split(":"))):
-            raise ValueError(f"no name in {text!r}; write name or name:key=value,key=value")
+            raise ValueError(f"no name in {text!r}; write {FORM}")
         return cls(head.strip(), options)
 
     @property
@@ -87,6 +103,21 @@ class Option:
                 return _read_as(kind, text)
         raise ValueError(f"{self.name} takes {self.describe()}, got {text!r}")
 
+    def take(self, value: Any) -> Any:
+        """The value that a setting stands for: text, or the same kind of thing as TOML has it.
+
+        Raises:
+            ValueError: if it is of another kind.
+        """
+        kinds = _alternatives(self.annotation)
+        if isinstance(value, str | os.PathLike):
+            return self.read(os.fspath(value))
+        if isinstance(value, list | tuple) and any(map(_is_sequence, kinds)):
+            return self.read(write(value))
+        if isinstance(value, Real) and str not in kinds:
+            return self.read(str(value))
+        raise ValueError(f"{self.name} takes {self.describe()}, got {value!r}")
+
     def describe(self) -> str:
         """What it takes, in words."""
         return " or ".join(_in_words(kind) for kind in _alternatives(self.annotation))
@@ -100,7 +131,7 @@ def options_of(component: Callable[..., Any]) -> dict[str, Option]:
     """
     hints = _hints(component)
     return {
-        name: Option(name, hints.get(name, str), parameter.default)
+        name: Option(name, hints.get(name) or _kind_of(parameter.default), parameter.default)
         for name, parameter in inspect.signature(component).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
@@ -152,10 +183,16 @@ def find(
                 f"{', '.join(family)}, or module:Class of your own"
             )
         return family[spec.name]
+    head, _, attribute = spec.name.partition(":")
+    if head in family and attribute in options_of(family[head]):
+        raise ValueError(
+            f"{role} {spec.name} gives {attribute} no value; write {spec.name}=VALUE, and "
+            "module:Class for code of your own"
+        )
     if spec.name not in trusted:
         raise ValueError(
-            f"the {role} {spec.name} is code outside pyrovae, and is run only where you name it: "
-            f"add --{role} {spec.name} on the command line, or trusted=[{spec.name!r}] in Python"
+            f"the {role} {spec} is code outside pyrovae, and is run only where you name it: "
+            f"add --{role} {spec} on the command line, or trusted=[{spec.name!r}] in Python"
         )
     return _import(spec.name)
 
@@ -180,10 +217,11 @@ def resolve(
     options = options_of(component)
     for key in spec.options:
         if key not in options:
-            allowed = ", ".join(options) if options else "it has none"
+            allowed = "its options: " + ", ".join(options) if options else "it has no options"
+            if spec.is_users_own and key in inspect.signature(component).parameters:
+                allowed += f"; to make {key} one, put it after a * in the constructor"
             raise ValueError(
-                f"{role} {spec.name} has no option {key!r}{nearest(key, options)}; "
-                f"its options: {allowed}"
+                f"{role} {spec.name} has no option {key!r}{nearest(key, options)}; {allowed}"
             )
     values: dict[str, Any] = {}
     for name, option in options.items():
@@ -202,9 +240,22 @@ def resolve(
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """``; did you mean ...?`` where one of ``words`` is close, else nothing."""
+    """`` (did you mean ...?)`` where one of ``words`` is close, else nothing."""
     close = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def failure(error: BaseException) -> str:
+    """What went wrong in code of the user's own, and where, in one line.
+
+    Args:
+        error: that it raised.
+    """
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} in line {error.lineno} of {error.filename}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def write(value: Any) -> str:
@@ -224,13 +275,25 @@ def _name(component: Callable[..., Any]) -> str:
 
 def _hints(component: Callable[..., Any]) -> dict[str, Any]:
     function = component.__init__ if inspect.isclass(component) else component
-    return get_type_hints(function)
+    try:
+        return get_type_hints(function)
+    except (NameError, TypeError):  # annotations of code of the user's own may not resolve
+        return {}
+
+
+def _kind_of(default: Any) -> Any:
+    """What an option takes that has no annotation: more of what its default is."""
+    return type(default) if isinstance(default, bool | int | float) else str
 
 
 def _alternatives(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [kind for part in get_args(annotation) for kind in _alternatives(part)]
     return [annotation]
+
+
+def _is_sequence(kind: Any) -> bool:
+    return get_origin(kind) in (tuple, list, Sequence)
 
 
 def _read_as(kind: Any, text: str) -> Any:
@@ -247,17 +310,20 @@ def _read_as(kind: Any, text: str) -> Any:
         if text.lower() in words:
             return words[text.lower()]
         raise ValueError(text)
-    if get_origin(kind) in (tuple, list, Sequence):
+    if _is_sequence(kind):
         return tuple(get_args(kind)[0](item) for item in text.split("-"))
-    return kind(text) if kind in (int, float) else text
+    value = kind(text) if kind in (int, float) else text
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(repr(choice) for choice in get_args(kind))
-    if get_origin(kind) in (tuple, list, Sequence):
+    if _is_sequence(kind):
         return "integers joined by dashes (500-500)"
-    words = {int: "an integer", float: "a number", bool: "true or false", type(None): "none"}
+    words = {int: "an integer", float: "a finite number", bool: "true or false", type(None): "none"}
     return words.get(kind, "text")
 
 
@@ -271,10 +337,18 @@ def _import(name: str) -> Callable[..., Any]:
                 f"cannot import {module_name} for {name}: {error}; it is looked for in the "
                 "working folder and among installed packages"
             ) from error
+        except Exception as error:
+            raise ImportError(
+                f"cannot import {module_name} for {name}: {failure(error)}"
+            ) from error
     found = getattr(module, attribute, None)
-    if not callable(found):
+    if found is None:
         public = [word for word in vars(module) if not word.startswith("_")]
         raise ImportError(f"{module_name} has no class {attribute}{nearest(attribute, public)}")
+    if not callable(found):
+        raise ImportError(
+            f"{name} is a {type(found).__name__}; name a class, or a function that makes an object"
+        )
     return found
 
 
@@ -285,4 +359,5 @@ def _working_folder_first() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)

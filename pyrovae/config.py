@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.components import Option, Spec, context_of, find, nearest, resolve
+from pyrovae.components import Option, Spec, context_of, failure, find, nearest, resolve
 from pyrovae.data import Dataset, prepare
 from pyrovae.isolation import stream
 from pyrovae.likelihoods import LIKELIHOODS
@@ -59,6 +59,12 @@ TRAINING_SETTINGS: dict[str, Option] = {
     if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_SETTINGS
 }
 """The keyword arguments of :func:`pyrovae.fit` that are numbers and words."""
+
+_FOUND: dict[str, Option] = {
+    "maximum": Option("maximum", int | None, None),
+    "event_shape": Option("event_shape", tuple[int, ...], None),
+}
+"""Found in the data, written into a run's file, and never set."""
 
 _SETTINGS = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
 
@@ -163,9 +169,7 @@ class Config:
             posterior = make("posterior", **known, network=network("encoder"))
             likelihood = make("likelihood", **known, network=network("decoder"))
             prior = make("prior", **known)
-            vae = _run(
-                "prior", self.model["prior"], lambda: VAE(prior, likelihood, posterior)
-            )
+            vae = VAE(prior, likelihood, posterior)
         if vae.latent_dim != latent_dim:
             raise ValueError(
                 f"the prior {self.model['prior']} is over z of {vae.latent_dim} dimensions, and "
@@ -197,7 +201,11 @@ class Config:
             tables = tomllib.loads(path.read_text())
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no file {path}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        except IsADirectoryError:
+            raise ValueError(
+                f"{path} is a folder, not a TOML file; give {path}/config.toml"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a TOML file: {error}") from error
         tables.pop("pyrovae", None)
         try:
@@ -226,8 +234,10 @@ class Config:
                     f"{path} is not the whole configuration of a run: [{table}] has no "
                     f"{', '.join(missing)}"
                 )
-        for name, option in _FOUND.items():
-            settings["data"][name] = _value("data", name, option, found[name], path)
+        try:
+            settings["data"] |= _read_table("data", _FOUND, found, ignored=DATA_SETTINGS)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         return cls(data=settings["data"], model=settings["model"], training=settings["training"])
 
 
@@ -238,19 +248,51 @@ def _checked(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
                 f"unknown table [{table}]{nearest(table, _SETTINGS)}; allowed: "
                 + ", ".join(f"[{name}]" for name in _SETTINGS)
             )
-    checked: dict[str, dict[str, Any]] = {}
-    for table, options in _SETTINGS.items():
-        checked[table] = {}
-        for name, value in settings.get(table, {}).items():
-            if table == "data" and name in _FOUND:
-                continue
-            if name not in options:
-                raise ValueError(
-                    f"unknown key {name!r} in [{table}]{nearest(name, options)}; allowed: "
-                    + ", ".join(options)
-                )
-            checked[table][name] = None if value is None else options[name].read(str(value))
-    return checked
+    return {
+        table: _read_table(
+            table, options, settings.get(table, {}), ignored=_FOUND if table == "data" else ()
+        )
+        for table, options in _SETTINGS.items()
+    }
+
+
+def _read_table(
+    table: str, options: Mapping[str, Option], values: Any, *, ignored: Collection[str]
+) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"[{table}] is a table of settings, got {table} = {values!r}")
+    for name in values:
+        if name not in options and name not in ignored:
+            raise ValueError(
+                f"unknown key {name!r} in [{table}]{nearest(name, options)}; allowed: "
+                + ", ".join(options)
+            )
+    try:
+        return {
+            name: None if values[name] is None else option.take(values[name])
+            for name, option in options.items()
+            if name in values
+        }
+    except ValueError as error:
+        raise ValueError(f"[{table}] {error}") from error
+
+
+def _construct(
+    role: str, spec: Spec, component: Callable[..., nn.Module], arguments: Mapping[str, Any]
+) -> nn.Module:
+    """Make a component; what fails in code of the user's own is said in one line."""
+    try:
+        module = component(**arguments)
+    except Exception as error:
+        if not spec.is_users_own:
+            raise
+        raise ValueError(f"the {role} {spec} cannot be made: {failure(error)}") from error
+    if not callable(module):
+        raise TypeError(
+            f"the {role} {spec} makes a {type(module).__name__}; it must make an nn.Module that "
+            "is called"
+        )
+    return module
 
 
 def _model_with_defaults(given: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:

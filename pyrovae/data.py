@@ -98,7 +98,7 @@ class Split:
         """Take a tensor or an array as it is.
 
         Args:
-            x: numbers, (N, *event_shape).
+            x: numbers, ``(N, *event_shape)``.
             labels: integers, (N,), or None.
 
         Returns:
@@ -140,7 +140,7 @@ class Split:
             rng: source of randomness, for dynamic binarization only.
 
         Returns:
-            float32, (batch, *event_shape).
+            float32, ``(batch, *event_shape)``.
 
         Raises:
             IndexError: if an index is beyond the split.
@@ -156,7 +156,7 @@ class Split:
             size: rows per batch; the last one holds what remains.
 
         Returns:
-            An iterator over float32 tensors, (size, *event_shape).
+            An iterator over float32 tensors, ``(size, *event_shape)``.
 
         Raises:
             ValueError: if `size` is not positive, or binarization is dynamic: such a split has no
@@ -194,7 +194,7 @@ class Dataset:
         maximum: largest count of integer pixels, or None for real numbers.
         unit_interval: whether these are real numbers that all lie in [0, 1].
         splits: the rule that made the splits, in words.
-        statistics: `loc` and `scale`, each (*event_shape), under `standardize`; otherwise empty.
+        statistics: `loc` and `scale`, ``(*event_shape)``, under `standardize`; otherwise empty.
         seeds: seeds of the bits that were drawn once, by split; empty where there are none.
     """
 

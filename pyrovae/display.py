@@ -1,7 +1,7 @@
 r"""Progress of long work on standard error: a live line in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -15,31 +15,34 @@ from pyrovae.training import Progress
 __all__ = ["TrainingDisplay", "counting"]
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal
+WIDE = 100  # columns that a bar and full names need
 
 
 class TrainingDisplay:
     """Shows epoch, bound, its two parts, images per second and the time left.
 
     Args:
+        about: what is trained on what; shown once training has begun.
         console: where to; standard error by default.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, about: str, console: Console | None = None) -> None:
+        self.about = about
         self.console = console or Console(stderr=True)
+        bar = [BarColumn(bar_width=16)] if self.console.width >= WIDE else []
         self.bars = Bars(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
+            *bar,
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
         )
         self.task = self.bars.add_task("starting", total=None, numbers="")
         self.live = self.console.is_terminal
+        self.begun = False
         self.shown = 0.0
 
     def __enter__(self) -> Self:
-        if self.live:
-            self.bars.start()
         return self
 
     def __exit__(
@@ -48,12 +51,14 @@ class TrainingDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.live:
+        if self.live and self.begun:
             self.bars.stop()
 
     def __call__(self, progress: Progress) -> None:
         """Take note of where training is; cheap, for it is called at every step."""
         now = time.monotonic()
+        if not self.begun:
+            self._begin()
         ended = progress.epoch == progress.epochs
         if now - self.shown < (0.1 if self.live else LINE_SECONDS) and not ended:
             return
@@ -66,16 +71,27 @@ class TrainingDisplay:
                 description=epoch,
                 completed=progress.step,
                 total=total,
-                numbers=numbers(progress),
+                numbers=numbers(progress, self.console.width),
             )
         elif progress.step:
             left = progress.seconds / progress.step
             left *= progress.epochs * progress.steps_per_epoch - progress.step
-            self.console.print(f"{epoch}  {numbers(progress)}  {left:.0f} s left", highlight=False)
+            _line(self.console, f"{epoch}  {numbers(progress)}  {_clock(left)} left")
+
+    def _begin(self) -> None:
+        self.begun = True
+        _line(self.console, self.about)
+        if self.live:
+            self.bars.start()
 
 
-def numbers(progress: Progress) -> str:
-    """The bound and its parts in nats per example: of the running epoch, or else of the last."""
+def numbers(progress: Progress, width: int = 2 * WIDE) -> str:
+    """The bound and its parts in nats per example: of the running epoch, or else of the last.
+
+    Args:
+        progress: of training.
+        width: of the terminal; a narrow one gets short names.
+    """
     if progress.images:
         reconstruction = progress.reconstruction / progress.images
         kl = progress.kl / progress.images
@@ -85,24 +101,31 @@ def numbers(progress: Progress) -> str:
         reconstruction, kl, speed = last["reconstruction"], last["kl"], last["images_per_second"]
     else:
         return ""
+    name = "reconstruction" if width >= WIDE else "rec"
     text = (
-        f"elbo {reconstruction - kl:.2f} = reconstruction {reconstruction:.2f} - kl {kl:.2f}  "
+        f"elbo {reconstruction - kl:.2f} = {name} {reconstruction:.2f} - kl {kl:.2f}  "
         f"{speed:,.0f} images/s"
     )
-    if progress.best_validation_elbo is not None:
+    if progress.best_validation_elbo is not None and width >= WIDE + 35:
         text += f"  best validation elbo {progress.best_validation_elbo:.2f}"
     return text
 
 
 @contextmanager
-def counting(description: str, total: int) -> Iterator["Counter"]:
-    """Show how many of ``total`` are done, where standard error is a terminal.
+def counting(
+    description: str, total: int, console: Console | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show how many of ``total`` are done: a bar in a terminal, now and then a line elsewhere.
 
     Args:
         description: what is done to them.
         total: how many there are.
+        console: where to; standard error by default.
+
+    Yields:
+        A function that is told how many more are done.
     """
-    console = Console(stderr=True)
+    console = console or Console(stderr=True)
     bars = Bars(
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
@@ -111,15 +134,29 @@ def counting(description: str, total: int) -> Iterator["Counter"]:
         console=console,
         disable=not console.is_terminal,
     )
+    task = bars.add_task(description, total=total)
+    started = shown = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        bars.advance(task, count)
+        now = time.monotonic()
+        if not console.is_terminal and now - shown >= LINE_SECONDS:
+            shown = now
+            left = (now - started) / done * (total - done)
+            _line(console, f"{description}  {done:,}/{total:,}  {_clock(left)} left")
+
     with bars:
-        yield Counter(bars, bars.add_task(description, total=total))
+        yield advance
 
 
-class Counter:
-    """Told how many more are done."""
+def _line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def __init__(self, bars: Bars, task: object) -> None:
-        self.bars, self.task = bars, task
 
-    def __call__(self, count: int) -> None:
-        self.bars.advance(self.task, count)  # type: ignore[arg-type]
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -9,32 +9,37 @@ r"""A run: the folder that a training leaves behind, and what is asked of it aft
 ``figures/``           pictures
 """
 
+import contextlib
+import errno
 import itertools
 import json
-from collections.abc import Callable, Collection, Mapping
+import os
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pyrovae.checkpoint import read_tensors, tensor_bytes, write_json
+from pyrovae.checkpoint import read_tensors, tensor_bytes, write_text
 from pyrovae.components import Spec
-from pyrovae.config import Config
+from pyrovae.config import DATA_SETTINGS, Config
 from pyrovae.data import Dataset, Split, load_all
 from pyrovae.evidence import evaluate
-from pyrovae.training import METRICS, MODEL, Fit, Progress, fit
+from pyrovae.export import as_json
+from pyrovae.training import LAST, METRICS, MODEL, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE
 
-__all__ = ["Run", "load", "next_folder", "start"]
+__all__ = ["CHANGEABLE", "Run", "going_on", "load", "next_folder", "start"]
 
-CONFIG, SUMMARY, FIGURES, STATISTICS = (
-    "config.toml",
-    "summary.json",
-    "figures",
-    "statistics.safetensors",
-)
+CONFIG, SUMMARY, FIGURES = "config.toml", "summary.json", "figures"
+STATISTICS, EVALUATION = "statistics.safetensors", "unfinished-evaluation.safetensors"
+
+CHANGEABLE = ("data_dir", "device", "max_minutes")
+"""Settings that a resumed run may change."""
 
 
 def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str] = ()) -> VAE:
@@ -66,13 +71,32 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
                 "it as load(folder, vae=...)"
             )
         vae = Config.opened(path / CONFIG).build(trusted=trusted)
-    weights, _ = read_tensors(path / MODEL)
     try:
-        vae.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the weights in {path} are of another model: {reason}") from error
+        weights, _ = read_tensors(path / MODEL)
+    except (FileNotFoundError, ValueError) as error:
+        again = f"pyrovae fit --config {path / CONFIG} --out NEW"
+        raise type(error)(f"{error}; restore it from a copy, or train again: {again}") from error
+    differences = _differences(vae.state_dict(), weights)
+    if differences:
+        raise ValueError(
+            f"the weights in {path} are of another model than its {CONFIG}: {differences}"
+        )
+    vae.load_state_dict(weights)
     return vae.eval()
+
+
+def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """The first name or shape in which two sets of weights differ, and how many do."""
+    shapes = [
+        {name: tuple(value.shape) for name, value in weights.items()}
+        for weights in (expected, found)
+    ]
+    names = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
+    if not names:
+        return ""
+    here, there = (side.get(names[0], "absent") for side in shapes)
+    more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]} should be {here} and is {there}{more}"
 
 
 def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
@@ -90,43 +114,85 @@ def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
 def start(
     config: Config,
     dataset: Dataset,
-    folder: Path,
+    folder: Path | None,
     *,
     trusted: Collection[str] = (),
     resume: bool = False,
     report: Callable[[Progress], None] | None = None,
-) -> tuple[VAE, Fit]:
+) -> tuple[Path, VAE, Fit]:
     """Train what a configuration says into a folder, or go on with it.
 
     Args:
         config: of the run.
         dataset: that ``config`` was resolved with.
-        folder: of the run.
+        folder: of the run; None for the next free one of :func:`next_folder`.
         trusted: ``module:attribute`` names that may be imported.
         resume: go on with the run in ``folder``.
         report: called after each step and epoch.
 
     Returns:
-        The trained VAE and what training did.
+        The folder, the trained VAE and what training did.
 
     Raises:
-        As :func:`pyrovae.fit`.
+        TrainingInterrupted: on Ctrl-C, with the line to go on with.
+        Exception: as :func:`pyrovae.fit` otherwise.
     """
-    vae = config.build(trusted=trusted)
     files = {CONFIG: config.to_toml().encode()}
     if dataset.statistics:
         statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
         files[STATISTICS] = tensor_bytes(statistics)
-    trained = fit(
-        vae,
-        dataset,
-        **config.training,
-        out=folder,
-        files=files,
-        resume=resume,
-        report=report,
-    )
-    return vae, trained
+    while True:
+        out = folder or next_folder(config.data["name"], config.model["prior"])
+        vae = config.build(trusted=trusted)
+        with going_on(out):
+            try:
+                trained = fit(
+                    vae,
+                    dataset,
+                    **config.training,
+                    out=out,
+                    files=files,
+                    resume=resume,
+                    report=report,
+                )
+                return out, vae, trained
+            except OSError as error:
+                taken = isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY
+                if not taken or not out.is_dir():
+                    raise _explained(error, out) from error
+                if folder is not None:
+                    remedy = "choose another folder"
+                    if (out / LAST).is_file():
+                        remedy += f", or go on with it: pyrovae fit --resume {out}"
+                    raise FileExistsError(f"{out} exists; {remedy}") from error
+
+
+def _explained(error: OSError, out: Path) -> OSError:
+    """An error in making the folder of a run, under the name of that folder."""
+    place = Path(error.filename or "/")
+    if out.exists() or (place.parent != out.parent and place not in out.parents):
+        return error
+    return OSError(f"cannot make {out}: {place}: {error.strerror}; choose another with --out")
+
+
+@contextlib.contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """Let an interruption say how to go on with the run in ``folder``, where there is one.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        TrainingInterrupted: instead of any ``KeyboardInterrupt``.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (folder / LAST).is_file():
+            raise
+        raise TrainingInterrupted(
+            f"interrupted; go on with: pyrovae fit --resume {shlex.quote(str(folder))}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -156,11 +222,62 @@ class Run:
             ValueError: if its configuration cannot be read.
         """
         path = Path(folder)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no run at {path}; pyrovae fit makes runs, in runs/ unless told otherwise"
+            )
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is a file; give the folder of a run")
         if not (path / CONFIG).is_file():
             raise FileNotFoundError(
                 f"{path} is no run: it has no {CONFIG}; runs are made by pyrovae fit"
             )
         return cls(path, Config.opened(path / CONFIG), frozenset(trusted))
+
+    def check_named(self, given: Mapping[str, str | None]) -> None:
+        """Make sure that components named again are those that the run was trained with.
+
+        Args:
+            given: what was written, by role.
+
+        Raises:
+            ValueError: if one is another, or has other options.
+        """
+        for role, text in given.items():
+            if text is None:
+                continue
+            spec, trained = Spec.parse(text), Spec.parse(self.config.model[role])
+            same = spec.name == trained.name and all(
+                _same_value(value, trained.options.get(key)) for key, value in spec.options.items()
+            )
+            if not same:
+                raise ValueError(
+                    f"the {role} of {self.folder} is {trained}, not {text}; here --{role} only "
+                    "names code of your own that the run was trained with"
+                )
+
+    def settings_to_resume(self, changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """All settings of the run, for :meth:`Config.resolve`.
+
+        Args:
+            changes: those of ``CHANGEABLE`` that differ from now on. The time limit is of one
+                sitting, and is gone unless it is set again.
+
+        Raises:
+            ValueError: for any other setting.
+        """
+        for name in changes:
+            if name not in CHANGEABLE:
+                raise ValueError(
+                    f"a resumed run keeps the settings it began with; leave out "
+                    f"--{name.replace('_', '-')} (--data-dir, --device and --max-minutes may "
+                    f"change), or start a new run with --config {self.folder / CONFIG}"
+                )
+        data = {n: v for n, v in self.config.data.items() if n in DATA_SETTINGS}
+        training = dict(self.config.training) | {"max_minutes": None}
+        for table in (data, training):
+            table |= {name: value for name, value in changes.items() if name in table}
+        return {"data": data, "model": dict(self.config.model), "training": training}
 
     def vae(self) -> VAE:
         """The trained VAE, in eval mode."""
@@ -209,7 +326,12 @@ class Run:
         path = self.folder / METRICS
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); pyrovae fit --resume {self.folder} writes it again"
+            ) from error
 
     def roles(self) -> dict[str, str]:
         """Binarisation and the three roles, as results name them."""
@@ -247,9 +369,32 @@ class Run:
         )
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
         pictures.draw(vae, x, labels, trained.metrics, self.folder / FIGURES)
-        write_json(self.folder / SUMMARY, summary)
+        write_text(self.folder / SUMMARY, as_json(summary, indent=2) + "\n")
         return summary
 
     def evaluate(self, vae: VAE, dataset: Dataset, **options: Any) -> dict[str, Any]:
         """Test bounds under the names of the roles; options as :func:`pyrovae.evaluate`."""
         return evaluate(vae, dataset.test, **options) | self.roles()
+
+    @contextlib.contextmanager
+    def unfinished(self) -> Iterator[Path | None]:
+        """Where an evaluation keeps what it has, so that a repetition goes on after Ctrl-C.
+
+        Code of the user's own may change in between: then there is no such place.
+        """
+        path = self.folder / EVALUATION
+        if self.trusted or not os.access(self.folder, os.W_OK):
+            yield None
+            return
+        try:
+            yield path
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("interrupted; the same command goes on from here") from error
+        path.unlink(missing_ok=True)
+
+
+def _same_value(a: str, b: str | None) -> bool:
+    try:
+        return b is not None and (a == b or float(a) == float(b))
+    except ValueError:
+        return False

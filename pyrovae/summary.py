@@ -2,7 +2,11 @@ r"""What a model is and what it could be made of, in words."""
 
 import importlib.util
 import inspect
+import re
 import shutil
+import subprocess
+import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +15,14 @@ import torch
 
 from pyrovae.checkpoint import write_bytes
 from pyrovae.components import options_of, write
-from pyrovae.config import FAMILIES
+from pyrovae.config import FAMILIES, Config
+from pyrovae.data import Dataset
 from pyrovae.run import Run
 from pyrovae.vae import VAE
 
-__all__ = ["catalogue", "describe", "draw_programs"]
+__all__ = ["catalogue", "describe", "draw_programs", "headline", "in_words", "table"]
+
+TABLE_WIDTH = 96
 
 
 def catalogue() -> dict[str, dict[str, Any]]:
@@ -29,7 +36,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
     return {
         role: {
             name: {
-                "about": (inspect.getdoc(component) or "").partition("\n")[0],
+                "about": _first_line(component),
                 "options": {
                     option.name: {"default": write(option.default), "takes": option.describe()}
                     for option in options_of(component).values()
@@ -39,6 +46,69 @@ def catalogue() -> dict[str, dict[str, Any]]:
         }
         for role, family in families.items()
     }
+
+
+def table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines for a catalogue, and how components are written.
+
+    Args:
+        families: as :func:`catalogue` gives them.
+    """
+    lines = []
+    for role, family in families.items():
+        lines.append(role)
+        for name, entry in family.items():
+            about = textwrap.wrap(entry["about"], TABLE_WIDTH - 26) or [""]
+            lines.append(f"  {name:<24}{about[0]}")
+            lines += [" " * 26 + line for line in about[1:]]
+            for key, option in entry["options"].items():
+                written = f"{key}={option['default']}"
+                lines.append(f"    {written:<22}{option['takes']}")
+        lines.append("")
+    return [
+        *lines,
+        "Options are shown with their defaults. Several are joined by commas, and code of your own",
+        "is module:Class, looked for in the working folder:",
+        "  pyrovae fit --prior mixture:components=20 --encoder mlp:hidden_dims=500-500,dropout=0.1",
+        "  pyrovae fit --prior my_module:MyPrior:rate=2.0",
+    ]
+
+
+def headline(config: Config, dataset: Dataset) -> str:
+    """What is trained on what, in one line.
+
+    Args:
+        config: of the run.
+        dataset: that it was resolved with.
+    """
+    model = config.model
+    return (
+        f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.validation):,} validation, "
+        f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {model['likelihood']}, "
+        f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
+    )
+
+
+def in_words(result: Mapping[str, Any]) -> list[str]:
+    """Lines for what :meth:`pyrovae.run.Run.evaluate` gives.
+
+    Args:
+        result: of it.
+    """
+
+    def line(name: str, about: str) -> str:
+        value, error = result[name]["estimate"], result[name]["standard_error"]
+        plus_minus = "" if error is None else f" +- {error:.2f}"
+        return f"  {about:<24} {value:10.2f}{plus_minus}"
+
+    evidence = result["log_evidence"]
+    return [
+        f"test, {result['images']:,} examples, nats per example (+- standard error):",
+        line("elbo", "ELBO"),
+        line("reconstruction", "  reconstruction"),
+        line("kl", "  - KL(q(z|x) || p(z))"),
+        line("log_evidence", "log p(x) is at least") + f"  ({evidence['samples']:,} samples)",
+    ]
 
 
 @torch.no_grad()
@@ -69,7 +139,8 @@ def describe(run: Run, vae: VAE) -> list[str]:
         module = getattr(vae, role)
         body = "" if network is None else f", {network} {config.model[network]}"
         lines.append(
-            f"{role:<11} {symbol:<7} {_name(distribution)}, {config.model[role]}{body}; "
+            f"{role:<11} {symbol:<7} {_name(distribution)} {tuple(distribution.event_shape)}, "
+            f"{config.model[role]}{body}; "
             f"{sum(p.numel() for p in module.parameters()):,} parameters"
         )
     lines.append(f"parameters  {sum(p.numel() for p in vae.parameters()):,} in all")
@@ -99,16 +170,26 @@ def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
             "programs    not drawn: install graphviz (the program dot, and pip install "
             "'pyrovae[graph]')"
         )
-    folder.mkdir(exist_ok=True)
-    paths = []
     with torch.random.fork_rng(), pyro.get_param_store().scope():
         x = vae.likelihood(vae.prior().sample((2,))).sample().reshape(2, *event_shape)
-        for name in ("model", "guide"):
-            program = getattr(vae, name)
-            graph = pyro.render_model(program, model_args=(x,), render_distributions=True)
-            paths.append(folder / f"{name}.png")
-            write_bytes(paths[-1], graph.pipe(format="png"))
+        paths = []
+        try:
+            folder.mkdir(exist_ok=True)
+            for name in ("model", "guide"):
+                program = getattr(vae, name)
+                graph = pyro.render_model(program, model_args=(x,), render_distributions=True)
+                paths.append(folder / f"{name}.png")
+                write_bytes(paths[-1], graph.pipe(format="png"))
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return f"programs    not drawn into {folder}: {reason}"
     return "programs    " + ", ".join(str(path) for path in paths)
+
+
+def _first_line(component: Callable[..., Any]) -> str:
+    """The first line of its documentation, less the formula in it."""
+    line = (inspect.getdoc(component) or "").partition("\n")[0]
+    return re.sub(r",? :math:`[^`]*`", "", line)
 
 
 def _name(distribution: Any) -> str:

@@ -14,7 +14,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "isolation"},
     {"figures", "networks", "sources", "recipes"},
-    {"data", "likelihoods", "posteriors", "priors"},
+    {"data", "export", "likelihoods", "posteriors", "priors"},
     {"vae"},
     {"evidence", "objectives", "optim", "pictures"},
     {"training"},

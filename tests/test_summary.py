@@ -1,0 +1,67 @@
+"""What a model is, and what it could be made of, is said completely."""
+
+import shutil
+
+import pytest
+
+from pyrovae import summary
+from pyrovae.components import options_of
+from pyrovae.config import FAMILIES, Config
+from pyrovae.run import Run, start
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    model = {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8"}
+    model |= {"prior": "mixture:components=3", "latent_dim": 2}
+    resolved = Config.resolve({"model": model, "training": {"epochs": 1}})
+    return Run.open(start(*resolved, tmp_path_factory.mktemp("summary") / "run")[0])
+
+
+def test_the_catalogue_has_every_component_and_option():
+    catalogue = summary.catalogue()
+    lines = "\n".join(summary.table(catalogue))
+    for role, family in FAMILIES.items():
+        entries = catalogue["network" if role in ("encoder", "decoder") else role]
+        assert entries.keys() == family.keys()
+        for name, component in family.items():
+            assert entries[name]["about"], name
+            assert ":math:" not in entries[name]["about"]
+            assert entries[name]["options"].keys() == options_of(component).keys()
+            assert f"  {name} " in lines
+            for key, option in entries[name]["options"].items():
+                assert f"    {key}={option['default']} " in lines
+
+
+def test_the_table_says_how_components_are_written():
+    lines = summary.table(summary.catalogue())
+    assert max(map(len, lines)) <= 100
+    assert any("--prior mixture:components=20" in line for line in lines)
+
+
+def test_a_description_names_roles_distributions_shapes_and_counts(run):
+    vae = run.vae()
+    lines = summary.describe(run, vae)
+    text = "\n".join(lines)
+    assert "MixtureSameFamily of Normal (2,), mixture:components=3; 15 parameters" in text
+    assert "Binomial (1, 8, 8), binomial:total_count=16, decoder mlp:hidden_dims=8" in text
+    assert "q(z|x)  Normal (2,), diagonal, encoder mlp:hidden_dims=8" in text
+    assert f"{sum(p.numel() for p in vae.parameters()):,} in all" in text
+    assert "1 of 1 epochs" in text
+
+
+def test_programs_are_drawn_where_graphviz_is(run, tmp_path):
+    pytest.importorskip("graphviz")
+    if shutil.which("dot") is None:
+        pytest.skip("graphviz has no dot here")
+    line = summary.draw_programs(run.vae(), (1, 8, 8), tmp_path / "figures")
+    for name in ("model", "guide"):
+        path = tmp_path / "figures" / f"{name}.png"
+        assert str(path) in line
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_missing_graphviz_is_said(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "install graphviz" in summary.draw_programs(run.vae(), (1, 8, 8), tmp_path / "figures")
+    assert not (tmp_path / "figures").exists()
