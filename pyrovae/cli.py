@@ -199,7 +199,7 @@ def fit(
         summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
     _print_result(summary, as_json)
     if trained.best_epoch == 0:
-        click.echo("no epoch was finished: these are the starting weights", err=True)
+        click.echo("no validation bound yet: these are the weights of the last step", err=True)
     if trained.stopped == "max_minutes":
         click.echo(f"time is up; go on with: pyrovae fit --resume {quote(str(folder))}", err=True)
     if not as_json:

@@ -62,8 +62,8 @@ class FusedAdam(PyroOptim):
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(torch.optim.AdamW, {})
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}")
         if weight_decay < 0:

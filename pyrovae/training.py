@@ -47,7 +47,8 @@ class Fit:
             ``objective``, ``validation_elbo`` (None where it was not measured), ``seconds`` since
             the start, ``images_per_second``. In nats per example.
         stopped: why it ended: ``"finished"``, ``"patience"`` or ``"max_minutes"``.
-        best_epoch: the epoch whose weights the VAE now has.
+        best_epoch: the epoch whose weights the VAE now has; 0 if time was up before the first
+            validation bound, where they are those of the last step.
         best_validation_elbo: their validation bound; None without validation data.
         seconds: time spent training, over all parts of a resumed run.
     """
@@ -264,8 +265,14 @@ class _Run:
                 if progress.position == progress.steps_per_epoch:
                     self._end_epoch()
                     report(progress)
+                    if interrupted.is_set() and progress.epoch < progress.epochs:
+                        self.save()
+                        raise TrainingInterrupted
                 if patience is not None and progress.stale >= patience:
                     stopped = "patience"
+        if progress.best_epoch == 0:  # out of time before the first validation bound
+            self.best = _copy_of(self.kept.state_dict())
+            self.best_is_saved = False
         self.save()
         return stopped
 
@@ -309,6 +316,11 @@ class _Run:
         """Take up the run where its folder left it."""
         assert self.folder is not None
         tensors, about = read_tensors(self.folder / LAST)
+        if not isinstance(about, dict) or not {"options", "progress"} <= about.keys():
+            raise ValueError(
+                f"{self.folder / LAST} is not what a run resumes from; restore it from a copy, or "
+                "train again"
+            )
         for name, value in about["options"].items():
             if self.options[name] != value:
                 raise ValueError(
@@ -325,7 +337,8 @@ class _Run:
             if self.average is not None:
                 self.average.load_state_dict(_below("average.", tensors))
         except (RuntimeError, KeyError) as error:
-            raise ValueError(f"the run in {self.folder} is of another model: {error}") from error
+            first = str(error).split("\n\t")[-1].strip()
+            raise ValueError(f"the run in {self.folder} is of another model: {first}") from error
         self.optimizer.set_state(_below("optimizer.", tensors))
 
     def _batches_left(self) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from pyro import distributions as dist
 
 from pyrovae.data import Split
 from pyrovae.evidence import ROWS, Estimate, bounds, evaluate
+from pyrovae.priors import Laplace
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.test_vae import linear_gaussian
@@ -124,12 +125,12 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, m
 
     monkeypatch.setattr("pyrovae.evidence.bounds", counting)
     assert evaluate(vae, split, samples=10, store=path) == whole
-    assert len(computed) == 13 - 6  # 64 images, 30 were done
+    assert len(computed) == 1 + 13 - 6  # one to know the model by; 6 of 13 batches were done
     assert evaluate(vae, split, samples=10, store=path, limit=22)["images"] == 22
-    assert len(computed) == 13 - 6 + 1  # a batch that the limit cuts has draws of its own
+    assert len(computed) == 1 + 13 - 6 + 1 + 1  # a batch that the limit cuts has draws of its own
 
 
-@pytest.mark.parametrize("change", ["weights", "data", "seed", "samples"])
+@pytest.mark.parametrize("change", ["weights", "data", "seed", "samples", "prior"])
 def test_stored_bounds_of_anything_else_are_not_used(vae, digits, tmp_path, change):
     path = tmp_path / "x.safetensors"
     options = {"samples": 50, "seed": 0}
@@ -137,6 +138,8 @@ def test_stored_bounds_of_anything_else_are_not_used(vae, digits, tmp_path, chan
     if change == "weights":
         with torch.no_grad():
             vae.likelihood.decoder.output_bias.add_(0.1)
+    elif change == "prior":
+        vae.prior = Laplace(2)
     elif change == "data":
         digits[3, 0, 2, 2] = 1 - digits[3, 0, 2, 2]
     else:

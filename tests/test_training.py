@@ -214,6 +214,8 @@ def test_max_minutes_stops_and_can_be_resumed(make, digits, tmp_path):
     fit(whole, digits, **SHORT)
     stopped = fit(part, digits, **SHORT, out=tmp_path / "run", max_minutes=1e-9)
     assert stopped.stopped == "max_minutes"
+    assert stopped.best_epoch == 0
+    assert not same(part, make())  # the weights of its one step
     assert fit(part, digits, **SHORT, out=tmp_path / "run", resume=True).stopped == "finished"
     assert same(whole, part)
 
@@ -236,6 +238,13 @@ def test_resuming_with_other_options_or_another_model_is_refused(make, digits, n
         fit(make(), digits, **SHORT, out=tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="missing"):
         fit(make(), digits, **SHORT, out=tmp_path / "none", resume=True)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(make, digits, tmp_path):
+    fit(make(), digits, **SHORT, out=tmp_path / "run")
+    (tmp_path / "run/model.safetensors").replace(tmp_path / "run/last.safetensors")
+    with pytest.raises(ValueError, match=r"last.safetensors is not what a run resumes from"):
+        fit(make(), digits, **SHORT, out=tmp_path / "run", resume=True)
 
 
 def test_a_failed_start_leaves_no_folder(make, digits, tmp_path):
@@ -336,8 +345,9 @@ def test_binomial_counts_train_on_the_embedded_digits(network):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"patience": 0}, "patience must be at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
         ({"warmup": 1.0}, "warmup is a fraction"),
         ({"averaging": 1.0}, "averaging must be at least 0 and below 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear'; choose one of cosine, constant"),
