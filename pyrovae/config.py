@@ -115,7 +115,10 @@ class Config:
             data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
         source = read(data["name"], data_dir=data["data_dir"], image_size=data["image_size"])
         event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
-        recipe = RECIPES.get(name) or for_array(source.maximum, source.unit_interval, event_shape)
+        rows = sum(len(part.x) for part in source.parts.values())
+        recipe = RECIPES.get(name) or for_array(
+            source.maximum, source.unit_interval, event_shape, rows
+        )
 
         model = _model_with_defaults(settings["model"], recipe)
         chosen = find("likelihood", LIKELIHOODS, model["likelihood"], trusted)

@@ -5,6 +5,7 @@ Everything here is text and numbers; the command line reads it before anything h
 
 __all__ = ["RECIPES", "Recipe", "for_array"]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -130,23 +131,31 @@ TABLE = Recipe(
 )
 
 
-def for_array(maximum: int | None, unit_interval: bool, event_shape: tuple[int, ...]) -> Recipe:
+def for_array(
+    maximum: int | None, unit_interval: bool, event_shape: tuple[int, ...], rows: int
+) -> Recipe:
     """Choose a recipe for data of one's own.
 
     Bits are Bernoulli; other integer pixels are normal after division by their maximum; real
     numbers in [0, 1] are continuous Bernoulli; all else is normal after standardizing. Colour
     images get convolutional networks, and tables a latent dimension of at most half their columns.
+    Few rows are gone through in small batches and often, so that there are steps enough: about
+    10,000, in at least 20 and at most 1,000 epochs.
 
     Args:
         maximum: largest count of integer values, or None for real numbers.
         unit_interval: whether these are real numbers that all lie in [0, 1].
         event_shape: shape of one observation: (C, H, W) for images, (D,) for tables.
+        rows: of the data, all splits together.
 
     Returns:
         The recipe.
     """
     image = len(event_shape) == 3
     recipe = BITS if image or maximum == 1 else TABLE
+    batch_size = min(128, max(16, rows // 40))
+    epochs = min(1_000, max(20, math.ceil(10_000 * batch_size / rows)))
+    recipe = replace(recipe, training=_training(epochs=epochs, batch_size=batch_size))
     if maximum == 1:
         recipe = replace(recipe, likelihood="bernoulli", scaling="none")
     elif maximum is not None and image:

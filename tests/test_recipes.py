@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import math
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pyrovae.networks import NETWORKS
 from pyrovae.recipes import RECIPES, Recipe, for_array
 
 OWN = {
-    (maximum, unit_interval, event_shape): for_array(maximum, unit_interval, event_shape)
+    (maximum, unit_interval, event_shape): for_array(maximum, unit_interval, event_shape, 500)
     for maximum in (None, 1, 16, 255)
     for unit_interval in (False, True)
     for event_shape in ((1, 28, 28), (3, 32, 32), (1,), (2,), (784,))
@@ -96,12 +97,12 @@ def test_the_likelihood_of_own_data_follows_from_their_numbers(
     event_shape: tuple[int, ...],
     expected: tuple[str, str, str],
 ) -> None:
-    recipe = for_array(maximum, unit_interval, event_shape)
+    recipe = for_array(maximum, unit_interval, event_shape, 500)
     assert (recipe.likelihood, recipe.binarization, recipe.scaling) == expected
 
 
 def test_a_table_gets_at_most_half_as_many_latent_dimensions_as_columns() -> None:
-    assert [for_array(None, False, (d,)).latent_dim for d in (1, 2, 5, 20, 500)] == [
+    assert [for_array(None, False, (d,), 500).latent_dim for d in (1, 2, 5, 20, 500)] == [
         1,
         1,
         2,
@@ -124,3 +125,11 @@ def test_recipes_need_the_standard_library_only() -> None:
         )
     }
     assert imported <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("rows", [10, 178, 2_000, 60_000, 1_000_000])
+def test_any_number_of_rows_is_trained_on_for_enough_steps(rows: int) -> None:
+    training = for_array(None, False, (13,), rows).training
+    steps = training["epochs"] * math.ceil(rows / training["batch_size"])
+    assert steps >= 1_000
+    assert training["epochs"] == 20 or steps <= 20_000
