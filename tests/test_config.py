@@ -85,7 +85,7 @@ def test_a_wrong_setting_is_named(tables, message):
         ("maximum = 16", 'maximum = "many"', r"\[data\] maximum takes an integer or none"),
         ("    8,\n", '    "x",\n', r"\[data\] event_shape takes"),
         ("seed = 0\n", "", r"\[training\] has no seed"),
-        ("epochs = 150", 'epochs = "many"', r"\[training\] epochs takes an integer"),
+        ("epochs = 120", 'epochs = "many"', r"\[training\] epochs takes an integer"),
     ],
 )
 def test_a_damaged_configuration_is_refused_with_the_place(written, old, new, message):
