@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from pyrovae.training import Progress
+from pyrovae.progress import Progress
 
 __all__ = ["TrainingDisplay", "counting"]
 

@@ -30,7 +30,8 @@ from pyrovae.config import DATA_SETTINGS, Config
 from pyrovae.data import Dataset, Split, load_all
 from pyrovae.evidence import evaluate
 from pyrovae.export import as_json
-from pyrovae.training import LAST, METRICS, MODEL, Fit, Progress, TrainingInterrupted, fit
+from pyrovae.progress import Progress
+from pyrovae.training import LAST, METRICS, MODEL, Fit, TrainingInterrupted, fit
 from pyrovae.vae import VAE
 
 __all__ = ["CHANGEABLE", "Run", "going_on", "load", "next_folder", "start"]

@@ -1,12 +1,14 @@
 r"""Training: Pyro's ``SVI`` over epochs, repeatable to the bit and resumable at any step."""
 
+import contextlib
 import json
 import math
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from pyrovae.evidence import evaluate
 from pyrovae.isolation import interrupt_after_step, isolated, stream
 from pyrovae.objectives import recording
 from pyrovae.optim import FusedAdam, NonFiniteGradientError
+from pyrovae.progress import Progress
 from pyrovae.vae import VAE
 
 __all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "fit"]
@@ -58,38 +61,6 @@ class Fit:
     best_epoch: int
     best_validation_elbo: float | None
     seconds: float
-
-
-@dataclass
-class Progress:
-    """Where training is; handed to ``report`` after each step and each epoch.
-
-    Attributes:
-        epochs, steps_per_epoch: the plan.
-        epoch, position, step: finished epochs, steps into the running one, steps in all.
-        seconds: spent so far.
-        images, epoch_seconds: examples and seconds of the running epoch.
-        reconstruction, kl, objective: sums over its examples, in nats.
-        best_epoch, best_validation_elbo: of the best validation bound; None before there is one.
-        stale: validation bounds since then.
-        metrics: a dict per finished epoch, see :class:`Fit`.
-    """
-
-    epochs: int
-    steps_per_epoch: int
-    epoch: int = 0
-    position: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    images: int = 0
-    epoch_seconds: float = 0.0
-    reconstruction: float = 0.0
-    kl: float = 0.0
-    objective: float = 0.0
-    best_epoch: int = 0
-    best_validation_elbo: float | None = None
-    stale: int = 0
-    metrics: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(
@@ -148,7 +119,8 @@ def fit(
             the decoder's output bias from the data's mean; False trains on from the weights as
             they are.
         resume: continue the run in ``out``.
-        report: called after each step and epoch, for progress displays.
+        report: called after each step and epoch; by default a line on standard error shows the
+            progress, where that is a terminal.
 
     Returns:
         The metrics of each epoch and why it ended.
@@ -191,9 +163,8 @@ def fit(
             run.restore()
         elif folder is not None:
             run.create(folder, files or {})
-        stopped = run.train(
-            math.inf if max_minutes is None else 60 * max_minutes, report or (lambda _: None)
-        )
+        with _reporting(report, f"{len(train):,} training examples") as told:
+            stopped = run.train(math.inf if max_minutes is None else 60 * max_minutes, told)
         run.take_best()
     return Fit(
         metrics=run.progress.metrics,
@@ -448,6 +419,19 @@ def _check_options(options: Mapping[str, Any], max_minutes: float | None) -> Non
         raise ValueError(f"averaging must be at least 0 and below 1, got {options['averaging']}")
     if options["seed"] < 0:
         raise ValueError(f"seed must not be negative, got {options['seed']}")
+
+
+@contextlib.contextmanager
+def _reporting(
+    report: Callable[[Progress], None] | None, about: str
+) -> Iterator[Callable[[Progress], None]]:
+    if report is not None or not sys.stderr.isatty():
+        yield report or (lambda progress: None)
+        return
+    from pyrovae.display import TrainingDisplay  # rich takes a while to import
+
+    with TrainingDisplay(about) as display:
+        yield display
 
 
 def _parts(data: Dataset | Split | Tensor | np.ndarray) -> tuple[Split, Split | None]:

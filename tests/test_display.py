@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pyrovae import display
 from pyrovae.display import TrainingDisplay, counting, numbers
-from pyrovae.training import Progress
+from pyrovae.progress import Progress
 
 MIDDLE = Progress(
     epochs=10,

@@ -12,13 +12,13 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "isolation"},
-    {"figures", "networks", "sources", "recipes"},
+    {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "progress"},
+    {"display", "figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
     {"vae"},
     {"evidence", "objectives", "optim", "pictures"},
     {"training"},
-    {"config", "display"},
+    {"config"},
     {"run"},
     {"summary"},
     {"cli"},

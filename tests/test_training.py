@@ -305,6 +305,17 @@ def test_float64_stays_float64(make, digits):
     assert {p.dtype for p in vae.parameters()} == {torch.float64}
 
 
+def test_progress_is_shown_where_standard_error_is_a_terminal(make, digits, capsys, monkeypatch):
+    fit(make(), digits, **SHORT)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    fit(make(), digits, **SHORT)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "epoch 3/3" in err
+    assert "images/s" in err
+
+
 def test_training_in_a_thread_needs_no_signal_handler(make, digits):
     results = []
     thread = threading.Thread(target=lambda: results.append(fit(make(), digits, **SHORT)))
