@@ -129,7 +129,8 @@ class Config:
             data["scaling"] = _scaling(chosen, natural, data, source.maximum, recipe)
         dataset = prepare(source, binarization=data["binarization"], scaling=data["scaling"])
 
-        known = {"total_count": source.maximum}
+        largest = source.maximum if data["binarization"] == "none" else 1
+        known = {"total_count": largest, "levels": None if largest is None else largest + 1}
         written: dict[str, Any] = {"latent_dim": model["latent_dim"]}
         for role, family in FAMILIES.items():
             component = find(role, family, model[role], trusted)

@@ -10,7 +10,7 @@ K = 1 is the ELBO; the bound rises with K.
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from torch import Tensor
 from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.vae import VAE
 
-__all__ = ["Bounds", "Estimate", "bounds", "evaluate"]
+__all__ = ["Bounds", "Estimate", "bits_per_dimension", "bounds", "evaluate"]
 
 ROWS = 2_000  # rows of one matrix product: images times samples
 STORE_SECONDS = 10.0  # about as much work as an interruption can lose
@@ -173,6 +173,35 @@ def evaluate(
             vae.train(training)
             kept.save()
     return _summary(parts, samples)
+
+
+def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
+    r"""A log-probability of one example as bits for each of its dimensions.
+
+    .. math:: -\frac{\log p(x)}{D \ln 2}
+
+    It is a code length where the likelihood is a probability of the data as they are: ``bernoulli``
+    of bits, and of counts ``binomial``, ``discretized_logistic``, ``categorical``, ``poisson`` and
+    ``negative_binomial``; these may be compared with each other. A density is relative to the
+    unit of x: that of :math:`x / m` is above that of x by :math:`\log_2 m` bits, and neither
+    compares with a probability. A bound from below on log p(x) gives one from above on the bits.
+
+    Args:
+        nats: log p(x) or a bound, in nats per example, as :func:`evaluate` gives it.
+        event_shape: shape of one observation, of D dimensions.
+
+    Returns:
+        Bits per dimension. The standard error of ``nats`` becomes theirs by the same factor.
+
+    Raises:
+        ValueError: if an observation has no dimensions.
+    """
+    dimensions = math.prod(event_shape)
+    if not event_shape or dimensions < 1:
+        raise ValueError(
+            f"event_shape must have at least one dimension, all positive, got {tuple(event_shape)}"
+        )
+    return -nats / (dimensions * math.log(2))
 
 
 def _summary(parts: list[Bounds], samples: int) -> dict[str, Any]:

@@ -120,6 +120,22 @@ def test_counts_are_scaled_for_the_likelihood(likelihood, scaling):
     assert (config.data["scaling"], config.data["binarization"]) == (scaling, "none")
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "binarization", "written"),
+    [
+        ("binomial", "none", "total_count=16"),
+        ("binomial", "static", "total_count=1"),
+        ("categorical", "none", "levels=17"),
+        ("discretized_logistic", "none", "levels=17,scale=decoder"),
+        ("discretized_logistic:levels=20", "none", "levels=20,scale=decoder"),
+        ("categorical", "dynamic", "levels=2"),
+    ],
+)
+def test_counts_and_levels_are_those_of_the_data(likelihood, binarization, written):
+    config = resolved(model=SMALL | {"likelihood": likelihood}, data={"binarization": binarization})
+    assert config.model["likelihood"] == f"{likelihood.partition(':')[0]}:{written}"
+
+
 def test_paths_are_kept_whole(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(30, 4)))
     monkeypatch.chdir(tmp_path)

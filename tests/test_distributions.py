@@ -1,4 +1,4 @@
-"""The continuous Bernoulli against quadrature and its own definition, far into its tails."""
+"""Distributions against quadrature, enumeration and scipy, far into their tails."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,14 @@ import torch
 from scipy import stats
 from scipy.integrate import quad
 
-from pyrovae.distributions import ContinuousBernoulli
+from pyrovae.distributions import (
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    NegativeBinomial,
+    StudentT,
+)
 from tests.conftest import SEEDS
 
 LOGITS = [-80.0, -20.0, -3.0, -0.11, -0.09, -1e-3, -1e-4, 0.0, 1e-4, 0.09, 0.11, 3.0, 20.0, 80.0]
@@ -73,7 +80,160 @@ def test_gradient_is_finite_and_right_across_zero():
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_expands_as_pyro_plates_ask():
-    p = ContinuousBernoulli(logits=torch.zeros(3)).expand([5, 3])
-    assert type(p) is ContinuousBernoulli
-    assert p.sample().shape == (5, 3)
+@pytest.mark.parametrize(
+    "p",
+    [
+        Beta(torch.ones(3), 2.0),
+        Categorical(logits=torch.randn(3, 4)),
+        ContinuousBernoulli(logits=torch.zeros(3)),
+        DiscretizedLogistic(torch.zeros(3), 2.0, 4),
+        NegativeBinomial(2.0, logits=torch.zeros(3)),
+        StudentT(5.0, torch.zeros(3), 1.0),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+def test_expands_as_pyro_plates_ask(p):
+    wide = p.expand([5, 3])
+    assert type(wide) is type(p)
+    assert wide.batch_shape == (5, 3)
+    x = wide.sample((2,))
+    assert x.shape == (2, 5, 3)
+    torch.testing.assert_close(wide.log_prob(x), p.log_prob(x))
+    torch.testing.assert_close(wide.mean, p.mean.expand(5, 3))
+    with pytest.raises(ValueError, match="within the support"):
+        wide.log_prob(torch.full((5, 3), float("nan")))
+
+
+LEVELS = [2, 17, 256]
+
+
+def grid(levels, dtype=torch.float64):
+    """Locations inside and far outside the levels, and scales from narrow to wide."""
+    loc = levels * torch.tensor([-5.0, 0.0, 0.3, 0.5, 0.77, 1.0, 6.0], dtype=dtype)
+    scale = torch.tensor([0.03, 0.3, 2.0, 40.0, 1e4], dtype=dtype)
+    return tuple(t.flatten() for t in torch.meshgrid(loc, scale, indexing="ij"))
+
+
+def column(levels, dtype=torch.float64):
+    return torch.arange(levels, dtype=dtype)[:, None]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-4)])
+@pytest.mark.parametrize("levels", LEVELS)
+def test_masses_of_the_levels_sum_to_one(levels, dtype, tolerance):
+    """In float32 a location of 1,000 levels is rounded to 6e-5, a five-hundredth of the scale."""
+    log_p = DiscretizedLogistic(*grid(levels, dtype), levels).log_prob(column(levels, dtype))
+    total = log_p.exp().sum(0)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_masses_are_differences_of_scipys_distribution_function(levels):
+    """Taken on the side where the difference of two logarithms keeps its digits."""
+    loc, scale = grid(levels)
+    k = column(levels)
+    p = DiscretizedLogistic(loc, scale, levels)
+    sign = torch.where(k > loc, -1.0, 1.0)  # reflect the upper tail into the lower
+    upper, lower = (((k + shift * sign - loc) * sign / scale).numpy() for shift in (0.5, -0.5))
+    top = np.where(sign > 0, k == levels - 1, k == 0)
+    bottom = np.where(sign > 0, k == 0, k == levels - 1)
+    upper = np.where(top, np.inf, upper)
+    lower = np.where(bottom, -np.inf, lower)
+    high, low = stats.logistic.logcdf(upper), stats.logistic.logcdf(lower)
+    expected = high + np.log1p(-np.exp(low - high))
+    np.testing.assert_allclose(p.log_prob(k).numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_mean_is_the_sum_over_the_levels(levels):
+    p = DiscretizedLogistic(*grid(levels), levels)
+    k = column(levels)
+    torch.testing.assert_close(p.mean, (k * p.log_prob(k).exp()).sum(0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_expected_score_is_zero_and_finite_in_the_tails(levels):
+    """The derivative of the sum of all masses, which is one whatever the parameters are."""
+    loc, scale = (t.requires_grad_() for t in grid(levels))
+    log_p = DiscretizedLogistic(loc, scale, levels).log_prob(column(levels))
+    scores = torch.autograd.grad((log_p.exp().detach() * log_p).sum(), (loc, scale))
+    for score in scores:
+        torch.testing.assert_close(score, torch.zeros_like(score), rtol=0, atol=1e-10)
+    loc, scale = (t.requires_grad_() for t in grid(levels, torch.float32))
+    log_p = DiscretizedLogistic(loc, scale, levels).log_prob(column(levels, torch.float32))
+    assert torch.isfinite(log_p).all()
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(log_p.sum(), (loc, scale)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("loc", "scale"), [(3.2, 1.1), (-2.0, 2.0), (9.0, 0.4)])
+def test_levels_are_drawn_with_their_masses(loc, scale, seed):
+    """Pearson's statistic of 20,000 draws over the levels that expect at least five."""
+    torch.manual_seed(seed)
+    p = DiscretizedLogistic(torch.tensor(loc).double(), scale, 8)
+    found = np.bincount(p.sample((20_000,)).long().numpy(), minlength=8)
+    expected = 20_000 * p.log_prob(column(8)[:, 0]).exp().numpy()
+    kept = expected >= 5
+    found = np.append(found[kept], found[~kept].sum())
+    expected = np.append(expected[kept], expected[~kept].sum() + 1e-9)
+    assert stats.chisquare(found, expected * found.sum() / expected.sum()).pvalue > 1e-4
+
+
+def test_fewer_than_two_levels_are_refused():
+    with pytest.raises(ValueError, match="levels must be at least 2, got 1"):
+        DiscretizedLogistic(torch.zeros(3), 1.0, 1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_categorical_of_numbers_has_their_moments(seed):
+    torch.manual_seed(seed)
+    p = Categorical(logits=3 * torch.randn(5, 7, dtype=torch.float64))
+    oracle = [stats.rv_discrete(values=(np.arange(7), w / w.sum())) for w in p.probs.numpy()]
+    np.testing.assert_allclose(p.mean, [each.mean() for each in oracle])
+    np.testing.assert_allclose(p.variance, [each.var() for each in oracle], rtol=1e-6)
+    assert p.sample((3,)).dtype == torch.float64
+
+
+COUNTS = torch.tensor([0.0, 1.0, 7.0, 40.0, 255.0])
+
+
+@pytest.mark.parametrize("r", [1e-2, 0.5, 3.0, 1e3, 1e5, 1e7])
+def test_negative_binomial_is_scipys_in_float32(r):
+    logits = torch.tensor(9.0 / r).log()
+    found = NegativeBinomial(torch.tensor(r), logits=logits).log_prob(COUNTS)
+    expected = stats.nbinom.logpmf(COUNTS.numpy().astype(float), r, 1 / (1 + 9 / r))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_negative_binomial_tends_to_poisson():
+    r = torch.tensor(1e9)
+    found = NegativeBinomial(r, logits=(9 / r).log()).log_prob(COUNTS)
+    expected = torch.distributions.Poisson(9.0).log_prob(COUNTS)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.02, 0.5), (1.0, 1.0), (3.0, 0.7), (2e3, 9e3), (1e5, 1e5)])
+def test_beta_is_scipys_in_float32(a, b):
+    x = torch.tensor([1e-6, 0.01, 0.18, 0.5, 0.999])
+    found = Beta(torch.tensor(a), torch.tensor(b)).log_prob(x)
+    expected = stats.beta.logpdf(x.numpy().astype(float), a, b)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_beta_never_draws_zero_or_one(seed):
+    torch.manual_seed(seed)
+    p = Beta(torch.tensor([1e-3, 1e-3, 5.0]), torch.tensor([1e-3, 5.0, 1e-3]))
+    x = p.sample((10_000,))
+    assert p.support.check(x).all()
+    assert torch.isfinite(p.log_prob(x)).all()
+    assert p.support.check(torch.tensor([0.0, 0.5, 1.0])).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("df", [0.5, 2.0, 15.9, 16.1, 50.0, 1e4, 1e7])
+def test_student_t_is_scipys_in_both_precisions(df):
+    x = torch.tensor([-2.0, 0.25, 0.5, 7.0])
+    expected = stats.t.logpdf(x.numpy().astype(float), df, 0.25, 0.5)
+    for dtype, tolerance in ((torch.float32, 2e-6), (torch.float64, 1e-10)):
+        found = StudentT(torch.tensor(df, dtype=dtype), 0.25, 0.5).log_prob(x.to(dtype))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=tolerance, atol=tolerance)

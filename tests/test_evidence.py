@@ -7,7 +7,9 @@ import torch
 from pyro import distributions as dist
 
 from pyrovae.data import Split
-from pyrovae.evidence import ROWS, Estimate, bounds, evaluate
+from pyrovae.evidence import ROWS, Estimate, bits_per_dimension, bounds, evaluate
+from pyrovae.likelihoods import Binomial, Categorical, DiscretizedLogistic
+from pyrovae.networks import Linear
 from pyrovae.priors import Laplace
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
@@ -191,3 +193,38 @@ def test_evaluate_switches_dropout_off_and_back_on(digits):
 def test_wrong_options_are_refused(vae, digits, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate(vae, Split.from_array(digits), **options)
+
+
+def test_a_uniform_code_of_bytes_takes_eight_bits_per_dimension():
+    assert bits_per_dimension(-12 * math.log(256), (3, 2, 2)) == pytest.approx(8)
+    assert bits_per_dimension(0.0, (5,)) == 0
+
+
+@pytest.mark.parametrize("event_shape", [(), (3, 0)])
+def test_an_observation_without_dimensions_has_no_bits_per_dimension(event_shape):
+    with pytest.raises(ValueError, match="at least one dimension, all positive, got"):
+        bits_per_dimension(-1.0, event_shape)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_bits_of_likelihoods_of_the_same_levels_are_code_lengths(levels):
+    """Each is a probability of the levels, and no code beats the entropy on data of its own."""
+    torch.manual_seed(levels)
+    likelihoods = {
+        "binomial": Binomial(2, (4,), Linear, total_count=levels - 1),
+        "discretized_logistic": DiscretizedLogistic(2, (4,), Linear, levels=levels),
+        "categorical": Categorical(2, (4,), Linear, levels=levels),
+    }
+    x = torch.arange(float(levels))[:, None].expand(levels, 4).double()
+    z = torch.randn(2).double()
+    with torch.no_grad():
+        log_p = {name: p.double()(z).base_dist.log_prob(x) for name, p in likelihoods.items()}
+    for name, values in log_p.items():  # (levels, 4)
+        torch.testing.assert_close(values.exp().sum(0), torch.ones(4).double(), msg=name)
+    for true in log_p.values():
+        bits = {
+            name: bits_per_dimension((true.exp() * coded).sum().item(), (4,))
+            for name, coded in log_p.items()
+        }
+        entropy = bits_per_dimension((true.exp() * true).sum().item(), (4,))
+        assert min(bits.values()) >= entropy - 1e-12

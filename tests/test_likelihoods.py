@@ -5,48 +5,115 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from scipy import stats
 from scipy.integrate import quad
+from scipy.special import log_softmax
 
+from pyrovae.components import options_of
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
+    Beta,
     Binomial,
+    Categorical,
     ContinuousBernoulli,
+    DiscretizedLogistic,
+    Laplace,
+    NegativeBinomial,
     Normal,
+    Poisson,
+    Spread,
+    StudentT,
 )
-from pyrovae.networks import Linear
+from pyrovae.networks import Conv, Linear
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import StandardNormal
+from pyrovae.vae import VAE
+from tests.conftest import SEEDS
 
-OPTIONS = {"binomial": {"total_count": 3}}
+OPTIONS = {
+    "binomial": {"total_count": 3},
+    "discretized_logistic": {"levels": 4},
+    "categorical": {"levels": 4},
+}
+COUNTS = {"binomial", "discretized_logistic", "categorical", "poisson", "negative_binomial"}
 MEANS = torch.tensor([0.1, 0.5, 0.9])
+
+
+def spread_option(name):
+    """The name of the option that says how far x strays, or None."""
+    options = options_of(LIKELIHOODS[name]).values()
+    return next((option.name for option in options if option.annotation == Spread), None)
+
+
+def cases():
+    for name in LIKELIHOODS:
+        option = spread_option(name)
+        if option is None:
+            yield pytest.param(name, {}, id=name)
+        else:
+            for value in (0.3, "learned", "dimension", "decoder"):
+                yield pytest.param(name, {option: value}, id=f"{name}:{option}={value}")
+
+
+every = pytest.mark.parametrize(("name", "options"), list(cases()))
 
 
 def make(name, event_shape, network, **options):
     return LIKELIHOODS[name](2, event_shape, network, **(OPTIONS.get(name, {}) | options))
 
 
+def values(name, bits):
+    """Data in the support of a likelihood, its lowest value where ``bits`` is 0."""
+    if name == "beta":
+        return 0.02 + 0.96 * bits
+    return 3 * bits if name in COUNTS else bits
+
+
+def data_of_means(name):
+    """Data (2000, 3) whose columns take their largest value in the shares of ``MEANS``."""
+    shares = np.linspace(0.05, 0.95, 2_000)[:, None] < MEANS.numpy()
+    return values(name, torch.from_numpy(shares.astype(np.float32)))
+
+
+def at_the_start(likelihood, x):
+    """p(x | z) of a linear decoder whose weights are zero: its start, whatever z is."""
+    likelihood.initialize(x)
+    with torch.no_grad():
+        likelihood.decoder.layer.weight.zero_()
+    return likelihood(torch.zeros(2))
+
+
 @pytest.mark.parametrize("event_shape", [(5,), (1, 4, 4), (3, 6, 5)])
 @pytest.mark.parametrize("batch", [(), (7,), (3, 7)])
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_shapes_under_extra_batch_dimensions(name, batch, event_shape, network):
-    p = make(name, event_shape, network)(torch.randn(*batch, 2))
+@every
+def test_shapes_under_extra_batch_dimensions(name, options, batch, event_shape, network):
+    p = make(name, event_shape, network, **options)(torch.randn(*batch, 2))
     assert p.batch_shape == batch
     assert p.event_shape == event_shape
     x = p.sample((4,))
     assert x.shape == (4, *batch, *event_shape)
+    assert x.dtype == p.mean.dtype == torch.float32
     assert p.log_prob(x).shape == (4, *batch)
     assert p.mean.shape == (*batch, *event_shape)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_samples_lie_in_the_support(name, network):
-    p = make(name, (5,), network)(torch.randn(20, 2))
+@every
+def test_an_image_decoder_gives_all_outputs(name, options):
+    p = make(name, (3, 6, 5), Conv, **options)(torch.randn(7, 2))
+    assert p.mean.shape == (7, 3, 6, 5)
+
+
+@every
+def test_samples_lie_in_the_support(name, options, network):
+    p = make(name, (5,), network, **options)(torch.randn(20, 2))
     assert p.support.check(p.sample((50,))).all()
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_sums_or_integrates_to_one(name, network):
-    likelihood = make(name, (1,), network).double()
+@every
+def test_sums_or_integrates_to_one(name, options, network):
+    likelihood = make(name, (1,), network, **options).double()
     p = likelihood(torch.randn(2, dtype=torch.float64))
 
     def density(x: float) -> float:
@@ -55,22 +122,36 @@ def test_sums_or_integrates_to_one(name, network):
 
     if name == "bernoulli":
         total = density(0) + density(1)
-    elif name == "binomial":
+    elif name in {"poisson", "negative_binomial"}:
+        total = sum(density(x) for x in range(300))
+    elif name in COUNTS:
         total = sum(density(x) for x in range(4))
-    elif name == "continuous_bernoulli":
-        total = quad(density, 0, 1)[0]
+    elif name in {"continuous_bernoulli", "beta"}:
+        total = quad(density, 0, 0.5)[0] + quad(density, 0.5, 1)[0]
     else:
-        total = quad(density, -30, 30, points=[p.mean.item()], limit=200)[0]
+        middle = p.mean.item()
+        total = quad(density, -np.inf, middle)[0] + quad(density, middle, np.inf)[0]
     assert total == pytest.approx(1, abs=1e-6)
 
 
 def test_every_entry_has_a_normalisation_test():
-    assert set(LIKELIHOODS) == {"bernoulli", "binomial", "continuous_bernoulli", "normal"}
+    densities = {"continuous_bernoulli", "beta", "normal", "laplace", "student_t"}
+    assert set(LIKELIHOODS) == {"bernoulli"} | COUNTS | densities
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_gradients_reach_every_parameter(name, network):
-    likelihood = make(name, (5,), network)
+@pytest.mark.parametrize("seed", SEEDS)
+@every
+def test_samples_have_the_mean(name, options, network, seed):
+    """Within 5 standard errors of 4,000 draws."""
+    torch.manual_seed(seed)
+    p = make(name, (3,), network, **options)(torch.randn(2))
+    x = p.sample((4_000,)).double()
+    assert ((x.mean(0) - p.mean).abs() < 5 * x.std(0) / np.sqrt(4_000) + 1e-6).all()
+
+
+@every
+def test_gradients_reach_every_parameter(name, options, network):
+    likelihood = make(name, (5,), network, **options)
     p = likelihood(torch.randn(8, 2))
     p.log_prob(p.sample()).sum().backward()
     for parameter_name, parameter in likelihood.named_parameters():
@@ -78,45 +159,168 @@ def test_gradients_reach_every_parameter(name, network):
         assert parameter.grad.abs().sum() > 0, parameter_name
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_save_and_load(name, network):
-    a, b = (make(name, (5,), network) for _ in range(2))
-    b.load_state_dict(a.state_dict())
+@every
+def test_a_vae_takes_its_data_and_has_finite_gradients(name, options, network, digits):
+    vae = VAE(
+        StandardNormal(2),
+        make(name, (1, 8, 8), network, **options),
+        DiagonalNormal(2, (1, 8, 8), network),
+    )
+    x = values(name, digits)
+    vae.check_data(x)
+    vae.likelihood.initialize(x)
+    Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in vae.parameters())
+    assert vae.sample(3).shape == vae.decode(torch.randn(3, 2)).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bernoulli", 0.5),
+        ("binomial", 4.0),
+        ("continuous_bernoulli", 1.5),
+        ("normal", float("nan")),
+        ("laplace", float("nan")),
+        ("student_t", float("nan")),
+        ("beta", 0.0),
+        ("beta", 1.0),
+        ("discretized_logistic", -1.0),
+        ("discretized_logistic", 0.5),
+        ("discretized_logistic", 4.0),
+        ("categorical", -1.0),
+        ("categorical", 0.5),
+        ("categorical", 4.0),
+        ("poisson", 0.5),
+        ("poisson", -1.0),
+        ("negative_binomial", 0.5),
+        ("negative_binomial", -1.0),
+    ],
+)
+def test_data_outside_the_support_are_refused_with_the_remedy(name, value, network):
+    likelihood = make(name, (5,), network)
+    vae = VAE(StandardNormal(2), likelihood, DiagonalNormal(2, (5,), network))
+    x = values(name, torch.ones(3, 5))
+    vae.check_data(x)
+    x[1, 2] = value
+    with pytest.raises(ValueError, match="outside the support of") as caught:
+        vae.check_data(x)
+    assert f"holds {value:.6g}, " in str(caught.value)
+    assert likelihood.remedy in str(caught.value)
+
+
+@every
+def test_save_and_load(name, options, network):
+    a, b = (make(name, (5,), network, **options) for _ in range(2))
     z = torch.randn(3, 2)
+    a.initialize(values(name, torch.rand(50, 5).round()))
+    b.load_state_dict(a.state_dict())
     x = a(z).sample()
     assert torch.equal(a(z).log_prob(x), b(z).log_prob(x))
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_initialize_starts_the_mean_at_the_mean_of_the_data(name):
-    """With a linear decoder whose weights are zero the mean of p(x | z) is its start."""
-    likelihood = make(name, (3,), Linear)
-    maximum = OPTIONS.get(name, {}).get("total_count", 1)
-    shares = np.linspace(0.05, 0.95, 2_000)[:, None] < MEANS.numpy()
-    x = torch.from_numpy(shares.astype(np.float32)) * maximum
-    likelihood.initialize(x)
-    with torch.no_grad():
-        likelihood.decoder.layer.weight.zero_()
-    torch.testing.assert_close(likelihood(torch.zeros(2)).mean, x.mean(0), rtol=1e-3, atol=1e-3)
+@every
+def test_initialize_starts_the_mean_at_the_mean_of_the_data(name, options):
+    x = data_of_means(name)
+    p = at_the_start(make(name, (3,), Linear, **options), x)
+    torch.testing.assert_close(p.mean, x.mean(0), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
-def test_initialize_survives_constant_pixels(name, network):
-    likelihood = make(name, (2,), network)
-    x = torch.tensor([[0.0, 1.0]]).expand(50, 2)
+@every
+def test_initialize_survives_constant_pixels(name, options, network):
+    likelihood = make(name, (2,), network, **options)
+    x = values(name, torch.tensor([[0.0, 1.0]]).expand(50, 2))
     likelihood.initialize(x)
     assert torch.isfinite(likelihood(torch.randn(2)).log_prob(x)).all()
 
 
+@pytest.mark.parametrize("kind", ["learned", "dimension", "decoder"])
+@pytest.mark.parametrize("name", ["normal", "laplace", "beta", "negative_binomial"])
+def test_initialize_starts_the_variance_at_the_variance_of_the_data(name, kind):
+    """Data of the likelihood's own kind; where one number serves all, data that share it."""
+    torch.manual_seed(0)
+    draw = {
+        "normal": torch.distributions.Normal(torch.zeros(3), 0.3),
+        "laplace": torch.distributions.Laplace(torch.zeros(3), 0.3),
+        "beta": torch.distributions.Beta(
+            torch.tensor([2.0, 4.0, 6.0]), torch.tensor([6.0, 4.0, 2.0])
+        ),
+        "negative_binomial": torch.distributions.NegativeBinomial(2.0, torch.full((3,), 0.6)),
+    }[name]
+    x = draw.sample((50_000,))
+    p = at_the_start(make(name, (3,), Linear, **{spread_option(name): kind}), x)
+    torch.testing.assert_close(p.variance, draw.variance, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["dimension", "decoder"])
+@pytest.mark.parametrize("name", ["normal", "laplace", "student_t"])
+def test_a_scale_of_its_own_stays_above_a_hundredth_of_the_datas(name, kind):
+    x = torch.stack([torch.zeros(100), torch.linspace(-1, 1, 100)], -1)
+    size = x.square().mean().sqrt() if name == "normal" else x.abs().mean()
+    likelihood = make(name, (2,), Linear, scale=kind)
+    scale = at_the_start(likelihood, x).base_dist.scale
+    torch.testing.assert_close(scale.min(), 0.1 * size)
+    if kind == "dimension":
+        likelihood.spread.log.data.fill_(-100)
+    else:
+        likelihood.decoder.layer.bias.data[2:].fill_(-100)
+    scale = likelihood(torch.zeros(2)).base_dist.scale
+    torch.testing.assert_close(scale, (0.01 * size).expand(2))
+
+
 def test_normalising_constants_are_scipys():
+    """Every likelihood but those without a parameter beside the mean has it fixed at 0.3."""
     z, x = torch.zeros(2), torch.tensor([0.0, 1.0, 2.0, 3.0])
-    binomial = Binomial(2, (4,), Linear, total_count=3)(z)
-    probs = binomial.base_dist.probs.detach().numpy()
-    expected = stats.binom.logpmf(x.numpy(), 3, probs).sum()
-    assert binomial.log_prob(x).item() == pytest.approx(expected, rel=1e-5)
-    normal = Normal(2, (4,), Linear, scale=0.3)(z)
-    expected = stats.norm.logpdf(x.numpy(), normal.mean.detach().numpy(), 0.3).sum()
-    assert normal.log_prob(x).item() == pytest.approx(expected, rel=1e-5)
+    k, inside = x.numpy().astype(np.float64), np.array([0.1, 0.4, 0.8, 0.97])
+
+    def check(likelihood, expected, x=x):
+        p = likelihood(z)
+        each = expected(likelihood.decoder(z).detach().double().numpy())
+        assert p.log_prob(x).item() == pytest.approx(each.sum(), rel=1e-5)
+
+    def logistic(loc):
+        top = np.where(k == 3, np.inf, (k + 0.5 - 3 * loc) / 0.9)
+        bottom = np.where(k == 0, -np.inf, (k - 0.5 - 3 * loc) / 0.9)
+        return np.log(stats.logistic.cdf(top) - stats.logistic.cdf(bottom))
+
+    def beta(logits):
+        mean = 1 / (1 + np.exp(-logits))
+        return stats.beta.logpdf(inside, mean / 0.3, (1 - mean) / 0.3)
+
+    def binomial(logits):
+        return stats.binom.logpmf(k, 3, 1 / (1 + np.exp(-logits)))
+
+    def negative_binomial(log_mean):
+        return stats.nbinom.logpmf(k, 1 / 0.3, 1 / (1 + 0.3 * np.exp(log_mean)))
+
+    check(Binomial(2, (4,), Linear, total_count=3), binomial)
+    check(Normal(2, (4,), Linear, scale=0.3), lambda h: stats.norm.logpdf(k, h, 0.3))
+    check(Laplace(2, (4,), Linear, scale=0.3), lambda h: stats.laplace.logpdf(k, h, 0.3))
+    check(StudentT(2, (4,), Linear, df=3, scale=0.3), lambda h: stats.t.logpdf(k, 3, h, 0.3))
+    check(Beta(2, (4,), Linear, dispersion=0.3), beta, torch.from_numpy(inside).float())
+    check(DiscretizedLogistic(2, (4,), Linear, levels=4, scale=0.3), logistic)
+    check(Categorical(2, (4,), Linear, levels=4), lambda h: np.diag(log_softmax(h, axis=0)))
+    check(Poisson(2, (4,), Linear), lambda h: stats.poisson.logpmf(k, np.exp(h)))
+    check(NegativeBinomial(2, (4,), Linear, dispersion=0.3), negative_binomial)
+
+
+def test_a_decoder_gives_the_mean_first_and_the_spread_second():
+    h = torch.tensor([[0.2, -0.4], [0.5, -1.5]])  # (2, *event_shape)
+
+    def network(in_shape, out_shape):
+        assert (in_shape, out_shape) == ((2,), (2, 2))
+        return lambda z: h.expand(*z.shape[:-1], 2, 2)
+
+    p = Normal(2, (2,), network, scale="decoder")(torch.zeros(2))
+    torch.testing.assert_close(p.mean, h[0])
+    torch.testing.assert_close(p.stddev, h[1].exp())
+    p = Beta(2, (2,), network, dispersion="decoder")(torch.zeros(2))
+    torch.testing.assert_close(p.mean, h[0].sigmoid())
+    delta = h[1].exp() + 1e-4
+    torch.testing.assert_close(p.variance, p.mean * (1 - p.mean) * delta / (1 + delta))
+    p = NegativeBinomial(2, (2,), network, dispersion="decoder")(torch.zeros(2))
+    torch.testing.assert_close(p.mean, h[0].exp())
+    torch.testing.assert_close(p.variance, p.mean + (h[1].exp() + 1e-6) * p.mean.square())
 
 
 def test_bernoulli_enumerated_over_all_images_sums_to_one():
@@ -125,19 +329,29 @@ def test_bernoulli_enumerated_over_all_images_sums_to_one():
     assert p.log_prob(images).exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_learned_scale_is_one_parameter_and_fixed_scale_none():
-    learned, fixed = Normal(2, (3,), Linear), Normal(2, (3,), Linear, scale=0.5)
+@pytest.mark.parametrize(("scale", "more"), [("learned", 1), ("dimension", 3), ("decoder", 9)])
+def test_a_learned_scale_has_its_parameters_and_a_fixed_one_none(scale, more):
+    learned, fixed = Normal(2, (3,), Linear, scale=scale), Normal(2, (3,), Linear, scale=0.5)
     count = sum(p.numel() for p in fixed.parameters())
-    assert sum(p.numel() for p in learned.parameters()) == count + 1
-    assert fixed(torch.zeros(2)).stddev.unique().item() == pytest.approx(0.5)
+    assert sum(p.numel() for p in learned.parameters()) == count + more
+    assert fixed(torch.zeros(2)).stddev.unique().item() == fixed.scale == 0.5
 
 
 @pytest.mark.parametrize(
     ("make_wrong", "message"),
     [
         (lambda: Binomial(2, (3,), Linear, total_count=0), "total_count must be positive, got 0"),
-        (lambda: Normal(2, (3,), Linear, scale=0.0), "positive number or 'learned', got 0.0"),
-        (lambda: Normal(2, (3,), Linear, scale="shared"), "'learned', got 'shared'"),
+        (
+            lambda: Normal(2, (3,), Linear, scale=0.0),
+            "scale must be a positive number or .* got 0.0",
+        ),
+        (lambda: Laplace(2, (3,), Linear, scale="shared"), "or 'decoder', got 'shared'"),
+        (lambda: StudentT(2, (3,), Linear, scale=float("inf")), "or 'decoder', got inf"),
+        (lambda: StudentT(2, (3,), Linear, df=1), "df must be a number above 1, got 1"),
+        (lambda: Beta(2, (3,), Linear, dispersion=-1), "dispersion must be a .* got -1"),
+        (lambda: NegativeBinomial(2, (3,), Linear, dispersion=0), "dispersion must .* got 0"),
+        (lambda: Categorical(2, (3,), Linear, levels=1), "levels must be at least 2, got 1"),
+        (lambda: DiscretizedLogistic(2, (3,), Linear, levels=0), "at least 2, got 0"),
     ],
 )
 def test_wrong_options_are_refused(make_wrong, message):
