@@ -1,7 +1,7 @@
 """Make the pictures of the README and the documentation, from one run on the digits.
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
-as it is. The pictures are those that every run leaves in its folder.
+as it is. The pictures are those that every run leaves in its folder, and that of ``pyrovae kl``.
 
     python examples/docs_figures.py --out docs/images
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 import pyrovae
-from pyrovae import pictures
+from pyrovae import figures, pictures
+from pyrovae.kl import ledger
 
 DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
@@ -32,6 +33,9 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
+    kl = arguments.out / "kl.png"
+    figures.save(figures.divergence(ledger(vae, digits.test)), kl)
+    print(kl)
     print(f"test ELBO {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats per image")
 
 

@@ -3,25 +3,31 @@ r"""The command line. Only click is imported before a command needs more."""
 import json
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 import pyrovae
-
-if TYPE_CHECKING:
-    from pyrovae.run import Run
+from pyrovae.ledger_cli import kl
+from pyrovae.options import (
+    ROLES,
+    count,
+    data_dir_option,
+    integer,
+    json_option,
+    number,
+    opened_run,
+    own_code,
+    run_options,
+    seed_option,
+    text,
+)
 
 __all__ = ["cli", "main"]
 
-ROLES = ("prior", "likelihood", "posterior", "encoder", "decoder")
 SUMMARY_SAMPLES = 100
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def main() -> NoReturn:
@@ -78,18 +84,6 @@ def _reason(error: Exception) -> tuple[str, int]:
     ), 1
 
 
-def _not_empty(value: str) -> str:
-    if not value.strip():
-        raise click.BadParameter("it is empty")
-    return value
-
-
-text = partial(click.option, type=_not_empty)
-count = partial(click.option, type=click.IntRange(1))
-integer = partial(click.option, type=int, metavar="N")
-number = partial(click.option, type=float, metavar="X")
-
-
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -106,35 +100,12 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-_data_dir = text("--data-dir", metavar="DIR", help="Folder of torchvision's data sets.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_seed = click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all draws."
-)
-
-_run = _options(
-    click.argument("run", type=_not_empty, metavar="RUN"),
-    *(
-        text(
-            f"--{role}", metavar="SPEC", help=f"Name the run's own {role} module:Class, to run it."
-        )
-        for role in ROLES
-    ),
-)
+cli.add_command(kl)
 
 
 @cli.command()
 @text("--data", metavar="NAME|PATH", help="Data set, file, or folder of images. [digits]")
-@_data_dir
+@data_dir_option
 @integer("--image-size", help="Resize a folder's images to N x N.")
 @text("--binarization", metavar="HOW", help="dynamic, static, threshold or none.")
 @text("--scaling", metavar="HOW", help="none, unit or standardize.")
@@ -160,7 +131,7 @@ _run = _options(
 @text("--config", metavar="FILE", help="TOML that fills what is not given here.")
 @text("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
 @text("--resume", metavar="RUN", help="Go on with a run that was stopped.")
-@_json
+@json_option
 def fit(
     config: str | None, out: str | None, resume: str | None, as_json: bool, **given: Any
 ) -> None:
@@ -175,12 +146,12 @@ def fit(
     from pyrovae.summary import headline
 
     given = {name: value for name, value in given.items() if value is not None}
-    trusted = _own_code(given)
+    trusted = own_code(given)
     if resume is None:
         settings = _settings({} if config is None else Config.read(Path(config)), given)
         folder = None if out is None else Path(out)
     else:
-        run = _open(resume, {role: given.pop(role, None) for role in ROLES})
+        run = opened_run(resume, {role: given.pop(role, None) for role in ROLES})
         others = {"config": config, "out": out}
         given |= {name: value for name, value in others.items() if value is not None}
         settings, folder = run.settings_to_resume(given), run.folder
@@ -213,12 +184,12 @@ def fit(
 
 
 @cli.command()
-@_run
+@run_options
 @count("--samples", default=1_000, show_default=True, help="K, draws per example.")
 @count("--limit", metavar="N", help="Only the first N examples.")
-@_seed
-@_data_dir
-@_json
+@seed_option
+@data_dir_option
+@json_option
 def evaluate(
     run: str,
     samples: int,
@@ -231,7 +202,7 @@ def evaluate(
     """The ELBO, its parts, and the importance-weighted bound on log p(x), on the test set."""
     from pyrovae.display import counting
 
-    opened = _open(run, own)
+    opened = opened_run(run, own)
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     total = len(dataset.test) if limit is None else min(limit, len(dataset.test))
     what = f"{samples:,} samples each"
@@ -243,11 +214,11 @@ def evaluate(
 
 
 @cli.command()
-@_run
+@run_options
 @count("--count", default=64, show_default=True, help="How many.")
 @click.option("--means", is_flag=True, help="Means of p(x|z) instead of draws from it.")
 @text("--out", metavar="FILE", help=".png of images, .csv of rows, .npy or .npz. [RUN/figures/...]")
-@_seed
+@seed_option
 def sample(
     run: str, count: int, means: bool, out: str | None, seed: int, **own: str | None
 ) -> None:
@@ -257,7 +228,7 @@ def sample(
     from pyrovae import figures
     from pyrovae.export import destination, write_arrays
 
-    opened = _open(run, own)
+    opened = opened_run(run, own)
     image = len(opened.config.data["event_shape"]) == 3
     kind = ".png" if image else ".csv"
     path = destination(out, opened.folder / f"figures/drawn{kind}", (kind, ".npy", ".npz"))
@@ -273,12 +244,12 @@ def sample(
 
 
 @cli.command()
-@_run
+@run_options
 @text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
-@_data_dir
+@data_dir_option
 @count("--count", default=20, show_default=True, help="The first so many.")
 @text("--out", metavar="FILE", help=".png or .npz. [RUN/figures/reconstructed.png]")
-@_seed
+@seed_option
 def reconstruct(
     run: str,
     data: str | None,
@@ -295,7 +266,7 @@ def reconstruct(
     from pyrovae import figures
     from pyrovae.export import destination, write_arrays
 
-    opened = _open(run, own)
+    opened = opened_run(run, own)
     path = destination(out, opened.folder / "figures/reconstructed.png", (".png", ".npz"))
     vae = opened.vae()
     split = opened.dataset(data_dir).test if data is None else opened.treat(data, data_dir)
@@ -312,9 +283,9 @@ def reconstruct(
 
 
 @cli.command()
-@_run
+@run_options
 @text("--data", metavar="NAME|PATH", required=True, help="What to encode; all of it.")
-@_data_dir
+@data_dir_option
 @text("--out", metavar="FILE", required=True, help=".npz with loc, scale and labels.")
 def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | None) -> None:
     """Mean and standard deviation of q(z|x) for all rows of a data set, in order."""
@@ -323,7 +294,7 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
     from pyrovae.display import counting
     from pyrovae.export import destination, write_arrays
 
-    opened = _open(run, own)
+    opened = opened_run(run, own)
     path = destination(out, Path(out), (".npz",))
     vae = opened.vae()
     split = opened.treat(data, data_dir)
@@ -342,40 +313,25 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
 
 
 @cli.command()
-@_run
+@run_options
 def show(run: str, **own: str | None) -> None:
     """What a run is: roles, distributions, shapes, parameters, and a drawing of its programs."""
     from pyrovae.summary import describe, draw_programs
 
-    opened = _open(run, own)
+    opened = opened_run(run, own)
     vae = opened.vae()
     click.echo("\n".join(describe(opened, vae)))
     click.echo(draw_programs(vae, opened.config.data["event_shape"], opened.folder / "figures"))
 
 
 @cli.command()
-@_json
+@json_option
 def components(as_json: bool) -> None:
     """Every prior, posterior, likelihood and network, with its options and their defaults."""
     from pyrovae.summary import catalogue, table
 
     families = catalogue()
     click.echo(json.dumps(families) if as_json else "\n".join(table(families)))
-
-
-def _own_code(given: dict[str, Any]) -> frozenset[str]:
-    from pyrovae.components import Spec
-
-    specs = [Spec.parse(given[role]) for role in ROLES if given.get(role)]
-    return frozenset(spec.name for spec in specs if spec.is_users_own)
-
-
-def _open(run: str, own: dict[str, str | None]) -> "Run":
-    from pyrovae.run import Run
-
-    opened = Run.open(run, trusted=_own_code(own))
-    opened.check_named(own)
-    return opened
 
 
 def _settings(

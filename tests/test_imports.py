@@ -12,22 +12,25 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "progress"},
+    {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "progress"}
+    | {"structure"},
     {"display", "figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
-    {"vae"},
-    {"evidence", "objectives", "optim", "pictures"},
+    {"closed_forms", "mixtures", "quadrature", "vae"},
+    {"evidence"},
+    {"kl", "objectives", "optim", "pictures"},
     {"training"},
     {"config"},
     {"run"},
-    {"summary"},
+    {"options", "summary"},
+    {"ledger_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 ONLY_IN = {
-    "click": {"cli"},
+    "click": {"cli", "ledger_cli", "options"},
     "matplotlib": {"figures", "pictures"},
     "rich": {"display"},
     "torchvision": {"sources"},

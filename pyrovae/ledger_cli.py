@@ -1,0 +1,117 @@
+r"""The command that compares the ways to compute the KL term of a run."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from pyrovae.options import (
+    count,
+    data_dir_option,
+    json_option,
+    opened_run,
+    run_options,
+    seed_option,
+    text,
+)
+
+__all__ = ["kl"]
+
+
+def _numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        numbers = (0,)
+    if min(numbers) < 1:
+        raise click.BadParameter(
+            f"{value!r} must be positive whole numbers joined by commas, such as 1,10,100"
+        )
+    return numbers
+
+
+@click.command()
+@run_options
+@text(
+    "--samples",
+    metavar="N,N,...",
+    default="1,10,100,1000,10000",
+    show_default=True,
+    callback=_numbers,
+    help="Draws per example.",
+)
+@count("--limit", metavar="N", default=1_000, show_default=True, help="Only the first N examples.")
+@seed_option
+@data_dir_option
+@json_option
+def kl(
+    run: str,
+    samples: tuple[int, ...],
+    limit: int,
+    seed: int,
+    data_dir: str | None,
+    as_json: bool,
+    **own: str | None,
+) -> None:
+    """KL(q(z|x) || p(z)) on the test set: closed form, two estimators, quadrature, bounds.
+
+    Each number says by which formula it was computed. A picture goes to RUN/figures/kl.png.
+    """
+    from pyrovae import figures
+    from pyrovae.display import counting
+    from pyrovae.export import as_json as in_json
+    from pyrovae.export import destination
+    from pyrovae.kl import ledger
+
+    opened = opened_run(run, own)
+    path = destination(None, opened.folder / "figures/kl.png", (".png",))
+    vae, dataset = opened.vae(), opened.dataset(data_dir)
+    total = min(limit, len(dataset.test))
+    with counting("KL(q || p)", total) as advance:
+        result = ledger(vae, dataset.test, samples=samples, limit=limit, seed=seed, advance=advance)
+    figures.save(figures.divergence(result), path)
+    if as_json:
+        click.echo(in_json(result))
+    else:
+        click.echo("\n".join(_lines(result)))
+        click.echo(f"figure   {path}")
+
+
+def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"KL(q || p), q {result['q']}, p {result['p']}, mean of {result['images']:,} test "
+        "examples, nats per example"
+    )
+    if result["infinite"]:
+        yield f"infinite: {result['infinite']}"
+    closed, integrated, bounds = (result[key] for key in ("closed_form", "quadrature", "bounds"))
+    if closed is None:
+        yield "closed form      none is known"
+    else:
+        yield f"closed form      {closed['value']:.6f}  {closed['formula']}"
+    if integrated is not None:
+        yield (
+            f"quadrature       {integrated['value']:.6f}  {integrated['formula']}, "
+            f"error {integrated['error']:.0e}"
+        )
+    if bounds is not None:
+        between = f"{bounds['lower']:.6f} to {bounds['upper']:.6f}"
+        yield f"bounds           {between}  {bounds['formula']}"
+    for name, title in (("monte_carlo", "Monte Carlo"), ("low_variance", "low variance")):
+        yield f"{title}, {result[name][0]['formula']}"
+        for row in result[name]:
+            error, z_score = row["standard_error"], row["z_score"]
+            yield (
+                f"{row['samples']:>10,} draws {row['estimate']:>14.6f}"
+                + ("" if error is None else f" +- {error:.6f}")
+                + ("" if z_score is None else f"  z = {z_score:+.2f}")
+                + (f"  mean of r {row['mean_ratio']:.3f}" if "mean_ratio" in row else "")
+            )
+    if result["infinite_variance"]:
+        yield (
+            f"r - 1 - log r has infinite variance for {result['infinite_variance']:,} of the "
+            f"{result['images']:,} q, and its z-scores mean nothing for them"
+        )
+    if result["per_dimension"]:
+        values = " ".join(f"{row['value']:.3f}" for row in result["per_dimension"])
+        yield f"by dimension     {values}  {result['per_dimension'][0]['formula']}"

@@ -1,0 +1,504 @@
+"""Every way to compute KL(q || p) agrees with every other, and says what it is."""
+
+import json
+import math
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyro import distributions as dist
+from pyro.distributions.transforms import affine_autoregressive
+from scipy import stats
+from scipy.integrate import quad
+from torch.distributions import kl_divergence
+
+from pyrovae import cli, figures, mixtures
+from pyrovae.closed_forms import CLOSED_FORMS, closed_form
+from pyrovae.kl import SAMPLES, compare, ledger
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import PRIORS
+from pyrovae.quadrature import integrate
+from pyrovae.vae import VAE
+from tests.conftest import SEEDS
+
+BATCH = 5  # parameter draws of one example; 40 examples make 200
+
+
+def locs(*shape):
+    return 2 * torch.randn(shape, dtype=torch.float64)
+
+
+def scales(*shape):
+    """From about 1/10 to 10."""
+    return (0.75 * torch.randn(shape, dtype=torch.float64)).clamp(-2.3, 2.3).exp()
+
+
+def normal(*batch):
+    return dist.Normal(locs(*batch, 2), scales(*batch, 2)).to_event(1)
+
+
+def laplace(*batch):
+    return dist.Laplace(locs(*batch, 2), scales(*batch, 2)).to_event(1)
+
+
+def student_t(*batch):
+    df = 6 + 5 * torch.rand((*batch, 2), dtype=torch.float64)
+    return dist.StudentT(df, locs(*batch, 2), scales(*batch, 2)).to_event(1)
+
+
+def full(*batch):
+    tril = torch.diag_embed(scales(*batch, 2))
+    tril[..., 1, 0] = locs(*batch) / 2
+    return dist.MultivariateNormal(locs(*batch, 2), scale_tril=tril)
+
+
+def low_rank(*batch):
+    return dist.LowRankMultivariateNormal(locs(*batch, 2), locs(*batch, 2, 1), scales(*batch, 2))
+
+
+def mixture(*batch, component=normal):
+    weights = dist.Categorical(logits=locs(*batch, 3))
+    return dist.MixtureSameFamily(weights, component(*batch, 3))
+
+
+PAIRS = {
+    "normal-normal": (normal, normal),
+    "normal-laplace": (normal, laplace),
+    "laplace-normal": (laplace, normal),
+    "laplace-laplace": (laplace, laplace),
+    "t-normal": (student_t, normal),
+    "normal-full": (normal, full),
+    "full-normal": (full, normal),
+    "full-full": (full, full),
+    "full-laplace": (full, laplace),
+    "low_rank-normal": (low_rank, normal),
+    "normal-low_rank": (normal, low_rank),
+    "low_rank-laplace": (low_rank, laplace),
+}
+MIXTURES = {
+    "normal-mixture": (normal, mixture),
+    "full-mixture": (full, mixture),
+    "mixture-normal": (mixture, normal),
+    "mixture-mixture": (mixture, mixture),
+    "low_rank-mixture": (low_rank, mixture),
+    "mixture-full": (lambda *batch: mixture(*batch, component=full), full),
+}
+
+
+def test_every_closed_form_here_has_a_pair_that_is_tested():
+    found = {closed_form(q(), p())[1] for q, p in PAIRS.values()}
+    for formula in CLOSED_FORMS.values():
+        assert any(name.endswith(f"closed_forms.{formula.__name__}") for name in found)
+    bases = {tuple(type(getattr(d(), "base_dist", d())) for d in pair) for pair in PAIRS.values()}
+    for of_q, of_p in CLOSED_FORMS:
+        assert any(issubclass(a, of_q) and issubclass(b, of_p) for a, b in bases), (of_q, of_p)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_closed_forms_equal_quadrature(pair, seed):
+    """In two dimensions, to 1e-6 of the larger of 1 and the divergence, over 200 draws."""
+    torch.manual_seed(seed)
+    q, p = (make(BATCH) for make in PAIRS[pair])
+    value, _, _ = integrate(q, p)
+    torch.testing.assert_close(closed_form(q, p)[0], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_closed_forms_equal_monte_carlo(pair):
+    """100,000 draws for each of 5 q, 4 standard errors of their mean."""
+    q, p = (make(BATCH) for make in PAIRS[pair])
+    row = compare(q, p, samples=(100_000,))["monte_carlo"][0]
+    assert abs(row["z_score"]) < 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", PAIRS)
+def test_closed_forms_equal_monte_carlo_over_200_draws(pair):
+    """100,000 draws for each of 200 q; the chance that one of 12 x 200 is beyond 5 is 0.14 %."""
+    for seed in range(200):
+        torch.manual_seed(seed)
+        q, p = (make(1) for make in PAIRS[pair])
+        row = compare(q, p, samples=(100_000,), seed=seed)["monte_carlo"][0]
+        assert abs(row["z_score"]) < 5
+
+
+@pytest.mark.parametrize(
+    ("q", "p"),
+    [
+        (dist.Normal(0.3, 0.7), dist.Laplace(-0.2, 1.3)),
+        (dist.Normal(0.3, 0.7), dist.StudentT(3.0, 1.0, 0.5)),
+        (dist.Laplace(0.3, 0.7), dist.StudentT(3.0, 1.0, 0.5)),
+        (dist.StudentT(5.0, 0.3, 0.7), dist.Laplace(0.1, 0.5)),
+    ],
+    ids=["normal-laplace", "normal-t", "laplace-t", "t-laplace"],
+)
+def test_quadrature_equals_scipys(q, p):
+    value, error, how = integrate(q, p)
+
+    def term(z):
+        log_q, log_p = (d.log_prob(torch.tensor(z).double()).item() for d in (q, p))
+        return math.exp(log_q) * (log_q - log_p)
+
+    edges = [-math.inf, *sorted([q.mean.item(), p.mean.item()]), math.inf]
+    expected = sum(quad(term, a, b, epsabs=1e-8)[0] for a, b in pairwise(edges))
+    assert value.item() == pytest.approx(expected, abs=2e-6)  # of float32 parameters
+    assert error < 1e-5
+    assert how == "Gauss-Legendre, one dimension"
+
+
+def test_what_quadrature_cannot_do_is_none_or_has_a_large_error():
+    assert integrate(dist.MultivariateNormal(torch.zeros(3), torch.eye(3)), normal3()) is None
+    assert integrate(dist.Beta(2.0, 3.0), dist.Normal(0.0, 1.0)) is None
+    result = compare(dist.Cauchy(0.0, 1.0), dist.Normal(0.0, 1.0), samples=(10,))
+    assert result["quadrature"]["error"] > 0.5 * result["quadrature"]["value"]  # it is infinite
+
+
+def normal3():
+    return dist.Normal(torch.zeros(3), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize("pair", MIXTURES)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_mixture_bounds_bracket_quadrature(pair, seed):
+    torch.manual_seed(seed)
+    q, p = (make(BATCH) for make in MIXTURES[pair])
+    value, error, _ = integrate(q, p)
+    lower, upper = mixtures.bounds(q, p)
+    assert (lower <= value + 1e-6 + error).all()
+    assert (value <= upper + 1e-6 + error).all()
+
+
+def test_mixture_bounds_meet_at_one_component_far_from_the_others():
+    """q is a component of p, the others are far away: KL(q || p) = -log of its weight."""
+    loc = torch.tensor([[0.0, 0.0], [300.0, 0.0]]).double()
+    weights = dist.Categorical(probs=torch.tensor([0.3, 0.7]).double())
+    p = dist.MixtureSameFamily(weights, dist.Normal(loc, 1.0).to_event(1))
+    q = dist.Normal(loc[0], 1.0).to_event(1)
+    lower, upper = mixtures.bounds(q, p)
+    assert upper.item() == pytest.approx(-math.log(0.3), abs=1e-6)
+    # Jensen's inequality for a single normal loses log of the mean against the mean of the log
+    assert lower.item() == pytest.approx(-math.log(0.3) + math.log(2) - 1, abs=1e-6)
+
+
+def test_there_are_bounds_for_mixtures_of_normals_alone():
+    assert mixtures.bounds(normal(), normal()) is None
+    assert mixtures.bounds(laplace(), mixture()) is None
+    result = compare(normal(4), mixture(), samples=(20_000,))
+    (row,) = result["monte_carlo"]
+    assert result["closed_form"] is row["z_score"] is None
+    assert result["bounds"]["lower"] < row["estimate"] < result["bounds"]["upper"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("estimator", ["monte_carlo", "low_variance"])
+def test_z_scores_are_standard_normal_over_repetitions(estimator, seed):
+    """150 repetitions of 200 draws for 20 q, all of them wider than p and so of finite variance."""
+    torch.manual_seed(seed)
+    q = dist.Normal(torch.randn(20, 2) / 2, 1 + torch.rand(20, 2)).to_event(1)
+    p = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    assert compare(q, p, samples=(2,))["infinite_variance"] == 0
+    z_scores = [
+        compare(q, p, samples=(200,), seed=1_000 * seed + repetition)[estimator][0]["z_score"]
+        for repetition in range(150)
+    ]
+    assert stats.kstest(z_scores, "norm").pvalue > 1e-4
+
+
+def test_the_low_variance_estimator_has_the_lower_variance_where_q_is_near_p():
+    q = dist.Normal(0.05 * torch.randn(10, 3), 1.02).to_event(1)
+    result = compare(q, normal3())
+    for plain, low in zip(result["monte_carlo"][1:], result["low_variance"][1:], strict=True):
+        assert low["standard_error"] < plain["standard_error"] / 5
+
+
+def test_the_low_variance_estimator_is_a_nat_too_low_where_q_is_narrow_and_the_ledger_says_so():
+    q = dist.Normal(torch.zeros(4, 20), 0.05).to_event(1)
+    result = compare(q, dist.Normal(torch.zeros(20), 1.0).to_event(1))
+    row = result["low_variance"][-1]
+    assert row["estimate"] == pytest.approx(result["closed_form"]["value"] - 1, abs=0.2)
+    assert row["mean_ratio"] < 1e-3
+    assert result["infinite_variance"] == 4
+
+
+@pytest.mark.parametrize("scale", [0.6, 0.72, 1.0])
+@pytest.mark.parametrize("dense", [False, True])
+def test_variance_of_the_ratio_is_infinite_where_its_integral_is(scale, dense):
+    """E_q r^2 = integral of p^2 / q, which has the exponent -z^2 + z^2 / (2 s^2)."""
+    q = dist.Normal(torch.zeros(1), scale).to_event(1)
+    p = (
+        dist.MultivariateNormal(torch.zeros(1), torch.eye(1))
+        if dense
+        else dist.Normal(torch.zeros(1), 1.0).to_event(1)
+    )
+    assert mixtures.infinite_variance(q, p).tolist() == [1 / (2 * scale**2) >= 1]
+
+
+def test_a_row_says_what_it_is():
+    result = compare(normal(4), normal())
+    assert [row["samples"] for row in result["monte_carlo"]] == list(SAMPLES)
+    assert {row["formula"] for row in result["monte_carlo"]} == {"log q - log p"}
+    assert {row["formula"] for row in result["low_variance"]} == {"r - 1 - log r"}
+    assert result["closed_form"]["formula"] == (
+        "Independent Normal || Independent Normal, torch.distributions.kl_divergence"
+    )
+    assert result["images"] == 4
+    assert result["quadrature"]["formula"] == "Gauss-Legendre, dimension by dimension"
+    assert abs(result["quadrature"]["difference"]) < 1e-9
+
+
+def test_standard_errors_are_of_the_draws_for_the_q_given():
+    """Of normals with one scale: log q - log p is a chi-squared variable, times (1 - s^2) / 2."""
+    q, p = dist.Normal(torch.zeros(50, 4), 0.5).to_event(1), dist.Normal(torch.zeros(4), 1.0)
+    result = compare(q, p.to_event(1), samples=(1, 20_000))
+    exact = math.sqrt(4 * 2 * ((1 - 0.25) / 2) ** 2 / 50)
+    for row in result["monte_carlo"]:
+        expected = exact / math.sqrt(row["samples"])
+        assert row["standard_error"] == pytest.approx(expected, rel=0.02)
+    assert compare(q, p.to_event(1), samples=(1,))["monte_carlo"][0]["standard_error"] is None
+
+
+def test_dimensions_sum_to_the_whole_where_both_factorise():
+    result = compare(laplace(6), normal())
+    dimensions = [row["value"] for row in result["per_dimension"]]
+    assert len(dimensions) == 2
+    assert sum(dimensions) == pytest.approx(result["closed_form"]["value"], rel=1e-12)
+    integrated = compare(normal(6), student_t())
+    assert integrated["closed_form"] is None
+    assert integrated["per_dimension"][0]["formula"].startswith("Gauss-Legendre")
+    whole = sum(row["value"] for row in integrated["per_dimension"])
+    assert whole == pytest.approx(integrated["quadrature"]["value"], rel=1e-9)
+    assert compare(full(6), normal())["per_dimension"] == []
+
+
+UNIT = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+
+def zero_scale(family):
+    return family(torch.zeros(2), torch.zeros(2), validate_args=False).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("q", "p", "reason"),
+    [
+        (UNIT, dist.Exponential(torch.ones(2)).to_event(1), "q has mass where p has none"),
+        (UNIT, dist.Uniform(torch.zeros(2), 1.0).to_event(1), "q has mass where p has none"),
+        (zero_scale(dist.Normal), UNIT, "q has scale zero"),
+        (zero_scale(dist.Laplace), UNIT, "q has scale zero"),
+        (UNIT, zero_scale(dist.Normal), "p has scale zero"),
+        (UNIT, zero_scale(dist.Laplace), "p has scale zero"),
+        (dist.Delta(torch.zeros(2)).to_event(1), UNIT, "q has scale zero"),
+        (dist.OneHotCategorical(logits=torch.zeros(2)), UNIT, "q is discrete"),
+        (UNIT, dist.OneHotCategorical(logits=torch.zeros(2)), "p is discrete"),
+        (dist.StudentT(1.5, torch.zeros(2), 1.0).to_event(1), UNIT, "too heavy"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_infinite_divergences_are_reported_as_such(q, p, reason):
+    result = compare(q, p)
+    assert result["closed_form"]["value"] == math.inf
+    assert reason in result["infinite"]
+    assert all(row["z_score"] is None for row in result["monte_carlo"] + result["low_variance"])
+    if "heavy" not in reason:
+        assert result["monte_carlo"][-1]["estimate"] == math.inf
+    figures.divergence(result)
+
+
+@pytest.mark.parametrize(
+    ("q", "p", "options", "error", "message"),
+    [
+        (torch.zeros(2), UNIT, {}, TypeError, "q must be a distribution .* got Tensor"),
+        (UNIT, lambda: UNIT, {}, TypeError, "p must be a distribution"),
+        (UNIT, normal3(), {}, ValueError, r"event shape \(2,\) and p \(3,\)"),
+        (UNIT, UNIT.expand([3]), {}, ValueError, r"batch \(3,\) of p must broadcast to .* \(\)"),
+        (UNIT.expand([2]), UNIT.expand([3]), {}, ValueError, "expand q first"),
+        (UNIT.expand([0]), UNIT, {}, ValueError, "empty batch"),
+        (UNIT, UNIT, {"samples": ()}, ValueError, "positive whole numbers, got"),
+        (UNIT, UNIT, {"samples": (10, 0)}, ValueError, "positive whole numbers, got"),
+        (UNIT, UNIT, {"samples": (1.5,)}, ValueError, "positive whole numbers, got"),
+        (zero_scale(dist.Normal), zero_scale(dist.Normal), {}, ValueError, "both .* scale zero"),
+    ],
+    ids=str,
+)
+def test_wrong_inputs_are_refused(q, p, options, error, message):
+    with pytest.raises(error, match=message):
+        compare(q, p, **options)
+
+
+def test_parameters_that_are_no_numbers_are_refused():
+    q = dist.Normal(torch.tensor([math.nan, 0.0]), 1.0, validate_args=False).to_event(1)
+    p = dist.Normal(torch.zeros(2), 1.0, validate_args=False).to_event(1)
+    with pytest.raises(ValueError, match="not a number at a draw from q"):
+        compare(q, p)
+
+
+def test_discrete_distributions_are_compared():
+    q = dist.OneHotCategorical(logits=torch.randn(3, 4))
+    result = compare(q, dist.OneHotCategorical(logits=torch.zeros(4)))
+    expected = math.log(4) - q.entropy().mean().item()
+    assert result["closed_form"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert abs(result["monte_carlo"][-1]["z_score"]) < 4
+    assert result["quadrature"] is None
+
+
+def test_float32_parameters_are_compared_in_float64():
+    for q, p in PAIRS.values():
+        torch.manual_seed(3)
+        q32, p32 = single(q(3)), single(p())
+        result = compare(q32, p32, samples=(2,))
+        assert abs(result["quadrature"]["difference"]) < 1e-6 * max(
+            1, result["closed_form"]["value"]
+        )
+
+
+def single(d):
+    if isinstance(d, torch.distributions.Independent):
+        return single(d.base_dist).to_event(1)
+    names = {
+        dist.MultivariateNormal: ("loc", "scale_tril"),
+        dist.LowRankMultivariateNormal: ("loc", "cov_factor", "cov_diag"),
+        dist.StudentT: ("df", "loc", "scale"),
+    }.get(type(d), ("loc", "scale"))
+    return type(d)(**{name: getattr(d, name).float() for name in names})
+
+
+def test_a_flow_has_no_closed_form_and_the_rest_agrees_with_quadrature():
+    """Within 4 standard errors, for a flow as q and as p."""
+    layer = affine_autoregressive(2, hidden_dims=[8]).requires_grad_(False)
+    flow = dist.TransformedDistribution(UNIT.expand([3]), [layer])
+    for q, p in ((flow, UNIT), (UNIT.expand([3]), flow)):
+        result = compare(q, p, samples=(2_000,))
+        assert result["closed_form"] is None
+        row = result["monte_carlo"][0]
+        assert abs(row["estimate"] - result["quadrature"]["value"]) < 4 * row["standard_error"]
+
+
+def test_nothing_global_is_changed():
+    registry = dict(torch.distributions.kl._KL_REGISTRY)
+    q, p = full(3), normal()
+    state = torch.get_rng_state()
+    assert compare(q, p, seed=5) == compare(q, p, seed=5)
+    assert compare(q, p, seed=5) != compare(q, p, seed=6)
+    assert torch.equal(state, torch.get_rng_state())
+    assert registry == torch.distributions.kl._KL_REGISTRY
+    with pytest.raises(NotImplementedError):
+        kl_divergence(q, p)  # torch has none: TraceMeanField_ELBO samples, as without pyrovae
+
+
+class Rows:
+    """Data as a ledger takes it."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def batches(self, size):
+        return iter(self.x.split(size))
+
+
+@pytest.fixture
+def images():
+    return (torch.rand(130, 1, 8, 8) > 0.5).float()
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_the_ledger_of_a_vae_agrees_with_itself(prior, network, images):
+    shape = (1, 8, 8)
+    vae = VAE(PRIORS[prior](2), Bernoulli(2, shape, network), DiagonalNormal(2, shape, network))
+    advanced = []
+    result = ledger(vae, Rows(images), samples=(10, 400), advance=advanced.append)
+    assert advanced == [100, 30]
+    assert result["images"] == 130
+    row = result["monte_carlo"][-1]
+    assert abs(row["estimate"] - result["quadrature"]["value"]) < 4 * row["standard_error"]
+    assert (result["closed_form"] is None) == (result["bounds"] is not None)
+    assert vae.training
+
+
+def test_the_ledger_of_a_limit_is_of_the_first(vae, images):
+    assert ledger(vae, Rows(images), samples=(2,), limit=110) == ledger(
+        vae, Rows(images[:110]), samples=(2,)
+    )
+    whole = ledger(vae, Rows(images), samples=(2,))
+    assert whole == ledger(vae, Rows(images), samples=(2,))
+    q = vae.posterior(images)
+    assert whole["closed_form"]["value"] == pytest.approx(
+        kl_divergence(q, vae.prior().expand(q.batch_shape)).mean().item(), rel=1e-5
+    )
+    with pytest.raises(ValueError, match="limit must be positive, got 0"):
+        ledger(vae, Rows(images), limit=0)
+    with pytest.raises(ValueError, match="no examples"):
+        ledger(vae, Rows(images[:0]))
+
+
+@pytest.mark.parametrize("pair", [(normal, normal), (normal, mixture), (normal, student_t)])
+def test_the_figure_shows_rows_bands_and_the_truth(pair, tmp_path):
+    q, p = pair
+    result = compare(q(4), p())
+    figure = figures.divergence(result)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    for name in ("monte_carlo", "low_variance"):
+        estimates = [row["estimate"] for row in result[name]]
+        assert any(np.array_equal(line.get_ydata(), estimates) for line in lines.values())
+    exact = result["closed_form"] or result["quadrature"]
+    assert any(list(line.get_ydata()) == [exact["value"]] * 2 for line in lines.values())
+    assert any(label.startswith("bounds") for label in axes.get_legend_handles_labels()[1]) == (
+        result["bounds"] is not None
+    )
+    figures.save(figure, tmp_path / "kl.png")
+    assert (tmp_path / "kl.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    """Run ``pyrovae`` in this process and an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+KEYS = {"closed_form", "monte_carlo", "low_variance", "quadrature", "bounds", "per_dimension"}
+
+
+def test_the_command_prints_writes_and_refuses(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments, **options: None)
+    small = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)
+    assert command("fit", *small, "--epochs", 1, "--out", "run")[0] == 0
+    status, out, _ = command("kl", "run", "--samples", "1,10,100", "--limit", 50, "--json")
+    assert status == 0
+    result = json.loads(out)
+    assert result.keys() >= KEYS
+    assert result["images"] == 50
+    assert [row["samples"] for row in result["low_variance"]] == [1, 10, 100]
+    assert (tmp_path / "run/figures/kl.png").read_bytes().startswith(b"\x89PNG")
+    status, out, _ = command("kl", "run", "--samples", "1,10,100", "--limit", 50)
+    assert status == 0
+    for part in ("closed form", "quadrature", "log q - log p", "r - 1 - log r", "by dimension"):
+        assert part in out
+    assert f"{result['closed_form']['value']:.6f}" in out
+    for wrong in ("", "0", "1,x", "1,,2", "-3"):
+        status, out, err = command("kl", "run", "--samples", wrong)
+        assert status == 2
+        assert out == ""
+        assert err.count("\n") == 1
+    assert command("kl", "nothing")[0] == 2
+    assert command("kl", "run", "--limit", "0")[0] == 2
