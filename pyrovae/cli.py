@@ -143,6 +143,7 @@ _run = _options(
 @text("--posterior", metavar="SPEC", help="q(z|x). [diagonal]")
 @text("--encoder", metavar="SPEC", help="Network of q(z|x). [by the data]")
 @text("--decoder", metavar="SPEC", help="Network of p(x|z). [by the data]")
+@text("--objective", metavar="SPEC", help="What is optimised. [elbo]")
 @integer("--latent-dim", help="Dimensions of z. [by the data]")
 @integer("--epochs", help="Passes over the training data.")
 @integer("--batch-size", help="Examples per step.")
@@ -180,7 +181,7 @@ def fit(
         settings = _settings({} if config is None else Config.read(Path(config)), given)
         folder = None if out is None else Path(out)
     else:
-        run = _open(resume, {role: given.pop(role, None) for role in ROLES})
+        run = _open(resume, {role: given.pop(role, None) for role in (*ROLES, "objective")})
         others = {"config": config, "out": out}
         given |= {name: value for name, value in others.items() if value is not None}
         settings, folder = run.settings_to_resume(given), run.folder
@@ -356,7 +357,7 @@ def show(run: str, **own: str | None) -> None:
 @cli.command()
 @_json
 def components(as_json: bool) -> None:
-    """Every prior, posterior, likelihood and network, with its options and their defaults."""
+    """Every prior, posterior, likelihood, network and objective, with its options."""
     from pyrovae.summary import catalogue, table
 
     families = catalogue()
@@ -366,7 +367,7 @@ def components(as_json: bool) -> None:
 def _own_code(given: dict[str, Any]) -> frozenset[str]:
     from pyrovae.components import Spec
 
-    specs = [Spec.parse(given[role]) for role in ROLES if given.get(role)]
+    specs = [Spec.parse(given[role]) for role in (*ROLES, "objective") if given.get(role)]
     return frozenset(spec.name for spec in specs if spec.is_users_own)
 
 

@@ -12,10 +12,10 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "isolation"},
+    {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "traces"},
     {"figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
-    {"vae"},
+    {"vae", "weighted"},
     {"evidence", "objectives", "optim", "pictures"},
     {"training"},
     {"config", "display"},
