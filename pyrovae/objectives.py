@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
+from pyrovae.aggregate import BetaTC, Info
 from pyrovae.traces import (
     along_the_draw,
     divergence,
@@ -342,4 +343,6 @@ OBJECTIVES: dict[str, Callable[..., ELBO]] = {
     "renyi": Renyi,
     "stl": STL,
     "dreg": DReG,
+    "beta_tc": BetaTC,
+    "info": Info,
 }

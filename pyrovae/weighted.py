@@ -12,7 +12,7 @@ __all__ = ["IWAE", "DReG", "Renyi"]
 
 
 class Renyi(RenyiELBO):
-    r"""The variational Renyi bound of order :math:`\alpha`.
+    r"""The variational Renyi bound, between the ELBO and the importance-weighted one and beyond.
 
     .. math::
         \frac{1}{1 - \alpha} \, \mathbb{E}_{z_k \sim q(z \mid x)} \log \frac{1}{K} \sum_{k=1}^{K}

@@ -15,7 +15,7 @@ LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "traces"},
     {"figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
-    {"vae", "weighted"},
+    {"aggregate", "vae", "weighted"},
     {"evidence", "objectives", "optim", "pictures"},
     {"training"},
     {"config", "display"},

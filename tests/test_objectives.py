@@ -12,6 +12,7 @@ from pyro import distributions as dist
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
 
+from pyrovae.aggregate import BetaTC, Info
 from pyrovae.config import Config
 from pyrovae.data import load
 from pyrovae.objectives import (
@@ -31,6 +32,8 @@ from pyrovae.weighted import IWAE, DReG, Renyi
 from tests.conftest import SEEDS
 from tests.test_training import StopAfter
 from tests.test_vae import exact_posterior, linear_gaussian
+
+COPIES = 40  # of each datum in a batch, each with draws of its own
 
 RECORDED = [
     Trace_ELBO(),
@@ -141,7 +144,7 @@ def value_and_gradient(objective, vae, x):
     return -torch.cat([torch.tensor([loss], dtype=torch.float64), *(g.flatten() for g in zeros)])
 
 
-def sampled(objective, vae, x, repetitions=150, copies=100):
+def sampled(objective, vae, x, repetitions=150, copies=COPIES):
     """Mean and standard error of bound and gradient over draws."""
     repeated = x.repeat(copies, 1)
     draws = torch.stack(
@@ -179,6 +182,38 @@ def two_draws_by_quadrature(vae, x, alpha):
     return with_gradient(mass @ bound, vae)
 
 
+def total_correlation_by_quadrature(vae, x, weight):
+    """The ELBO less ``weight`` times the total correlation of the mixture of the posteriors."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    grid = torch.cartesian_prod(*[torch.from_numpy(nodes)] * 2)
+    mass = torch.cartesian_prod(*[torch.from_numpy(weights / weights.sum())] * 2).prod(-1)
+    q = vae.posterior(x).base_dist
+    z = q.mean + q.stddev * grid.unsqueeze(1)  # (nodes, batch, latent_dim)
+    each = q.log_prob(z.unsqueeze(-2))  # (nodes, batch, posterior, latent_dim)
+    joint = each.sum(-1).exp().mean(-1).log()
+    alone = each.exp().mean(-2).log().sum(-1)
+    total = (mass @ (joint - alone)).sum()
+    kl = (q.mean.square() + q.variance - q.variance.log() - 1) / 2
+    return closed_form(vae, x, lambda _: kl.sum() + weight * total)
+
+
+def discrepancy_in_closed_form(vae, x, share, weight, copies=COPIES):
+    """The objective of InfoVAE for a batch of copies, from means of the kernel under normals."""
+    q = vae.posterior(x.repeat(copies, 1))
+
+    def mean_kernel(loc, variance):
+        return ((2 / (2 + variance)).sqrt() * (-loc.square() / (2 * (2 + variance))).exp()).prod(-1)
+
+    pairs = mean_kernel(
+        q.mean.unsqueeze(0) - q.mean.unsqueeze(1), q.variance.unsqueeze(0) + q.variance.unsqueeze(1)
+    )
+    n = len(q.mean)
+    within = (pairs.sum() - pairs.diagonal().sum()) / (n * (n - 1))
+    across = mean_kernel(q.mean, q.variance + 1).mean()
+    distance = within + mean_kernel(torch.zeros(2).double(), torch.tensor(2.0)) - 2 * across
+    return closed_form(vae, x, lambda kl: share * kl.sum() + weight * len(x) * distance)
+
+
 def free(nats, groups):
     def of_kl(kl):
         mean = kl.mean(0).reshape(groups, -1).sum(1)
@@ -210,6 +245,19 @@ EXACT = {
     "iwae": (IWAE(particles=2), lambda v, x: two_draws_by_quadrature(v, x, 0.0)),
     "dreg": (DReG(particles=2), lambda v, x: two_draws_by_quadrature(v, x, 0.0)),
     "renyi": (Renyi(alpha=0.5, particles=2), lambda v, x: two_draws_by_quadrature(v, x, 0.5)),
+    "beta tc": (BetaTC(beta=3.0), lambda v, x: total_correlation_by_quadrature(v, x, 2.0)),
+    "beta tc of 2": (
+        BetaTC(beta=0.0, particles=2),
+        lambda v, x: total_correlation_by_quadrature(v, x, -1.0),
+    ),
+    "info": (
+        Info(alpha=0.75, weight=20.0),
+        lambda v, x: discrepancy_in_closed_form(v, x, 0.25, 19.75),
+    ),
+    "info of 2": (
+        Info(alpha=-1.0, weight=7.0, particles=2),
+        lambda v, x: discrepancy_in_closed_form(v, x, 2.0, 5.0),
+    ),
     "renyi -1": (Renyi(alpha=-1.0, particles=2), lambda v, x: two_draws_by_quadrature(v, x, -1.0)),
 }
 
@@ -360,7 +408,7 @@ def test_a_site_outside_the_plate_is_refused_with_the_remedy(vae, digits):
         STL().loss(model, guide, digits)
 
 
-@pytest.mark.parametrize("make", [Analytic, Beta, FreeBits, STL, DReG])
+@pytest.mark.parametrize("make", [Analytic, Beta, FreeBits, STL, DReG, BetaTC, Info])
 def test_draws_that_cannot_be_differentiated_are_refused(vae, digits, make):
     coin = dist.Bernoulli(torch.full((2,), 0.5)).to_event(1)
     vae = VAE(lambda: coin, vae.likelihood, lambda x: coin.expand((len(x),)))
@@ -378,6 +426,9 @@ def test_draws_that_cannot_be_differentiated_are_refused(vae, digits, make):
         (Beta, {"schedule": "cosine"}, "'cosine'; choose one of constant, linear, cyclical"),
         (Beta, {"rise": 0.0}, "rise is a fraction, .* schedule to constant"),
         (Beta, {"cycles": 0}, "cycles must be at least 1, got 0"),
+        (BetaTC, {"beta": -1.0}, r"beta must be finite and not negative, got -1\.0"),
+        (Info, {"alpha": 2.0}, r"alpha must be finite and at most 1, got 2\.0"),
+        (Info, {"weight": 0.2}, r"weight must be finite and at least 1 - alpha = 0\.5, got 0\.2"),
         (FreeBits, {"nats": -1.0}, "nats must be finite and not negative"),
         (FreeBits, {"groups": 0}, "groups must be at least 1, or None"),
     ],
@@ -385,6 +436,23 @@ def test_draws_that_cannot_be_differentiated_are_refused(vae, digits, make):
 def test_an_option_outside_its_range_is_refused(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("objective", [BetaTC(), Info(alpha=0.0)], ids=["beta_tc", "info"])
+def test_a_batch_of_one_has_no_term_of_the_aggregate(vae, digits, objective):
+    """The last batch of an epoch may be that small."""
+    loss, _ = gradients(objective, vae, digits[:1])
+    assert loss == pytest.approx(gradients(Elbo(), vae, digits[:1])[0], rel=1e-6)
+
+
+def test_beta_tc_needs_a_posterior_that_is_independent_in_each_dimension(vae, digits):
+    full = VAE(
+        vae.prior,
+        vae.likelihood,
+        lambda x: dist.MultivariateNormal(vae.posterior(x).mean, torch.eye(2)),
+    )
+    with pytest.raises(ValueError, match=r"beta_tc needs .* got MultivariateNormal; use"):
+        gradients(BetaTC(), full, digits)
 
 
 def test_schedules_of_beta():
