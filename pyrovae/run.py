@@ -286,7 +286,7 @@ class Run:
             data_dir: where named datasets are now, if not where they were.
         """
         data = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
-        settings = {"data": data, "model": self.config.model, "training": self.config.training}
+        settings = {"data": data, "model": self.config.model}
         return Config.resolve(settings, trusted=self.trusted)[1]
 
     def treat(self, data: str, data_dir: str | None = None) -> Split:

@@ -30,7 +30,7 @@ from pyrovae.training import TrainingInterrupted, fit
 from pyrovae.vae import VAE
 from pyrovae.weighted import IWAE, DReG, Renyi
 from tests.conftest import SEEDS
-from tests.test_training import StopAfter
+from tests.test_training import StopAfter, same
 from tests.test_vae import exact_posterior, linear_gaussian
 
 COPIES = 40  # of each datum in a batch, each with draws of its own
@@ -491,6 +491,29 @@ def test_every_objective_is_trained_by_a_run_and_the_plain_elbo_reported(name, t
     assert row["elbo"] == pytest.approx(row["reconstruction"] - row["kl"])
     assert (row["objective"] == pytest.approx(row["elbo"])) == (name in ("elbo", "stl", "beta"))
     assert Run.open(folder).config.training["objective"].split(":")[0] == name
+
+
+def test_an_objective_of_ones_own_is_named_to_train_and_not_to_open(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_objective.py").write_text(
+        "from pyro.infer import Trace_ELBO\n"
+        "class Mine(Trace_ELBO):\n"
+        "    def __init__(self, *, draws: int = 1) -> None:\n"
+        "        super().__init__(num_particles=draws)\n"
+    )
+    model = {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2}
+    settings = {"model": model, "training": {"objective": "own_objective:Mine", "epochs": 1}}
+    with pytest.raises(ValueError, match="the objective own_objective:Mine is code outside"):
+        Config.resolve(settings)
+    trusted = ["own_objective:Mine"]
+    folder, vae, _ = start(*Config.resolve(settings, trusted=trusted), None, trusted=trusted)
+    run = Run.open(folder)
+    assert run.config.training["objective"] == "own_objective:Mine:draws=1"
+    assert same(run.vae(), vae)
+    assert len(run.dataset().test) == 359
+    run.check_named({"objective": "own_objective:Mine"})
+    with pytest.raises(ValueError, match=r"the objective of .* is own_objective:Mine:draws=1, not"):
+        run.check_named({"objective": "elbo"})
 
 
 @pytest.mark.parametrize("steps", [2, 5])
