@@ -114,6 +114,7 @@ cli.add_command(kl)
 @text("--posterior", metavar="SPEC", help="q(z|x). [diagonal]")
 @text("--encoder", metavar="SPEC", help="Network of q(z|x). [by the data]")
 @text("--decoder", metavar="SPEC", help="Network of p(x|z). [by the data]")
+@text("--objective", metavar="SPEC", help="What is optimised. [elbo]")
 @integer("--latent-dim", help="Dimensions of z. [by the data]")
 @integer("--epochs", help="Passes over the training data.")
 @integer("--batch-size", help="Examples per step.")
@@ -151,7 +152,7 @@ def fit(
         settings = _settings({} if config is None else Config.read(Path(config)), given)
         folder = None if out is None else Path(out)
     else:
-        run = opened_run(resume, {role: given.pop(role, None) for role in ROLES})
+        run = opened_run(resume, {role: given.pop(role, None) for role in (*ROLES, "objective")})
         others = {"config": config, "out": out}
         given |= {name: value for name, value in others.items() if value is not None}
         settings, folder = run.settings_to_resume(given), run.folder
@@ -327,7 +328,7 @@ def show(run: str, **own: str | None) -> None:
 @cli.command()
 @json_option
 def components(as_json: bool) -> None:
-    """Every prior, posterior, likelihood and network, with its options and their defaults."""
+    """Every prior, posterior, likelihood, network and objective, with its options."""
     from pyrovae.summary import catalogue, table
 
     families = catalogue()

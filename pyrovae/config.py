@@ -13,6 +13,7 @@ from typing import Any
 
 import tomli_w
 import torch
+from pyro.infer import ELBO
 from torch import nn
 
 import pyrovae
@@ -21,6 +22,7 @@ from pyrovae.data import Dataset, prepare
 from pyrovae.isolation import stream
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
+from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.recipes import RECIPES, Recipe, for_array
@@ -30,12 +32,13 @@ from pyrovae.vae import VAE
 
 __all__ = ["DATA_SETTINGS", "FAMILIES", "MODEL_SETTINGS", "TRAINING_SETTINGS", "Config"]
 
-FAMILIES: dict[str, Mapping[str, Callable[..., nn.Module]]] = {
+FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "prior": PRIORS,
     "likelihood": LIKELIHOODS,
     "posterior": POSTERIORS,
     "encoder": NETWORKS,
     "decoder": NETWORKS,
+    "objective": OBJECTIVES,
 }
 
 DATA_SETTINGS: dict[str, Option] = {
@@ -47,18 +50,18 @@ DATA_SETTINGS: dict[str, Option] = {
 }
 
 MODEL_SETTINGS: dict[str, Option] = {
-    **{role: Option(role, str, None) for role in FAMILIES},
+    **{role: Option(role, str, None) for role in FAMILIES if role != "objective"},
     "latent_dim": Option("latent_dim", int, None),
 }
 
 _NOT_SETTINGS = ("objective", "out", "files", "initialize", "resume", "report")
 
-TRAINING_SETTINGS: dict[str, Option] = {
+TRAINING_SETTINGS: dict[str, Option] = {"objective": Option("objective", str, "elbo")} | {
     name: Option(name, parameter.annotation, parameter.default)
     for name, parameter in inspect.signature(fit).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_SETTINGS
 }
-"""The keyword arguments of :func:`pyrovae.fit` that are numbers and words."""
+"""The keyword arguments of :func:`pyrovae.fit` that are numbers and words, and the objective."""
 
 _FOUND: dict[str, Option] = {
     "maximum": Option("maximum", int | None, None),
@@ -78,7 +81,7 @@ class Config:
             ``binarization``, ``scaling``; and what was found in it: ``maximum``, ``event_shape``.
         model: a spec for each of ``prior``, ``likelihood``, ``posterior``, ``encoder`` and
             ``decoder``, with all options written out, and ``latent_dim``.
-        training: keyword arguments of :func:`pyrovae.fit`.
+        training: keyword arguments of :func:`pyrovae.fit`; the objective as a spec.
     """
 
     data: Mapping[str, Any]
@@ -131,12 +134,14 @@ class Config:
 
         largest = source.maximum if data["binarization"] == "none" else 1
         known = {"total_count": largest, "levels": None if largest is None else largest + 1}
-        written: dict[str, Any] = {"latent_dim": model["latent_dim"]}
-        for role, family in FAMILIES.items():
-            component = find(role, family, model[role], trusted)
-            written[role] = str(resolve(role, component, model[role], known)[0])
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | settings["training"]
+        chosen_specs = model | {"objective": Spec.parse(training["objective"])}
+        written: dict[str, Any] = {"latent_dim": model["latent_dim"]}
+        for role, family in FAMILIES.items():
+            component = find(role, family, chosen_specs[role], trusted)
+            written[role] = str(resolve(role, component, chosen_specs[role], known)[0])
+        training["objective"] = written.pop("objective")
         data |= {"maximum": source.maximum, "event_shape": event_shape}
         return cls(data=data, model=written, training=training), dataset
 
@@ -180,6 +185,20 @@ class Config:
                 f"latent_dim is {latent_dim}; set latent_dim to {vae.latent_dim}"
             )
         return vae
+
+    def objective(self, *, trusted: Collection[str] = ()) -> ELBO:
+        """Make the objective.
+
+        Args:
+            trusted: ``module:attribute`` names of the user's own that may be imported.
+
+        Raises:
+            ValueError: as :meth:`build`.
+        """
+        spec = Spec.parse(self.training["objective"])
+        component = find("objective", OBJECTIVES, spec, trusted)
+        options = resolve("objective", component, spec, {})[1]
+        return _construct("objective", spec, component, options)
 
     def to_toml(self) -> str:
         """The text that :meth:`read` takes; ``none`` stands for None."""
@@ -282,8 +301,8 @@ def _read_table(
 
 
 def _construct(
-    role: str, spec: Spec, component: Callable[..., nn.Module], arguments: Mapping[str, Any]
-) -> nn.Module:
+    role: str, spec: Spec, component: Callable[..., Any], arguments: Mapping[str, Any]
+) -> Any:
     """Make a component; what fails in code of the user's own is said in one line."""
     try:
         module = component(**arguments)
@@ -292,10 +311,8 @@ def _construct(
             raise
         raise ValueError(f"the {role} {spec} cannot be made: {failure(error)}") from error
     if not callable(module):
-        raise TypeError(
-            f"the {role} {spec} makes a {type(module).__name__}; it must make an nn.Module that "
-            "is called"
-        )
+        kind = "a Pyro ELBO" if role == "objective" else "an nn.Module that is called"
+        raise TypeError(f"the {role} {spec} makes a {type(module).__name__}; it must make {kind}")
     return module
 
 

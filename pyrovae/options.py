@@ -70,7 +70,8 @@ def own_code(given: dict[str, Any]) -> frozenset[str]:
     """The names outside pyrovae that were given for a role, and so may be imported."""
     from pyrovae.components import Spec
 
-    specs = [Spec.parse(given[role]) for role in ROLES if given.get(role)]
+    named = (*ROLES, "objective")
+    specs = [Spec.parse(given[role]) for role in named if given.get(role)]
     return frozenset(spec.name for spec in specs if spec.is_users_own)
 
 

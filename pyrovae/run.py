@@ -142,19 +142,14 @@ def start(
     if dataset.statistics:
         statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
         files[STATISTICS] = tensor_bytes(statistics)
+    training = dict(config.training, objective=config.objective(trusted=trusted))
     while True:
         out = folder or next_folder(config.data["name"], config.model["prior"])
         vae = config.build(trusted=trusted)
         with going_on(out):
             try:
                 trained = fit(
-                    vae,
-                    dataset,
-                    **config.training,
-                    out=out,
-                    files=files,
-                    resume=resume,
-                    report=report,
+                    vae, dataset, **training, out=out, files=files, resume=resume, report=report
                 )
                 return out, vae, trained
             except OSError as error:
@@ -247,7 +242,8 @@ class Run:
         for role, text in given.items():
             if text is None:
                 continue
-            spec, trained = Spec.parse(text), Spec.parse(self.config.model[role])
+            table = self.config.training if role == "objective" else self.config.model
+            spec, trained = Spec.parse(text), Spec.parse(table[role])
             same = spec.name == trained.name and all(
                 _same_value(value, trained.options.get(key)) for key, value in spec.options.items()
             )
@@ -291,7 +287,7 @@ class Run:
             data_dir: where named datasets are now, if not where they were.
         """
         data = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
-        settings = {"data": data, "model": self.config.model, "training": self.config.training}
+        settings = {"data": data, "model": self.config.model}
         return Config.resolve(settings, trusted=self.trusted)[1]
 
     def treat(self, data: str, data_dir: str | None = None) -> Split:

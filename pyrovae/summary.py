@@ -32,7 +32,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
         ``{role: {name: {"about", "options": {key: {"default", "takes"}}}}}``.
     """
     families = {role: FAMILIES[role] for role in ("prior", "posterior", "likelihood")}
-    families["network"] = FAMILIES["encoder"]
+    families |= {"network": FAMILIES["encoder"], "objective": FAMILIES["objective"]}
     return {
         role: {
             name: {

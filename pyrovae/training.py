@@ -98,7 +98,8 @@ def fit(
         data: a ``Dataset``, whose validation part chooses the weights; or observations
             ``(examples, *event_shape)`` alone, all of them trained on, where the last weights are
             kept.
-        objective: a Pyro ELBO; ``Trace_ELBO()`` by default.
+        objective: a Pyro ELBO; ``Trace_ELBO()`` by default. If it has a method ``at(progress)``,
+            that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
         batch_size: examples per step; the last step of an epoch takes what is left.
         learning_rate: largest step size of Adam.
@@ -198,6 +199,7 @@ class _Run:
         )
         watched, self.record = recording(objective)
         self.svi = SVI(vae.model, vae.guide, self.optimizer, watched)
+        self.tell_objective = getattr(watched, "at", None)
         self.average = (
             AveragedModel(vae, multi_avg_fn=_moving_average(options["averaging"]))
             if options["averaging"]
@@ -328,6 +330,8 @@ class _Run:
         rng = np.random.Generator(np.random.SFC64(step_seed))
         x = self.vae.place(self.train_data.batch(index, rng))
         self.optimizer.examples = len(x)
+        if self.tell_objective is not None:
+            self.tell_objective(progress.step / (progress.epochs * progress.steps_per_epoch))
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
         with pyro.validation_enabled(progress.step == 0):
             try:

@@ -13,10 +13,10 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "progress"}
-    | {"structure"},
+    | {"structure", "traces"},
     {"display", "figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
-    {"closed_forms", "mixtures", "quadrature", "vae"},
+    {"aggregate", "closed_forms", "mixtures", "quadrature", "vae", "weighted"},
     {"evidence"},
     {"kl", "objectives", "optim", "pictures"},
     {"training"},
