@@ -8,6 +8,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.distributions import moments
+
 __all__ = ["VAE"]
 
 
@@ -34,6 +36,7 @@ class VAE(nn.Module):
 
     Raises:
         TypeError: if the prior does not return a Pyro distribution over vectors.
+        ValueError: if the prior is made of a posterior, and that is another object.
     """
 
     def __init__(
@@ -43,6 +46,12 @@ class VAE(nn.Module):
         posterior: Callable[[Tensor], dist.Distribution],
     ) -> None:
         super().__init__()
+        shared = getattr(prior, "posterior", posterior)
+        if shared is not posterior:
+            raise ValueError(
+                f"the {type(prior).__name__} is made of a {type(shared).__name__} that is not the "
+                "VAE's posterior, and would not be trained; give both the same object"
+            )
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
@@ -70,7 +79,7 @@ class VAE(nn.Module):
             pyro.sample("z", self.posterior(x))
 
     def encode(self, x: Tensor) -> Tensor:
-        """The mean of q(z | x).
+        """The mean of q(z | x): by formula, else of 1,000 draws.
 
         Args:
             x: data ``(*batch, *event_shape)``.
@@ -78,7 +87,7 @@ class VAE(nn.Module):
         Returns:
             ``(*batch, latent_dim)``.
         """
-        return self.posterior(x).mean
+        return moments(self.posterior(x))[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x | z).

@@ -1,12 +1,13 @@
-"""The continuous Bernoulli against quadrature and its own definition, far into its tails."""
+"""Distributions against quadrature and their own definitions, far into the tails; moments."""
 
 import numpy as np
 import pytest
 import torch
+from pyro import distributions as dist
 from scipy import stats
 from scipy.integrate import quad
 
-from pyrovae.distributions import ContinuousBernoulli
+from pyrovae.distributions import ContinuousBernoulli, Logistic, cholesky_factor, moments
 from tests.conftest import SEEDS
 
 LOGITS = [-80.0, -20.0, -3.0, -0.11, -0.09, -1e-3, -1e-4, 0.0, 1e-4, 0.09, 0.11, 3.0, 20.0, 80.0]
@@ -77,3 +78,32 @@ def test_expands_as_pyro_plates_ask():
     p = ContinuousBernoulli(logits=torch.zeros(3)).expand([5, 3])
     assert type(p) is ContinuousBernoulli
     assert p.sample().shape == (5, 3)
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0])
+def test_logistic_draws_are_finite_at_both_ends_of_the_uniform(u, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self: self.fill_(u))
+    for dtype in (torch.float32, torch.float64):
+        draws = Logistic(torch.zeros(3, dtype=dtype), 2.0).rsample((4,))
+        assert draws.shape == (4, 3)
+        assert draws.isfinite().all()
+
+
+def test_cholesky_factor_is_filled_row_by_row():
+    factor = cholesky_factor(torch.zeros(2, 3), torch.tensor([1.0, 2.0, 3.0]).expand(2, 3))
+    expected = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [2.0, 3.0, 1.0]])
+    torch.testing.assert_close(factor, expected.expand(2, 3, 3))
+
+
+def test_moments_are_exact_where_there_is_a_formula_and_else_those_of_draws():
+    normal = dist.Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
+    assert torch.equal(torch.stack(moments(normal)), torch.stack([normal.mean, normal.variance]))
+
+    class NoFormula(dist.Normal):
+        @property
+        def mean(self):
+            raise NotImplementedError
+
+    mean, variance = moments(NoFormula(normal.loc, normal.scale))
+    assert ((mean - normal.loc).abs() < 5 * normal.scale / 1_000**0.5).all()  # 5 standard errors
+    assert ((variance / normal.variance - 1).abs() < 5 * (2 / 1_000) ** 0.5).all()

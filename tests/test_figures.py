@@ -16,6 +16,7 @@ from scipy.stats import norm
 from torch import nn
 
 from pyrovae import figures, pictures
+from pyrovae.components import context_of
 from pyrovae.likelihoods import Binomial, ContinuousBernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
@@ -34,10 +35,12 @@ N = 30
 def make_vae(kind="image", latent_dim=2, prior="normal"):
     torch.manual_seed(0)
     shape, network = SHAPES[kind], partial(MLP, hidden_dims=(16,), dropout=0.1)
+    posterior = DiagonalNormal(latent_dim, shape, network)
+    known = {"latent_dim": latent_dim, "event_shape": shape, "posterior": posterior}
     return VAE(
-        PRIORS[prior](latent_dim),
+        PRIORS[prior](**context_of(PRIORS[prior], known)),
         LIKELIHOODS[kind](latent_dim, shape, network),
-        DiagonalNormal(latent_dim, shape, network),
+        posterior,
     )
 
 
