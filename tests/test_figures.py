@@ -19,7 +19,7 @@ from pyrovae import figures, pictures
 from pyrovae.components import context_of
 from pyrovae.likelihoods import Binomial, ContinuousBernoulli, Normal
 from pyrovae.networks import MLP
-from pyrovae.posteriors import DiagonalNormal
+from pyrovae.posteriors import POSTERIORS, DiagonalNormal
 from pyrovae.priors import PRIORS, StandardNormal
 from pyrovae.vae import VAE
 
@@ -32,15 +32,15 @@ LIKELIHOODS = {
 N = 30
 
 
-def make_vae(kind="image", latent_dim=2, prior="normal"):
+def make_vae(kind="image", latent_dim=2, prior="normal", posterior="diagonal"):
     torch.manual_seed(0)
     shape, network = SHAPES[kind], partial(MLP, hidden_dims=(16,), dropout=0.1)
-    posterior = DiagonalNormal(latent_dim, shape, network)
-    known = {"latent_dim": latent_dim, "event_shape": shape, "posterior": posterior}
+    q = POSTERIORS[posterior](latent_dim, shape, network)
+    known = {"latent_dim": latent_dim, "event_shape": shape, "posterior": q}
     return VAE(
         PRIORS[prior](**context_of(PRIORS[prior], known)),
         LIKELIHOODS[kind](latent_dim, shape, network),
-        posterior,
+        q,
     )
 
 
@@ -104,6 +104,14 @@ def test_every_picture_that_applies_is_made(tmp_path, coarse, prior, latent_dim,
             assert min(image.size) > 100
             assert "Creation Time" not in image.info
             assert "Software" not in image.info
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 3])
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_every_posterior_is_drawn(tmp_path, coarse, posterior, latent_dim):
+    vae = make_vae("image", latent_dim, posterior=posterior)
+    paths = pictures.draw(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)
+    assert "latent.png" in [path.name for path in paths]
 
 
 @pytest.mark.parametrize("kind", SHAPES)
