@@ -4,7 +4,7 @@ Any ``nn.Module`` whose ``forward()`` does the same takes their place: there is 
 nothing to register.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -12,10 +12,12 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.distributions import Logistic, cholesky_factor, moments
+from pyrovae.flows import FlowDistribution
 from pyrovae.networks import Shape
 
 __all__ = [
     "PRIORS",
+    "Flow",
     "GaussianMixture",
     "Laplace",
     "LearnedNormal",
@@ -303,6 +305,61 @@ class VampPrior(nn.Module):
         self.pseudo_inputs.copy_(_choose(x, len(self.pseudo_inputs)))
 
 
+class Flow(nn.Module):
+    r"""A normalising flow: a learned invertible map of N(0, I), with density and draws.
+
+    .. math:: \log p(z) = \log \mathcal{N}(f(z) \mid 0, I) + \log \left| \det \nabla f(z) \right|
+
+    ``nsf`` and ``maf`` are autoregressive: a density takes one pass, a draw one for each dimension.
+    ``realnvp`` couples two halves: both take one pass. The splines of ``nsf`` act between -5 and 5
+    and leave larger values as they are.
+
+    References:
+        Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, arXiv:1906.04032;
+        Papamakarios, Pavlakou and Murray (2017), Masked Autoregressive Flow, arXiv:1705.07057;
+        Dinh, Sohl-Dickstein and Bengio (2017), Density Estimation Using Real NVP, arXiv:1605.08803
+
+    Args:
+        latent_dim: number of dimensions of z.
+        kind: of the transforms.
+        transforms: how many there are, one after the other.
+        hidden_dims: widths of the network in each.
+
+    Raises:
+        ValueError: if ``latent_dim``, ``transforms`` or a width is not positive, or ``kind`` is
+            none of the three.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        kind: Literal["nsf", "maf", "realnvp"] = "nsf",
+        transforms: int = 3,
+        hidden_dims: Sequence[int] = (64, 64),
+    ) -> None:
+        from zuko import flows
+
+        super().__init__()
+        _positive("latent_dim", latent_dim)
+        _one_of("kind", kind, ("nsf", "maf", "realnvp"))
+        _positive("transforms", transforms, "for p(z) = N(0, I) use StandardNormal")
+        for width in hidden_dims:
+            _positive("hidden_dims", width)
+        make = {"nsf": flows.NSF, "maf": flows.MAF, "realnvp": flows.RealNVP}[kind]
+        flow = make(latent_dim, transforms=transforms, hidden_features=tuple(hidden_dims))
+        self.to_normal = flow.transform
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        base = dist.Normal(self.loc, self.scale).to_event(1)
+        return FlowDistribution(base, self.to_normal().inv)
+
+
 def _choose(x: Tensor, count: int) -> Tensor:
     if count > len(x):
         raise ValueError(
@@ -330,4 +387,5 @@ PRIORS: dict[str, type[nn.Module]] = {
     "logistic": LogisticPrior,
     "mixture": GaussianMixture,
     "vamp": VampPrior,
+    "flow": Flow,
 }

@@ -12,7 +12,7 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "isolation"},
+    {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"},
     {"figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
     {"vae"},
@@ -33,6 +33,7 @@ ONLY_IN = {
     "torchvision": {"sources"},
     "sklearn": {"sources"},
     "safetensors": {"checkpoint"},
+    "zuko": {"priors", "posteriors"},
 }
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
