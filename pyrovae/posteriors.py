@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyrovae.distributions import cholesky_factor
 from pyrovae.flows import FlowDistribution
 from pyrovae.networks import NetworkFactory, Shape
+from pyrovae.spheres import PowerSpherical
 
 __all__ = [
     "POSTERIORS",
@@ -22,6 +23,7 @@ __all__ = [
     "InverseAutoregressive",
     "LowRankNormal",
     "Point",
+    "Spherical",
 ]
 
 
@@ -268,6 +270,47 @@ class Point(nn.Module):
         _scale_to(self.encoder, x)
 
 
+class Spherical(nn.Module):
+    r"""A power spherical distribution on the unit sphere; it goes with the prior sphere.
+
+    .. math:: q(z \mid x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}, \qquad |z| = |\mu(x)| = 1
+
+    The encoder gives a vector, whose direction is :math:`\mu`, and :math:`\log \kappa`.
+
+    References:
+        De Cao and Aziz (2020), The Power Spherical distribution, arXiv:2006.04437
+
+    Args:
+        latent_dim: number of coordinates of z, at least 2.
+        event_shape: shape of one observation.
+        network: factory of the encoder, called with ``(event_shape, (latent_dim + 1,))``.
+
+    Raises:
+        ValueError: if ``latent_dim`` is below 2.
+    """
+
+    def __init__(self, latent_dim: int, event_shape: Shape, network: NetworkFactory) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise ValueError(
+                f"latent_dim must be at least 2 on a sphere, which is a circle then, got "
+                f"{latent_dim}"
+            )
+        self.encoder = network(tuple(event_shape), (latent_dim + 1,))
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        out = self.encoder(x)  # (*batch, latent_dim + 1)
+        return PowerSpherical(nn.functional.normalize(out[..., 1:], dim=-1), out[..., 0].exp())
+
+    def initialize(self, x: Tensor) -> None:
+        """Scale the encoder's first weights to the data, so that the unit of x does not matter.
+
+        Args:
+            x: training data ``(batch, *event_shape)``.
+        """
+        _scale_to(self.encoder, x)
+
+
 @torch.no_grad()
 def _scale_to(encoder: nn.Module, x: Tensor) -> None:
     """Make three times the root mean square of x the unit of the encoder's input.
@@ -288,4 +331,5 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "laplace": DiagonalLaplace,
     "flow": InverseAutoregressive,
     "point": Point,
+    "power_spherical": Spherical,
 }

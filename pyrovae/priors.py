@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyrovae.distributions import Logistic, cholesky_factor, moments
 from pyrovae.flows import FlowDistribution
 from pyrovae.networks import Shape
+from pyrovae.spheres import UniformSphere
 
 __all__ = [
     "PRIORS",
@@ -22,6 +23,7 @@ __all__ = [
     "Laplace",
     "LearnedNormal",
     "LogisticPrior",
+    "Sphere",
     "StandardNormal",
     "StudentT",
     "VampPrior",
@@ -360,6 +362,37 @@ class Flow(nn.Module):
         return FlowDistribution(base, self.to_normal().inv)
 
 
+class Sphere(nn.Module):
+    r"""Uniform on the unit sphere; it goes with the posterior power_spherical.
+
+    .. math:: p(z) = \frac{\Gamma(n / 2)}{2 \pi^{n / 2}}, \qquad |z| = 1, \; z \in \mathbb{R}^n
+
+    References:
+        Davidson, Falorsi, De Cao, Kipf and Tomczak (2018), Hyperspherical Variational
+        Auto-Encoders, arXiv:1804.00891
+
+    Args:
+        latent_dim: number n of coordinates of z, one more than the sphere has dimensions.
+
+    Raises:
+        ValueError: if ``latent_dim`` is below 2.
+    """
+
+    zero: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise ValueError(
+                f"latent_dim must be at least 2 on a sphere, which is a circle then, got "
+                f"{latent_dim}"
+            )
+        self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        return UniformSphere(self.zero)
+
+
 def _choose(x: Tensor, count: int) -> Tensor:
     if count > len(x):
         raise ValueError(
@@ -388,4 +421,5 @@ PRIORS: dict[str, type[nn.Module]] = {
     "mixture": GaussianMixture,
     "vamp": VampPrior,
     "flow": Flow,
+    "sphere": Sphere,
 }

@@ -1,6 +1,6 @@
 r"""The variational autoencoder: three distributions, and the two Pyro programs they make."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyro
@@ -190,8 +190,10 @@ class VAE(nn.Module):
             raise ValueError(
                 f"the prior {type(self.prior).__name__} is over {_space(p)}, the posterior "
                 f"{type(self.posterior).__name__} over {_space(q)}; they must be over the same "
-                f"space. Over real vectors are the priors {', '.join(PRIORS)} and the posteriors "
-                f"{', '.join(POSTERIORS)}; each pair works but vamp with point"
+                f"space. Over real vectors are the priors {', '.join(_besides('sphere', PRIORS))} "
+                f"and the posteriors {', '.join(_besides('power_spherical', POSTERIORS))}; each "
+                "pair works but vamp with point. On the sphere are the priors sphere and vamp with "
+                "the posterior power_spherical"
             )
 
 
@@ -199,6 +201,10 @@ def _elementwise(distribution: Any) -> Any:
     while isinstance(distribution, torch.distributions.Independent):
         distribution = distribution.base_dist
     return distribution
+
+
+def _besides(name: str, family: Iterable[str]) -> list[str]:
+    return [entry for entry in family if entry != name]
 
 
 def _space(distribution: Any) -> str:

@@ -12,7 +12,16 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"},
+    {
+        "binarization",
+        "checkpoint",
+        "components",
+        "distributions",
+        "files",
+        "flows",
+        "isolation",
+        "spheres",
+    },
     {"figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
     {"vae"},

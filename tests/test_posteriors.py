@@ -1,5 +1,7 @@
 """Every posterior is a distribution over z for each x, and differentiable in all its parameters."""
 
+import math
+
 import numpy as np
 import pyro
 import pytest
@@ -17,13 +19,14 @@ from pyrovae.posteriors import (
     FullNormal,
     LowRankNormal,
     Point,
+    Spherical,
 )
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
 SHAPES = [(5,), (1, 4, 4)]
 VARIANTS = [*POSTERIORS, "low_rank:rank=2"]
-DENSITIES = [text for text in VARIANTS if text != "point"]
+DENSITIES = [text for text in VARIANTS if text not in ("point", "power_spherical")]
 
 
 def make(text, latent_dim, event_shape, network):
@@ -203,6 +206,14 @@ def test_a_point_trains_as_the_autoencoder_written_out(vae, digits, network):
     expected = [p - 1e-4 * g for p, g in zip(vae.parameters(), gradients, strict=True)]
     SVI(vae.model, vae.guide, pyro.optim.SGD({"lr": 1e-4}), Trace_ELBO()).step(digits)
     torch.testing.assert_close(list(vae.parameters()), expected)
+
+
+def test_spherical_gives_a_direction_and_a_log_concentration():
+    q = constant(Spherical(2, (1,), Linear), [math.log(3.0), 3.0, -4.0])
+    torch.testing.assert_close(q.loc, torch.tensor([0.6, -0.8]).double())
+    torch.testing.assert_close(q.concentration, torch.tensor(3.0).double())
+    with pytest.raises(ValueError, match="latent_dim must be at least 2 on a sphere"):
+        Spherical(1, (1,), Linear)
 
 
 @pytest.mark.parametrize("rank", [0, 3])

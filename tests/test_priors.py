@@ -22,6 +22,7 @@ from pyrovae.priors import (
     Laplace,
     LearnedNormal,
     LogisticPrior,
+    Sphere,
     StandardNormal,
     StudentT,
     VampPrior,
@@ -30,7 +31,7 @@ from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
 VARIANTS = [
-    *PRIORS,
+    *(name for name in PRIORS if name != "sphere"),  # see test_spheres.py
     "learned_normal:covariance=full",
     "student_t:df=3,scale=0.5",
     "mixture:start=data",
@@ -330,6 +331,7 @@ def test_more_components_than_data_are_refused(prior):
         (lambda: Laplace(2, scale=-1.0), "scale must be positive, got -1.0"),
         (lambda: Laplace(2, scale=math.nan), "scale must be positive, got nan"),
         (lambda: StandardNormal(0), "latent_dim must be positive, got 0"),
+        (lambda: Sphere(1), "latent_dim must be at least 2 on a sphere, .*, got 1"),
         (lambda: StudentT(2, df=0.0), "df must be positive, got 0.0"),
         (lambda: LogisticPrior(2, scale=0.0), "scale must be positive, got 0.0"),
         (lambda: LearnedNormal(2, covariance="x"), "covariance must be one of diagonal, full, got"),
