@@ -293,6 +293,7 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
     import torch
 
     from pyrovae.display import counting
+    from pyrovae.distributions import moments
     from pyrovae.export import destination, write_arrays
 
     opened = opened_run(run, own)
@@ -300,11 +301,16 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
     vae = opened.vae()
     split = opened.treat(data, data_dir)
     loc, scale = [], []
-    with torch.no_grad(), counting("encoding", len(split)) as advance:
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(),
+        counting("encoding", len(split)) as advance,
+    ):
+        torch.manual_seed(0)  # for posteriors whose moments are those of draws
         for x in split.batches(1_000):
-            q = vae.posterior(x)
-            loc.append(q.mean)
-            scale.append(q.stddev)
+            mean, variance = moments(vae.posterior(x))
+            loc.append(mean)
+            scale.append(variance.sqrt())
             advance(len(x))
     arrays = {"loc": torch.cat(loc).numpy(), "scale": torch.cat(scale).numpy()}
     if split.labels is not None:

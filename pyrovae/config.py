@@ -177,7 +177,7 @@ class Config:
             torch.manual_seed(stream(self.training["seed"], "build"))
             posterior = make("posterior", **known, network=network("encoder"))
             likelihood = make("likelihood", **known, network=network("decoder"))
-            prior = make("prior", **known)
+            prior = make("prior", **known, posterior=posterior)
             vae = VAE(prior, likelihood, posterior)
         if vae.latent_dim != latent_dim:
             raise ValueError(

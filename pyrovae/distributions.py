@@ -1,11 +1,11 @@
-r"""Distributions that torch lacks, or has and loses digits in that a likelihood needs."""
+r"""Distributions that torch and Pyro lack, or have and lose digits in; factors and moments."""
 
 import math
 from typing import Any, ClassVar
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
@@ -14,9 +14,14 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "Logistic",
     "NegativeBinomial",
     "StudentT",
+    "cholesky_factor",
+    "moments",
 ]
+
+_MOMENT_DRAWS = 1_000
 
 
 class ContinuousBernoulli(dist.ContinuousBernoulli):
@@ -258,3 +263,52 @@ class StudentT(dist.StudentT):
         square = inverse.square()
         terms = 1 / 8 - square * (1 / 192 - square * (1 / 640 - square * 17 / 14336))
         return torch.where(large, -0.5 * math.log(2) - inverse * terms, exact)
+
+
+class Logistic(dist.Logistic):
+    r"""The logistic distribution, with draws that are always finite.
+
+    .. math:: p(x) = \frac{e^{-(x - \mu) / s}}{s \, (1 + e^{-(x - \mu) / s})^2}
+
+    Pyro inverts the distribution function at a uniform number from [0, 1), which is 0 once in
+    about ten million draws in float32.
+    """
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        u = self.loc.new_empty(self._extended_shape(sample_shape)).uniform_()
+        eps = torch.finfo(u.dtype).eps
+        return self.icdf(u.clamp(eps / 2, 1 - eps / 2))
+
+
+def cholesky_factor(log_diagonal: Tensor, below: Tensor) -> Tensor:
+    """A lower triangular matrix with a positive diagonal, from unconstrained numbers.
+
+    Args:
+        log_diagonal: logarithms of the diagonal ``(*batch, n)``.
+        below: the entries below it, row by row ``(*batch, n * (n - 1) / 2)``.
+
+    Returns:
+        ``(*batch, n, n)``.
+    """
+    n = log_diagonal.shape[-1]
+    row, column = torch.tril_indices(n, n, -1, device=below.device)
+    matrix = torch.diag_embed(log_diagonal.exp())
+    lower = torch.zeros_like(matrix)
+    lower[..., row, column] = below
+    return matrix + lower
+
+
+def moments(distribution: Any) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each dimension: by formula, else from 1,000 draws.
+
+    Args:
+        distribution: any; a flow has no formula.
+
+    Returns:
+        The two, each ``(*batch_shape, *event_shape)``; draws carry no gradient.
+    """
+    try:
+        return distribution.mean, distribution.variance
+    except NotImplementedError:
+        draws = distribution.sample((_MOMENT_DRAWS,))
+        return draws.mean(0), draws.var(0)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pyro.distributions import constraints
 from scipy.stats import gaussian_kde
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
@@ -42,7 +43,8 @@ def draw(
 
     ``bound.png`` where there are metrics, ``samples.png``, ``reconstructions.png``,
     ``latent.png`` (of the two dimensions of largest KL where there are more), and ``grid.png``
-    for images with a two-dimensional latent. The VAE is run in eval mode and left as it was.
+    for images with a two-dimensional latent that is not on a circle. The VAE is run in eval mode
+    and left as it was.
 
     Args:
         vae: the trained model.
@@ -78,7 +80,7 @@ def draw(
         chosen = order[:_LATENTS]
         x, shown = x_test[chosen].to(device), None if labels is None else classes[chosen]
         pictures["latent"] = _latent_of(vae, x, shown)
-        if vae.latent_dim == 2 and len(shape) == 3:
+        if vae.latent_dim == 2 and len(shape) == 3 and _fills_space(vae.prior()):
             pictures["grid"] = _grid_of(vae, shape)
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
@@ -129,7 +131,7 @@ def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
     def density(points: Array) -> Array:
         z = draws[:1].repeat(len(points), 1)
         z[:, dims] = torch.as_tensor(points).to(draws)
-        if vae.latent_dim <= 2:
+        if vae.latent_dim <= 2 and _fills_space(p):
             return _numpy(p.log_prob(z).exp())
         if _factorises(p):
             return _numpy(p.base_dist.log_prob(z)[:, dims].sum(-1).exp())
@@ -166,6 +168,16 @@ def _kl_per_dimension(q: Any, p: Any, draws: Tensor) -> tuple[Array, bool]:
         log_density = np.interp(z[..., d], line, gaussian_kde(sample).logpdf(line))
         kl[d] -= weights @ log_density.mean(1) / weights.sum()
     return kl, False
+
+
+def _fills_space(distribution: Any) -> bool:
+    """Whether it has a density on the space around its draws, which a sphere has not."""
+    support: Any = None
+    with suppress(NotImplementedError):
+        support = distribution.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return not isinstance(support, type(constraints.sphere))
 
 
 def _factorises(distribution: Any) -> bool:

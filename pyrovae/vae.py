@@ -1,6 +1,6 @@
 r"""The variational autoencoder: three distributions, and the two Pyro programs they make."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyro
@@ -8,7 +8,13 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.distributions import moments
+from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
+
 __all__ = ["VAE"]
+
+_DRAWS = 100  # by which two supports are compared
 
 
 class VAE(nn.Module):
@@ -34,6 +40,7 @@ class VAE(nn.Module):
 
     Raises:
         TypeError: if the prior does not return a Pyro distribution over vectors.
+        ValueError: if the prior is made of a posterior, and that is another object.
     """
 
     def __init__(
@@ -43,6 +50,12 @@ class VAE(nn.Module):
         posterior: Callable[[Tensor], dist.Distribution],
     ) -> None:
         super().__init__()
+        shared = getattr(prior, "posterior", posterior)
+        if shared is not posterior:
+            raise ValueError(
+                f"the {type(prior).__name__} is made of a {type(shared).__name__} that is not the "
+                "VAE's posterior, and would not be trained; give both the same object"
+            )
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
@@ -70,7 +83,7 @@ class VAE(nn.Module):
             pyro.sample("z", self.posterior(x))
 
     def encode(self, x: Tensor) -> Tensor:
-        """The mean of q(z | x).
+        """The mean of q(z | x): by formula, else of 1,000 draws.
 
         Args:
             x: data ``(*batch, *event_shape)``.
@@ -78,7 +91,7 @@ class VAE(nn.Module):
         Returns:
             ``(*batch, latent_dim)``.
         """
-        return self.posterior(x).mean
+        return moments(self.posterior(x))[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x | z).
@@ -131,14 +144,15 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def check_data(self, x: Tensor) -> None:
-        """Refuse data that the likelihood does not describe.
+        """Refuse data that the likelihood does not describe, and a posterior off the prior's space.
 
         Args:
             x: data ``(batch, *event_shape)``.
 
         Raises:
             ValueError: if the shape differs, or a value lies outside the support of p(x | z),
-                with that value and the remedy.
+                with that value and the remedy; if draws of q(z | x) lie outside the support of
+                p(z), or the other way round, naming both.
         """
         with torch.random.fork_rng():
             likelihood = self.likelihood(self.prior().sample())
@@ -156,12 +170,57 @@ class VAE(nn.Module):
                 f"{type(self.likelihood).__name__}; "
                 + getattr(self.likelihood, "remedy", "choose a likelihood whose support holds it")
             )
+        self._check_pair(x[:2])
+
+    def _check_pair(self, x: Tensor) -> None:
+        training = self.training
+        self.eval()
+        try:
+            with torch.random.fork_rng():
+                p, q = self.prior(), self.posterior(x)
+                same = q.event_shape == p.event_shape and bool(
+                    p.support.check(q.sample((_DRAWS,))).all()
+                    and q.support.check(p.sample((_DRAWS,))).all()
+                )
+        except NotImplementedError:  # a distribution of the user's own that declares no support
+            return
+        finally:
+            self.train(training)
+        if not same:
+            raise ValueError(
+                f"the prior {type(self.prior).__name__} is over {_space(p)}, the posterior "
+                f"{type(self.posterior).__name__} over {_space(q)}; they must be over the same "
+                f"space. Over real vectors are the priors {', '.join(_besides('sphere', PRIORS))} "
+                f"and the posteriors {', '.join(_besides('power_spherical', POSTERIORS))}; each "
+                "pair works but vamp with point. On the sphere are the priors sphere and vamp with "
+                "the posterior power_spherical"
+            )
 
 
 def _elementwise(distribution: Any) -> Any:
     while isinstance(distribution, torch.distributions.Independent):
         distribution = distribution.base_dist
     return distribution
+
+
+def _besides(name: str, family: Iterable[str]) -> list[str]:
+    return [entry for entry in family if entry != name]
+
+
+def _space(distribution: Any) -> str:
+    support = distribution.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    kind = type(support).__name__.strip("_")
+    return _SPACES.get(kind, f"vectors of {kind}") + f" of shape {tuple(distribution.event_shape)}"
+
+
+_SPACES = {
+    "Real": "real vectors",
+    "Simplex": "points of the simplex",
+    "Sphere": "points of the unit sphere",
+    "OneHot": "one-hot vectors",
+}
 
 
 def _event_shape_of_prior(prior: Callable[[], dist.Distribution]) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""Distributions against quadrature, enumeration and scipy, far into their tails."""
+"""Distributions against quadrature, enumeration and scipy, far into their tails; moments."""
 
 import numpy as np
 import pytest
 import torch
+from pyro import distributions as dist
 from scipy import stats
 from scipy.integrate import quad
 
@@ -11,8 +12,11 @@ from pyrovae.distributions import (
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
+    Logistic,
     NegativeBinomial,
     StudentT,
+    cholesky_factor,
+    moments,
 )
 from tests.conftest import SEEDS
 
@@ -237,3 +241,32 @@ def test_student_t_is_scipys_in_both_precisions(df):
     for dtype, tolerance in ((torch.float32, 2e-6), (torch.float64, 1e-10)):
         found = StudentT(torch.tensor(df, dtype=dtype), 0.25, 0.5).log_prob(x.to(dtype))
         np.testing.assert_allclose(found.numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0])
+def test_logistic_draws_are_finite_at_both_ends_of_the_uniform(u, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self: self.fill_(u))
+    for dtype in (torch.float32, torch.float64):
+        draws = Logistic(torch.zeros(3, dtype=dtype), 2.0).rsample((4,))
+        assert draws.shape == (4, 3)
+        assert draws.isfinite().all()
+
+
+def test_cholesky_factor_is_filled_row_by_row():
+    factor = cholesky_factor(torch.zeros(2, 3), torch.tensor([1.0, 2.0, 3.0]).expand(2, 3))
+    expected = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [2.0, 3.0, 1.0]])
+    torch.testing.assert_close(factor, expected.expand(2, 3, 3))
+
+
+def test_moments_are_exact_where_there_is_a_formula_and_else_those_of_draws():
+    normal = dist.Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
+    assert torch.equal(torch.stack(moments(normal)), torch.stack([normal.mean, normal.variance]))
+
+    class NoFormula(dist.Normal):
+        @property
+        def mean(self):
+            raise NotImplementedError
+
+    mean, variance = moments(NoFormula(normal.loc, normal.scale))
+    assert ((mean - normal.loc).abs() < 5 * normal.scale / 1_000**0.5).all()  # 5 standard errors
+    assert ((variance / normal.variance - 1).abs() < 5 * (2 / 1_000) ** 0.5).all()

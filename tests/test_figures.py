@@ -16,9 +16,10 @@ from scipy.stats import norm
 from torch import nn
 
 from pyrovae import figures, pictures
+from pyrovae.components import context_of
 from pyrovae.likelihoods import Binomial, ContinuousBernoulli, Normal
 from pyrovae.networks import MLP
-from pyrovae.posteriors import DiagonalNormal
+from pyrovae.posteriors import POSTERIORS, DiagonalNormal
 from pyrovae.priors import PRIORS, StandardNormal
 from pyrovae.vae import VAE
 
@@ -31,13 +32,15 @@ LIKELIHOODS = {
 N = 30
 
 
-def make_vae(kind="image", latent_dim=2, prior="normal"):
+def make_vae(kind="image", latent_dim=2, prior="normal", posterior="diagonal"):
     torch.manual_seed(0)
     shape, network = SHAPES[kind], partial(MLP, hidden_dims=(16,), dropout=0.1)
+    q = POSTERIORS[posterior](latent_dim, shape, network)
+    known = {"latent_dim": latent_dim, "event_shape": shape, "posterior": q}
     return VAE(
-        PRIORS[prior](latent_dim),
+        PRIORS[prior](**context_of(PRIORS[prior], known)),
         LIKELIHOODS[kind](latent_dim, shape, network),
-        DiagonalNormal(latent_dim, shape, network),
+        q,
     )
 
 
@@ -78,7 +81,7 @@ def kept(monkeypatch):
 
 def cases():
     """Each two of prior, latent_dim and kind meet in the default run, all three in the slow one."""
-    for i, prior in enumerate(PRIORS):
+    for i, prior in enumerate(name for name in PRIORS if name != "sphere"):
         for j, latent_dim in enumerate([1, 2, 10]):
             for k, kind in enumerate(SHAPES):
                 marks = [] if (i + j + k) % 3 == 0 else [pytest.mark.slow]
@@ -101,6 +104,24 @@ def test_every_picture_that_applies_is_made(tmp_path, coarse, prior, latent_dim,
             assert min(image.size) > 100
             assert "Creation Time" not in image.info
             assert "Software" not in image.info
+
+
+@pytest.mark.parametrize("latent_dim", [2, 3])
+@pytest.mark.parametrize("prior", ["sphere", "vamp"])
+def test_a_sphere_is_drawn(tmp_path, coarse, prior, latent_dim):
+    vae = make_vae("image", latent_dim, prior, posterior="power_spherical")
+    paths = pictures.draw(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)
+    names = [path.stem for path in paths]
+    assert "latent" in names
+    assert "grid" not in names
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 3])
+@pytest.mark.parametrize("posterior", [q for q in POSTERIORS if q != "power_spherical"])
+def test_every_posterior_is_drawn(tmp_path, coarse, posterior, latent_dim):
+    vae = make_vae("image", latent_dim, posterior=posterior)
+    paths = pictures.draw(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)
+    assert "latent.png" in [path.name for path in paths]
 
 
 @pytest.mark.parametrize("kind", SHAPES)

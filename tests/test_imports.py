@@ -13,7 +13,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "progress"}
-    | {"structure", "traces"},
+    | {"flows", "spheres", "structure", "traces"},
     {"display", "figures", "networks", "sources", "recipes"},
     {"data", "export", "likelihoods", "posteriors", "priors"},
     {"aggregate", "closed_forms", "mixtures", "quadrature", "vae", "weighted"},
@@ -36,6 +36,7 @@ ONLY_IN = {
     "torchvision": {"sources"},
     "sklearn": {"sources"},
     "safetensors": {"checkpoint"},
+    "zuko": {"priors", "posteriors"},
 }
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

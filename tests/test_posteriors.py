@@ -1,52 +1,133 @@
 """Every posterior is a distribution over z for each x, and differentiable in all its parameters."""
 
+import math
+
+import numpy as np
+import pyro
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from scipy import stats
 
+from pyrovae.components import Spec, context_of, resolve
+from pyrovae.distributions import moments
 from pyrovae.networks import Linear
-from pyrovae.posteriors import POSTERIORS, DiagonalNormal
+from pyrovae.posteriors import (
+    POSTERIORS,
+    DiagonalLaplace,
+    DiagonalNormal,
+    FullNormal,
+    LowRankNormal,
+    Point,
+    Spherical,
+)
+from pyrovae.vae import VAE
+from tests.conftest import SEEDS
 
 SHAPES = [(5,), (1, 4, 4)]
+VARIANTS = [*POSTERIORS, "low_rank:rank=2"]
+DENSITIES = [text for text in VARIANTS if text not in ("point", "power_spherical")]
+
+
+def make(text, latent_dim, event_shape, network):
+    """A posterior as it is written."""
+    spec = Spec.parse(text)
+    known = {"latent_dim": latent_dim, "event_shape": event_shape, "network": network}
+    _, options = resolve("posterior", POSTERIORS[spec.name], spec, {})
+    return POSTERIORS[spec.name](**context_of(POSTERIORS[spec.name], known), **options)
+
+
+def shaken(posterior):
+    """Away from the small starting weights, so that shapes of densities show."""
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return posterior
 
 
 @pytest.mark.parametrize("event_shape", SHAPES)
 @pytest.mark.parametrize("batch", [(), (7,), (3, 7)])
-@pytest.mark.parametrize("name", POSTERIORS)
-def test_shapes_under_extra_batch_dimensions(name, batch, event_shape, network):
-    q = POSTERIORS[name](2, event_shape, network)(torch.randn(*batch, *event_shape))
+@pytest.mark.parametrize("text", VARIANTS)
+def test_shapes_under_extra_batch_dimensions(text, batch, event_shape, network):
+    q = make(text, 2, event_shape, network)(torch.randn(*batch, *event_shape))
     assert q.batch_shape == batch
     assert q.event_shape == (2,)
-    assert q.rsample((6,)).shape == (6, *batch, 2)
+    z = q.rsample((6,))
+    assert z.shape == (6, *batch, 2)
+    assert q.log_prob(z).shape == q.log_prob(z.clone()).shape == (6, *batch)
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
-def test_gradients_reach_every_parameter(name, network):
-    posterior = POSTERIORS[name](2, (5,), network)
+@pytest.mark.parametrize("text", VARIANTS)
+def test_expands_as_under_vectorised_particles(text, network):
+    q = make(text, 2, (5,), network)(torch.randn(7, 5))
+    wide = q.expand((3, 7))
+    z = wide.rsample()
+    assert (wide.batch_shape, wide.event_shape, z.shape) == ((3, 7), (2,), (3, 7, 2))
+    torch.testing.assert_close(wide.log_prob(z), q.log_prob(z.clone()), rtol=1e-4, atol=1e-4)
+    with pyro.plate("particles", 3, dim=-2), pyro.plate("data", 7, dim=-1):
+        assert pyro.sample("z", q).shape == (3, 7, 2)
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_gradients_reach_every_parameter(text, network):
+    posterior = make(text, 2, (5,), network)
     q = posterior(torch.randn(8, 5))
     z = q.rsample()
-    (q.log_prob(z.detach()) + z.square().sum(-1)).sum().backward()
+    (q.log_prob(z.detach()).sum() + z.square().sum()).backward()
     for parameter_name, parameter in posterior.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.abs().sum() > 0, parameter_name
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
-def test_density_integrates_to_one(name, network):
-    """On a grid in two dimensions, for one x."""
-    q = POSTERIORS[name](2, (5,), network).double()(torch.randn(5, dtype=torch.float64))
-    axes = [torch.linspace(-8, 8, 1_601, dtype=torch.float64)] * 2
-    z = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * q.stddev + q.mean
-    cell = 0.01**2 * q.stddev.prod()
-    assert (q.log_prob(z).exp().sum() * cell).item() == pytest.approx(1, abs=1e-6)
+def on_a_grid(q, points=801, widths=12):
+    """Axes (points, 2) over so many standard deviations about the mean, the density and a cell."""
+    loc, variance = moments(q)
+    step = 2 * widths * variance.sqrt() / (points - 1)
+    axes = loc + (torch.arange(points)[:, None] - (points - 1) / 2) * step
+    z = torch.stack(torch.meshgrid(axes[:, 0], axes[:, 1], indexing="ij"), -1)
+    with torch.no_grad():
+        density = torch.cat([q.log_prob(rows).exp() for rows in z.split(100)])
+    return axes.detach().numpy(), density.numpy(), step.prod().item()
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
-def test_save_and_load(name, network):
-    a, b = (POSTERIORS[name](2, (5,), network) for _ in range(2))
+def distribution_function(density):
+    """By the trapezoidal rule along the last axis, scaled to end at 1."""
+    area = np.cumsum((density[..., 1:] + density[..., :-1]) / 2, -1)
+    cdf = np.concatenate([np.zeros_like(area[..., :1]), area], -1)
+    return cdf / cdf[..., -1:]
+
+
+@pytest.mark.parametrize("text", DENSITIES)
+def test_density_integrates_to_one_and_samples_follow_it(text, network):
+    """Rosenblatt's transform of the draws is uniform: by Kolmogorov and Smirnov, three seeds."""
+    q = shaken(make(text, 2, (5,), network)).double()(torch.randn(5, dtype=torch.float64))
+    axes, density, cell = on_a_grid(q)
+    assert density.sum() * cell == pytest.approx(1, abs=1e-3)
+    first = distribution_function(density.sum(1))
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        z = q.sample((2_000,)).numpy()
+        u1 = np.interp(z[:, 0], axes[:, 0], first)
+        position = (z[:, 0] - axes[0, 0]) / (axes[1, 0] - axes[0, 0])
+        row = position.astype(int)
+        part = (position - row)[:, None]
+        given = (1 - part) * density[row] + part * density[row + 1]  # q(z2 | z1), unscaled
+        second = distribution_function(given)
+        u2 = [np.interp(v, axes[:, 1], cdf) for v, cdf in zip(z[:, 1], second, strict=True)]
+        assert stats.kstest(u1, "uniform").pvalue > 1e-4
+        assert stats.kstest(u2, "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_save_and_load(text, network):
+    a, b = (make(text, 2, (5,), network) for _ in range(2))
     b.load_state_dict(a.state_dict())
     x = torch.randn(3, 5)
-    assert torch.equal(a(x).mean, b(x).mean)
-    assert torch.equal(a(x).stddev, b(x).stddev)
+    torch.manual_seed(1)
+    z = a(x).sample()
+    torch.manual_seed(1)
+    assert torch.equal(b(x).sample(), z)
+    torch.testing.assert_close(a(x).log_prob(z.clone()), b(x).log_prob(z.clone()))
 
 
 def test_encoder_gives_a_log_standard_deviation():
@@ -59,12 +140,83 @@ def test_encoder_gives_a_log_standard_deviation():
     torch.testing.assert_close(q.stddev, torch.tensor([0.5]))
 
 
-def test_initialize_makes_the_encoder_blind_to_the_unit_of_x(network):
+@pytest.mark.parametrize("text", VARIANTS)
+def test_initialize_makes_the_encoder_blind_to_the_unit_of_x(text, network):
     x = torch.randn(50, 5)
-    torch.manual_seed(1)
-    metres = DiagonalNormal(2, (5,), network)
-    torch.manual_seed(1)
-    millimetres = DiagonalNormal(2, (5,), network)
-    metres.initialize(x)
-    millimetres.initialize(1000 * x)
-    torch.testing.assert_close(metres(x).mean, millimetres(1000 * x).mean)
+    draws = []
+    for unit in (1, 1_000):
+        torch.manual_seed(1)
+        posterior = make(text, 2, (5,), network)
+        posterior.initialize(unit * x)
+        draws.append(posterior(unit * x).sample())
+    torch.testing.assert_close(*draws, rtol=1e-4, atol=1e-4)
+
+
+def constant(posterior, values):
+    """A posterior with a linear encoder that gives ``values`` for every x."""
+    with torch.no_grad():
+        posterior.encoder.layer.weight.zero_()
+        posterior.encoder.layer.bias.copy_(torch.tensor(values))
+    return posterior.double()(torch.zeros(1, dtype=torch.float64))
+
+
+def test_full_normal_is_scipys():
+    q = constant(FullNormal(3, (1,), Linear), [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 0.7])
+    lower = np.diag(np.exp([0.1, -0.2, 0.3]))
+    lower[[1, 2, 2], [0, 0, 1]] = [0.5, -0.6, 0.7]
+    z = torch.randn(7, 3, dtype=torch.float64)
+    expected = stats.multivariate_normal([1, 2, 3], lower @ lower.T).logpdf(z.numpy())
+    torch.testing.assert_close(q.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_low_rank_normal_is_scipys():
+    values = [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 0.7, 1.5, 0.4, -0.9]
+    q = constant(LowRankNormal(3, (1,), Linear, rank=2), values)
+    factor = np.array([[0.5, -0.6, 0.7], [1.5, 0.4, -0.9]]).T
+    covariance = np.diag(np.exp([0.2, -0.4, 0.6])) + factor @ factor.T
+    z = torch.randn(7, 3, dtype=torch.float64)
+    expected = stats.multivariate_normal([1, 2, 3], covariance).logpdf(z.numpy())
+    torch.testing.assert_close(q.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_laplace_is_scipys():
+    q = constant(DiagonalLaplace(2, (1,), Linear), [1.0, -2.0, 0.3, -0.5])
+    z = torch.randn(7, 2, dtype=torch.float64)
+    expected = stats.laplace.logpdf(z.numpy(), [1, -2], np.exp([0.3, -0.5])).sum(-1)
+    torch.testing.assert_close(q.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [Trace_ELBO(), TraceMeanField_ELBO()])
+def test_the_elbo_of_a_point_is_the_joint_density_there(vae, digits, network, objective):
+    posterior = Point(2, (1, 8, 8), network)
+    vae = VAE(vae.prior, vae.likelihood, posterior)
+    z = posterior.encoder(digits)
+    joint = vae.prior().log_prob(z).sum() + vae.likelihood(z).log_prob(digits).sum()
+    loss = objective.loss(vae.model, vae.guide, digits)
+    assert -loss == pytest.approx(joint.item(), rel=1e-5)
+
+
+def test_a_point_trains_as_the_autoencoder_written_out(vae, digits, network):
+    """One step of gradient descent on half the squared encoding and the reconstruction."""
+    posterior = Point(2, (1, 8, 8), network)
+    vae = VAE(vae.prior, vae.likelihood, posterior)
+    z = posterior.encoder(digits)
+    loss = z.square().sum() / 2 - vae.likelihood(z).log_prob(digits).sum()
+    gradients = torch.autograd.grad(loss, list(vae.parameters()))
+    expected = [p - 1e-4 * g for p, g in zip(vae.parameters(), gradients, strict=True)]
+    SVI(vae.model, vae.guide, pyro.optim.SGD({"lr": 1e-4}), Trace_ELBO()).step(digits)
+    torch.testing.assert_close(list(vae.parameters()), expected)
+
+
+def test_spherical_gives_a_direction_and_a_log_concentration():
+    q = constant(Spherical(2, (1,), Linear), [math.log(3.0), 3.0, -4.0])
+    torch.testing.assert_close(q.loc, torch.tensor([0.6, -0.8]).double())
+    torch.testing.assert_close(q.concentration, torch.tensor(3.0).double())
+    with pytest.raises(ValueError, match="latent_dim must be at least 2 on a sphere"):
+        Spherical(1, (1,), Linear)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_rank_out_of_range_is_refused(rank, network):
+    with pytest.raises(ValueError, match=f"rank must be between 1 and latent_dim = 2, got {rank}"):
+        LowRankNormal(2, (5,), network, rank=rank)

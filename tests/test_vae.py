@@ -232,6 +232,67 @@ def test_grey_values_are_refused_by_a_bernoulli_with_reason_and_choices(vae):
     vae.check_data(x.round())
 
 
+def real(x=None):
+    batch = () if x is None else (len(x),)
+    return dist.Normal(torch.zeros(2), 1.0).expand((*batch, 2)).to_event(1)
+
+
+def simplex(x=None):
+    return dist.Dirichlet(torch.ones(2)).expand(() if x is None else (len(x),))
+
+
+def one_hot(x=None):
+    return dist.OneHotCategorical(torch.ones(2)).expand(() if x is None else (len(x),))
+
+
+def positive(x=None):
+    batch = () if x is None else (len(x),)
+    return dist.LogNormal(torch.zeros(2), 1.0).expand((*batch, 2)).to_event(1)
+
+
+def three(x):
+    return dist.Normal(torch.zeros(3), 1.0).expand((len(x), 3)).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior", "message"),
+    [
+        (real, simplex, "over real vectors .*, the posterior function over points of the simplex"),
+        (simplex, real, "over points of the simplex .* over real vectors .* the posteriors diagon"),
+        (one_hot, simplex, "over one-hot vectors of shape .* over points of the simplex of shape"),
+        (simplex, one_hot, "over points of the simplex of shape .* over one-hot vectors of shape"),
+        (positive, real, r"over vectors of GreaterThan of shape \(2,\), .* over real vectors"),
+        (
+            real,
+            three,
+            r"real vectors of shape \(2,\), .* of shape \(3,\); .* but vamp with point",
+        ),
+    ],
+)
+def test_a_posterior_off_the_priors_space_is_refused_naming_both(
+    vae, digits, prior, posterior, message
+):
+    with pytest.raises(ValueError, match=message):
+        VAE(prior, vae.likelihood, posterior).check_data(digits)
+
+
+@pytest.mark.parametrize("space", [real, simplex, one_hot, positive])
+def test_a_posterior_on_the_priors_space_is_taken(vae, digits, space):
+    VAE(space, vae.likelihood, space).check_data(digits)
+
+
+def test_a_posterior_that_declares_no_support_is_taken(vae, digits):
+    class Undeclared(dist.Normal):
+        @property
+        def support(self):
+            raise NotImplementedError
+
+    def posterior(x):
+        return Undeclared(torch.zeros(len(x), 2), 1.0).to_event(1)
+
+    VAE(vae.prior, vae.likelihood, posterior).check_data(digits)
+
+
 def test_check_data_leaves_the_random_state_alone(vae, digits):
     state = torch.get_rng_state()
     vae.check_data(digits)
