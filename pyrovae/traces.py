@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
+
+from pyrovae.closed_forms import closed_form
+from pyrovae.structure import name
 
 __all__ = [
     "along_the_draw",
@@ -59,7 +62,7 @@ def reparameterised(site: Any) -> Any:
     """
     if not site["fn"].has_rsample:
         raise ValueError(
-            f"{_name(site['fn'])}, of the guide's site {site['name']!r}, has no reparameterised "
+            f"{name(site['fn'])}, of the guide's site {site['name']!r}, has no reparameterised "
             "draws, which this objective differentiates; use elbo, or another posterior"
         )
     return site
@@ -136,7 +139,7 @@ def check_plates(trace: Any) -> None:
 
 
 def divergence(posterior: Any, prior: Any, warned: set[str]) -> Tensor:
-    """KL(q || p) at a site: in closed form where one is registered, else sampled.
+    """KL(q || p) at a site: in closed form where one is known, else sampled.
 
     Args:
         posterior: the site in the guide.
@@ -169,7 +172,7 @@ def divergence_by_dimension(posterior: Any, prior: Any, warned: set[str]) -> Ten
     for distribution in (posterior["fn"], prior["fn"]):
         if not isinstance(distribution, Independent) or len(distribution.event_shape) != 1:
             raise ValueError(
-                f"{_name(distribution)} is not independent in each dimension of z, so that "
+                f"{name(distribution)} is not independent in each dimension of z, so that "
                 "KL(q || p) is no sum over groups; set groups to 1"
             )
     q, p, z = posterior["fn"].base_dist, prior["fn"].base_dist, posterior["value"]
@@ -180,17 +183,11 @@ def divergence_by_dimension(posterior: Any, prior: Any, warned: set[str]) -> Ten
 
 
 def _closed_form(q: Any, p: Any, warned: set[str]) -> Tensor | None:
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        pair = f"KL({_name(q)} || {_name(p)})"
-        if pair not in warned:
-            warned.add(pair)
-            warnings.warn(f"no closed form of {pair} is registered; it is sampled", stacklevel=2)
-        return None
-
-
-def _name(distribution: Any) -> str:
-    while hasattr(distribution, "base_dist") and not hasattr(distribution, "transforms"):
-        distribution = distribution.base_dist
-    return type(distribution).__name__
+    found = closed_form(q, p)
+    if found is not None:
+        return found[0]
+    pair = f"KL({name(q)} || {name(p)})"
+    if pair not in warned:
+        warned.add(pair)
+        warnings.warn(f"no closed form of {pair} is known; it is sampled", stacklevel=2)
+    return None

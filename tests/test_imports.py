@@ -12,11 +12,12 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "isolation", "progress"}
-    | {"flows", "spheres", "structure", "traces"},
-    {"display", "figures", "networks", "sources", "recipes"},
-    {"data", "export", "likelihoods", "posteriors", "priors"},
-    {"aggregate", "closed_forms", "mixtures", "quadrature", "vae", "weighted"},
+    {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
+    | {"progress", "spheres", "structure"},
+    {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
+    | {"sources"},
+    {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
+    {"aggregate", "vae", "weighted"},
     {"evidence"},
     {"kl", "objectives", "optim", "pictures"},
     {"training"},
