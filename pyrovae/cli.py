@@ -3,6 +3,7 @@ r"""The command line. Only click is imported before a command needs more."""
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn
@@ -41,7 +42,9 @@ def main() -> NoReturn:
     # busy, spinning ones make a training step many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        status = cli(prog_name="pyrovae", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            status = cli(prog_name="pyrovae", standalone_mode=False)
         sys.stdout.flush()
     except click.UsageError as error:
         _fail(_usage(error), error.exit_code)
@@ -57,6 +60,10 @@ def main() -> NoReturn:
             raise
         _fail(*_reason(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _warn(message: Warning | str, *place: Any, **more: Any) -> None:
+    click.echo(f"pyrovae: {' '.join(str(message).split())}", err=True)
 
 
 def _fail(message: str, status: int) -> NoReturn:

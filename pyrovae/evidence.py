@@ -17,9 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
 from pyrovae.checkpoint import read_tensors, write_tensors
+from pyrovae.structure import base
 from pyrovae.vae import VAE
 
 __all__ = ["Bounds", "Estimate", "bits_per_dimension", "bounds", "evaluate"]
@@ -172,7 +174,7 @@ def evaluate(
         finally:
             vae.train(training)
             kept.save()
-    return _summary(parts, samples)
+    return _summary(parts, _kind(vae, data, samples), samples)
 
 
 def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
@@ -204,13 +206,20 @@ def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
     return -nats / (dimensions * math.log(2))
 
 
-def _summary(parts: list[Bounds], samples: int) -> dict[str, Any]:
+def _kind(vae: VAE, data: Batches, samples: int) -> str:
+    with torch.no_grad():
+        q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
+    if isinstance(q, Delta):
+        return "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
+    return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
+
+
+def _summary(parts: list[Bounds], kind: str, samples: int) -> dict[str, Any]:
     every = {
         field.name: torch.cat([getattr(part, field.name) for part in parts])
         for field in fields(Bounds)
     }
     result: dict[str, Any] = {name: asdict(Estimate.of(values)) for name, values in every.items()}
-    kind = "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
     result["log_evidence"] |= {"samples": samples, "kind": kind}
     result["images"] = len(every["elbo"])
     return result

@@ -246,7 +246,7 @@ class Point(nn.Module):
     Pyro counts :math:`\log q = 0` at the point. The KL term is then :math:`-\log p(\mu(x))`, a
     penalty on the encoding, and the objective the joint density
     :math:`\log p(x, \mu(x))`. A point has no density, so that this is **no** bound on
-    :math:`\log p(x)`, whatever it is called in metrics and evaluations, and may exceed it.
+    :math:`\log p(x)` and may exceed it. Evaluations say so; training metrics still name it elbo.
 
     Args:
         latent_dim: number of dimensions of z.

@@ -102,6 +102,14 @@ def in_words(result: Mapping[str, Any]) -> list[str]:
         return f"  {about:<24} {value:10.2f}{plus_minus}"
 
     evidence = result["log_evidence"]
+    if "no bound" in evidence["kind"]:
+        return [
+            f"test, {result['images']:,} examples, nats per example (+- standard error):",
+            line("elbo", "log p(x, z) at q's point"),
+            line("reconstruction", "  reconstruction"),
+            line("kl", "  - (-log p(z))"),
+            f"  {evidence['kind']}",
+        ]
     return [
         f"test, {result['images']:,} examples, nats per example (+- standard error):",
         line("elbo", "ELBO"),

@@ -8,9 +8,10 @@ from pyro import distributions as dist
 
 from pyrovae.data import Split
 from pyrovae.evidence import ROWS, Estimate, bits_per_dimension, bounds, evaluate
-from pyrovae.likelihoods import Binomial, Categorical, DiscretizedLogistic
+from pyrovae.likelihoods import Bernoulli, Binomial, Categorical, DiscretizedLogistic
 from pyrovae.networks import Linear
-from pyrovae.priors import Laplace
+from pyrovae.posteriors import Point
+from pyrovae.priors import Laplace, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.test_vae import linear_gaussian
@@ -228,3 +229,13 @@ def test_bits_of_likelihoods_of_the_same_levels_are_code_lengths(levels):
         }
         entropy = bits_per_dimension((true.exp() * true).sum().item(), (4,))
         assert min(bits.values()) >= entropy - 1e-12
+
+
+def test_the_joint_density_at_a_point_is_not_called_a_bound(network, digits):
+    shape = (1, 8, 8)
+    vae = VAE(StandardNormal(2), Bernoulli(2, shape, network), Point(2, shape, network))
+    result = evaluate(vae, Split.from_array(digits), samples=5)
+    assert "no bound" in result["log_evidence"]["kind"]
+    z = vae.encode(digits)
+    joint = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(digits)
+    assert result["elbo"]["estimate"] == pytest.approx(joint.mean().item(), rel=1e-5)
