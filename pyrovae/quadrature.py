@@ -18,6 +18,7 @@ from torch.distributions import (
     StudentT,
 )
 
+from pyrovae.flows import FlowDistribution
 from pyrovae.structure import base, components, expand, factorises, is_real, log_density
 
 __all__ = ["TOLERANCES", "integrate"]
@@ -46,7 +47,8 @@ def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | N
         The divergences ``(*batch,)``; an error, the largest change at the last halving plus, for
         one dimension, what the outermost eighth of the panels holds; and how it was done. None if q
         is not over the reals, or has more than two dimensions that depend on one another, or two
-        with the tails of Student's t.
+        with the tails of Student's t; or in two dimensions if either is a flow, whose density costs
+        too much for so many points.
     """
     if not is_real(q) or len(q.event_shape) > 1:
         return None
@@ -59,7 +61,8 @@ def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | N
     if q.event_shape.numel() == 1:
         value, error = _refined(q, p, _line, 1_024)
         return value, error, "Gauss-Legendre, one dimension"
-    if q.event_shape.numel() == 2 and _reach(q) < HEAVY:
+    flows = any(isinstance(base(d), FlowDistribution) for d in (q, p))
+    if q.event_shape.numel() == 2 and _reach(q) < HEAVY and not flows:
         value, error = _refined(q, p, _plane, 48)
         return value, error, "Gauss-Legendre, two dimensions"
     return None

@@ -18,10 +18,11 @@ from torch.distributions import kl_divergence
 
 from pyrovae import cli, figures, mixtures
 from pyrovae.closed_forms import CLOSED_FORMS, closed_form
+from pyrovae.components import context_of
 from pyrovae.kl import SAMPLES, compare, ledger
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.posteriors import DiagonalNormal
-from pyrovae.priors import PRIORS
+from pyrovae.posteriors import DiagonalNormal, Point
+from pyrovae.priors import PRIORS, StandardNormal
 from pyrovae.quadrature import integrate
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
@@ -410,18 +411,42 @@ def images():
     return (torch.rand(130, 1, 8, 8) > 0.5).float()
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+def prior_beside(posterior, name):
+    known = {"latent_dim": 2, "event_shape": (1, 8, 8), "posterior": posterior}
+    return PRIORS[name](**context_of(PRIORS[name], known))
+
+
+@pytest.mark.parametrize("prior", [name for name in PRIORS if name not in ("sphere", "flow")])
 def test_the_ledger_of_a_vae_agrees_with_itself(prior, network, images):
     shape = (1, 8, 8)
-    vae = VAE(PRIORS[prior](2), Bernoulli(2, shape, network), DiagonalNormal(2, shape, network))
+    posterior = DiagonalNormal(2, shape, network)
+    vae = VAE(prior_beside(posterior, prior), Bernoulli(2, shape, network), posterior)
     advanced = []
     result = ledger(vae, Rows(images), samples=(10, 400), advance=advanced.append)
     assert advanced == [100, 30]
     assert result["images"] == 130
     row = result["monte_carlo"][-1]
     assert abs(row["estimate"] - result["quadrature"]["value"]) < 4 * row["standard_error"]
-    assert (result["closed_form"] is None) == (result["bounds"] is not None)
+    assert (result["closed_form"] is None) == (prior not in ("normal", "learned_normal", "laplace"))
+    assert (result["bounds"] is None) == (prior not in ("mixture", "vamp"))
     assert vae.training
+
+
+def test_a_flow_prior_in_two_dimensions_is_sampled_and_nothing_else(network, images):
+    shape = (1, 8, 8)
+    posterior = DiagonalNormal(2, shape, network)
+    vae = VAE(prior_beside(posterior, "flow"), Bernoulli(2, shape, network), posterior)
+    result = ledger(vae, Rows(images), samples=(10, 100), limit=20)
+    assert result["closed_form"] is result["quadrature"] is result["bounds"] is None
+    few, many = result["monte_carlo"]
+    error = (few["standard_error"] ** 2 + many["standard_error"] ** 2) ** 0.5
+    assert abs(few["estimate"] - many["estimate"]) < 4 * error
+
+
+def test_a_point_has_no_density_to_compare(network, images):
+    shape = (1, 8, 8)
+    vae = VAE(StandardNormal(2), Bernoulli(2, shape, network), Point(2, shape, network))
+    assert ledger(vae, Rows(images), samples=(10,))["infinite"]
 
 
 def test_the_ledger_of_a_limit_is_of_the_first(vae, images):
