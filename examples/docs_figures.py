@@ -24,11 +24,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS_IMAGES, help="folder of the pictures")
     arguments = parser.parse_args()
 
-    training = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    settings = {"model": {"latent_dim": 2}, "training": training}
+    changes = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    settings = {"model": {"latent_dim": 2}, "training": changes}
     config, digits = pyrovae.Config.resolve(settings)
     vae = config.build()
-    trained = pyrovae.fit(vae, digits, **config.training)
+    training = dict(config.training, objective=config.objective())
+    trained = pyrovae.fit(vae, digits, **training)
     elbo = pyrovae.evaluate(vae, digits.test, samples=100)["elbo"]
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):

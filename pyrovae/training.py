@@ -127,6 +127,7 @@ def fit(
         The metrics of each epoch and why it ended.
 
     Raises:
+        TypeError: if the objective is not a Pyro ELBO.
         ValueError: if an option is outside its range, or the data outside the likelihood's support.
         FileExistsError: if ``out`` exists and ``resume`` was not asked for.
         TrainingDivergedError: if the loss is no longer finite; says where and the likely cause.
@@ -145,6 +146,11 @@ def fit(
         "patience": patience,
         "seed": seed,
     }
+    if not isinstance(objective, ELBO | None):
+        raise TypeError(
+            f"objective must be a Pyro ELBO, got {objective!r}; for a name or a configuration's, "
+            "make it with pyrovae.objectives.OBJECTIVES or Config.objective()"
+        )
     _check_options(options, max_minutes)
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to continue")

@@ -326,7 +326,7 @@ def test_infinite_divergences_are_reported_as_such(q, p, reason):
         (UNIT, UNIT, {"samples": (1.5,)}, ValueError, "positive whole numbers, got"),
         (zero_scale(dist.Normal), zero_scale(dist.Normal), {}, ValueError, "both .* scale zero"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_inputs_are_refused(q, p, options, error, message):
     with pytest.raises(error, match=message):

@@ -373,3 +373,8 @@ def test_binomial_counts_train_on_the_embedded_digits(network):
 def test_wrong_options_are_refused(make, digits, options, message):
     with pytest.raises(ValueError, match=message):
         fit(make(), digits, **SHORT | options)
+
+
+def test_an_objective_by_its_name_alone_is_refused(make, digits):
+    with pytest.raises(TypeError, match=r"a Pyro ELBO, got 'elbo'; .* Config.objective\(\)"):
+        fit(make(), digits, objective="elbo", **SHORT)
