@@ -20,7 +20,6 @@ __all__ = [
     "read_tensors",
     "tensor_bytes",
     "write_bytes",
-    "write_json",
     "write_tensors",
     "write_text",
 ]
@@ -56,11 +55,6 @@ def write_bytes(path: Path, contents: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:

@@ -18,6 +18,7 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyrovae.distributions import moments
 from pyrovae.figures import bound, grid, latent, reconstructions, samples, save
 from pyrovae.vae import VAE
 
@@ -120,7 +121,7 @@ def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
     kl, exact = _kl_per_dimension(q, p, draws)
     dims = np.arange(vae.latent_dim) if vae.latent_dim <= 2 else np.argsort(-kl)[:2]
     names = [f"$z_{{{d + 1}}}$ (KL {'' if exact else '≈ '}{kl[d]:.1f} nats)" for d in dims]
-    loc, variance = _moments(q)
+    loc, variance = map(_numpy, moments(q))
     if _factorises(q) or len(dims) == 1:
         covariance = variance[:, dims, None] * np.eye(len(dims))
     else:
@@ -157,7 +158,7 @@ def _kl_per_dimension(q: Any, p: Any, draws: Tensor) -> tuple[Array, bool]:
     if _factorises(q) and _factorises(p):
         with suppress(NotImplementedError):
             return _numpy(kl_divergence(q.base_dist, p.base_dist).mean(0)), True
-    loc, variance = _moments(q)
+    loc, variance = map(_numpy, moments(q))
     scale = np.sqrt(variance).clip(1e-6)
     nodes, weights = np.polynomial.hermite_e.hermegauss(16)
     z = loc + nodes[:, None, None] * scale  # (nodes, n, latent_dim)
@@ -182,14 +183,6 @@ def _fills_space(distribution: Any) -> bool:
 
 def _factorises(distribution: Any) -> bool:
     return isinstance(distribution, Independent) and not distribution.base_dist.event_shape
-
-
-def _moments(q: Any) -> tuple[Array, Array]:
-    try:
-        return _numpy(q.mean), _numpy(q.variance)
-    except NotImplementedError:
-        z = q.sample((500,))
-        return _numpy(z.mean(0)), _numpy(z.var(0))
 
 
 def _prior_quantiles(prior: Any, quantiles: Array) -> Tensor:

@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from pyrovae.checkpoint import atomic_file, read_tensors, write_json, write_tensors, write_text
+from pyrovae.checkpoint import atomic_file, read_tensors, write_tensors, write_text
 
 
 def test_tensors_and_header_come_back(tmp_path):
@@ -45,7 +45,7 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
 
 def test_files_have_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").touch()
-    write_json(tmp_path / "ours", {})
+    write_text(tmp_path / "ours", "{}")
     plain, ours = (stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("plain", "ours"))
     assert plain == ours
 
