@@ -16,14 +16,17 @@ from pyrovae.options import (
     ROLES,
     count,
     data_dir_option,
+    data_options,
     integer,
     json_option,
-    number,
+    network_options,
     opened_run,
     own_code,
     run_options,
     seed_option,
+    settings,
     text,
+    training_options,
 )
 
 __all__ = ["cli", "main"]
@@ -111,32 +114,15 @@ cli.add_command(kl)
 
 
 @cli.command()
-@text("--data", metavar="NAME|PATH", help="Data set, file, or folder of images. [digits]")
-@data_dir_option
-@integer("--image-size", help="Resize a folder's images to N x N.")
-@text("--binarization", metavar="HOW", help="dynamic, static, threshold or none.")
-@text("--scaling", metavar="HOW", help="none, unit or standardize.")
+@data_options
 @text("--prior", metavar="SPEC", help="p(z). [normal]")
 @text("--likelihood", metavar="SPEC", help="p(x|z). [by the data]")
 @text("--posterior", metavar="SPEC", help="q(z|x). [diagonal]")
-@text("--encoder", metavar="SPEC", help="Network of q(z|x). [by the data]")
-@text("--decoder", metavar="SPEC", help="Network of p(x|z). [by the data]")
 @text("--objective", metavar="SPEC", help="What is optimised. [elbo]")
-@integer("--latent-dim", help="Dimensions of z. [by the data]")
-@integer("--epochs", help="Passes over the training data.")
-@integer("--batch-size", help="Examples per step.")
-@number("--learning-rate", help="Largest step size of Adam.")
-@number("--warmup", help="Fraction of steps with a rising rate.")
-@text("--schedule", metavar="NAME", help="cosine or constant, after the warm-up.")
-@number("--weight-decay", help="Decoupled, of matrices.")
-@text("--clip-norm", metavar="X|none", help="Largest gradient norm per example.")
-@number("--averaging", help="Decay of the average of weights.")
-@integer("--validate-every", help="Epochs between validation bounds.")
-@text("--patience", metavar="N|none", help="Validation bounds without gain before a stop.")
+@network_options
+@training_options
 @text("--max-minutes", metavar="X|none", help="Stop, resumable, after so long.")
-@text("--device", metavar="NAME", help="auto, cpu or cuda.")
 @integer("--seed", help="Of weights, order and draws. [0]")
-@text("--config", metavar="FILE", help="TOML that fills what is not given here.")
 @text("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
 @text("--resume", metavar="RUN", help="Go on with a run that was stopped.")
 @json_option
@@ -156,14 +142,14 @@ def fit(
     given = {name: value for name, value in given.items() if value is not None}
     trusted = own_code(given)
     if resume is None:
-        settings = _settings({} if config is None else Config.read(Path(config)), given)
+        chosen = settings(config, given)
         folder = None if out is None else Path(out)
     else:
         run = opened_run(resume, {role: given.pop(role, None) for role in (*ROLES, "objective")})
         others = {"config": config, "out": out}
         given |= {name: value for name, value in others.items() if value is not None}
-        settings, folder = run.settings_to_resume(given), run.folder
-    resolved, dataset = Config.resolve(settings, trusted=trusted)
+        chosen, folder = run.settings_to_resume(given), run.folder
+    resolved, dataset = Config.resolve(chosen, trusted=trusted)
     with TrainingDisplay(headline(resolved, dataset)) as display:
         folder, vae, trained = start(
             resolved,
@@ -346,20 +332,6 @@ def components(as_json: bool) -> None:
 
     families = catalogue()
     click.echo(json.dumps(families) if as_json else "\n".join(table(families)))
-
-
-def _settings(
-    written: dict[str, dict[str, Any]], given: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Settings of a file, and of the command line, which wins."""
-    from pyrovae.config import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
-
-    given = {"name" if name == "data" else name: value for name, value in given.items()}
-    tables = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
-    return {
-        table: written.get(table, {}) | {n: v for n, v in given.items() if n in names}
-        for table, names in tables.items()
-    }
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

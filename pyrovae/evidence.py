@@ -24,9 +24,18 @@ from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.structure import base
 from pyrovae.vae import VAE
 
-__all__ = ["Bounds", "Estimate", "bits_per_dimension", "bounds", "evaluate"]
+__all__ = [
+    "Bounds",
+    "Estimate",
+    "bits_per_dimension",
+    "bounds",
+    "evaluate",
+    "kind",
+    "per_example",
+]
 
 ROWS = 2_000  # rows of one matrix product: images times samples
+NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
 STORE_SECONDS = 10.0  # about as much work as an interruption can lose
 
 
@@ -133,12 +142,45 @@ def evaluate(
         limit: only the first so many examples.
         seed: of the draws; a batch's draws depend on it and on the batch's place alone.
         advance: told the number of examples after each batch.
-        store: a file that keeps the bounds of each example as work goes on, so that the same
-            evaluation, interrupted or repeated, does not begin again.
+        store: as for :func:`per_example`.
 
     Returns:
         ``elbo``, ``reconstruction`` and ``kl``, each an estimate with its standard error;
         ``log_evidence``, likewise, with ``samples`` and ``kind``; ``images``. In nats per example.
+
+    Raises:
+        ValueError: if ``samples`` or ``limit`` is not positive.
+    """
+    every = per_example(
+        vae, data, samples=samples, limit=limit, seed=seed, advance=advance, store=store
+    )
+    result: dict[str, Any] = {
+        field.name: asdict(Estimate.of(getattr(every, field.name))) for field in fields(Bounds)
+    }
+    result["log_evidence"] |= {"samples": samples, "kind": kind(vae, data, samples)}
+    result["images"] = len(every.elbo)
+    return result
+
+
+def per_example(
+    vae: VAE,
+    data: Batches,
+    *,
+    samples: int = 1_000,
+    limit: int | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+    store: Path | None = None,
+) -> Bounds:
+    """Bounds for each example of a dataset, in its order.
+
+    Args:
+        vae, data, samples, limit, seed, advance: as for :func:`evaluate`.
+        store: a file that keeps the bounds of each example as work goes on, so that the same
+            evaluation, interrupted or repeated, does not begin again.
+
+    Returns:
+        Bounds, each ``(examples,)``.
 
     Raises:
         ValueError: if ``samples`` or ``limit`` is not positive.
@@ -174,7 +216,8 @@ def evaluate(
         finally:
             vae.train(training)
             kept.save()
-    return _summary(parts, _kind(vae, data, samples), samples)
+    names = [field.name for field in fields(Bounds)]
+    return Bounds(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
 
 
 def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
@@ -206,23 +249,19 @@ def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
     return -nats / (dimensions * math.log(2))
 
 
-def _kind(vae: VAE, data: Batches, samples: int) -> str:
+def kind(vae: VAE, data: Batches, samples: int) -> str:
+    """What :func:`evaluate` estimates for log p(x), in words.
+
+    Args:
+        vae: the model and its posterior.
+        data: of which one example is looked at.
+        samples: draws for each example.
+    """
     with torch.no_grad():
         q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
     if isinstance(q, Delta):
-        return "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
+        return NO_BOUND
     return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
-
-
-def _summary(parts: list[Bounds], kind: str, samples: int) -> dict[str, Any]:
-    every = {
-        field.name: torch.cat([getattr(part, field.name) for part in parts])
-        for field in fields(Bounds)
-    }
-    result: dict[str, Any] = {name: asdict(Estimate.of(values)) for name, values in every.items()}
-    result["log_evidence"] |= {"samples": samples, "kind": kind}
-    result["images"] = len(every["elbo"])
-    return result
 
 
 class _Store:

@@ -1,7 +1,8 @@
-r"""What commands on a run share: their options, and the opening of the run."""
+r"""What commands share: their options, what is set by them, and the opening of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,14 +14,17 @@ __all__ = [
     "ROLES",
     "count",
     "data_dir_option",
+    "data_options",
     "integer",
     "json_option",
-    "number",
+    "network_options",
     "opened_run",
     "own_code",
     "run_options",
     "seed_option",
+    "settings",
     "text",
+    "training_options",
 ]
 
 ROLES = ("prior", "likelihood", "posterior", "encoder", "decoder")
@@ -55,6 +59,35 @@ seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all draws."
 )
 
+data_options = _options(
+    text("--data", metavar="NAME|PATH", help="Data set, file, or folder of images. [digits]"),
+    data_dir_option,
+    integer("--image-size", help="Resize a folder's images to N x N."),
+    text("--binarization", metavar="HOW", help="dynamic, static, threshold or none."),
+    text("--scaling", metavar="HOW", help="none, unit or standardize."),
+)
+
+network_options = _options(
+    text("--encoder", metavar="SPEC", help="Network of q(z|x). [by the data]"),
+    text("--decoder", metavar="SPEC", help="Network of p(x|z). [by the data]"),
+    integer("--latent-dim", help="Dimensions of z. [by the data]"),
+)
+
+training_options = _options(
+    integer("--epochs", help="Passes over the training data."),
+    integer("--batch-size", help="Examples per step."),
+    number("--learning-rate", help="Largest step size of Adam."),
+    number("--warmup", help="Fraction of steps with a rising rate."),
+    text("--schedule", metavar="NAME", help="cosine or constant, after the warm-up."),
+    number("--weight-decay", help="Decoupled, of matrices."),
+    text("--clip-norm", metavar="X|none", help="Largest gradient norm per example."),
+    number("--averaging", help="Decay of the average of weights."),
+    integer("--validate-every", help="Epochs between validation bounds."),
+    text("--patience", metavar="N|none", help="Validation bounds without gain before a stop."),
+    text("--device", metavar="NAME", help="auto, cpu or cuda."),
+    text("--config", metavar="FILE", help="TOML that fills what is not given here."),
+)
+
 run_options = _options(
     click.argument("run", type=_not_empty, metavar="RUN"),
     *(
@@ -64,6 +97,19 @@ run_options = _options(
         for role in ROLES
     ),
 )
+
+
+def settings(config: str | None, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of a file, and of the command line, which wins."""
+    from pyrovae.config import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS, Config
+
+    written = {} if config is None else Config.read(Path(config))
+    given = {"name" if name == "data" else name: value for name, value in given.items()}
+    tables = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
+    return {
+        table: written.get(table, {}) | {n: v for n, v in given.items() if n in names}
+        for table, names in tables.items()
+    }
 
 
 def own_code(given: dict[str, Any]) -> frozenset[str]:
