@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import pyrovae
+from pyrovae.comparison_cli import compare
 from pyrovae.ledger_cli import kl
 from pyrovae.options import (
     ROLES,
@@ -110,6 +111,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+cli.add_command(compare)
 cli.add_command(kl)
 
 

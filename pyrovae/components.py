@@ -73,6 +73,26 @@ class Spec:
             raise ValueError(f"no name in {text!r}; write {FORM}")
         return cls(head.strip(), options)
 
+    @staticmethod
+    def several(text: str) -> list[str]:
+        """Take apart a list of specs, ``name,name:key=value,key=value,name``.
+
+        What follows a comma belongs to the spec before it if it reads ``key=value``.
+
+        Raises:
+            ValueError: if there is no spec between two commas, or before an option.
+        """
+        specs: list[str] = []
+        for item in text.split(","):
+            is_option = "=" in item and ":" not in item.partition("=")[0]
+            if not item.strip() or (is_option and not specs):
+                raise ValueError(f"cannot read {item!r} in {text!r}; write specs joined by commas")
+            if is_option:
+                specs[-1] += f",{item.strip()}"
+            else:
+                specs.append(item.strip())
+        return specs
+
     @property
     def is_users_own(self) -> bool:
         """Whether it names code outside the package."""

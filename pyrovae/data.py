@@ -27,6 +27,8 @@ __all__ = [
     "prepare",
 ]
 
+import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -172,6 +174,13 @@ class Split:
         starts = range(0, len(self), size)
         return (self.batch(np.arange(i, min(i + size, len(self)))) for i in starts)
 
+    def digest(self) -> bytes:
+        """A digest of the rows as they are stored, before any treatment, in their order."""
+        digest = hashlib.sha256(f"{self._x.dtype.str}{self._x.shape[1:]}".encode())
+        for index in _portions(np.arange(len(self)), math.prod(self._x.shape[1:])):
+            digest.update(_gather(self._x, self._rows[index]).tobytes())
+        return digest.digest()
+
 
 def _gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Copy rows of an array: `take` where it needs no copy of the whole array first."""
@@ -214,6 +223,11 @@ class Dataset:
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one observation: (C, H, W) for images, (D,) for tables."""
         return self.train.event_shape
+
+    def digest(self) -> str:
+        """A digest of all rows and of how they are split, 64 hexadecimal digits."""
+        parts = (self.train, self.validation, self.test)
+        return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
 
 def load(

@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 
 from pyrovae.checkpoint import atomic_file
 
-__all__ = ["bound", "divergence", "grid", "images", "latent", "reconstructions", "samples", "save"]
+__all__ = [
+    "bound",
+    "comparison",
+    "divergence",
+    "grid",
+    "images",
+    "latent",
+    "reconstructions",
+    "samples",
+    "save",
+]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -571,4 +581,54 @@ def divergence(result: Mapping[str, Any], *, unit: str = "example") -> Figure:
     figure.suptitle(
         f"KL(q || p), mean of {result['images']:,} examples\nq: {result['q']}, p: {result['p']}"
     )
+    return figure
+
+
+@_style()
+def comparison(result: Mapping[str, Any], images: Sequence[Array] | None) -> Figure:
+    """Models side by side: the bound on log p(x) of each and, where x is an image, samples.
+
+    Beside a bound stands its paired difference from the first, whose error is smaller than the
+    bars make it look, for all are of the same examples.
+
+    Args:
+        result: what :func:`pyrovae.comparison.compare` gives.
+        images: of each model, means of p(x | z) at z drawn from its prior, ``(n, C, H, W)`` with C
+            1 or 3; None where x is no image.
+
+    Returns:
+        the figure.
+    """
+    rows, varied = result["rows"], ", ".join(result["varied"])
+    labels = [", ".join(row[role] for role in result["varied"]) for row in rows]
+    width, height = (8, 1.8 + 0.4 * len(rows)) if images is None else (12, 1.5 + 0.5 * len(rows))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(f"{result['data']}: same network, budget and seeds, another {varied}")
+    if images is None:
+        bounds = figure.add_subplot()
+    else:
+        samples, bounds = figure.subplots(1, 2, width_ratios=(1.6, 1))
+        every = np.concatenate(images)
+        _, down = _show_mosaic(samples, _rgb(every, every), len(images[0]))
+        samples.set_yticks(down, labels)
+        samples.set_title("means of $p(x|z)$ at draws of z from the prior", loc="left")
+        across, tall = (
+            abs(np.diff(limits)[0]) for limits in (samples.get_xlim(), samples.get_ylim())
+        )
+        bounds.set_box_aspect(1.6 * tall / across)
+    places = np.arange(len(rows))
+    estimates = [row["log_evidence"]["estimate"] for row in rows]
+    errors = [row["log_evidence"]["standard_error"] or 0.0 for row in rows]
+    bounds.errorbar(estimates, places, xerr=errors, fmt="o", color=_BOUND, capsize=3)
+    for place, row in enumerate(rows):
+        if row["difference"] is not None:
+            difference = f"{row['difference']['estimate']:+.2f}"
+            if row["difference"]["standard_error"] is not None:
+                difference += f" ± {row['difference']['standard_error']:.2f}"
+            at = (estimates[place], place - 0.12)
+            text = difference.replace("-", _MINUS)
+            bounds.annotate(text, at, ha="center", va="bottom", fontsize="small")
+    bounds.set(ylim=(len(rows) - 0.5, -0.5), xlabel="nats per example (bars: standard errors)")
+    bounds.set_yticks(places, labels if images is None else [""] * len(rows))
+    bounds.set_title("bound on log p(x), test set", loc="left")
     return figure

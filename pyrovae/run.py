@@ -37,6 +37,7 @@ from pyrovae.vae import VAE
 __all__ = ["CHANGEABLE", "Run", "going_on", "load", "next_folder", "start"]
 
 CONFIG, SUMMARY, FIGURES = "config.toml", "summary.json", "figures"
+DIGEST = "data.sha256"
 STATISTICS, EVALUATION = "statistics.safetensors", "unfinished-evaluation.safetensors"
 
 CHANGEABLE = ("data_dir", "device", "max_minutes")
@@ -138,7 +139,9 @@ def start(
         TrainingInterrupted: on Ctrl-C, with the line to go on with.
         Exception: as :func:`pyrovae.fit` otherwise.
     """
-    files = {CONFIG: config.to_toml().encode()}
+    files = {CONFIG: config.to_toml().encode(), DIGEST: f"{dataset.digest()}\n".encode()}
+    if resume and folder is not None:
+        _check_digest(folder, files[DIGEST])
     if dataset.statistics:
         statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
         files[STATISTICS] = tensor_bytes(statistics)
@@ -161,6 +164,15 @@ def start(
                     if (out / LAST).is_file():
                         remedy += f", or go on with it: pyrovae fit --resume {out}"
                     raise FileExistsError(f"{out} exists; {remedy}") from error
+
+
+def _check_digest(folder: Path, digest: bytes) -> None:
+    path = folder / DIGEST
+    if path.is_file() and path.read_bytes() != digest:
+        raise ValueError(
+            f"the data have changed since the run in {folder} began; put back the old ones to go "
+            "on with it, or start a new run"
+        )
 
 
 def _explained(error: OSError, out: Path) -> OSError:
@@ -336,21 +348,32 @@ class Run:
             role: self.config.model[role] for role in ("likelihood", "prior", "posterior")
         }
 
-    def finish(self, vae: VAE, dataset: Dataset, trained: Fit, *, samples: int) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` holds: of a run that has been finished."""
+        path = self.folder / SUMMARY
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); pyrovae fit --resume {self.folder} writes it"
+            ) from error
+        return dict(found)
+
+    def finish(self, vae: VAE, dataset: Dataset, trained: Fit, **evaluation: Any) -> dict[str, Any]:
         """Evaluate on the test set, draw the pictures, and write the summary.
 
         Args:
             vae: trained.
             dataset: that it was trained on.
             trained: what training did.
-            samples: of the importance-weighted bound.
+            evaluation: options of :func:`pyrovae.evaluate`.
 
         Returns:
             What ``summary.json`` holds.
         """
         from pyrovae import pictures  # matplotlib takes a while to import
 
-        result = self.evaluate(vae, dataset, samples=samples)
+        result = self.evaluate(vae, dataset, **evaluation)
         summary = result | {
             "data": dataset.name,
             "parameters": sum(p.numel() for p in vae.parameters()),

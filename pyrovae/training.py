@@ -1,6 +1,7 @@
 r"""Training: Pyro's ``SVI`` over epochs, repeatable to the bit and resumable at any step."""
 
 import contextlib
+import copy
 import json
 import math
 import shutil
@@ -28,7 +29,7 @@ from pyrovae.optim import FusedAdam, NonFiniteGradientError
 from pyrovae.progress import Progress
 from pyrovae.vae import VAE
 
-__all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "fit"]
+__all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "check", "fit"]
 
 CHECKPOINT_SECONDS = 5.0  # about as much work as a kill can lose
 
@@ -165,7 +166,10 @@ def fit(
         _check_data(vae, train)
         if initialize and not resume:
             _initialize(vae, train)
-        run = _Run(vae, objective or Trace_ELBO(), train, validation, options, folder)
+        objective = objective or Trace_ELBO()
+        if not resume:
+            _try(vae, train, objective)
+        run = _Run(vae, objective, train, validation, options, folder)
         if resume:
             run.restore()
         elif folder is not None:
@@ -180,6 +184,26 @@ def fit(
         best_validation_elbo=run.progress.best_validation_elbo,
         seconds=run.progress.seconds,
     )
+
+
+def check(vae: VAE, data: Split, objective: ELBO) -> None:
+    """Refuse a model whose parts do not go together, as :func:`fit` would, and train nothing.
+
+    Args:
+        vae: left as it is.
+        data: to train on; the first hundred examples are tried.
+        objective: a Pyro ELBO.
+
+    Raises:
+        ValueError: if a component cannot start from the data, the data lie outside the
+            likelihood's support, prior and posterior are over different spaces, or the objective
+            does not apply to these distributions.
+    """
+    trial = copy.deepcopy(vae)
+    with isolated(next(vae.parameters(), torch.empty(0)).device):
+        trial.check_data(_some(trial, data))
+        _initialize(trial, data)
+        _try(trial, data, objective)
 
 
 class _Run:
@@ -465,6 +489,18 @@ def _check_data(vae: VAE, train: Split) -> None:
     for start in range(0, len(train), 4096):
         index = np.arange(start, min(start + 4096, len(train)))
         vae.check_data(vae.place(train.batch(index, rng)))
+
+
+def _try(vae: VAE, train: Split, objective: ELBO) -> None:
+    """Compute a loss and its gradients once, with Pyro's checks of shapes and supports."""
+    trial = copy.deepcopy(vae).train()
+    with pyro.get_param_store().scope(), pyro.validation_enabled():
+        objective.loss_and_grads(trial.model, trial.guide, _some(trial, train))
+
+
+def _some(vae: VAE, train: Split) -> Tensor:
+    index = np.arange(min(len(train), 100))
+    return vae.place(train.batch(index, np.random.default_rng(0)))
 
 
 def _initialize(vae: VAE, train: Split) -> None:

@@ -517,3 +517,19 @@ def test_packages_of_single_sources_are_imported_by_those_only(name: str) -> Non
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").split(".")[0])
     assert found <= {*sys.stdlib_module_names, "numpy", "torch", "pyrovae"}
+
+
+def test_a_digest_is_of_the_rows_and_their_order_and_nothing_else(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    np.save(tmp_path / "a.npy", x)
+    np.save(tmp_path / "b.npy", x)
+    np.save(tmp_path / "c.npy", np.concatenate([x[1:], x[:1]]))
+    changed = x.copy()
+    changed[7, 2] = np.nextafter(changed[7, 2], np.inf)
+    np.save(tmp_path / "d.npy", changed)
+    a, b, c, d = (load(tmp_path / f"{name}.npy").digest() for name in "abcd")
+    assert a == b
+    assert len({a, c, d}) == 3
+    assert load(tmp_path / "a.npy", scaling="standardize").digest() == a
+    assert Split.from_array(x).digest() == Split.from_array(torch.from_numpy(x)).digest()
+    assert Split.from_array(x).digest() != Split.from_array(x.reshape(30, 2, 2)).digest()

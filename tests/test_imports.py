@@ -19,19 +19,19 @@ LAYERS = [
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
     {"aggregate", "vae", "weighted"},
     {"evidence"},
-    {"kl", "objectives", "optim", "pictures"},
+    {"diagnostics", "kl", "objectives", "optim", "pictures"},
     {"training"},
     {"config"},
     {"run"},
-    {"options", "summary"},
-    {"ledger_cli"},
+    {"comparison", "options", "summary"},
+    {"comparison_cli", "ledger_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 ONLY_IN = {
-    "click": {"cli", "ledger_cli", "options"},
+    "click": {"cli", "comparison_cli", "ledger_cli", "options"},
     "matplotlib": {"figures", "pictures"},
     "rich": {"display"},
     "torchvision": {"sources"},

@@ -205,3 +205,10 @@ def test_standardised_data_keep_their_statistics(tmp_path, monkeypatch):
     np.save(tmp_path / "y.npy", x[:7, :3])
     with pytest.raises(ValueError, match=r"3,"):
         run.treat(str(tmp_path / "y.npy"))
+
+
+def test_a_run_whose_data_have_changed_does_not_go_on(resolved, folder):
+    config, dataset = resolved
+    (folder / "data.sha256").write_text("of other data\n")
+    with pytest.raises(ValueError, match="the data have changed since the run"):
+        start(config, dataset, folder, resume=True)

@@ -20,9 +20,10 @@ from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.likelihoods import Bernoulli, Binomial, Normal
 from pyrovae.networks import Linear
+from pyrovae.objectives import FreeBits
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture, StandardNormal
-from pyrovae.training import TrainingDivergedError, TrainingInterrupted, fit
+from pyrovae.training import TrainingDivergedError, TrainingInterrupted, check, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
@@ -378,3 +379,27 @@ def test_wrong_options_are_refused(make, digits, options, message):
 def test_an_objective_by_its_name_alone_is_refused(make, digits):
     with pytest.raises(TypeError, match=r"a Pyro ELBO, got 'elbo'; .* Config.objective\(\)"):
         fit(make(), digits, objective="elbo", **SHORT)
+
+
+def test_what_does_not_go_together_is_refused_before_anything_is_made(vae, digits, tmp_path):
+    bad = FreeBits(groups=7)
+    with pytest.raises(ValueError, match="groups must divide the 2 dimensions"):
+        check(vae, Split.from_array(digits), bad)
+    with pytest.raises(ValueError, match="groups must divide the 2 dimensions"):
+        fit(vae, digits, objective=bad, epochs=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    check(vae, Split.from_array(digits), FreeBits())
+    with pytest.raises(ValueError, match=r"outside the support of Bernoulli"):
+        check(vae, Split.from_array(digits + 0.5), FreeBits())
+
+
+def test_a_check_leaves_everything_as_it_was(vae, digits):
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    state, training = torch.get_rng_state(), vae.training
+    check(vae, Split.from_array(digits), Trace_ELBO())
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(parameter.grad is None for parameter in vae.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert vae.training == training
+    assert not list(pyro.get_param_store().keys())

@@ -1,0 +1,96 @@
+r"""The command that trains the same model with one component exchanged, and compares."""
+
+from typing import Any
+
+import click
+
+from pyrovae.options import (
+    count,
+    data_options,
+    integer,
+    json_option,
+    network_options,
+    settings,
+    text,
+    training_options,
+)
+
+__all__ = ["compare"]
+
+
+def _specs(context: click.Context, option: click.Parameter, value: str | None) -> list[str]:
+    from pyrovae.components import Spec
+
+    try:
+        return [] if value is None else Spec.several(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@data_options
+@text("--priors", metavar="SPECS", callback=_specs, help="p(z). [normal]")
+@text("--posteriors", metavar="SPECS", callback=_specs, help="q(z|x). [diagonal]")
+@text("--likelihoods", metavar="SPECS", callback=_specs, help="p(x|z). [by the data]")
+@text("--objectives", metavar="SPECS", callback=_specs, help="What is optimised. [elbo]")
+@network_options
+@training_options
+@count("--seeds", metavar="N", default=3, show_default=True, help="Runs of each.")
+@integer("--seed", help="The first of the seeds. [0]")
+@count("--samples", metavar="N", default=1_000, show_default=True, help="K, draws per example.")
+@count("--limit", metavar="N", help="Evaluate on the first N test examples.")
+@text("--out", metavar="DIR", help="Folder of the comparison. [runs/compare-<data>]")
+@json_option
+def compare(
+    priors: list[str],
+    posteriors: list[str],
+    likelihoods: list[str],
+    objectives: list[str],
+    config: str | None,
+    seeds: int,
+    samples: int,
+    limit: int | None,
+    out: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train the same VAE with each of several components, and compare the bounds.
+
+    SPECS are written as for fit and joined by commas:
+    --priors normal,mixture:components=20,flow. Several lists give all combinations. Runs that
+    are in DIR or beside it already are reused; the same command goes on after Ctrl-C.
+    """
+    from pyrovae import comparison
+    from pyrovae.components import Spec
+    from pyrovae.display import TrainingDisplay, counting
+    from pyrovae.export import as_json as in_json
+
+    varied = {
+        "prior": priors,
+        "posterior": posteriors,
+        "likelihood": likelihoods,
+        "objective": objectives,
+    }
+    named = [Spec.parse(spec) for specs in varied.values() for spec in specs]
+    named += [Spec.parse(given[role]) for role in ("encoder", "decoder") if given[role]]
+    result = comparison.compare(
+        settings(config, {name: value for name, value in given.items() if value is not None}),
+        varied,
+        seeds=seeds,
+        samples=samples,
+        limit=limit,
+        out=out,
+        trusted=frozenset(spec.name for spec in named if spec.is_users_own),
+        reporting=TrainingDisplay,
+        counting=counting,
+    )
+    for line in result["left_out"]:
+        click.echo(line, err=True)
+    if as_json:
+        click.echo(in_json(result))
+        return
+    click.echo("\n".join(comparison.table(result)))
+    reused = sum(sum(row["reused"]) for row in result["rows"])
+    if reused:
+        click.echo(f"{reused} of the runs were there already")
+    click.echo(f"figure  {result['folder']}/comparison.png")

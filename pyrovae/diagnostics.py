@@ -1,0 +1,64 @@
+r"""What the posterior makes of the latent dimensions over a whole dataset."""
+
+import torch
+from torch import Tensor
+
+from pyrovae.distributions import moments
+from pyrovae.evidence import Batches
+from pyrovae.vae import VAE
+
+__all__ = ["ACTIVE", "active_units", "activity"]
+
+ACTIVE = 0.01
+"""The activity above which Burda, Grosse and Salakhutdinov (2016) count a dimension as active."""
+
+BATCH = 100  # examples at a time
+
+
+@torch.no_grad()
+def activity(vae: VAE, data: Batches, *, limit: int | None = None, seed: int = 0) -> Tensor:
+    r"""How much the encoding of each latent dimension differs from one example to the next.
+
+    .. math:: A_d = \operatorname{Var}_{x} \left( \mathbb{E}_{q(z \mid x)} [z_d] \right)
+
+    References:
+        Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519
+
+    Args:
+        vae: the model and its posterior; dropout and the like are switched off meanwhile.
+        data: one part of a dataset, usually the test set.
+        limit: only the first so many examples.
+        seed: of draws, for posteriors without a formula for their mean.
+
+    Returns:
+        ``(latent_dim,)``, in the unit of z squared.
+
+    Raises:
+        ValueError: if there are fewer than two examples, which have no variance.
+    """
+    count = len(data) if limit is None else min(limit, len(data))
+    if count < 2:
+        raise ValueError(f"the activity needs at least 2 examples, got {count}")
+    training = vae.training
+    means = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae.eval()
+        try:
+            for place, batch in enumerate(data.batches(BATCH)):
+                x = batch[: count - place * BATCH]
+                means.append(moments(vae.posterior(vae.place(x)))[0].cpu())
+                if place * BATCH + len(x) == count:
+                    break
+        finally:
+            vae.train(training)
+    return torch.cat(means).double().var(0)
+
+
+def active_units(vae: VAE, data: Batches, *, limit: int | None = None) -> int:
+    """How many latent dimensions have an :func:`activity` above ``ACTIVE``.
+
+    Args:
+        vae, data, limit: as for :func:`activity`.
+    """
+    return int((activity(vae, data, limit=limit) > ACTIVE).sum())

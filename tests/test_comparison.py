@@ -1,0 +1,373 @@
+"""A comparison exchanges one component and nothing else, and its errors are those of the runs."""
+
+import contextlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import pyrovae
+from pyrovae import cli, comparison
+from pyrovae.comparison import _estimate, candidates, compare, table
+from pyrovae.components import Spec
+from pyrovae.config import Config
+from pyrovae.run import Run, start
+from tests.conftest import SEEDS
+
+SMALL = {
+    "model": {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2},
+    "training": {"epochs": 2},
+}
+PRIORS = {"prior": ["normal", "mixture:components=3,start=data"]}
+FEW = {"seeds": 2, "samples": 5, "limit": 150}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments: None)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison of two priors with two seeds, and its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrovae.pictures.draw", lambda *arguments: None)
+        folder = tmp_path_factory.mktemp("runs") / "compared"
+        return compare(SMALL, PRIORS, out=folder, **FEW), folder
+
+
+def without_times(summary):
+    """What must be the same when a comparison is repeated."""
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", "reused", "runs")}
+        for row in summary["rows"]
+    ]
+    return {k: v for k, v in summary.items() if k != "folder"} | {"rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("normal", ["normal"]),
+        ("normal,flow", ["normal", "flow"]),
+        (
+            "mixture:components=20,start=data, vamp:components=5,flow",
+            ["mixture:components=20,start=data", "vamp:components=5", "flow"],
+        ),
+        ("a.b:Mine:rate=2,deep=true,normal", ["a.b:Mine:rate=2,deep=true", "normal"]),
+    ],
+)
+def test_a_list_of_specs_is_taken_apart(text, specs):
+    assert Spec.several(text) == specs
+
+
+@pytest.mark.parametrize("text", ["", ",", "normal,", "rate=2,normal"])
+def test_a_list_with_a_gap_is_refused(text):
+    with pytest.raises(ValueError, match="write specs joined by commas"):
+        Spec.several(text)
+
+
+def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
+    summary, folder = compared
+    dataset = Config.resolve(SMALL)[1]
+    for row in summary["rows"]:
+        assert row["prior"] in PRIORS["prior"]
+        results = [
+            pyrovae.evaluate(pyrovae.load(path), dataset.test, samples=5, limit=150)
+            for path in row["runs"]
+        ]
+        for name, key, sign in [
+            ("log_evidence", "log_evidence", 1),
+            ("elbo", "elbo", 1),
+            ("rate", "kl", 1),
+            ("distortion", "reconstruction", -1),
+        ]:
+            mean = sum(result[key]["estimate"] for result in results) / 2
+            assert row[name]["estimate"] == pytest.approx(sign * mean, rel=1e-12)
+        assert row["elbo"]["estimate"] == pytest.approx(
+            -row["distortion"]["estimate"] - row["rate"]["estimate"], rel=1e-9
+        )
+        assert row["reused"] == [False, False]
+        assert row["seconds"] > 0
+        assert row["measure"] == "probability"
+        bits = -row["log_evidence"]["estimate"] / (64 * math.log(2))
+        assert row["bits_per_dimension"] == pytest.approx(bits)
+        assert row["parameters"] == sum(
+            p.numel() for p in pyrovae.load(row["runs"][0]).parameters()
+        )
+    first, second = summary["rows"]
+    assert first["difference"] is None
+    assert second["difference"]["estimate"] == pytest.approx(
+        second["log_evidence"]["estimate"] - first["log_evidence"]["estimate"]
+    )
+    assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(summary))
+    assert (folder / "comparison.txt").read_text().splitlines() == table(summary)
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_differ_in_the_component_and_the_seed_alone(compared):
+    configs = [Run.open(path).config for row in compared[0]["rows"] for path in row["runs"]]
+    assert [config.training["seed"] for config in configs] == [0, 1, 0, 1]
+    for config in configs:
+        assert config.data == configs[0].data
+        assert dict(config.model, prior="") == dict(configs[0].model, prior="")
+        assert dict(config.training, seed=0) == configs[0].training
+
+
+def test_a_run_is_the_one_that_fit_makes(compared, tmp_path):
+    _, vae, _ = start(*Config.resolve(SMALL), tmp_path / "run")
+    same = pyrovae.load(compared[0]["rows"][0]["runs"][0])
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name])
+
+
+def test_a_repeated_comparison_trains_nothing(compared):
+    summary, folder = compared
+
+    def fail(about):
+        raise AssertionError(about)
+
+    again = compare(SMALL, PRIORS, out=folder, **FEW, reporting=fail)
+    assert without_times(again) == without_times(summary)
+    assert all(all(row["reused"]) for row in again["rows"])
+    assert [row["runs"] for row in again["rows"]] == [row["runs"] for row in summary["rows"]]
+
+
+def test_runs_beside_it_are_reused_and_other_ones_are_not(compared, tmp_path):
+    beside = tmp_path / "earlier"
+    start(*Config.resolve(SMALL), beside)
+    run = Run.open(beside)
+    other = Config.resolve(SMALL | {"training": {"epochs": 1}})
+    start(*other, tmp_path / "shorter")
+    settings = {"seeds": 1, "samples": 5, "limit": 150, "out": tmp_path / "compared"}
+    row = compare(SMALL, {"prior": ["normal"]}, **settings)["rows"][0]
+    assert row["runs"] == [str(beside)]
+    assert row["reused"] == [False]  # it had not been summed up
+    assert run.summary()["images"] == 150
+    row = compare(SMALL, {"prior": ["normal"]}, **settings)["rows"][0]
+    assert row["reused"] == [True]
+    (beside / "data.sha256").write_text("of other data\n")
+    row = compare(SMALL, {"prior": ["normal"]}, **settings)["rows"][0]
+    assert row["runs"] == [str(tmp_path / "compared" / "normal-seed-0")]
+
+
+@pytest.mark.parametrize("run", [1, 3])
+def test_an_interrupted_comparison_goes_on_to_the_same_numbers(compared, tmp_path, run):
+    begun = []
+
+    @contextlib.contextmanager
+    def interrupting(about):
+        begun.append(about)
+
+        def report(progress):
+            if len(begun) == run and progress.step == 5:
+                raise KeyboardInterrupt
+
+        yield report
+
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on from here"):
+        compare(SMALL, PRIORS, out=tmp_path / "again", **FEW, reporting=interrupting)
+    assert len(begun) == run
+    again = compare(SMALL, PRIORS, out=tmp_path / "again", **FEW)
+    assert without_times(again) == without_times(compared[0])
+    assert len(list((tmp_path / "again").glob("*/config.toml"))) == 4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_error_covers_the_spread_over_examples_and_seeds(seed):
+    """Of 2,000 means over 50 examples and 5 seeds with effects of both, against their own spread.
+
+    The variance is estimated with a bias of the interaction alone, counted twice: here 1 part in
+    5 * 50 beside 1 in 50 and 0.25 in 5. The spread is known to 1 / sqrt(2 * 2000), the mean of the
+    estimates to about half of that.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(2_000, *shape, generator=generator, dtype=torch.float64)
+
+    values = draw(1, 50) + 0.5 * draw(5, 1) + draw(5, 50)
+    estimates = [_estimate(each) for each in values]
+    spread = torch.tensor([e["estimate"] for e in estimates]).var()
+    truth = 1 / 50 + 0.25 / 5 + 1 / 250
+    assert abs(spread / truth - 1) < 4 * math.sqrt(2 / 2_000)
+    claimed = torch.tensor([e["standard_error"] for e in estimates]).square()
+    assert abs(claimed.mean() - (truth + 1 / 250)) < 4 * claimed.std() / math.sqrt(2_000)
+
+
+def test_the_error_of_one_seed_is_over_examples():
+    values = torch.randn(1, 40, generator=torch.Generator().manual_seed(0)).double()
+    error = _estimate(values)
+    assert error["over_seeds"] is None
+    assert error["standard_error"] == error["over_images"]
+    assert error["over_images"] == pytest.approx(values.std().item() / math.sqrt(40))
+
+
+def test_combinations_that_do_not_go_together_are_left_out_and_named():
+    found, left_out = candidates(
+        SMALL,
+        {
+            "prior": ["normal", "sphere", "vamp:components=3"],
+            "posterior": ["power_spherical", "point"],
+        },
+    )
+    assert [candidate.label for candidate in found] == [
+        "normal, point",
+        "sphere, power_spherical",
+        "vamp:components=3, power_spherical",
+    ]
+    assert [line.partition(" is left out: ")[0] for line in left_out] == [
+        "normal, power_spherical",
+        "sphere, point",
+        "vamp:components=3, point",
+    ]
+    assert "no density" in left_out[-1]
+
+
+@pytest.mark.parametrize(
+    ("varied", "message"),
+    [
+        ({}, "nothing to compare"),
+        ({"prior": []}, "nothing to compare"),
+        ({"encoder": ["mlp"]}, "cannot compare 'encoder'; choose among prior"),
+        ({"prior": ["normal", "normal"]}, "the prior normal is listed twice"),
+        ({"prior": ["normal", "sphere"]}, "must be over the same space"),
+        ({"prior": ["normal", "mixture:components=9999,start=data"]}, "there are 1258 data"),
+        ({"objective": ["elbo", "free_bits:groups=7"]}, "groups must divide the 2 dimensions"),
+        ({"likelihood": ["binomial", "beta"]}, "choose"),
+        ({"prior": ["normal", "nromal"]}, "did you mean 'normal'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(varied, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        compare(SMALL, varied, out=tmp_path / "compared")
+    assert not (tmp_path / "compared").exists()
+
+
+@pytest.mark.parametrize("name", ["seeds", "samples", "limit"])
+def test_numbers_below_one_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        compare(SMALL, PRIORS, out=tmp_path / "compared", **{name: 0})
+    assert not (tmp_path / "compared").exists()
+
+
+def test_likelihoods_of_one_treatment_are_compared_in_bits_and_others_are_told_apart(tmp_path):
+    summary = compare(
+        SMALL,
+        {"likelihood": ["binomial", "discretized_logistic", "normal"]},
+        seeds=1,
+        samples=2,
+        limit=50,
+        out=tmp_path / "compared",
+    )
+    first, second, third = summary["rows"]
+    assert second["difference"] is not None
+    assert third["difference"] is None
+    assert third["bits_per_dimension"] is None
+    assert third["measure"] == "density"
+    lines = table(summary)
+    assert "bits/dim" in lines[1]
+    assert lines[-1].startswith("not to be compared with binomial")
+    assert lines[-1].endswith(": normal")
+    assert first["treatment"] == second["treatment"]
+
+
+def test_a_point_has_no_bound_to_compare(tmp_path):
+    summary = compare(
+        SMALL,
+        {"posterior": ["diagonal", "point"]},
+        seeds=1,
+        samples=2,
+        limit=50,
+        out=tmp_path / "compared",
+    )
+    assert summary["rows"][1]["difference"] is None
+    assert "no bound" in table(summary)[-1]
+
+
+def test_a_table_of_data_is_compared_without_images(tmp_path):
+    path = tmp_path / "table.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
+    settings = SMALL | {"data": {"name": str(path)}}
+    settings["training"] = {"epochs": 1}
+    varied = {"prior": ["normal", "laplace"]}
+    out = tmp_path / "compared"
+    summary = compare(settings, varied, seeds=1, samples=2, out=out)
+    assert summary["images"] == 8
+    assert (out / "comparison.png").is_file()
+    assert comparison.table(summary)[0].startswith("table.npy, 8 test examples")
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    """Run ``pyrovae compare`` in this process and an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it; this puts it back
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["pyrovae", "compare", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+SHORT = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
+SHORT = (*SHORT, "--epochs", "1", "--seeds", "1", "--samples", "3", "--limit", "40")
+
+
+def test_the_command_prints_the_table_and_reuses_its_runs(command, tmp_path):
+    status, out, _ = command("--priors", "normal,mixture:components=3,start=data,flow", *SHORT)
+    folder = tmp_path / "runs" / "compare-digits"
+    table = (folder / "comparison.txt").read_text()
+    assert status == 0
+    assert out.startswith(table)
+    assert out.endswith("figure  runs/compare-digits/comparison.png\n")
+    assert [line.split()[0] for line in table.splitlines()[2:]] == [
+        "normal",
+        "mixture:components=3,start=data",
+        "flow",
+    ]
+    status, out, _ = command("--priors", "flow,normal", *SHORT, "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert [row["prior"] for row in result["rows"]] == ["flow", "normal"]
+    assert all(row["reused"] == [True] for row in result["rows"])
+
+
+def test_the_command_takes_code_of_the_users_own_and_says_what_it_left_out(command, tmp_path):
+    (tmp_path / "own_prior.py").write_text(
+        "import torch\nfrom pyro import distributions as dist\n\n\n"
+        "class Wide(torch.nn.Module):\n"
+        "    def forward(self):\n"
+        "        return dist.Normal(torch.zeros(2), 3.0).to_event(1)\n"
+    )
+    priors = ("--priors", "own_prior:Wide,sphere")
+    status, out, err = command(*priors, "--posteriors", "power_spherical,laplace", *SHORT)
+    assert status == 0
+    assert "own_prior:Wide, laplace" in out
+    assert "own_prior:Wide, power_spherical is left out: " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to compare"),
+        (("--priors", "normal,,flow"), "write specs joined by commas"),
+        (("--priors", "normal,nromal"), "did you mean 'normal'"),
+        (("--priors", "normal", "--seeds", "0"), "0 is not in the range"),
+        (("--priors", "normal", "--config", "absent.toml"), "there is no file absent.toml"),
+        (("--priors", "normal", "--data", "absent.npy"), "absent.npy"),
+    ],
+)
+def test_the_command_refuses_in_one_line_and_leaves_nothing(command, arguments, message, tmp_path):
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("pyrovae: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "runs").exists()
