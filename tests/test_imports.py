@@ -20,7 +20,7 @@ LAYERS = [
     {"aggregate", "vae", "weighted"},
     {"evidence"},
     {"kl", "objectives", "optim", "pictures"},
-    {"training"},
+    {"gradients", "training"},
     {"config"},
     {"run"},
     {"options", "summary"},
