@@ -1,7 +1,8 @@
 """Make the pictures of the README and the documentation, from one run on the digits.
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
-as it is. The pictures are those that every run leaves in its folder, and that of ``pyrovae kl``.
+as it is. The pictures are those that every run leaves in its folder, and those of
+``pyrovae kl --gradients``.
 
     python examples/docs_figures.py --out docs/images
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 import pyrovae
-from pyrovae import figures, pictures
+from pyrovae import figures, gradients, pictures
 from pyrovae.kl import ledger
 
 DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
@@ -34,9 +35,12 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
-    kl = arguments.out / "kl.png"
-    figures.save(figures.divergence(ledger(vae, digits.test)), kl)
-    print(kl)
+    for name, figure in (
+        ("kl", figures.divergence(ledger(vae, digits.test))),
+        ("gradients", figures.gradients(gradients.compare(vae, digits.test))),
+    ):
+        figures.save(figure, arguments.out / f"{name}.png")
+        print(arguments.out / f"{name}.png")
     print(f"test ELBO {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats per image")
 
 

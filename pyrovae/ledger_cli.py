@@ -41,6 +41,15 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
     help="Draws per example.",
 )
 @count("--limit", metavar="N", default=1_000, show_default=True, help="Only the first N examples.")
+@click.option("--gradients", is_flag=True, help="Also the noise in the encoder's gradient.")
+@click.option(
+    "--draws",
+    metavar="N",
+    type=click.IntRange(2),
+    default=100,
+    show_default=True,
+    help="Draws of that gradient.",
+)
 @seed_option
 @data_dir_option
 @json_option
@@ -48,6 +57,8 @@ def kl(
     run: str,
     samples: tuple[int, ...],
     limit: int,
+    gradients: bool,
+    draws: int,
     seed: int,
     data_dir: str | None,
     as_json: bool,
@@ -56,11 +67,14 @@ def kl(
     """KL(q(z|x) || p(z)) on the test set: closed form, two estimators, quadrature, bounds.
 
     Each number says by which formula it was computed. A picture goes to RUN/figures/kl.png.
+    --gradients compares three estimators of the gradient of the ELBO with respect to the encoder,
+    for one batch of the first examples, at most 100, and draws RUN/figures/gradients.png.
     """
     from pyrovae import figures
     from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
+    from pyrovae.gradients import LIMIT, compare
     from pyrovae.kl import ledger
 
     opened = opened_run(run, own)
@@ -69,12 +83,24 @@ def kl(
     total = min(limit, len(dataset.test))
     with counting("KL(q || p)", total) as advance:
         result = ledger(vae, dataset.test, samples=samples, limit=limit, seed=seed, advance=advance)
-    figures.save(figures.divergence(result), path)
+    pictures = {path: figures.divergence(result)}
+    lines = list(_lines(result))
+    if gradients:
+        with counting("gradients", draws) as advance:
+            found = compare(
+                vae, dataset.test, draws=draws, limit=min(limit, LIMIT), seed=seed, advance=advance
+            )
+        result["gradients"] = found
+        pictures[path.with_name("gradients.png")] = figures.gradients(found)
+        lines += _lines_of_gradients(found)
+    for path, picture in pictures.items():
+        figures.save(picture, path)
     if as_json:
         click.echo(in_json(result))
     else:
-        click.echo("\n".join(_lines(result)))
-        click.echo(f"figure   {path}")
+        click.echo("\n".join(lines))
+        for path in pictures:
+            click.echo(f"figure   {path}")
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -115,3 +141,48 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     if result["per_dimension"]:
         values = " ".join(f"{row['value']:.3f}" for row in result["per_dimension"])
         yield f"by dimension     {values}  {result['per_dimension'][0]['formula']}"
+
+
+_TITLES = {"elbo": "Monte Carlo KL", "analytic": "analytic KL", "stl": "sticking the landing"}
+
+
+def _lines_of_gradients(result: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        "gradient of the ELBO per example with respect to the encoder: "
+        f"{result['parameters']:,} parameters, {result['draws']:,} draws for a batch of the first "
+        f"{result['images']:,} test examples"
+    )
+    if result["note"]:
+        yield result["note"]
+    for row in result["estimators"]:
+        title = _TITLES[row["name"]]
+        if row["reason"]:
+            yield f"{title:<21} {row['reason']}"
+            continue
+        mean, ratio, snr = row["mean"], row["variance_ratio"], row["signal_to_noise"]
+        line = f"{title:<21} variance {_with_error(row['variance'])}"
+        if ratio is not None and row["name"] != "elbo":
+            line += f", {_with_error(ratio)} of that of Monte Carlo KL"
+        yield line
+        yield (
+            f"{'':21} mean of norm {mean['norm']:.4g} +- {mean['standard_error']:.2g}, signal to "
+            "noise " + (_no_ratio(row, result["draws"]) if snr is None else f"{snr:.3g}")
+        )
+        if row["difference"] is not None:
+            z_score = row["difference"]["z_score"]
+            yield (
+                f"{'':21} mean less that of Monte Carlo KL: norm {row['difference']['norm']:.2g}, "
+                f"from noise alone {row['difference']['standard_error']:.2g}"
+                + ("" if z_score is None else f", z = {z_score:+.2f}")
+            )
+
+
+def _with_error(number: Mapping[str, Any]) -> str:
+    error = number["standard_error"]
+    return f"{number['value']:.4g}" + ("" if error is None else f" +- {error:.2g}")
+
+
+def _no_ratio(row: Mapping[str, Any], draws: int) -> str:
+    if row["variance"]["value"] == 0:
+        return "infinite, there is no noise"
+    return f"below about {draws**-0.5:.2g}: the mean is lost in the noise"

@@ -20,7 +20,7 @@ LAYERS = [
     {"aggregate", "vae", "weighted"},
     {"evidence"},
     {"diagnostics", "kl", "objectives", "optim", "pictures"},
-    {"training"},
+    {"gradients", "training"},
     {"config"},
     {"run"},
     {"comparison", "options", "summary"},
