@@ -21,6 +21,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from pyrovae.categorical import OneHots
 from pyrovae.structure import base, expand, name
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "joint_to_laplaces",
     "joint_to_normals",
     "normals_to_low_rank",
+    "one_hots_to_one_hots",
     "students_to_normals",
 ]
 
@@ -127,6 +129,24 @@ def normals_to_low_rank(q: Normal, p: LowRankMultivariateNormal) -> Tensor:
     return kl_divergence(MultivariateNormal(q.loc, scale_tril=torch.diag_embed(q.scale)), p)
 
 
+def one_hots_to_one_hots(q: OneHots, p: OneHots) -> Tensor:
+    r"""One-hot variables against others of as many classes, by the sum over all classes.
+
+    .. math:: \sum_{l} \sum_{k} \pi_{lk} (\log \pi_{lk} - \log \rho_{lk})
+
+    Args:
+        q: of batch shape ``(*batch,)``.
+        p: of batch shape ``(*batch,)``.
+
+    Returns:
+        ``(*batch,)``; infinite where the classes are grouped otherwise.
+    """
+    if q.classes != p.classes:
+        return q.entropy().new_full(q.batch_shape, math.inf)
+    log_q, log_p = q.logits.log_softmax(-1), p.logits.log_softmax(-1)
+    return (log_q.exp() * (log_q - log_p)).sum((-2, -1))
+
+
 def _cross_entropy(q: Any, p: Normal) -> Tensor:
     """-E_q log p in each dimension, which needs no more than the two moments of q."""
     error = q.variance + (q.mean - p.loc).square()
@@ -140,4 +160,5 @@ CLOSED_FORMS: dict[tuple[type, type], ClosedForm] = {
     (LowRankMultivariateNormal, Laplace): joint_to_laplaces,
     (StudentT, Normal): students_to_normals,
     (Normal, LowRankMultivariateNormal): normals_to_low_rank,
+    (OneHots, OneHots): one_hots_to_one_hots,
 }

@@ -28,6 +28,7 @@ from pyrovae.checkpoint import atomic_file
 __all__ = [
     "bound",
     "comparison",
+    "discrete",
     "divergence",
     "gradients",
     "grid",
@@ -67,7 +68,7 @@ _CLASSES = (
     "#777777",
 )
 _MINUS = "\N{MINUS SIGN}"
-_COLUMNS = 12  # the most that stay readable
+_COLUMNS, _ROWS = 12, 40  # the most that stay readable
 
 
 @contextmanager
@@ -438,6 +439,57 @@ def _class_key(figure: Figure, axes: Axes, labels: Array) -> None:
         for label, colour in zip(classes, _CLASSES, strict=False)
     ]
     figure.legend(handles=dots, title="class", loc="outside right upper")
+
+
+@_style()
+def discrete(
+    means: Array, prior: Array, labels: Array | None = None, *, classes: int | None = None
+) -> Figure:
+    """Means of posteriors q(z | x) over a discrete z, averaged over each class of data.
+
+    For one-hot variables a mean is a probability, and a row how often each value is taken. The last
+    row is the prior's. More than 40 classes of data are shown as one.
+
+    Args:
+        means: of the posteriors ``(n, latent_dim)``.
+        prior: mean of the prior ``(latent_dim,)``.
+        labels: the class of each datum ``(n,)``.
+        classes: number of entries of each variable, for a line between variables; None for none.
+
+    Returns:
+        the figure.
+    """
+    groups = np.zeros(len(means)) if labels is None else labels
+    found = np.unique(groups)
+    if len(found) > _ROWS:
+        groups, found = np.zeros(len(means)), np.zeros(1)
+    names = [f"class {label}" for label in found] if len(found) > 1 else ["all data"]
+    rows = np.stack([*(means[groups == label].mean(0) for label in found), prior])
+    figure = Figure(figsize=(8, 1.9 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    shade = axes.imshow(
+        rows, cmap="Blues", vmin=min(0.0, rows.min()), aspect="auto", interpolation="nearest"
+    )
+    axes.axhline(len(rows) - 1.5, color="white", lw=6)
+    if classes is not None:
+        for edge in range(classes, rows.shape[1], classes):
+            axes.axvline(edge - 0.5, color=_PRIOR, lw=0.8)
+        starts = np.arange(0, rows.shape[1], classes)
+        shown = starts[:: -(-len(starts) // 16)]
+        axes.set_xticks(shown + (classes - 1) / 2, [str(start // classes + 1) for start in shown])
+        axes.set(xlabel=f"variable of z, each of {classes} classes")
+    else:
+        axes.set(xlabel="dimension of z, from 0")
+    axes.set_yticks(range(len(rows)), [*names, "prior p(z)"])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    about = "mean of z" if classes is None else "probability"
+    figure.colorbar(shade, ax=axes, label=about)
+    figure.suptitle(
+        f"Where q(z|x) puts {len(means)} data, in mean, and where the prior expects them"
+    )
+    return figure
 
 
 @_style()

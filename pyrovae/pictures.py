@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyrovae.distributions import moments
-from pyrovae.figures import bound, grid, latent, reconstructions, samples, save
+from pyrovae.figures import bound, discrete, grid, latent, reconstructions, samples, save
+from pyrovae.structure import is_discrete
 from pyrovae.vae import VAE
 
 __all__ = ["draw"]
@@ -43,9 +44,9 @@ def draw(
     """Make and save every picture that applies to a trained VAE.
 
     ``bound.png`` where there are metrics, ``samples.png``, ``reconstructions.png``,
-    ``latent.png`` (of the two dimensions of largest KL where there are more), and ``grid.png``
-    for images with a two-dimensional latent that is not on a circle. The VAE is run in eval mode
-    and left as it was.
+    ``latent.png`` (of the two dimensions of largest KL where there are more; of a discrete latent,
+    the mean of q(z | x) over each class), and ``grid.png`` for images with a two-dimensional latent
+    that is neither discrete nor on a circle. The VAE is run in eval mode and left as it was.
 
     Args:
         vae: the trained model.
@@ -80,7 +81,10 @@ def draw(
         pictures["reconstructions"] = reconstructions(_display(x, shape), means, shown)
         chosen = order[:_LATENTS]
         x, shown = x_test[chosen].to(device), None if labels is None else classes[chosen]
-        pictures["latent"] = _latent_of(vae, x, shown)
+        if is_discrete(vae.prior()):
+            pictures["latent"] = _discrete_latent_of(vae, x, shown)
+        else:
+            pictures["latent"] = _latent_of(vae, x, shown)
         if vae.latent_dim == 2 and len(shape) == 3 and _fills_space(vae.prior()):
             pictures["grid"] = _grid_of(vae, shape)
     Path(directory).mkdir(parents=True, exist_ok=True)
@@ -141,6 +145,12 @@ def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
     return latent(loc[:, dims], covariance, shown, density, labels, names=names)
 
 
+def _discrete_latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
+    q, p = vae.posterior(x), vae.prior()
+    means, prior = (_numpy(moments(d)[0]) for d in (q, p))
+    return discrete(means, prior, labels, classes=getattr(q, "classes", None))
+
+
 def _grid_of(vae: VAE, shape: Shape) -> Figure:
     quantiles = (np.arange(15) + 0.5) / 15
     z = _prior_quantiles(vae.prior(), quantiles)
@@ -172,13 +182,13 @@ def _kl_per_dimension(q: Any, p: Any, draws: Tensor) -> tuple[Array, bool]:
 
 
 def _fills_space(distribution: Any) -> bool:
-    """Whether it has a density on the space around its draws, which a sphere has not."""
+    """Whether it has a density on the space around its draws: not on a sphere, nor if discrete."""
     support: Any = None
     with suppress(NotImplementedError):
         support = distribution.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return not isinstance(support, type(constraints.sphere))
+    return not (is_discrete(distribution) or isinstance(support, type(constraints.sphere)))
 
 
 def _factorises(distribution: Any) -> bool:

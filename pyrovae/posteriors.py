@@ -4,12 +4,15 @@ The encoder's outputs are deterministic given x; they are the parameters of a di
 is what is random.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.categorical import OneHots, RelaxedOneHots, number_of_variables
 from pyrovae.distributions import cholesky_factor
 from pyrovae.flows import FlowDistribution
 from pyrovae.networks import NetworkFactory, Shape
@@ -23,6 +26,7 @@ __all__ = [
     "InverseAutoregressive",
     "LowRankNormal",
     "Point",
+    "RelaxedCategorical",
     "Spherical",
 ]
 
@@ -311,6 +315,87 @@ class Spherical(nn.Module):
         _scale_to(self.encoder, x)
 
 
+class RelaxedCategorical(nn.Module):
+    r"""L one-hot variables of K classes, relaxed in training; it goes with the prior categorical.
+
+    .. math::
+        q(z \mid x) = \prod_{l=1}^{L} \prod_{k=1}^{K} \pi_{lk}(x)^{z_{lk}},
+        \qquad LK = \text{latent\_dim}
+
+    The encoder gives :math:`\log \pi` up to a constant. In eval mode this is q: z is L one-hot
+    vectors laid side by side, and every number that is reported is of the discrete model and a
+    bound on its evidence. In training mode it is the Concrete relaxation, of temperature
+    :math:`T`, whose draws can be differentiated; what training maximises is a bound on the evidence
+    of the relaxed model, and no bound on that of the discrete one. With the schedule
+    ``"exponential"`` the temperature falls over the training, whose done fraction is s:
+
+    .. math:: T(s) = T_0^{1 - s} \, T_1^s
+
+    The temperature in use is the attribute ``temperature``, the first until :meth:`at` is called.
+
+    References:
+        Maddison, Mnih and Teh (2017), The Concrete Distribution, arXiv:1611.00712;
+        Jang, Gu and Poole (2017), Categorical Reparameterization with Gumbel-Softmax,
+        arXiv:1611.01144
+
+    Args:
+        latent_dim: number L * K of dimensions of z.
+        event_shape: shape of one observation.
+        network: factory of the encoder, called with ``(event_shape, (L, K))``.
+        classes: K, the same as the prior's.
+        temperature: :math:`T_0`, of the relaxation.
+        schedule: ``"exponential"``, or ``"constant"`` at ``temperature``.
+        final: :math:`T_1`.
+
+    Raises:
+        ValueError: if ``classes`` is below 2 or does not divide ``latent_dim``, ``schedule`` is
+            neither, or a temperature is not positive and finite.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        event_shape: Shape,
+        network: NetworkFactory,
+        *,
+        classes: int = 2,
+        temperature: float = 1.0,
+        schedule: Literal["constant", "exponential"] = "exponential",
+        final: float = 0.5,
+    ) -> None:
+        super().__init__()
+        for name, value in (("temperature", temperature), ("final", final)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        if schedule not in ("constant", "exponential"):
+            raise ValueError(f"schedule must be one of constant, exponential, got {schedule!r}")
+        variables = number_of_variables(latent_dim, classes)
+        self.schedule, self.first, self.final = schedule, temperature, final
+        self.temperature = temperature
+        self.encoder = network(tuple(event_shape), (variables, classes))
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        logits = self.encoder(x)  # (*batch, L, K)
+        return RelaxedOneHots(logits, self.temperature) if self.training else OneHots(logits)
+
+    def at(self, progress: float) -> None:
+        """Set the temperature for a moment of the training.
+
+        Args:
+            progress: fraction of the training that is done, from 0 to 1.
+        """
+        if self.schedule == "exponential":
+            self.temperature = self.first ** (1 - progress) * self.final**progress
+
+    def initialize(self, x: Tensor) -> None:
+        """Scale the encoder's first weights to the data, so that the unit of x does not matter.
+
+        Args:
+            x: training data ``(batch, *event_shape)``.
+        """
+        _scale_to(self.encoder, x)
+
+
 @torch.no_grad()
 def _scale_to(encoder: nn.Module, x: Tensor) -> None:
     """Make three times the root mean square of x the unit of the encoder's input.
@@ -332,4 +417,5 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "flow": InverseAutoregressive,
     "point": Point,
     "power_spherical": Spherical,
+    "relaxed_categorical": RelaxedCategorical,
 }

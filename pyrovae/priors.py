@@ -4,6 +4,7 @@ Any ``nn.Module`` whose ``forward()`` does the same takes their place: there is 
 nothing to register.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.categorical import OneHots, RelaxedOneHots, number_of_variables
 from pyrovae.distributions import Logistic, cholesky_factor, moments
 from pyrovae.flows import FlowDistribution
 from pyrovae.networks import Shape
@@ -18,6 +20,7 @@ from pyrovae.spheres import UniformSphere
 
 __all__ = [
     "PRIORS",
+    "Categorical",
     "Flow",
     "GaussianMixture",
     "Laplace",
@@ -393,6 +396,61 @@ class Sphere(nn.Module):
         return UniformSphere(self.zero)
 
 
+class Categorical(nn.Module):
+    r"""L one-hot variables of K classes, relaxed in training; with relaxed_categorical.
+
+    .. math::
+        p(z) = \prod_{l=1}^{L} \prod_{k=1}^{K} \pi_{lk}^{z_{lk}}, \qquad LK = \text{latent\_dim}
+
+    In eval mode, in which everything is reported, drawn and shown, it is this: z is L one-hot
+    vectors laid side by side. In training mode it is the Concrete relaxation of it, whose draws can
+    be differentiated. What training maximises is thus a bound on the evidence of the relaxed model,
+    with a likelihood of the same weights, and no bound on that of the discrete one.
+
+    References:
+        Maddison, Mnih and Teh (2017), The Concrete Distribution, arXiv:1611.00712;
+        Jang, Gu and Poole (2017), Categorical Reparameterization with Gumbel-Softmax,
+        arXiv:1611.01144
+
+    Args:
+        latent_dim: number L * K of dimensions of z.
+        classes: K, the same as the posterior's.
+        weights: ``"equal"``, :math:`\pi_{lk} = 1 / K`, or ``"learned"``.
+        temperature: of the relaxation.
+
+    Raises:
+        ValueError: if ``classes`` is below 2 or does not divide ``latent_dim``, ``weights`` is
+            neither, or ``temperature`` is not positive and finite.
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        classes: int = 2,
+        weights: Literal["equal", "learned"] = "equal",
+        temperature: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _one_of("weights", weights, ("equal", "learned"))
+        _positive("temperature", temperature)
+        if math.isinf(temperature):
+            raise ValueError(f"temperature must be finite, got {temperature}")
+        logits = torch.zeros(number_of_variables(latent_dim, classes), classes)
+        self.temperature = temperature
+        if weights == "learned":
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits, persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        if self.training:
+            return RelaxedOneHots(self.logits, self.temperature)
+        return OneHots(self.logits)
+
+
 def _choose(x: Tensor, count: int) -> Tensor:
     if count > len(x):
         raise ValueError(
@@ -422,4 +480,5 @@ PRIORS: dict[str, type[nn.Module]] = {
     "vamp": VampPrior,
     "flow": Flow,
     "sphere": Sphere,
+    "categorical": Categorical,
 }

@@ -95,7 +95,8 @@ def fit(
     own, so that a resumed run equals an uninterrupted one.
 
     Args:
-        vae: trained in place, and left in eval mode on the CPU or GPU that trained it.
+        vae: trained in place, and left in eval mode on the CPU or GPU that trained it. Its prior,
+            likelihood and posterior may have a method ``at(progress)``, as the objective.
         data: a ``Dataset``, whose validation part chooses the weights; or observations
             ``(examples, *event_shape)`` alone, all of them trained on, where the last weights are
             kept.
@@ -229,7 +230,8 @@ class _Run:
         )
         watched, self.record = recording(objective)
         self.svi = SVI(vae.model, vae.guide, self.optimizer, watched)
-        self.tell_objective = getattr(watched, "at", None)
+        parts = (watched, vae.prior, vae.likelihood, vae.posterior)
+        self.scheduled = [part.at for part in parts if hasattr(part, "at")]
         self.average = (
             AveragedModel(vae, multi_avg_fn=_moving_average(options["averaging"]))
             if options["averaging"]
@@ -360,8 +362,8 @@ class _Run:
         rng = np.random.Generator(np.random.SFC64(step_seed))
         x = self.vae.place(self.train_data.batch(index, rng))
         self.optimizer.examples = len(x)
-        if self.tell_objective is not None:
-            self.tell_objective(progress.step / (progress.epochs * progress.steps_per_epoch))
+        for set_schedule in self.scheduled:
+            set_schedule(progress.step / (progress.epochs * progress.steps_per_epoch))
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
         with pyro.validation_enabled(progress.step == 0):
             try:

@@ -190,10 +190,11 @@ class VAE(nn.Module):
             raise ValueError(
                 f"the prior {type(self.prior).__name__} is over {_space(p)}, the posterior "
                 f"{type(self.posterior).__name__} over {_space(q)}; they must be over the same "
-                f"space. Over real vectors are the priors {', '.join(_besides('sphere', PRIORS))} "
-                f"and the posteriors {', '.join(_besides('power_spherical', POSTERIORS))}; each "
-                "pair works but vamp with point. On the sphere are the priors sphere and vamp with "
-                "the posterior power_spherical"
+                f"space. Over real vectors are the priors {_but(PRIORS, 'sphere', 'categorical')} "
+                f"and the posteriors {_but(POSTERIORS, 'power_spherical', 'relaxed_categorical')}; "
+                "each pair works but vamp with point. On the sphere are the priors sphere and vamp "
+                "with the posterior power_spherical. Over one-hot vectors are the priors "
+                "categorical and vamp with the posterior relaxed_categorical, of the same classes"
             )
 
 
@@ -203,8 +204,8 @@ def _elementwise(distribution: Any) -> Any:
     return distribution
 
 
-def _besides(name: str, family: Iterable[str]) -> list[str]:
-    return [entry for entry in family if entry != name]
+def _but(family: Iterable[str], *names: str) -> str:
+    return ", ".join(entry for entry in family if entry not in names)
 
 
 def _space(distribution: Any) -> str:
@@ -212,7 +213,10 @@ def _space(distribution: Any) -> str:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     kind = type(support).__name__.strip("_")
-    return _SPACES.get(kind, f"vectors of {kind}") + f" of shape {tuple(distribution.event_shape)}"
+    words = _SPACES.get(kind, f"vectors of {kind}")
+    if hasattr(support, "classes"):
+        words += f" of {support.classes} classes each"
+    return f"{words} of shape {tuple(distribution.event_shape)}"
 
 
 _SPACES = {
@@ -220,6 +224,7 @@ _SPACES = {
     "Simplex": "points of the simplex",
     "Sphere": "points of the unit sphere",
     "OneHot": "one-hot vectors",
+    "OneHotVectors": "one-hot vectors side by side",
 }
 
 

@@ -354,6 +354,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_recipe(
         ("--encoder", "gated:hidden_dims=8"),
         ("--decoder", "conv:channels=4-4"),
         ("--latent-dim", "3"),
+        ("--prior", "categorical", "--posterior", "relaxed_categorical:final=0.3"),
     ],
 )
 def test_a_component_is_swapped_by_one_option(command, no_figures, arguments):

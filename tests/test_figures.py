@@ -81,7 +81,7 @@ def kept(monkeypatch):
 
 def cases():
     """Each two of prior, latent_dim and kind meet in the default run, all three in the slow one."""
-    for i, prior in enumerate(name for name in PRIORS if name != "sphere"):
+    for i, prior in enumerate(name for name in PRIORS if name not in ("sphere", "categorical")):
         for j, latent_dim in enumerate([1, 2, 10]):
             for k, kind in enumerate(SHAPES):
                 marks = [] if (i + j + k) % 3 == 0 else [pytest.mark.slow]
@@ -116,8 +116,40 @@ def test_a_sphere_is_drawn(tmp_path, coarse, prior, latent_dim):
     assert "grid" not in names
 
 
+@pytest.mark.parametrize("labels", [np.arange(N) % 3, np.arange(N), None])
+@pytest.mark.parametrize("latent_dim", [2, 6])
+@pytest.mark.parametrize("prior", ["categorical", "vamp"])
+def test_one_hot_vectors_are_drawn_as_probabilities(tmp_path, kept, prior, latent_dim, labels):
+    vae = make_vae("image", latent_dim, prior, posterior="relaxed_categorical")
+    x = make_data("image")
+    pictures.draw(vae, x, labels, [], tmp_path)
+    assert set(kept) == {"samples", "reconstructions", "latent"}
+    assert vae.training
+    axes = kept["latent"].axes[0]
+    shown = axes.images[0].get_array()
+    rows = 1 if labels is None else len(np.unique(labels))
+    assert shown.shape == (rows + 1, latent_dim)
+    sums = shown.reshape(rows + 1, -1, 2).sum(-1)
+    np.testing.assert_allclose(sums, 1, rtol=1e-5)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[0] == ("all data" if labels is None else "class 0")
+    assert names[-1] == "prior p(z)"
+    if labels is not None:
+        means = vae.eval().encode(x).detach().numpy()
+        np.testing.assert_allclose(shown[1], means[labels == 1].mean(0), rtol=1e-5)
+
+
+def test_more_classes_than_are_readable_become_one_row():
+    figure = figures.discrete(np.full((50, 4), 0.5), np.full(4, 0.5), np.arange(50))
+    assert figure.axes[0].images[0].get_array().shape == (2, 4)
+    assert figure.axes[0].get_xlabel() == "dimension of z, from 0"
+
+
+OVER_THE_REALS = [q for q in POSTERIORS if q not in ("power_spherical", "relaxed_categorical")]
+
+
 @pytest.mark.parametrize("latent_dim", [1, 2, 3])
-@pytest.mark.parametrize("posterior", [q for q in POSTERIORS if q != "power_spherical"])
+@pytest.mark.parametrize("posterior", OVER_THE_REALS)
 def test_every_posterior_is_drawn(tmp_path, coarse, posterior, latent_dim):
     vae = make_vae("image", latent_dim, posterior=posterior)
     paths = pictures.draw(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)

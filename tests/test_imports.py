@@ -13,7 +13,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
-    | {"progress", "spheres", "structure"},
+    | {"categorical", "progress", "spheres", "structure"},
     {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
     | {"sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},

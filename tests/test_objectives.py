@@ -25,8 +25,8 @@ from pyrovae.objectives import (
     FreeBits,
     recording,
 )
-from pyrovae.posteriors import FullNormal
-from pyrovae.priors import GaussianMixture, StandardNormal
+from pyrovae.posteriors import FullNormal, RelaxedCategorical
+from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
 from pyrovae.run import Run, start
 from pyrovae.training import TrainingInterrupted, fit
 from pyrovae.vae import VAE
@@ -349,6 +349,36 @@ def test_a_missing_closed_form_is_named_once_and_the_divergence_sampled(vae, dig
         loss, _ = gradients(watched, vae, digits)
     assert gradients(watched, vae, digits)[0] == loss  # warnings are errors: there is no second
     assert loss == pytest.approx(gradients(Trace_ELBO(), vae, digits)[0], rel=1e-5)
+
+
+def test_relaxed_one_hot_variables_are_sampled_by_the_analytic_objective(network, digits):
+    """They have no closed form in training; the discrete ones of eval mode have."""
+    posterior = RelaxedCategorical(6, (1, 8, 8), network, classes=3)
+    vae = VAE(Categorical(6, classes=3), Bernoulli(6, (1, 8, 8), network), posterior)
+    with pytest.warns(
+        UserWarning, match=r"KL\(RelaxedOneHots \|\| RelaxedOneHots\) is known; it is"
+    ):
+        loss, _ = gradients(Analytic(), vae, digits)
+    assert loss == pytest.approx(gradients(Trace_ELBO(), vae, digits)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("beta_tc",)])
+@pytest.mark.filterwarnings("ignore:no closed form of KL")
+def test_objectives_take_relaxed_one_hot_variables_at_low_temperature(network, digits, name):
+    """Gradients are finite where many coordinates are at the floor."""
+    options = {"classes": 3, "temperature": 0.1, "schedule": "constant"}
+    posterior = RelaxedCategorical(6, (1, 8, 8), network, **options)
+    prior = Categorical(6, classes=3, weights="learned", temperature=0.1)
+    vae = VAE(prior, Bernoulli(6, (1, 8, 8), network), posterior)
+    with torch.no_grad():
+        for parameter in vae.posterior.parameters():
+            parameter *= 10
+    z = posterior(digits).sample()
+    assert (z == z.min()).float().mean() > 0.1
+    objective = FreeBits(groups=1) if name == "free_bits" else OBJECTIVES[name]()
+    loss, found = gradients(objective, vae, digits)
+    assert math.isfinite(loss)
+    assert all(gradient.isfinite().all() for gradient in found)
 
 
 def test_free_bits_of_each_dimension_are_sampled_where_there_is_no_closed_form(vae, digits):

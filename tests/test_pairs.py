@@ -1,42 +1,50 @@
-"""Every prior is trained and evaluated with every posterior that goes with it."""
+"""Every prior is trained, evaluated and kept with every posterior that goes with it."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
+import pyrovae
 from pyrovae.components import Spec, context_of, resolve
-from pyrovae.data import Split
+from pyrovae.config import Config
+from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
+from pyrovae.kl import ledger
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
+from pyrovae.run import start
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
 SHAPE = (1, 8, 8)
 REFUSED = {("vamp", "point")}
+PRIOR_SPACES = {"sphere": "sphere", "categorical": "one-hot"}  # the others are over real vectors
+POSTERIOR_SPACES = {"power_spherical": "sphere", "relaxed_categorical": "one-hot"}
 PAIRS = [
     (p, q)
     for p in PRIORS
     for q in POSTERIORS
-    if (p, q) not in REFUSED and (p == "vamp" or (p == "sphere") == (q == "power_spherical"))
+    if (p, q) not in REFUSED and (p == "vamp" or PRIOR_SPACES.get(p) == POSTERIOR_SPACES.get(q))
 ]
 ACROSS = [(p, q) for p in PRIORS for q in POSTERIORS if (p, q) not in [*PAIRS, *REFUSED]]
+FEW = {"components": 5}  # parts, where there are many by default
 
 
 def make(prior, posterior):
-    """A small VAE of two components by name, with few parts where there are many by default."""
+    """A small VAE of two components by name."""
     known = {"latent_dim": 2, "event_shape": SHAPE}
     known["network"] = partial(MLP, hidden_dims=(8,))
 
     def build(role, family, name):
-        few = {"components": 5}
-        _, options = resolve(role, family[name], Spec.parse(name), few)
+        _, options = resolve(role, family[name], Spec.parse(name), FEW)
         return family[name](**context_of(family[name], known), **options)
 
     known["posterior"] = build("posterior", POSTERIORS, posterior)
@@ -67,11 +75,45 @@ def test_a_step_has_finite_gradients_everywhere_and_the_result_is_evaluated(
     for term in ("elbo", "reconstruction", "kl", "log_evidence"):
         assert math.isfinite(result[term]["estimate"])
     assert vae.encode(digits).shape == (64, 2)
+    divergence = ledger(vae, Split.from_array(digits[:10]), samples=(2, 10))
+    if posterior == "point":
+        assert divergence["infinite"]
+    else:
+        assert divergence["infinite"] is None
+        assert all(math.isfinite(row["estimate"]) for row in divergence["monte_carlo"])
+
+
+@pytest.fixture(scope="module")
+def few_digits():
+    """200 of the embedded digits, 120 of them to train on."""
+    dataset = load("digits")
+    sizes = {"train": 120, "validation": 40, "test": 40}
+    parts = {name: getattr(dataset, name).batch(np.arange(n)) for name, n in sizes.items()}
+    return replace(dataset, **{name: Split.from_array(x) for name, x in parts.items()})
+
+
+@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+def test_a_run_is_saved_and_loaded_to_the_bit(prior, posterior, few_digits, tmp_path):
+    components = ":components=5" if prior in ("mixture", "vamp") else ""
+    model = {"prior": prior + components, "posterior": posterior, "latent_dim": 2}
+    model |= {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8"}
+    config, _ = Config.resolve({"model": model, "training": {"epochs": 1, "averaging": 0.0}})
+    folder, vae, _ = start(config, few_digits, tmp_path / "run")
+    again = pyrovae.load(folder)
+    assert not again.training
+    weights, loaded = vae.state_dict(), again.state_dict()
+    assert weights.keys() == loaded.keys()
+    assert all(torch.equal(weights[name], loaded[name]) for name in weights)
+    results = [evaluate(each, few_digits.test, samples=3, limit=10) for each in (vae, again)]
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(("prior", "posterior"), ACROSS)
 def test_a_pair_over_two_spaces_is_refused_with_the_pairs_that_work(prior, posterior, digits):
-    message = "On the sphere are the priors sphere and vamp with the posterior power_spherical"
+    message = (
+        "On the sphere are the priors sphere and vamp with the posterior power_spherical. Over "
+        "one-hot vectors are the priors categorical and vamp with the posterior relaxed_categorical"
+    )
     with pytest.raises(ValueError, match=message):
         fit(make(prior, posterior), digits, epochs=1)
 

@@ -19,6 +19,7 @@ from pyrovae.posteriors import (
     FullNormal,
     LowRankNormal,
     Point,
+    RelaxedCategorical,
     Spherical,
 )
 from pyrovae.vae import VAE
@@ -26,7 +27,8 @@ from tests.conftest import SEEDS
 
 SHAPES = [(5,), (1, 4, 4)]
 VARIANTS = [*POSTERIORS, "low_rank:rank=2"]
-DENSITIES = [text for text in VARIANTS if text not in ("point", "power_spherical")]
+ELSEWHERE = ("point", "power_spherical", "relaxed_categorical")  # than over all of the plane
+DENSITIES = [text for text in VARIANTS if text not in ELSEWHERE]
 
 
 def make(text, latent_dim, event_shape, network):
@@ -214,6 +216,61 @@ def test_spherical_gives_a_direction_and_a_log_concentration():
     torch.testing.assert_close(q.concentration, torch.tensor(3.0).double())
     with pytest.raises(ValueError, match="latent_dim must be at least 2 on a sphere"):
         Spherical(1, (1,), Linear)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_relaxed_categorical_is_discrete_in_eval_mode(seed):
+    """Its masses are those that the encoder gives; chi-squared over all nine values."""
+    torch.manual_seed(seed)
+    posterior = RelaxedCategorical(6, (1,), Linear, classes=3)
+    values = [0.3, -1.0, 0.5, 1.2, 0.0, -0.4]
+    assert constant(posterior, values).has_rsample
+    q = constant(posterior.eval(), values)
+    expected = torch.tensor(values).double().unflatten(0, (2, 3)).softmax(-1)
+    torch.testing.assert_close(q.mean, expected.flatten())
+    z = q.enumerate_support()
+    joint = (expected[0][:, None] * expected[1]).flatten()
+    torch.testing.assert_close(q.log_prob(z).exp().detach(), joint)
+    counts = (q.sample((4_000,))[:, None] == z).all(-1).sum(0)
+    assert stats.chisquare(counts.numpy(), 4_000 * joint.numpy()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_relaxed_categorical_draws_agree_with_its_density_in_training_mode(seed):
+    """One variable of two classes: its log odds are logistic, by Kolmogorov and Smirnov."""
+    torch.manual_seed(seed)
+    q = constant(RelaxedCategorical(2, (1,), Linear, temperature=0.7), [1.0, -0.5])
+    z = q.sample((2_000,))
+    odds = (z[:, 0] / z[:, 1]).log()
+    oracle = stats.logistic(1.5 / 0.7, 1 / 0.7)
+    assert stats.kstest(odds.numpy(), oracle.cdf).pvalue > 1e-4
+    density = torch.tensor(oracle.logpdf(odds.numpy())) - z.log().sum(-1)  # dz = z (1 - z) d odds
+    torch.testing.assert_close(q.log_prob(z).detach(), density, rtol=1e-6, atol=1e-6)
+
+
+def test_the_temperature_falls_geometrically_from_the_first_to_the_final_one(network):
+    posterior = RelaxedCategorical(4, (5,), network, temperature=2.0, final=0.5)
+    x = torch.randn(3, 5)
+    for progress, temperature in ((0.0, 2.0), (0.5, 1.0), (1.0, 0.5)):
+        posterior.at(progress)
+        assert posterior(x).temperature == pytest.approx(temperature)
+    constant = RelaxedCategorical(4, (5,), network, temperature=2.0, schedule="constant")
+    constant.at(1.0)
+    assert constant(x).temperature == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 3}, "divisor of latent_dim = 4, from 2, got 3; take one of 2, 4, or"),
+        ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
+        ({"final": math.nan}, "final must be positive and finite, got nan"),
+        ({"schedule": "linear"}, "schedule must be one of constant, exponential, got 'linear'"),
+    ],
+)
+def test_wrong_options_of_relaxed_categorical_are_refused(options, message, network):
+    with pytest.raises(ValueError, match=message):
+        RelaxedCategorical(4, (5,), network, **options)
 
 
 @pytest.mark.parametrize("rank", [0, 3])

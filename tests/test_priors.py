@@ -11,13 +11,16 @@ from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from scipy import stats
 from scipy.integrate import quad
+from torch import nn
 
+from pyrovae.categorical import OneHots
 from pyrovae.components import Spec, context_of, resolve
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import Linear
-from pyrovae.posteriors import DiagonalNormal
+from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
 from pyrovae.priors import (
     PRIORS,
+    Categorical,
     GaussianMixture,
     Laplace,
     LearnedNormal,
@@ -31,7 +34,7 @@ from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
 VARIANTS = [
-    *(name for name in PRIORS if name != "sphere"),  # see test_spheres.py
+    *(name for name in PRIORS if name not in ("sphere", "categorical")),  # see test_spheres.py
     "learned_normal:covariance=full",
     "student_t:df=3,scale=0.5",
     "mixture:start=data",
@@ -138,6 +141,58 @@ def test_save_and_load(text):
     b.load_state_dict(a.state_dict())
     z = torch.randn(5, 3)
     assert torch.equal(a().log_prob(z), b().log_prob(z))
+
+
+CATEGORICAL = ["categorical:classes=3", "categorical:classes=3,weights=learned", "vamp"]
+
+
+@pytest.fixture(params=CATEGORICAL)
+def categorical(request):
+    """Two variables of three classes, as a mixture where it is a vamp."""
+    posterior = RelaxedCategorical(6, (5,), Linear, classes=3)
+    prior = make(request.param, 6, posterior=posterior)
+    with torch.no_grad():
+        for parameter in (*prior.parameters(), *posterior.parameters()):
+            parameter += torch.randn_like(parameter)
+    return nn.ModuleList([prior, posterior])  # so that both are in one mode
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_categorical_is_one_distribution_over_vectors_in_both_modes(categorical, training):
+    p = categorical.train(training)[0]()
+    assert (p.batch_shape, p.event_shape) == ((), (6,))
+    z = p.sample((3, 4))
+    assert z.shape == (3, 4, 6)
+    assert bool(((z == 0) | (z == 1)).all()) is not training
+    wide = p.expand((3, 4))
+    torch.testing.assert_close(wide.log_prob(z), p.log_prob(z))
+    assert wide.sample().shape == (3, 4, 6)
+    if p.log_prob(z).requires_grad:
+        p.log_prob(z).sum().backward()
+    part_of_p = categorical if hasattr(categorical[0], "posterior") else categorical[0]
+    for name, parameter in part_of_p.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_categorical_masses_sum_to_one_and_samples_follow_them(categorical):
+    """Chi-squared over all nine values, three seeds."""
+    p = categorical.eval()[0]()
+    values = OneHots(torch.zeros(2, 3)).enumerate_support()
+    mass = p.log_prob(values).detach().exp().double()
+    assert mass.sum().item() == pytest.approx(1, abs=1e-6)
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        counts = (p.sample((4_000,))[:, None] == values).all(-1).sum(0)
+        expected = 4_000 * mass / mass.sum()
+        assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_categorical_starts_from_equal_masses():
+    for weights in ("equal", "learned"):
+        p = Categorical(6, classes=3, weights=weights).eval()()
+        torch.testing.assert_close(p.mean, torch.full((6,), 1 / 3))
+    assert list(Categorical(6).parameters()) == []
 
 
 def test_standard_normal_is_scipys():
@@ -337,6 +392,10 @@ def test_more_components_than_data_are_refused(prior):
         (lambda: LearnedNormal(2, covariance="x"), "covariance must be one of diagonal, full, got"),
         (lambda: GaussianMixture(2, start="x"), "start must be one of random, data, got 'x'"),
         (lambda: GaussianMixture(2, start="data"), "start='data' needs the posterior"),
+        (lambda: Categorical(5), "classes must be a divisor of latent_dim = 5, from 2, got 2"),
+        (lambda: Categorical(4, temperature=0.0), "temperature must be positive, got 0.0"),
+        (lambda: Categorical(4, temperature=math.inf), "temperature must be finite, got inf"),
+        (lambda: Categorical(4, weights="x"), "weights must be one of equal, learned, got 'x'"),
         (lambda: VampPrior(None, (5,), components=0), "components must be positive, got 0"),
         (lambda: VampPrior(None, (5,), weights="x"), "weights must be one of equal, learned"),
     ],

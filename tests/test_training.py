@@ -21,8 +21,8 @@ from pyrovae.evidence import evaluate
 from pyrovae.likelihoods import Bernoulli, Binomial, Normal
 from pyrovae.networks import Linear
 from pyrovae.objectives import FreeBits
-from pyrovae.posteriors import DiagonalNormal
-from pyrovae.priors import GaussianMixture, StandardNormal
+from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
+from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
 from pyrovae.training import TrainingDivergedError, TrainingInterrupted, check, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
@@ -208,6 +208,44 @@ def test_interrupted_and_resumed_equals_uninterrupted(make, tmp_path, steps):
     assert result.best_epoch == expected.best_epoch
     weights, _ = read_tensors(tmp_path / "run/model.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_scheduled_posterior_resumes_to_the_bit(network, tmp_path, steps):
+    """The temperature depends on the fraction of the training that is done alone."""
+
+    def relaxed(**options):
+        torch.manual_seed(0)
+        posterior = RelaxedCategorical(6, (1, 8, 8), network, classes=3, **options)
+        return VAE(Categorical(6, classes=3), Bernoulli(6, (1, 8, 8), network), posterior)
+
+    data = load("digits", binarization="dynamic")
+    options = SHORT | {"batch_size": 500}
+    whole, part, constant = relaxed(), relaxed(), relaxed(schedule="constant")
+    temperatures = []
+
+    def note(progress):
+        temperatures.append((progress.step, whole.posterior.temperature))
+
+    expected = fit(whole, data, **options, report=note)
+    assert dict(temperatures)[7] == pytest.approx(0.5 ** (6 / 9))  # set before the step was made
+    assert sorted(temperatures, key=lambda pair: -pair[1]) == sorted(temperatures)
+    with pytest.raises(TrainingInterrupted):
+        fit(part, data, **options, out=tmp_path / "run", report=StopAfter(steps))
+    part = relaxed()
+    result = fit(part, data, **options, out=tmp_path / "run", resume=True)
+    assert same(whole, part)
+    assert [row["elbo"] for row in result.metrics] == [row["elbo"] for row in expected.metrics]
+    fit(constant, data, **options)
+    assert not same(whole, constant)
+
+
+def test_any_part_may_have_a_schedule(make, digits):
+    vae, told = make(), []
+    for part in (vae.prior, vae.likelihood, vae.posterior):
+        part.at = told.append
+    fit(vae, digits, epochs=2, batch_size=32, device="cpu")
+    assert told == [0, 0, 0, 0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75, 0.75, 0.75]
 
 
 def test_max_minutes_stops_and_can_be_resumed(make, digits, tmp_path):

@@ -23,8 +23,8 @@ from torch import nn
 
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import Linear
-from pyrovae.posteriors import DiagonalNormal
-from pyrovae.priors import StandardNormal
+from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
+from pyrovae.priors import Categorical, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
@@ -274,6 +274,21 @@ def test_a_posterior_off_the_priors_space_is_refused_naming_both(
 ):
     with pytest.raises(ValueError, match=message):
         VAE(prior, vae.likelihood, posterior).check_data(digits)
+
+
+def test_one_hot_vectors_of_other_classes_are_refused_naming_both(network, digits):
+    posterior = RelaxedCategorical(12, (1, 8, 8), network, classes=4)
+    vae = VAE(Categorical(12, classes=3), Bernoulli(12, (1, 8, 8), network), posterior)
+    message = (
+        r"Categorical is over one-hot vectors side by side of 3 classes each of shape \(12,\), the "
+        r"posterior RelaxedCategorical over one-hot vectors side by side of 4 classes each .* of "
+        "the same classes"
+    )
+    with pytest.raises(ValueError, match=message):
+        vae.check_data(digits)
+    assert vae.training
+    posterior = RelaxedCategorical(12, (1, 8, 8), network, classes=3)
+    VAE(vae.prior, vae.likelihood, posterior).check_data(digits)
 
 
 @pytest.mark.parametrize("space", [real, simplex, one_hot, positive])
