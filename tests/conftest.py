@@ -27,6 +27,7 @@ def clean_store() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     pyro.clear_param_store()
+    assert pyro.distributions.is_validation_enabled()  # of the whole process, so it is put back
 
 
 @pytest.fixture

@@ -318,8 +318,9 @@ def test_a_run_says_where_things_are_and_makes_its_pictures(command):
     assert "pyrovae evaluate runs/digits-normal-1" in result.out
     assert "+-" in result.out
     assert "epoch 2/2  elbo " in result.err
-    names = {"config.toml", "model.safetensors", "last.safetensors", "metrics.jsonl"}
-    assert {*os.listdir("runs/digits-normal-1")} == names | {"summary.json", "figures"}
+    names = {"config.toml", "data.sha256", "metrics.jsonl", "summary.json", "figures"}
+    names |= {"model.safetensors", "last.safetensors"}
+    assert {*os.listdir("runs/digits-normal-1")} == names
     assert len(os.listdir("runs/digits-normal-1/figures")) >= 4
 
 
