@@ -4,14 +4,29 @@ r"""Normalising flows as Pyro distributions, with density and draws.
 outside of a Pyro program needs.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from pyro import distributions as dist
 from torch import Size, Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
-__all__ = ["FlowDistribution"]
+__all__ = ["FlowDistribution", "zuko_flows"]
+
+
+def zuko_flows() -> ModuleType:
+    """The module ``zuko.flows``.
+
+    zuko turns off torch's validation of distributions for the whole process when it is imported;
+    here that is as before afterwards.
+    """
+    before = Distribution._validate_args
+    try:
+        from zuko import flows
+    finally:
+        Distribution.set_default_validate_args(before)
+    return flows
 
 
 class FlowDistribution(dist.TorchDistribution):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyrovae.categorical import OneHots, RelaxedOneHots, number_of_variables
 from pyrovae.distributions import cholesky_factor
-from pyrovae.flows import FlowDistribution
+from pyrovae.flows import FlowDistribution, zuko_flows
 from pyrovae.networks import NetworkFactory, Shape
 from pyrovae.spheres import PowerSpherical
 
@@ -212,8 +212,6 @@ class InverseAutoregressive(nn.Module):
         hidden_dims: Sequence[int] = (64,),
         features: int = 16,
     ) -> None:
-        from zuko import flows
-
         super().__init__()
         options = {"transforms": [transforms], "features": [features], "hidden_dims": hidden_dims}
         for name, values in options.items():
@@ -223,7 +221,7 @@ class InverseAutoregressive(nn.Module):
                 )
         self.sizes = (latent_dim, latent_dim, features)
         self.encoder = network(tuple(event_shape), (sum(self.sizes),))
-        flow = flows.MAF(
+        flow = zuko_flows().MAF(
             latent_dim, features, transforms=transforms, hidden_features=tuple(hidden_dims)
         )
         self.from_normal = flow.transform

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyrovae.categorical import OneHots, RelaxedOneHots, number_of_variables
 from pyrovae.distributions import Logistic, cholesky_factor, moments
-from pyrovae.flows import FlowDistribution
+from pyrovae.flows import FlowDistribution, zuko_flows
 from pyrovae.networks import Shape
 from pyrovae.spheres import UniformSphere
 
@@ -346,14 +346,13 @@ class Flow(nn.Module):
         transforms: int = 3,
         hidden_dims: Sequence[int] = (64, 64),
     ) -> None:
-        from zuko import flows
-
         super().__init__()
         _positive("latent_dim", latent_dim)
         _one_of("kind", kind, ("nsf", "maf", "realnvp"))
         _positive("transforms", transforms, "for p(z) = N(0, I) use StandardNormal")
         for width in hidden_dims:
             _positive("hidden_dims", width)
+        flows = zuko_flows()
         make = {"nsf": flows.NSF, "maf": flows.MAF, "realnvp": flows.RealNVP}[kind]
         flow = make(latent_dim, transforms=transforms, hidden_features=tuple(hidden_dims))
         self.to_normal = flow.transform

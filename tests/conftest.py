@@ -27,7 +27,9 @@ def clean_store() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     pyro.clear_param_store()
-    assert pyro.distributions.is_validation_enabled()  # of the whole process, so it is put back
+    # of the whole process, so whoever changes it puts it back
+    assert pyro.distributions.is_validation_enabled()
+    assert torch.distributions.Distribution._validate_args
 
 
 @pytest.fixture

@@ -1,18 +1,22 @@
 """A flow is a Pyro distribution: density and draws agree with zuko's and with torch's."""
 
+import subprocess
+import sys
+
 import pyro
 import pytest
 import torch
-import zuko
 from pyro import distributions as dist
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform, ComposeTransform, SigmoidTransform
 
-from pyrovae.flows import FlowDistribution
+from pyrovae.flows import FlowDistribution, zuko_flows
 from pyrovae.networks import Linear
 from pyrovae.posteriors import InverseAutoregressive
 from pyrovae.priors import Flow
 from tests.conftest import SEEDS
+
+zuko = sys.modules[zuko_flows().__name__.partition(".")[0]]
 
 
 @pytest.fixture
@@ -145,3 +149,15 @@ def test_values_outside_the_support_are_refused_where_asked():
 def test_wrong_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_zuko_leaves_validation_as_it_is():
+    code = (
+        "import sys, torch\n"
+        "from pyrovae.priors import Flow\n"
+        "assert 'zuko' not in sys.modules\n"
+        "Flow(2)\n"
+        "assert 'zuko' in sys.modules\n"
+        "assert torch.distributions.Distribution._validate_args\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -37,7 +37,7 @@ ONLY_IN = {
     "torchvision": {"sources"},
     "sklearn": {"sources"},
     "safetensors": {"checkpoint"},
-    "zuko": {"priors", "posteriors"},
+    "zuko": {"flows"},
 }
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
