@@ -1,6 +1,5 @@
 r"""One-hot vectors side by side, and their continuous relaxation, as distributions over vectors."""
 
-import math
 from typing import Any
 
 import torch
@@ -157,11 +156,12 @@ class RelaxedOneHots(dist.TorchDistribution):
     def __init__(
         self,
         logits: Tensor,
-        temperature: float,
+        temperature: Tensor | float,
         floor: float | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.logits, self.temperature = logits, temperature
+        self.logits = logits
+        self.temperature = torch.as_tensor(temperature).to(logits)
         # above the smallest number, as gradients hold its inverse times other factors
         self.floor = torch.finfo(logits.dtype).tiny ** 0.8 if floor is None else floor
         super().__init__(
@@ -203,7 +203,7 @@ class RelaxedOneHots(dist.TorchDistribution):
         log_w = self.logits - self.temperature * log_z
         above = self.classes - below.sum(-1)  # (*draws, *batch, L)
         log_density = torch.where(below, 0.0, log_w - log_z).sum(-1) - above * log_w.logsumexp(-1)
-        constant = torch.lgamma(above.to(z)) + (above - 1) * math.log(self.temperature)
+        constant = torch.lgamma(above.to(z)) + (above - 1) * self.temperature.log()
         return (log_density + constant).sum(-1)
 
 

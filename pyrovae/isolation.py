@@ -11,7 +11,7 @@ import numpy as np
 import pyro
 import torch
 
-__all__ = ["PURPOSES", "interrupt_after_step", "isolated", "stream"]
+__all__ = ["PURPOSES", "interrupt_after_step", "isolated", "seed_device", "stream"]
 
 PURPOSES = ("build", "initialize", "order", "step")
 
@@ -57,6 +57,19 @@ def interrupt_after_step() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the random numbers of one device; ``torch.manual_seed`` looks for every other one too.
+
+    Args:
+        device: CPU or GPU.
+        seed: below 2**63.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def stream(seed: int, purpose: str, number: int = 0) -> int:

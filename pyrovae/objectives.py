@@ -185,6 +185,7 @@ class Beta(TraceMeanField_ELBO):
         ValueError: if an option is outside its range.
     """
 
+    scheduled = ("weight",)
     _get_trace = Trace_ELBO._get_trace  # without the check of mean fields
 
     def __init__(
@@ -226,15 +227,13 @@ class Beta(TraceMeanField_ELBO):
         self.weight = self.beta * min(place / self.rise, 1.0)
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        value, bound = 0.0, cast(Any, 0.0)
+        bound: Any = 0.0
         for site in sites(model_trace):
             weight = 1.0 if site["is_observed"] else self.weight
-            value = value + float(weight) * site["log_prob_sum"].item()
             bound = bound + weight * site["log_prob_sum"]
         for site in sites(guide_trace):
-            value = value - float(self.weight) * site["log_prob_sum"].item()
             bound = bound - self.weight * reparameterised(site)["log_prob_sum"]
-        return -value, -bound
+        return -bound.item(), -bound
 
 
 class FreeBits(TraceMeanField_ELBO):

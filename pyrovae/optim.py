@@ -114,9 +114,10 @@ class FusedAdam(PyroOptim):
             )
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = get_total_norm(gradients)
-        if not math.isfinite(norm.item()):
+        length = norm.item()
+        if not math.isfinite(length):
             raise NonFiniteGradientError("the gradient is not finite")
-        if self.clip_norm is not None:
+        if self.clip_norm is not None and length > self.clip_norm * self.examples:
             clip_grads_with_norm_(self.parameters, self.clip_norm * self.examples, norm)
         for group in self.adam.param_groups:
             group["lr"] = self.current_learning_rate()

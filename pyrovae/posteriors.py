@@ -350,6 +350,8 @@ class RelaxedCategorical(nn.Module):
             neither, or a temperature is not positive and finite.
     """
 
+    scheduled = ("temperature",)
+
     def __init__(
         self,
         latent_dim: int,
@@ -369,7 +371,7 @@ class RelaxedCategorical(nn.Module):
             raise ValueError(f"schedule must be one of constant, exponential, got {schedule!r}")
         variables = number_of_variables(latent_dim, classes)
         self.schedule, self.first, self.final = schedule, temperature, final
-        self.temperature = temperature
+        self.temperature: Tensor | float = temperature
         self.encoder = network(tuple(event_shape), (variables, classes))
 
     def forward(self, x: Tensor) -> dist.Distribution:

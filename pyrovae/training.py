@@ -23,15 +23,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pyrovae.checkpoint import read_tensors, write_bytes, write_tensors, write_text
 from pyrovae.data import Dataset, Split
 from pyrovae.evidence import evaluate
-from pyrovae.isolation import interrupt_after_step, isolated, stream
+from pyrovae.isolation import interrupt_after_step, isolated, seed_device, stream
 from pyrovae.objectives import recording
 from pyrovae.optim import FusedAdam, NonFiniteGradientError
 from pyrovae.progress import Progress
+from pyrovae.staging import MODES, Staged, has_compiler
 from pyrovae.vae import VAE
 
 __all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "check", "fit"]
 
 CHECKPOINT_SECONDS = 5.0  # about as much work as a kill can lose
+STAGED_STEPS = 1_500  # staging takes a second or two, and a replay saves about a millisecond
+COMPILED_PRODUCTS = 10**13  # multiplications and additions: minutes of them repay a compilation
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -80,6 +83,7 @@ def fit(
     validate_every: int = 1,
     patience: int | None = None,
     max_minutes: float | None = None,
+    compile: str = "auto",
     device: str = "auto",
     seed: int = 0,
     out: str | Path | None = None,
@@ -114,6 +118,10 @@ def fit(
         validate_every: epochs between validation bounds; the last epoch always has one.
         patience: stop after so many validation bounds without a better one; None never stops.
         max_minutes: stop, resumable, after so much time; None for no limit.
+        compile: how steps are run, see :mod:`pyrovae.staging`. ``"off"``: as Pyro runs them;
+            ``"graph"``: as a replay of their tensor operations, with the same results;
+            ``"inductor"``: that compiled, with the same results but for rounding; ``"auto"``: by
+            the size of the run, so that the time it takes is repaid.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
         seed: of everything drawn during training.
         out: a folder for checkpoints and metrics; it must not exist, unless resuming.
@@ -146,6 +154,7 @@ def fit(
         "averaging": averaging,
         "validate_every": validate_every,
         "patience": patience,
+        "compile": compile,
         "seed": seed,
     }
     if not isinstance(objective, ELBO | None):
@@ -221,16 +230,18 @@ class _Run:
     ) -> None:
         self.vae, self.train_data, self.validation = vae, train, validation
         self.options, self.folder = options, folder
-        self.options["examples"] = len(train)
+        self.options |= {"examples": len(train), "objective": _described(objective)}
         steps_per_epoch = math.ceil(len(train) / options["batch_size"])
+        self.chooses_mode = options["compile"] == "auto"
+        if self.chooses_mode:
+            self.options["compile"] = _worthwhile(vae, options, steps_per_epoch)
         self.optimizer = FusedAdam(
             vae.parameters(),
             total_steps=options["epochs"] * steps_per_epoch,
             **{name: options[name] for name in _OPTIMIZER_OPTIONS},
         )
-        watched, self.record = recording(objective)
-        self.svi = SVI(vae.model, vae.guide, self.optimizer, watched)
-        parts = (watched, vae.prior, vae.likelihood, vae.posterior)
+        self.objective, self.record = recording(objective)
+        parts = (self.objective, vae.prior, vae.likelihood, vae.posterior)
         self.scheduled = [part.at for part in parts if hasattr(part, "at")]
         self.average = (
             AveragedModel(vae, multi_avg_fn=_moving_average(options["averaging"]))
@@ -250,6 +261,13 @@ class _Run:
         """Run to the end, and say why it ended."""
         progress, patience = self.progress, self.options["patience"]
         self.vae.train()
+        mode = self.options["compile"]
+        size = min(self.options["batch_size"], len(self.train_data))
+        self.staged = (
+            None if mode == "off" else Staged(self.objective, self.vae, mode=mode, size=size)
+        )
+        objective = self.staged or self.objective
+        self.svi = SVI(self.vae.model, self.vae.guide, self.optimizer, objective)
         report(progress)
         stopped = "finished"
         saved = time.monotonic()
@@ -326,6 +344,8 @@ class _Run:
                 f"{self.folder / LAST} is not what a run resumes from; restore it from a copy, or "
                 "train again"
             )
+        if self.chooses_mode:
+            self.options["compile"] = about["options"]["compile"]
         for name, value in about["options"].items():
             if self.options[name] != value:
                 raise ValueError(
@@ -358,16 +378,16 @@ class _Run:
         start = time.monotonic()
         progress = self.progress
         step_seed = stream(self.options["seed"], "step", progress.step)
-        torch.manual_seed(step_seed)
         rng = np.random.Generator(np.random.SFC64(step_seed))
         x = self.vae.place(self.train_data.batch(index, rng))
+        seed_device(x.device, step_seed)
         self.optimizer.examples = len(x)
         for set_schedule in self.scheduled:
             set_schedule(progress.step / (progress.epochs * progress.steps_per_epoch))
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
         with pyro.validation_enabled(progress.step == 0):
             try:
-                loss = self.svi.step(x)
+                loss = self._update(x)
             except NonFiniteGradientError as error:
                 self.save()
                 raise TrainingDivergedError(self._why_diverged()) from error
@@ -382,6 +402,14 @@ class _Run:
         elapsed = time.monotonic() - start
         progress.epoch_seconds += elapsed
         progress.seconds += elapsed
+
+    def _update(self, x: Tensor) -> float:
+        """``SVI.step``; for a replay, whose parameters are known, without the search for them."""
+        if self.staged is None or self.staged.reason is not None:
+            return float(self.svi.step(x))
+        loss = self.staged.loss_and_grads(self.vae.model, self.vae.guide, x)
+        self.optimizer(self.optimizer.parameters)
+        return loss
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -453,6 +481,12 @@ def _check_options(options: Mapping[str, Any], max_minutes: float | None) -> Non
         raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
     if not 0 <= options["averaging"] < 1:
         raise ValueError(f"averaging must be at least 0 and below 1, got {options['averaging']}")
+    if options["compile"] not in ("auto", *MODES):
+        raise ValueError(
+            f"compile must be one of auto, {', '.join(MODES)}, got {options['compile']!r}"
+        )
+    if options["compile"] == "inductor" and not has_compiler():
+        raise ValueError("compile is inductor, and there is no C++ compiler; use graph or auto")
     if options["seed"] < 0:
         raise ValueError(f"seed must not be negative, got {options['seed']}")
 
@@ -513,6 +547,26 @@ def _initialize(vae: VAE, train: Split) -> None:
         start = getattr(component, "initialize", None)
         if start is not None:
             start(x)
+
+
+def _described(objective: ELBO) -> str:
+    """An objective's class and its numbers, less those that a schedule changes."""
+    numbers = {
+        name: value
+        for name, value in sorted(vars(objective).items())
+        if isinstance(value, bool | int | float | str)
+        and name not in getattr(objective, "scheduled", ())
+    }
+    return f"{type(objective).__name__} with {numbers}"
+
+
+def _worthwhile(vae: VAE, options: Mapping[str, Any], steps_per_epoch: int) -> str:
+    """What repays its own time: by size alone, so that the same run always takes the same way."""
+    steps = options["epochs"] * steps_per_epoch
+    products = 6 * steps * options["batch_size"] * sum(p.numel() for p in vae.parameters())
+    if products >= COMPILED_PRODUCTS and has_compiler():
+        return "inductor"
+    return "graph" if steps >= STAGED_STEPS else "off"
 
 
 def _moving_average(decay: float) -> Callable[..., None]:

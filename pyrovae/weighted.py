@@ -6,7 +6,14 @@ from typing import Any, cast
 from pyro.infer import RenyiELBO
 from torch import Tensor
 
-from pyrovae.traces import along_the_draw, check_plates, draws, only_site, sites
+from pyrovae.traces import (
+    along_the_draw,
+    check_plates,
+    draws,
+    only_site,
+    reparameterised,
+    sites,
+)
 
 __all__ = ["IWAE", "DReG", "Renyi"]
 
@@ -45,6 +52,20 @@ class Renyi(RenyiELBO):
         for trace in traces:
             check_plates(trace)
         return traces
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
+        """K times the loss, and what has its gradient: for a replay, which has one trace for all.
+
+        The same operations as in ``RenyiELBO.loss_and_grads``, which asks for no such method.
+        """
+        log_p = cast(Tensor, sum(site["log_prob"] for site in sites(model_trace)))
+        log_q = sum(reparameterised(site)["log_prob"] for site in sites(guide_trace))
+        each = log_p - log_q if self.num_particles > 1 else (log_p - log_q).unsqueeze(0)
+        log_weights = (1 - self.alpha) * each.detach()  # (K, batch)
+        log_mean = log_weights.logsumexp(0) - math.log(self.num_particles)
+        weights = (log_weights - log_mean).exp()
+        value = log_mean.sum().item() / (1 - self.alpha)
+        return -self.num_particles * value, -(weights * each).sum()
 
 
 class IWAE(Renyi):
@@ -101,6 +122,12 @@ class DReG(IWAE):
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss, a number; its gradient is added to that of the parameters."""
         ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
+        value, surrogate = self._differentiable_loss_particle(model_trace, guide_trace)
+        if surrogate.requires_grad:
+            (surrogate / self.num_particles).backward()
+        return float(value) / self.num_particles
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         posterior = only_site(guide_trace, "dreg")
         log_p = cast(Tensor, sum(site["log_prob"] for site in sites(model_trace)))  # (K, batch)
         log_w = log_p.detach() - posterior["log_prob"].detach()
@@ -110,6 +137,5 @@ class DReG(IWAE):
         if z.requires_grad:
             squares = weights.reshape(weights.shape + (1,) * posterior["fn"].event_dim)
             z.register_hook(lambda gradient: squares * gradient)
-        if surrogate.requires_grad:
-            (-surrogate).backward()
-        return -(log_w.logsumexp(0) - math.log(self.num_particles)).sum().item()
+        value = (log_w.logsumexp(0) - math.log(self.num_particles)).sum().item()
+        return -self.num_particles * value, -self.num_particles * surrogate
