@@ -1,5 +1,6 @@
-r"""One fused torch optimiser over all parameters, in the form that Pyro's ``SVI`` takes."""
+r"""One fused optimiser over all parameters, as Pyro's ``SVI`` takes it, and their average."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 
@@ -7,8 +8,9 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-__all__ = ["SCHEDULES", "FusedAdam", "NonFiniteGradientError"]
+__all__ = ["SCHEDULES", "FusedAdam", "MovingAverage", "NonFiniteGradientError"]
 
 
 class NonFiniteGradientError(ArithmeticError):
@@ -150,3 +152,49 @@ class FusedAdam(PyroOptim):
         self.adam.load_state_dict(
             {"state": moments, "param_groups": self.adam.state_dict()["param_groups"]}
         )
+
+
+class MovingAverage(nn.Module):
+    r"""An exponential moving average of a module's parameters, which follows quickly at first.
+
+    .. math::
+        \bar\theta_n = d_n \, \bar\theta_{n-1} + (1 - d_n) \, \theta_n, \qquad
+        d_n = \min\left(d, \frac{1 + n}{10 + n}\right)
+
+    References:
+        Polyak and Juditsky (1992), Acceleration of Stochastic Approximation by Averaging, SIAM
+        Journal on Control and Optimization 30
+
+    Args:
+        module: whose parameters are averaged; they must remain the same objects.
+        decay: :math:`d`.
+
+    Attributes:
+        module: a copy of it with the averages, and the latest buffers.
+    """
+
+    n_averaged: Tensor
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module)
+        self.decay = decay
+        self.register_buffer("n_averaged", torch.tensor(0))
+        # looked up once: going through all modules takes as long as the update
+        self._parameters_of = [list(m.parameters()) for m in (self.module, module)]
+        self._buffers_of = [list(m.buffers()) for m in (self.module, module)]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the module's parameters as they are now."""
+        averages, latest = self._parameters_of
+        n = int(self.n_averaged)
+        if n == 0:
+            for average, value in zip(averages, latest, strict=True):
+                average.copy_(value)
+        else:
+            update = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))
+            update(averages, latest, self.n_averaged)
+        for copied, buffer in zip(*self._buffers_of, strict=True):
+            copied.copy_(buffer)
+        self.n_averaged += 1

@@ -68,7 +68,7 @@ class Staged(ELBO):
         objective: an ELBO that computes its loss from traces in ``_differentiable_loss_particle``:
             Pyro's ``Trace_ELBO`` and ``TraceMeanField_ELBO``, and all of
             :data:`pyrovae.objectives.OBJECTIVES`.
-        module: holds every parameter and buffer that the programs use.
+        module: holds every parameter and buffer that the programs use; they stay the same objects.
         mode: ``"graph"`` replays the graph operation by operation, with results equal to the bit
             on the CPU; ``"inductor"`` compiles it, which takes some seconds at the first step and
             moves results by rounding.
@@ -94,6 +94,7 @@ class Staged(ELBO):
         self.module = module
         self.mode, self.size = mode, size
         self.reason: str | None = None
+        self._parameters = list(module.parameters())
         self._stages: dict[Any, _Stage] = {}
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -126,7 +127,7 @@ class Staged(ELBO):
             model,
             guide,
             self.module.training,
-            *(p.requires_grad for p in self.module.parameters()),
+            *(p.requires_grad for p in self._parameters),
             *((a.shape, a.dtype, a.device) for a in args if isinstance(a, Tensor)),
         )
         if key not in self._stages:

@@ -18,14 +18,13 @@ import pyro
 import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pyrovae.checkpoint import read_tensors, write_bytes, write_tensors, write_text
 from pyrovae.data import Dataset, Split
 from pyrovae.evidence import evaluate
 from pyrovae.isolation import interrupt_after_step, isolated, seed_device, stream
 from pyrovae.objectives import recording
-from pyrovae.optim import FusedAdam, NonFiniteGradientError
+from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
 from pyrovae.progress import Progress
 from pyrovae.staging import MODES, Staged, has_compiler
 from pyrovae.vae import VAE
@@ -243,11 +242,7 @@ class _Run:
         self.objective, self.record = recording(objective)
         parts = (self.objective, vae.prior, vae.likelihood, vae.posterior)
         self.scheduled = [part.at for part in parts if hasattr(part, "at")]
-        self.average = (
-            AveragedModel(vae, multi_avg_fn=_moving_average(options["averaging"]))
-            if options["averaging"]
-            else None
-        )
+        self.average = MovingAverage(vae, options["averaging"]) if options["averaging"] else None
         self.best = _copy_of(vae.state_dict())
         self.best_is_saved = False
         self.progress = Progress(options["epochs"], steps_per_epoch)
@@ -392,7 +387,7 @@ class _Run:
                 self.save()
                 raise TrainingDivergedError(self._why_diverged()) from error
         if self.average is not None:
-            self.average.update_parameters(self.vae)
+            self.average.update()
         progress.objective -= loss
         progress.reconstruction += float(self.record.terms.reconstruction)
         progress.kl += float(self.record.terms.kl)
@@ -567,14 +562,6 @@ def _worthwhile(vae: VAE, options: Mapping[str, Any], steps_per_epoch: int) -> s
     if products >= COMPILED_PRODUCTS and has_compiler():
         return "inductor"
     return "graph" if steps >= STAGED_STEPS else "off"
-
-
-def _moving_average(decay: float) -> Callable[..., None]:
-    def update(averaged: Any, current: Any, count: Tensor) -> None:
-        n = int(count)  # the average is young at first and follows quickly
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
-
-    return update
 
 
 def _copy_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

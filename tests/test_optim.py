@@ -9,7 +9,8 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-from pyrovae.optim import FusedAdam, NonFiniteGradientError
+from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
+from tests.conftest import SEEDS
 
 
 @pytest.fixture
@@ -115,3 +116,41 @@ def test_works_in_a_bare_svi(vae, digits):
     svi = SVI(vae.model, vae.guide, optimizer, Trace_ELBO())
     losses = [svi.step(digits) for _ in range(60)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_moving_average_is_the_recursion(seed):
+    """In float64 against its definition; the latest buffers come along."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+    average = MovingAverage(module, 0.8)
+    expected = {}
+    for n in range(30):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_()
+        module(torch.randn(4, 3).double())
+        average.update()
+        decay = min(0.8, (1 + n) / (10 + n)) if n else 0.0
+        for name, value in module.named_parameters():
+            before = expected.get(name, torch.zeros_like(value))
+            expected[name] = decay * before + (1 - decay) * value.detach()
+    for name, value in average.module.named_parameters():
+        assert torch.allclose(value, expected[name], rtol=1e-12)
+    for copied, buffer in zip(average.module.buffers(), module.buffers(), strict=True):
+        assert torch.equal(copied, buffer)
+
+
+def test_an_average_goes_on_from_its_state():
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    first = MovingAverage(module, 0.9)
+    first.update()
+    second = MovingAverage(module, 0.9)
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        module.weight.add_(1)
+    for average in (first, second):
+        average.update()
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
