@@ -1,0 +1,106 @@
+"""pyrovae: what ``fit`` does, in each of its ways to run a step."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from pyrovae.binarization import Dynamic
+from pyrovae.data import Split
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.networks import MLP
+from pyrovae.objectives import recording
+from pyrovae.optim import FusedAdam
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import StandardNormal
+from pyrovae.progress import Progress
+from pyrovae.staging import Staged
+from pyrovae.training import fit
+from pyrovae.vae import VAE
+
+from . import LEARNING_RATE, Net
+
+__all__ = ["EPOCHS", "STEPS", "make_vae"]
+
+
+def make_vae(net: Net) -> VAE:
+    network = partial(MLP, hidden_dims=(net.hidden, net.hidden), activation="relu")
+    return VAE(
+        StandardNormal(net.latent_dim),
+        Bernoulli(net.latent_dim, (1, 28, 28), network),
+        DiagonalNormal(net.latent_dim, (1, 28, 28), network),
+    )
+
+
+def step_of_fit(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], object]:
+    """With fit's optimiser: a schedule, and a look whether the gradient is finite."""
+    vae, x = make_vae(net), torch.from_numpy(bits).view(-1, 1, 28, 28)
+    optimizer = FusedAdam(vae.parameters(), learning_rate=LEARNING_RATE, total_steps=10**6)
+    optimizer.examples = len(x)
+    objective, _ = recording(Trace_ELBO())
+    svi = SVI(vae.model, vae.guide, optimizer, objective)
+    staged = None if mode == "off" else Staged(objective, vae, mode=mode)
+
+    def step() -> object:
+        with pyro.validation_enabled(False):
+            if staged is None:
+                return svi.step(x)
+            loss = staged.loss_and_grads(vae.model, vae.guide, x)
+            optimizer(optimizer.parameters)
+            return loss
+
+    return step
+
+
+def step_with_adam(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], object]:
+    """The loss and its gradients alone, then the optimiser of the hand-written script."""
+    vae, x = make_vae(net), torch.from_numpy(bits).view(-1, 1, 28, 28)
+    adam = torch.optim.Adam(vae.parameters(), LEARNING_RATE, fused=True)
+    objective = Trace_ELBO()
+    loss = objective if mode == "off" else Staged(objective, vae, mode=mode)
+
+    def step() -> object:
+        adam.zero_grad()
+        with pyro.validation_enabled(False):
+            value: object = loss.loss_and_grads(vae.model, vae.guide, x)
+        adam.step()
+        return value
+
+    return step
+
+
+def epochs(
+    net: Net, pixels: np.ndarray, epochs: int, turn: Callable[[], None], *, mode: str
+) -> None:
+    """``fit`` itself, told to wait its turn after each epoch."""
+    data = Split(pixels.reshape(-1, 1, 28, 28), None, (1, 28, 28), transform=Dynamic(255))
+    done = -1
+
+    def report(progress: Progress) -> None:
+        nonlocal done
+        if progress.epoch != done:
+            done = progress.epoch
+            turn()
+
+    fit(
+        make_vae(net),
+        data,
+        epochs=epochs,
+        batch_size=net.batch_size,
+        learning_rate=LEARNING_RATE,
+        compile=mode,
+        device="cpu",
+        report=report,
+    )
+
+
+LABELS = {"inductor": "staged, inductor", "graph": "staged, graph", "off": "eager"}
+STEPS = {
+    f"pyrovae {label}{suffix}": partial(prepare, mode=mode)
+    for suffix, prepare in (("", step_of_fit), (", plain Adam", step_with_adam))
+    for mode, label in LABELS.items()
+}
+EPOCHS = {f"pyrovae {label}": partial(epochs, mode=mode) for mode, label in LABELS.items()}
