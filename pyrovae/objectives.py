@@ -227,13 +227,17 @@ class Beta(TraceMeanField_ELBO):
         self.weight = self.beta * min(place / self.rise, 1.0)
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        bound: Any = 0.0
+        value, bound = cast(Any, 0.0), cast(Any, 0.0)
         for site in sites(model_trace):
-            weight = 1.0 if site["is_observed"] else self.weight
-            bound = bound + weight * site["log_prob_sum"]
+            term = site["log_prob_sum"] if site["is_observed"] else self._weighted(site)
+            value, bound = value + term.item(), bound + term
         for site in sites(guide_trace):
-            bound = bound - self.weight * reparameterised(site)["log_prob_sum"]
-        return -bound.item(), -bound
+            term = self._weighted(reparameterised(site))
+            value, bound = value - term.item(), bound - term
+        return -value, -bound
+
+    def _weighted(self, site: Any) -> Any:
+        return self.weight * site["log_prob_sum"]
 
 
 class FreeBits(TraceMeanField_ELBO):

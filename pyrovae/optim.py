@@ -106,7 +106,7 @@ class FusedAdam(PyroOptim):
             ValueError: if one of ``params`` is not among those given to the constructor.
             NonFiniteGradientError: if the gradient is not finite; nothing was changed.
         """
-        strangers = set(params) - set(self.parameters)
+        strangers = () if params is self.parameters else set(params) - set(self.parameters)
         if strangers:
             shapes = ", ".join(str(tuple(p.shape)) for p in strangers)
             raise ValueError(

@@ -32,6 +32,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pyro
@@ -208,11 +209,11 @@ class _Inputs:
             scheduled=[(owner, name) for owner in owners for name in owner.scheduled],
         )
 
-    def tensors(self, args: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+    def tensors(self, args: Sequence[Tensor]) -> list[Tensor]:
         """Everything a graph is a function of, as it is now."""
         values = (getattr(owner, name) for owner, name in self.scheduled)
         numbers = [torch.as_tensor(value).to(args[0]) for value in values]
-        return list(self.trained.values()), list(self.fixed.values()), numbers, list(args)
+        return [*self.trained.values(), *self.fixed.values(), *numbers, *args]
 
     @contextlib.contextmanager
     def scheduled_as(self, numbers: Sequence[Tensor]) -> Iterator[None]:
@@ -344,13 +345,13 @@ def _trace(
     names = [f"module.{name}" for name in (*inputs.trained, *inputs.fixed)]
     places = [i for i, p in enumerate(inputs.trained.values()) if any(p is q for q in used)]
 
-    def losses(
-        trained: list[Tensor], fixed: list[Tensor], numbers: list[Tensor], args: list[Tensor]
-    ) -> tuple[Tensor, ...]:
-        trained = [p.detach().requires_grad_() for p in trained]
-        with inputs.scheduled_as(numbers):
-            tensors = dict(zip(names, [*trained, *fixed], strict=True))
-            loss, surrogate = functional_call(program, tensors, (args,))
+    def losses(*tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors)
+        trained = [p.detach().requires_grad_() for p in islice(rest, len(inputs.trained))]
+        fixed = list(islice(rest, len(inputs.fixed)))
+        with inputs.scheduled_as(list(islice(rest, len(inputs.scheduled)))):
+            weights = dict(zip(names, [*trained, *fixed], strict=True))
+            loss, surrogate = functional_call(program, weights, (list(rest),))
         gradients = torch.autograd.grad(surrogate, [trained[i] for i in places])
         record = getattr(program.objective, "record", None)
         terms = Terms(loss, loss) if record is None else record.terms
