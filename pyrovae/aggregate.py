@@ -36,6 +36,7 @@ class BetaTC(TraceMeanField_ELBO):
             independent in each dimension of z.
     """
 
+    whole_batch = True
     _get_trace = Trace_ELBO._get_trace  # without the check of mean fields
 
     def __init__(self, *, beta: float = 6.0, particles: int = 1) -> None:
@@ -77,6 +78,7 @@ class Info(TraceMeanField_ELBO):
         ValueError: if an option is outside its range.
     """
 
+    whole_batch = True
     _get_trace = Trace_ELBO._get_trace  # without the check of mean fields
 
     def __init__(self, *, alpha: float = 0.5, weight: float = 10.0, particles: int = 1) -> None:

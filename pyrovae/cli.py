@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import pyrovae
+from pyrovae import processes
 from pyrovae.comparison_cli import compare
 from pyrovae.ledger_cli import kl
 from pyrovae.options import (
@@ -33,6 +34,7 @@ from pyrovae.options import (
 __all__ = ["cli", "main"]
 
 SUMMARY_SAMPLES = 100
+SHARED = ("fit", "evaluate")  # commands for several processes
 
 
 def main() -> NoReturn:
@@ -40,11 +42,21 @@ def main() -> NoReturn:
 
     Exit status: 0 on success; 1 if training diverged, the reader of standard output went away, or
     for an error that nobody foresaw (``PYROVAE_TRACEBACK=1`` shows where); 2 for bad input; 130 if
-    interrupted.
+    interrupted. Of several processes, the first to stop says why, and all have its status.
     """
     # Before torch is loaded: threads that wait shall sleep. Where other programs keep the cores
     # busy, spinning ones make a training step many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        with processes.joined():
+            _main()
+    except processes.StoppedError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:  # as the processes waited for each other
+        _fail("interrupted", 130)
+
+
+def _main() -> NoReturn:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
@@ -67,12 +79,13 @@ def main() -> NoReturn:
 
 
 def _warn(message: Warning | str, *place: Any, **more: Any) -> None:
-    click.echo(f"pyrovae: {' '.join(str(message).split())}", err=True)
+    if processes.is_first():
+        click.echo(f"pyrovae: {' '.join(str(message).split())}", err=True)
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"pyrovae: {' '.join(message.split())}", err=True)
-    sys.exit(status)
+    line = f"pyrovae: {' '.join(message.split())}"
+    sys.exit(processes.stop(lambda: click.echo(line, err=True), status))
 
 
 def _usage(error: click.UsageError) -> str:
@@ -82,7 +95,7 @@ def _usage(error: click.UsageError) -> str:
 
 
 def _reason(error: Exception) -> tuple[str, int]:
-    if isinstance(error, ArithmeticError):
+    if isinstance(error, ArithmeticError | processes.StoppedError):
         return str(error), 1
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename else ""
@@ -109,6 +122,11 @@ def cli(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+    elif processes.count() > 1 and context.invoked_subcommand not in SHARED:
+        raise click.UsageError(
+            f"{context.invoked_subcommand} is for one process; only {' and '.join(SHARED)} share "
+            "their work under torchrun"
+        )
 
 
 cli.add_command(compare)
@@ -164,11 +182,14 @@ def fit(
     run = Run.open(folder, trusted=trusted)
     with going_on(folder):
         summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
+    if not processes.is_first():
+        return
     _print_result(summary, as_json)
     if trained.best_epoch == 0:
         click.echo("no validation bound yet: these are the weights of the last step", err=True)
     if trained.stopped == "max_minutes":
-        click.echo(f"time is up; go on with: pyrovae fit --resume {quote(str(folder))}", err=True)
+        how = f"{processes.command()} fit --resume {quote(str(folder))}"
+        click.echo(f"time is up; go on with: {how}", err=True)
     if not as_json:
         click.echo(
             f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
@@ -206,7 +227,8 @@ def evaluate(
         result = opened.evaluate(
             vae, dataset, samples=samples, limit=limit, seed=seed, store=store, advance=advance
         )
-    _print_result(result, as_json)
+    if processes.is_first():
+        _print_result(result, as_json)
 
 
 @cli.command()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from pyrovae import processes
 from pyrovae.progress import Progress
 
 __all__ = ["TrainingDisplay", "counting"]
@@ -23,12 +24,12 @@ class TrainingDisplay:
 
     Args:
         about: what is trained on what; shown once training has begun.
-        console: where to; standard error by default.
+        console: where to; by default standard error, of the first of several processes.
     """
 
     def __init__(self, about: str, console: Console | None = None) -> None:
         self.about = about
-        self.console = console or Console(stderr=True)
+        self.console = console or _standard_error()
         bar = [BarColumn(bar_width=16)] if self.console.width >= WIDE else []
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -120,12 +121,12 @@ def counting(
     Args:
         description: what is done to them.
         total: how many there are.
-        console: where to; standard error by default.
+        console: where to; by default standard error, of the first of several processes.
 
     Yields:
         A function that is told how many more are done.
     """
-    console = console or Console(stderr=True)
+    console = console or _standard_error()
     bars = Bars(
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
@@ -150,6 +151,10 @@ def counting(
 
     with bars:
         yield advance
+
+
+def _standard_error() -> Console:
+    return Console(stderr=True, quiet=not processes.is_first())
 
 
 def _line(console: Console, text: str) -> None:

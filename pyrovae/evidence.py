@@ -20,6 +20,7 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
+from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.structure import base
 from pyrovae.vae import VAE
@@ -135,6 +136,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Mean bounds over a dataset, with standard errors over its examples.
 
+    Several processes, inside of :func:`pyrovae.processes.joined`, take turns at the batches, and
+    each has the bounds of all.
+
     Args:
         vae: the model and its posterior; dropout and the like are switched off meanwhile.
         data: one part of a dataset, usually the test set.
@@ -177,7 +181,8 @@ def per_example(
     Args:
         vae, data, samples, limit, seed, advance: as for :func:`evaluate`.
         store: a file that keeps the bounds of each example as work goes on, so that the same
-            evaluation, interrupted or repeated, does not begin again.
+            evaluation, interrupted or repeated, does not begin again; read and written by the first
+            process.
 
     Returns:
         Bounds, each ``(examples,)``.
@@ -193,25 +198,35 @@ def per_example(
     if count == 0:
         raise ValueError("there are no examples to evaluate")
     size = max(1, ROWS // samples)
+    store = store if processes.is_first() else None
     kept = _Store(store, {"samples": samples, "seed": seed, "rows": ROWS}, vae, data)
+    kept.share(size)
     parts: list[Bounds] = []
+    turns: list[Bounds] = []  # of one round, a batch for each process
     training = vae.training
     with torch.random.fork_rng():
         vae.eval()
         try:
             for place, batch in enumerate(data.batches(size)):
                 x = batch[: count - place * size]
+                last = place * size + len(x) == count
                 if place < len(kept.parts) and len(x) == size:
                     parts.append(kept.parts[place])
-                else:
+                elif len(turns) == processes.rank():
                     stream = np.random.SeedSequence([seed, place])
                     torch.manual_seed(int(stream.generate_state(1)[0]))
-                    parts.append(bounds(vae, vae.place(x), samples))
-                    if len(x) == size:
-                        kept.add(parts[-1])
+                    turns.append(bounds(vae, vae.place(x), samples))
+                else:
+                    turns.append(_nothing(vae.place(x)))
+                if len(turns) == processes.count() or last:
+                    for part in _of_all(turns):
+                        parts.append(part)
+                        if len(part.elbo) == size:
+                            kept.add(part)
+                    turns.clear()
                 if advance is not None:
                     advance(len(x))
-                if place * size + len(x) == count:
+                if last:
                     break
         finally:
             vae.train(training)
@@ -264,6 +279,18 @@ def kind(vae: VAE, data: Batches, samples: int) -> str:
     return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
 
 
+def _nothing(x: Tensor) -> Bounds:
+    """In place of the bounds of a batch that another process computes: zeros, to be added to."""
+    return Bounds(*torch.zeros(len(fields(Bounds)), len(x), dtype=torch.float64, device=x.device))
+
+
+def _of_all(turns: Sequence[Bounds]) -> list[Bounds]:
+    """The bounds of batches of which each process has computed one."""
+    names = [field.name for field in fields(Bounds)]
+    sums = iter(processes.summed([getattr(turn, name) for turn in turns for name in names]))
+    return [Bounds(*(next(sums) for _ in names)) for _ in turns]
+
+
 class _Store:
     """Bounds of the first batches of an evaluation, in a file that says whose they are."""
 
@@ -280,6 +307,16 @@ class _Store:
                 names = [field.name for field in fields(Bounds)]
                 batches = zip(*(tensors[name] for name in names), strict=True)
                 self.parts = [Bounds(*batch) for batch in batches]
+
+    def share(self, size: int) -> None:
+        """Let all processes have the parts of the first one, each of ``size`` examples."""
+        count = torch.tensor(len(self.parts))
+        processes.from_first([count])
+        values = torch.zeros(int(count), len(fields(Bounds)), size, dtype=torch.float64)
+        if self.parts:
+            values = torch.stack([torch.stack(list(vars(part).values())) for part in self.parts])
+        processes.from_first([values])
+        self.parts = [Bounds(*part) for part in values]
 
     def add(self, part: Bounds) -> None:
         self.parts.append(part)

@@ -72,16 +72,18 @@ def seed_device(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
 
 
-def stream(seed: int, purpose: str, number: int = 0) -> int:
-    """The seed of a random stream that depends on nothing but these three.
+def stream(seed: int, purpose: str, number: int = 0, process: int = 0) -> int:
+    """The seed of a random stream that depends on nothing but these four.
 
     Args:
         seed: of the run.
         purpose: one of ``PURPOSES``.
         number: of the step or epoch.
+        process: one of several that draw for shares of the same step.
 
     Returns:
         A seed below 2**63, for torch and NumPy alike.
     """
-    sequence = np.random.SeedSequence([seed, PURPOSES.index(purpose), number])
+    entropy = [seed, PURPOSES.index(purpose), number]
+    sequence = np.random.SeedSequence([*entropy, process] if process else entropy)
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -266,6 +266,8 @@ class FreeBits(TraceMeanField_ELBO):
         ValueError: if an option is outside its range.
     """
 
+    whole_batch = True
+
     def __init__(
         self, *, nats: float = 0.25, groups: int | None = None, particles: int = 1
     ) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, tensor_bytes, write_text
 from pyrovae.components import Spec
 from pyrovae.config import DATA_SETTINGS, Config
@@ -124,6 +125,8 @@ def start(
 ) -> tuple[Path, VAE, Fit]:
     """Train what a configuration says into a folder, or go on with it.
 
+    Several processes, inside of :func:`pyrovae.processes.joined`, train it together.
+
     Args:
         config: of the run.
         dataset: that ``config`` was resolved with.
@@ -147,7 +150,8 @@ def start(
         files[STATISTICS] = tensor_bytes(statistics)
     training = dict(config.training, objective=config.objective(trusted=trusted))
     while True:
-        out = folder or next_folder(config.data["name"], config.model["prior"])
+        free = next_folder(config.data["name"], config.model["prior"])
+        out = folder or Path(processes.text_of_first(str(free)))
         vae = config.build(trusted=trusted)
         with going_on(out):
             try:
@@ -159,10 +163,10 @@ def start(
                 taken = isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY
                 if not taken or not out.is_dir():
                     raise _explained(error, out) from error
-                if folder is not None:
+                if folder is not None or processes.count() > 1:
                     remedy = "choose another folder"
                     if (out / LAST).is_file():
-                        remedy += f", or go on with it: pyrovae fit --resume {out}"
+                        remedy += f", or go on with it: {processes.command()} fit --resume {out}"
                     raise FileExistsError(f"{out} exists; {remedy}") from error
 
 
@@ -185,22 +189,24 @@ def _explained(error: OSError, out: Path) -> OSError:
 
 @contextlib.contextmanager
 def going_on(folder: Path) -> Iterator[None]:
-    """Let an interruption say how to go on with the run in ``folder``, where there is one.
+    """Let what stops a training say how to go on with the run in ``folder``, where there is one.
 
     Args:
         folder: of the run.
 
     Raises:
         TrainingInterrupted: instead of any ``KeyboardInterrupt``.
+        StoppedError: instead of another.
     """
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, processes.StoppedError) as error:
         if not (folder / LAST).is_file():
             raise
-        raise TrainingInterrupted(
-            f"interrupted; go on with: pyrovae fit --resume {shlex.quote(str(folder))}"
-        ) from error
+        how = f"go on with: {processes.command()} fit --resume {shlex.quote(str(folder))}"
+        if isinstance(error, processes.StoppedError):
+            raise processes.StoppedError(f"{error}; {how}") from error
+        raise TrainingInterrupted(f"interrupted; {how}") from error
 
 
 @dataclass(frozen=True)
@@ -362,6 +368,8 @@ class Run:
     def finish(self, vae: VAE, dataset: Dataset, trained: Fit, **evaluation: Any) -> dict[str, Any]:
         """Evaluate on the test set, draw the pictures, and write the summary.
 
+        Several processes share the evaluation, and the first does the rest.
+
         Args:
             vae: trained.
             dataset: that it was trained on.
@@ -383,6 +391,8 @@ class Run:
             "best_validation_elbo": trained.best_validation_elbo,
             "seconds": round(trained.seconds, 3),
         }
+        if not processes.is_first():
+            return summary
         (self.folder / FIGURES).mkdir(exist_ok=True)
         x = torch.cat(
             [batch for batch, _ in zip(dataset.test.batches(500), range(4), strict=False)]
@@ -410,7 +420,8 @@ class Run:
             yield path
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt("interrupted; the same command goes on from here") from error
-        path.unlink(missing_ok=True)
+        if processes.is_first():
+            path.unlink(missing_ok=True)
 
 
 def _same_value(a: str, b: str | None) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor
 
+from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, write_bytes, write_tensors, write_text
 from pyrovae.data import Dataset, Split
 from pyrovae.evidence import evaluate
@@ -26,6 +27,7 @@ from pyrovae.isolation import interrupt_after_step, isolated, seed_device, strea
 from pyrovae.objectives import recording
 from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
 from pyrovae.progress import Progress
+from pyrovae.shares import Summed, check_sum
 from pyrovae.staging import MODES, Staged, has_compiler
 from pyrovae.vae import VAE
 
@@ -97,6 +99,9 @@ def fit(
     seed gives one result, bit for bit, on one machine; each step draws from a random stream of its
     own, so that a resumed run equals an uninterrupted one.
 
+    Several processes, inside of :func:`pyrovae.processes.joined`, share each batch between them and
+    make the same steps; the first of them starts the others' weights, and alone writes to ``out``.
+
     Args:
         vae: trained in place, and left in eval mode on the CPU or GPU that trained it. Its prior,
             likelihood and posterior may have a method ``at(progress)``, as the objective.
@@ -106,7 +111,8 @@ def fit(
         objective: a Pyro ELBO; ``Trace_ELBO()`` by default. If it has a method ``at(progress)``,
             that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
-        batch_size: examples per step; the last step of an epoch takes what is left.
+        batch_size: examples per step, of all processes together; the last step of an epoch takes
+            what is left.
         learning_rate: largest step size of Adam.
         warmup: fraction of all steps in which the step size rises linearly.
         schedule: of the step size after the warm-up, ``"cosine"`` (to zero) or ``"constant"``.
@@ -129,18 +135,21 @@ def fit(
             the decoder's output bias from the data's mean; False trains on from the weights as
             they are.
         resume: continue the run in ``out``.
-        report: called after each step and epoch; by default a line on standard error shows the
-            progress, where that is a terminal.
+        report: called after each step and epoch, in every process; by default a line on standard
+            error shows the progress, where that is a terminal.
 
     Returns:
         The metrics of each epoch and why it ended.
 
     Raises:
         TypeError: if the objective is not a Pyro ELBO.
-        ValueError: if an option is outside its range, or the data outside the likelihood's support.
+        ValueError: if an option is outside its range, or the data outside the likelihood's support;
+            with several processes, if the objective is no sum over examples.
         FileExistsError: if ``out`` exists and ``resume`` was not asked for.
         TrainingDivergedError: if the loss is no longer finite; says where and the likely cause.
-        TrainingInterrupted: on Ctrl-C, after the running step is finished and saved.
+        TrainingInterrupted: on Ctrl-C, after the running step is finished and saved; in every
+            process, whichever it reached.
+        StoppedError: if another process is gone.
     """
     options = {
         "epochs": epochs,
@@ -155,6 +164,7 @@ def fit(
         "patience": patience,
         "compile": compile,
         "seed": seed,
+        "processes": processes.count(),
     }
     if not isinstance(objective, ELBO | None):
         raise TypeError(
@@ -165,7 +175,7 @@ def fit(
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to continue")
     folder = None if out is None else Path(out)
-    if folder is not None and folder.exists() and not resume:
+    if processes.is_first() and folder is not None and folder.exists() and not resume:
         raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
     train, validation = _parts(data)
     where = _device(device)
@@ -175,7 +185,9 @@ def fit(
         _check_data(vae, train)
         if initialize and not resume:
             _initialize(vae, train)
+        processes.from_first([*vae.parameters(), *vae.buffers()])
         objective = objective or Trace_ELBO()
+        check_sum(objective)
         if not resume:
             _try(vae, train, objective)
         run = _Run(vae, objective, train, validation, options, folder)
@@ -257,24 +269,34 @@ class _Run:
         progress, patience = self.progress, self.options["patience"]
         self.vae.train()
         mode = self.options["compile"]
-        size = min(self.options["batch_size"], len(self.train_data))
+        whole = min(self.options["batch_size"], len(self.train_data))
+        share = len(range(processes.rank(), whole, processes.count()))
         self.staged = (
-            None if mode == "off" else Staged(self.objective, self.vae, mode=mode, size=size)
+            None if mode == "off" else Staged(self.objective, self.vae, mode=mode, size=share)
         )
-        objective = self.staged or self.objective
-        self.svi = SVI(self.vae.model, self.vae.guide, self.optimizer, objective)
-        report(progress)
+        objective: ELBO = self.staged or self.objective
         stopped = "finished"
         saved = time.monotonic()
         with interrupt_after_step() as interrupted:
+
+            def requests() -> Sequence[bool]:
+                return interrupted.is_set(), progress.seconds > max_seconds
+
+            heard = requests
+            if processes.count() > 1:
+                summed = Summed(objective, self.vae, self.record, requests)
+                objective, heard = summed, lambda: summed.heard
+            self.svi = SVI(self.vae.model, self.vae.guide, self.optimizer, objective)
+            report(progress)
             while progress.epoch < progress.epochs and stopped == "finished":
                 for index in self._batches_left():
                     self._step(index)
                     report(progress)
-                    if interrupted.is_set():
-                        self.save()
+                    interrupt, time_is_up = heard()
+                    if interrupt:
+                        self._save_for_all()
                         raise TrainingInterrupted
-                    if progress.seconds > max_seconds:
+                    if time_is_up:
                         stopped = "max_minutes"
                         break
                     if time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -283,15 +305,15 @@ class _Run:
                 if progress.position == progress.steps_per_epoch:
                     self._end_epoch()
                     report(progress)
-                    if interrupted.is_set() and progress.epoch < progress.epochs:
-                        self.save()
+                    if heard()[0] and progress.epoch < progress.epochs:
+                        self._save_for_all()
                         raise TrainingInterrupted
                 if patience is not None and progress.stale >= patience:
                     stopped = "patience"
         if progress.best_epoch == 0:  # out of time before the first validation bound
             self.best = _copy_of(self.kept.state_dict())
             self.best_is_saved = False
-        self.save()
+        self._save_for_all()
         return stopped
 
     def take_best(self) -> None:
@@ -301,6 +323,8 @@ class _Run:
 
     def create(self, folder: Path, files: Mapping[str, bytes]) -> None:
         """Make the folder, with all that a resumption needs already in it, in one rename."""
+        if not processes.is_first():
+            return
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
@@ -316,7 +340,7 @@ class _Run:
 
     def save(self) -> None:
         """Bring the folder up to date, what resumes last: it never points ahead of the rest."""
-        if self.folder is None:
+        if self.folder is None or not processes.is_first():
             return
         if not self.best_is_saved:
             write_tensors(self.folder / MODEL, self.best)
@@ -330,6 +354,11 @@ class _Run:
         about = {"options": self.options, "progress": asdict(self.progress)}
         write_tensors(self.folder / LAST, tensors, about)
 
+    def _save_for_all(self) -> None:
+        """Save before any process goes on: it may read what is saved, or end and so end all."""
+        self.save()
+        processes.wait()
+
     def restore(self) -> None:
         """Take up the run where its folder left it."""
         assert self.folder is not None
@@ -341,6 +370,13 @@ class _Run:
             )
         if self.chooses_mode:
             self.options["compile"] = about["options"]["compile"]
+        count = about["options"].get("processes", 1)
+        if count != self.options["processes"]:
+            raise ValueError(
+                f"the run in {self.folder} has {count} process{'es' if count > 1 else ''}, got "
+                f"{self.options['processes']}; each draws from a stream of its own, so that the "
+                f"run goes on with {count}: torchrun --nproc-per-node {count}"
+            )
         for name, value in about["options"].items():
             if self.options[name] != value:
                 raise ValueError(
@@ -369,14 +405,18 @@ class _Run:
             yield permutation[position * size : (position + 1) * size]
 
     def _step(self, index: np.ndarray) -> None:
-        """One step of SVI; its randomness depends on the seed and on its number alone."""
+        """One step of SVI; its randomness depends on the seed and on its number alone.
+
+        Several processes take a share of the batch each, with a random stream for each.
+        """
         start = time.monotonic()
         progress = self.progress
-        step_seed = stream(self.options["seed"], "step", progress.step)
+        share = index[processes.rank() :: processes.count()]
+        step_seed = stream(self.options["seed"], "step", progress.step, processes.rank())
         rng = np.random.Generator(np.random.SFC64(step_seed))
-        x = self.vae.place(self.train_data.batch(index, rng))
+        x = self.vae.place(self.train_data.batch(share, rng))
         seed_device(x.device, step_seed)
-        self.optimizer.examples = len(x)
+        self.optimizer.examples = len(index)
         for set_schedule in self.scheduled:
             set_schedule(progress.step / (progress.epochs * progress.steps_per_epoch))
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
@@ -384,14 +424,14 @@ class _Run:
             try:
                 loss = self._update(x)
             except NonFiniteGradientError as error:
-                self.save()
+                self._save_for_all()
                 raise TrainingDivergedError(self._why_diverged()) from error
         if self.average is not None:
             self.average.update()
         progress.objective -= loss
         progress.reconstruction += float(self.record.terms.reconstruction)
         progress.kl += float(self.record.terms.kl)
-        progress.images += len(x)
+        progress.images += len(index)
         progress.position += 1
         progress.step += 1
         elapsed = time.monotonic() - start
@@ -402,7 +442,7 @@ class _Run:
         """``SVI.step``; for a replay, whose parameters are known, without the search for them."""
         if self.staged is None or self.staged.reason is not None:
             return float(self.svi.step(x))
-        loss = self.staged.loss_and_grads(self.vae.model, self.vae.guide, x)
+        loss = float(self.svi.loss_and_grads(self.vae.model, self.vae.guide, x))
         self.optimizer(self.optimizer.parameters)
         return loss
 
@@ -512,7 +552,14 @@ def _device(name: str) -> torch.device:
         raise ValueError("device cuda was asked for, and torch finds no GPU; use auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or processes.count() == 1:
+        return torch.device(name)
+    if processes.local_rank() >= torch.cuda.device_count():
+        raise ValueError(
+            f"there are fewer GPUs ({torch.cuda.device_count()}) than processes on this machine; "
+            "start one for each GPU, or set device to cpu"
+        )
+    return torch.device("cuda", processes.local_rank())
 
 
 def _check_data(vae: VAE, train: Split) -> None:

@@ -13,14 +13,14 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
-    | {"categorical", "progress", "spheres", "structure"},
+    | {"categorical", "processes", "progress", "spheres", "structure"},
     {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
     | {"sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
     {"aggregate", "vae", "weighted"},
     {"evidence"},
     {"diagnostics", "kl", "objectives", "optim", "pictures"},
-    {"gradients", "staging"},
+    {"gradients", "shares", "staging"},
     {"training"},
     {"config"},
     {"run"},
