@@ -205,6 +205,7 @@ def fit(
 @count("--samples", default=1_000, show_default=True, help="K, draws per example.")
 @count("--limit", metavar="N", help="Only the first N examples.")
 @seed_option
+@text("--compile", metavar="HOW", default="auto", show_default=True, help="auto, off or inductor.")
 @data_dir_option
 @json_option
 def evaluate(
@@ -212,6 +213,7 @@ def evaluate(
     samples: int,
     limit: int | None,
     seed: int,
+    compile: str,
     data_dir: str | None,
     as_json: bool,
     **own: str | None,
@@ -225,7 +227,14 @@ def evaluate(
     what = f"{samples:,} samples each"
     with opened.unfinished() as store, counting(what, total) as advance:
         result = opened.evaluate(
-            vae, dataset, samples=samples, limit=limit, seed=seed, store=store, advance=advance
+            vae,
+            dataset,
+            samples=samples,
+            limit=limit,
+            seed=seed,
+            compile=compile,
+            store=store,
+            advance=advance,
         )
     if processes.is_first():
         _print_result(result, as_json)

@@ -5,27 +5,35 @@ r"""The evidence log p(x), and what is known of it: bounds by sampling from q(z 
     \frac{p(z_k) \, p(x \mid z_k)}{q(z_k \mid x)}
 
 K = 1 is the ELBO; the bound rises with K.
+
+Draws are made in chunks of ``ROWS`` rows. Where there is much to do, a chunk is compiled: see
+:mod:`pyrovae.chunks`.
 """
 
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyro
 import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
 from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, write_tensors
+from pyrovae.chunks import Compiled, NotCompiledError, chunk
+from pyrovae.graphs import has_compiler
 from pyrovae.structure import base
 from pyrovae.vae import VAE
 
 __all__ = [
+    "MODES",
     "Bounds",
     "Estimate",
     "bits_per_dimension",
@@ -35,7 +43,11 @@ __all__ = [
     "per_example",
 ]
 
-ROWS = 2_000  # rows of one matrix product: images times samples
+MODES = ("auto", "off", "inductor")
+ROWS = 2_000  # of a chunk: examples times draws
+CACHED = 800  # rows of which a CPU keeps in its cache what is computed operation by operation
+EXAMPLES = 20  # at least so many in a batch, where there are as many
+WORTH = 10**12  # examples times draws times parameters, from which compiling is repaid
 NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
 STORE_SECONDS = 10.0  # about as much work as an interruption can lose
 
@@ -86,7 +98,7 @@ class Bounds:
 
 
 @torch.no_grad()
-def bounds(vae: VAE, x: Tensor, samples: int) -> Bounds:
+def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) -> Bounds:
     """The ELBO with its parts, and the importance-weighted bound, from the same draws.
 
     References:
@@ -96,6 +108,7 @@ def bounds(vae: VAE, x: Tensor, samples: int) -> Bounds:
         vae: the model and its posterior.
         x: data ``(batch, *event_shape)``.
         samples: number K of draws for each example; at most ``ROWS`` rows are held at a time.
+        compiled: runs the chunks that it fits.
 
     Returns:
         Estimates for each example; weights are never shared between examples.
@@ -108,14 +121,22 @@ def bounds(vae: VAE, x: Tensor, samples: int) -> Bounds:
     q, p = vae.posterior(x), vae.prior()
     reconstruction = kl = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     log_sum = torch.full_like(kl, -math.inf)
-    chunk = max(1, ROWS // len(x))
-    for start in range(0, samples, chunk):
-        z = q.sample((min(chunk, samples - start),))  # (K, batch, latent_dim)
-        log_likelihood = vae.likelihood(z).log_prob(x).double()
-        log_ratio = q.log_prob(z).double() - p.log_prob(z).double()
-        reconstruction = reconstruction + log_likelihood.sum(0)
-        kl = kl + log_ratio.sum(0)
-        log_sum = torch.logaddexp(log_sum, torch.logsumexp(log_likelihood - log_ratio, 0))
+    size = _draws(len(x), samples)
+    at_once = None if x.is_cuda else max(1, CACHED // len(x))
+    if compiled is not None:
+        _validate(vae, q, x)
+    for start in range(0, samples, size):
+        draws = min(size, samples - start)
+        if compiled is not None and compiled.fits(x, draws):
+            sums = compiled(x)
+        elif start == 0:
+            sums = chunk(vae, p, q, x, draws, at_once=at_once)
+        else:
+            with pyro.validation_enabled(False):  # the first chunk was validated
+                sums = chunk(vae, p, q, x, draws, at_once=at_once)
+        reconstruction = reconstruction + sums[0]
+        kl = kl + sums[1]
+        log_sum = torch.logaddexp(log_sum, sums[2])
     return Bounds(
         elbo=(reconstruction - kl) / samples,
         reconstruction=reconstruction / samples,
@@ -131,6 +152,7 @@ def evaluate(
     samples: int = 1_000,
     limit: int | None = None,
     seed: int = 0,
+    compile: str = "auto",
     advance: Callable[[int], None] | None = None,
     store: Path | None = None,
 ) -> dict[str, Any]:
@@ -145,6 +167,11 @@ def evaluate(
         samples: draws for each example.
         limit: only the first so many examples.
         seed: of the draws; a batch's draws depend on it and on the batch's place alone.
+        compile: how draws are run. ``"off"``: as written. ``"inductor"``: compiled, which takes
+            some seconds at first, makes the same draws and moves results by rounding; what cannot
+            be compiled runs as written, and a warning says why. ``"auto"``: compiled on a CPU where
+            there is a C++ compiler and examples times draws times parameters reach ``WORTH``, with
+            more than one draw.
         advance: told the number of examples after each batch.
         store: as for :func:`per_example`.
 
@@ -153,10 +180,18 @@ def evaluate(
         ``log_evidence``, likewise, with ``samples`` and ``kind``; ``images``. In nats per example.
 
     Raises:
-        ValueError: if ``samples`` or ``limit`` is not positive.
+        ValueError: if ``samples`` or ``limit`` is not positive, ``compile`` is none of these, or it
+            is ``"inductor"`` and there is no compiler.
     """
     every = per_example(
-        vae, data, samples=samples, limit=limit, seed=seed, advance=advance, store=store
+        vae,
+        data,
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        compile=compile,
+        advance=advance,
+        store=store,
     )
     result: dict[str, Any] = {
         field.name: asdict(Estimate.of(getattr(every, field.name))) for field in fields(Bounds)
@@ -173,13 +208,14 @@ def per_example(
     samples: int = 1_000,
     limit: int | None = None,
     seed: int = 0,
+    compile: str = "auto",
     advance: Callable[[int], None] | None = None,
     store: Path | None = None,
 ) -> Bounds:
     """Bounds for each example of a dataset, in its order.
 
     Args:
-        vae, data, samples, limit, seed, advance: as for :func:`evaluate`.
+        vae, data, samples, limit, seed, compile, advance: as for :func:`evaluate`.
         store: a file that keeps the bounds of each example as work goes on, so that the same
             evaluation, interrupted or repeated, does not begin again; read and written by the first
             process.
@@ -188,7 +224,8 @@ def per_example(
         Bounds, each ``(examples,)``.
 
     Raises:
-        ValueError: if ``samples`` or ``limit`` is not positive.
+        ValueError: if ``samples`` or ``limit`` is not positive, ``compile`` is none of these, or it
+            is ``"inductor"`` and there is no compiler.
     """
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
@@ -197,16 +234,28 @@ def per_example(
     count = len(data) if limit is None else min(len(data), limit)
     if count == 0:
         raise ValueError("there are no examples to evaluate")
-    size = max(1, ROWS // samples)
+    size = max(EXAMPLES, ROWS // samples)
+    settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
+    mode = _mode(compile, vae, count, samples)
     store = store if processes.is_first() else None
-    kept = _Store(store, {"samples": samples, "seed": seed, "rows": ROWS}, vae, data)
+    kept = _Store(store, settings | {"compile": mode}, vae, data)
     kept.share(size)
+    compiled: Compiled | None = None
     parts: list[Bounds] = []
     turns: list[Bounds] = []  # of one round, a batch for each process
     training = vae.training
     with torch.random.fork_rng():
         vae.eval()
         try:
+            whole = min(size, count)  # examples in all batches but a smaller last one
+            if mode == "inductor" and len(kept.parts) < count // whole:
+                x = vae.place(next(iter(data.batches(whole))))
+                try:
+                    compiled = Compiled(vae, x, _draws(whole, samples))
+                except NotCompiledError as error:
+                    warnings.warn(f"not compiled, so draws run as written: {error}", stacklevel=3)
+                    kept = _Store(store, settings | {"compile": "off"}, vae, data)
+                    kept.share(size)
             for place, batch in enumerate(data.batches(size)):
                 x = batch[: count - place * size]
                 last = place * size + len(x) == count
@@ -215,7 +264,7 @@ def per_example(
                 elif len(turns) == processes.rank():
                     stream = np.random.SeedSequence([seed, place])
                     torch.manual_seed(int(stream.generate_state(1)[0]))
-                    turns.append(bounds(vae, vae.place(x), samples))
+                    turns.append(bounds(vae, vae.place(x), samples, compiled))
                 else:
                     turns.append(_nothing(vae.place(x)))
                 if len(turns) == processes.count() or last:
@@ -233,6 +282,35 @@ def per_example(
             kept.save()
     names = [field.name for field in fields(Bounds)]
     return Bounds(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
+
+
+def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
+    """The mode that ``"auto"`` stands for, by the amount of work and nothing that varies."""
+    if compile not in MODES:
+        raise ValueError(f"compile must be one of {', '.join(MODES)}, got {compile!r}")
+    if compile == "inductor" and not has_compiler():
+        raise ValueError(
+            "compile is inductor, which needs a C++ compiler, and there is none (g++, clang++ or "
+            "c++); install one, or set compile to auto or off"
+        )
+    if compile != "auto":
+        return compile
+    parameters = list(vae.parameters())
+    work = examples * samples * sum(p.numel() for p in parameters)
+    on_cpu = all(p.device.type == "cpu" for p in parameters)
+    worth = samples > 1 and work >= WORTH and on_cpu and has_compiler()
+    return "inductor" if worth else "off"
+
+
+def _draws(examples: int, samples: int) -> int:
+    """How many draws for each example make a chunk."""
+    return min(samples, max(1, ROWS // examples))
+
+
+def _validate(vae: VAE, q: Any, x: Tensor) -> None:
+    """Let the distributions check their arguments and the data, as a compiled chunk does not."""
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        vae.likelihood(q.sample((1,))).log_prob(x)
 
 
 def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
@@ -295,7 +373,7 @@ class _Store:
     """Bounds of the first batches of an evaluation, in a file that says whose they are."""
 
     def __init__(
-        self, path: Path | None, settings: dict[str, int], vae: VAE, data: Batches
+        self, path: Path | None, settings: dict[str, Any], vae: VAE, data: Batches
     ) -> None:
         self.path, self.parts, self.saved = path, list[Bounds](), time.monotonic()
         if path is None:

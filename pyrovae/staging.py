@@ -28,7 +28,6 @@ its own.
 """
 
 import contextlib
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -46,17 +45,13 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.graphs import compiled, in_one_line
 from pyrovae.objectives import Terms
 
-__all__ = ["MODES", "Staged", "has_compiler"]
+__all__ = ["MODES", "Staged"]
 
 MODES = ("off", "graph", "inductor")
 TOLERANCE = 1e-4  # of loss and gradients, relative to the largest entry
-
-
-def has_compiler() -> bool:
-    """Whether there is a C++ compiler for inductor to use."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 class Staged(ELBO):
@@ -323,18 +318,18 @@ def _stage(program: _Program, args: Sequence[Tensor], *, compiles: bool) -> _Sta
     try:
         graph = _trace(program, inputs, used, args)
     except Exception as error:
-        raise _NotStagedError(_in_one_line(error)) from error
+        raise _NotStagedError(in_one_line(error)) from error
     record = getattr(program.objective, "record", None)
     stage = _Stage(inputs, graph, used, first.named, record)
     _check(stage, program, args)
     if compiles:
         try:
-            compiled = replace(stage, graph=_compiled(graph))
-            _check(compiled, program, args)
+            fast = replace(stage, graph=compiled(graph))
+            _check(fast, program, args)
         except Exception as error:
-            warnings.warn(f"not compiled: {_in_one_line(error)}", stacklevel=6)
+            warnings.warn(f"not compiled: {in_one_line(error)}", stacklevel=6)
         else:
-            return compiled
+            return fast
     return stage
 
 
@@ -368,12 +363,6 @@ def _trace(
     return graph
 
 
-def _compiled(graph: GraphModule) -> Callable[..., Sequence[Tensor]]:
-    # random numbers from torch's own generator, so that a seed means what it means elsewhere
-    compiled: Any = torch.compile(graph, dynamic=False, options={"fallback_random": True})
-    return compiled
-
-
 def _check(stage: _Stage, program: _Program, args: Sequence[Tensor]) -> None:
     """Replay beside the program, with the batch as it is and in another order."""
     for turn in (0, 1):
@@ -396,7 +385,3 @@ def _agree(truth: Tensor, value: Tensor) -> bool:
     return torch.allclose(
         truth, value.to(truth), rtol=TOLERANCE, atol=TOLERANCE * size, equal_nan=True
     )
-
-
-def _in_one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -23,12 +23,13 @@ from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, write_bytes, write_tensors, write_text
 from pyrovae.data import Dataset, Split
 from pyrovae.evidence import evaluate
+from pyrovae.graphs import has_compiler
 from pyrovae.isolation import interrupt_after_step, isolated, seed_device, stream
 from pyrovae.objectives import recording
 from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
 from pyrovae.progress import Progress
 from pyrovae.shares import Summed, check_sum
-from pyrovae.staging import MODES, Staged, has_compiler
+from pyrovae.staging import MODES, Staged
 from pyrovae.vae import VAE
 
 __all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "check", "fit"]

@@ -1,21 +1,43 @@
 """Bounds against the exact evidence of a linear-Gaussian model, and quadrature of a small VAE."""
 
 import math
+import warnings
+from dataclasses import fields
 
 import pytest
 import torch
 from pyro import distributions as dist
+from torch import nn
 
+from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.data import Split
-from pyrovae.evidence import ROWS, Estimate, bits_per_dimension, bounds, evaluate
-from pyrovae.likelihoods import Bernoulli, Binomial, Categorical, DiscretizedLogistic
-from pyrovae.networks import Linear
-from pyrovae.posteriors import Point, RelaxedCategorical
+from pyrovae.evidence import (
+    ROWS,
+    Bounds,
+    Estimate,
+    bits_per_dimension,
+    bounds,
+    evaluate,
+    per_example,
+)
+from pyrovae.graphs import has_compiler
+from pyrovae.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Binomial,
+    Categorical,
+    DiscretizedLogistic,
+)
+from pyrovae.networks import NETWORKS, Linear
+from pyrovae.posteriors import DiagonalNormal, Point, RelaxedCategorical
 from pyrovae.priors import Categorical as CategoricalPrior
 from pyrovae.priors import Laplace, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.test_pairs import PAIRS, make
 from tests.test_vae import linear_gaussian
+
+compiled = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
 
 
 def loose(vae):
@@ -163,7 +185,8 @@ def test_evaluate_is_repeatable_and_a_limit_is_a_prefix(vae, digits):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.ROWS", 50)  # batches of 5 images
+    monkeypatch.setattr("pyrovae.evidence.ROWS", 50)
+    monkeypatch.setattr("pyrovae.evidence.EXAMPLES", 5)  # in a batch
     split, path = Split.from_array(digits), tmp_path / "evaluations/10.safetensors"
     whole = evaluate(vae, split, samples=10)
 
@@ -296,3 +319,172 @@ def test_the_joint_density_at_a_point_is_not_called_a_bound(network, digits):
     z = vae.encode(digits)
     joint = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(digits)
     assert result["elbo"]["estimate"] == pytest.approx(joint.mean().item(), rel=1e-5)
+
+
+def assert_traced(vae, x, monkeypatch):
+    """What is traced gives the chunk's own sums to the bit, under three seeds."""
+    monkeypatch.setattr("pyrovae.chunks.compiled", lambda graph: graph)
+    vae.eval()
+    traced = Compiled(vae, x, 4)
+    with torch.no_grad():
+        for seed in SEEDS:
+            data = x.roll(seed, 0)
+            torch.manual_seed(seed)
+            expected = chunk(vae, vae.prior(), vae.posterior(data), data, 4)
+            torch.manual_seed(seed)
+            for value, truth in zip(traced(data), expected, strict=True):
+                assert torch.equal(value, truth)
+
+
+@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+def test_chunks_of_every_pair_are_traced_exactly(prior, posterior, digits, monkeypatch):
+    assert_traced(make(prior, posterior), digits[:6], monkeypatch)
+
+
+SHAPE = (1, 8, 8)
+OPTIONS = {"binomial": {"total_count": 3}, "discretized_logistic": {"levels": 4}}
+OPTIONS["categorical"] = {"levels": 4}
+
+
+def with_likelihood(name, network):
+    likelihood = LIKELIHOODS[name](2, SHAPE, network, **OPTIONS.get(name, {}))
+    return VAE(StandardNormal(2), likelihood, DiagonalNormal(2, SHAPE, network))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_chunks_of_every_likelihood_are_traced_exactly(name, network, digits, monkeypatch):
+    x = 0.25 + digits / 2 if name == "beta" else digits
+    assert_traced(with_likelihood(name, network), x[:6], monkeypatch)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_chunks_of_every_network_are_traced_exactly(name, digits, monkeypatch):
+    assert_traced(with_likelihood("bernoulli", NETWORKS[name]), digits[:6], monkeypatch)
+
+
+def of(name, network):
+    if name in LIKELIHOODS:
+        return with_likelihood(name, network)
+    return make(*name.split())
+
+
+@compiled
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "discretized_logistic", "mixture full", "categorical relaxed_categorical"]
+)
+def test_compiled_bounds_are_those_of_the_same_draws_and_repeatable(name, network, digits):
+    """Within 0.001 nats of each image's; 64 digits are three whole batches and a part of one."""
+    vae, data = of(name, network), Split.from_array(digits)
+    options = {"samples": 230, "seed": 3}  # two chunks of 100 draws, and 30 more
+    expected = per_example(vae, data, **options, compile="off")
+    found = [per_example(vae, data, **options, compile="inductor") for _ in range(2)]
+    for field in fields(Bounds):
+        value, again = (getattr(each, field.name) for each in found)
+        truth = getattr(expected, field.name)
+        assert torch.equal(value, again)
+        torch.testing.assert_close(value, truth, rtol=0, atol=1e-3)
+        torch.testing.assert_close(value[60:], truth[60:], rtol=0, atol=0)  # not a whole batch
+    assert not torch.equal(found[0].elbo, expected.elbo)
+
+
+@compiled
+def test_a_user_s_own_components_are_compiled(network, digits):
+    class Tilted(nn.Module):
+        def forward(self):
+            return dist.Gumbel(torch.zeros(2), 1.5).to_event(1)
+
+    vae = VAE(Tilted(), Bernoulli(2, SHAPE, network), DiagonalNormal(2, SHAPE, network))
+    data = Split.from_array(digits[:20])
+    found, expected = (
+        evaluate(vae, data, samples=100, compile=mode) for mode in ("inductor", "off")
+    )
+    assert found["elbo"]["estimate"] == pytest.approx(expected["elbo"]["estimate"], abs=1e-3)
+    assert found != expected
+
+
+class Branching(Bernoulli):
+    """Its distribution depends on a value, so there is no one graph."""
+
+    def forward(self, z):
+        return super().forward(z.abs() if z.sum() > 0 else z)
+
+
+def test_what_cannot_be_traced_runs_as_written_and_says_why(network, digits, monkeypatch):
+    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: True)
+    vae = VAE(StandardNormal(2), Branching(2, SHAPE, network), DiagonalNormal(2, SHAPE, network))
+    data = Split.from_array(digits)
+    with pytest.warns(UserWarning, match="not compiled, so draws run as written: .*[Dd]ata"):
+        found = evaluate(vae, data, samples=20, compile="inductor")
+    assert found == evaluate(vae, data, samples=20, compile="off")
+
+
+def test_what_differs_from_the_program_is_not_used(vae, digits, monkeypatch):
+    def wrong(graph):
+        return lambda x: tuple(value + 0.1 for value in graph(x))
+
+    monkeypatch.setattr("pyrovae.chunks.compiled", wrong)
+    with pytest.raises(NotCompiledError, match=r"mean of .* differs by 0.* nats"):
+        Compiled(vae, digits[:6], 4)
+
+
+def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, monkeypatch):
+    monkeypatch.setattr("pyrovae.chunks.compiled", lambda graph: graph)
+    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: True)
+    digits[50, 0, 3, 3] = 0.5
+    for mode in ("off", "inductor"):
+        with pytest.raises(ValueError, match="support"):
+            evaluate(vae, Split.from_array(digits), samples=200, compile=mode)
+
+
+def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, monkeypatch):
+    """An offset stands for rounding; after a fallback the store is one of bounds as written."""
+    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.chunks.ABSOLUTE", 1.0)
+    monkeypatch.setattr(
+        "pyrovae.chunks.compiled",
+        lambda graph: lambda x: tuple(value + 0.1 for value in graph(x)),
+    )
+    data, path = Split.from_array(digits), tmp_path / "x.safetensors"
+    options = {"samples": 100, "store": path}
+    rounded = evaluate(vae, data, **options, compile="inductor")
+    plain = evaluate(vae, data, **options, compile="off")
+    assert plain != rounded
+    assert plain == evaluate(vae, data, samples=100, compile="off")
+    assert evaluate(vae, data, **options, compile="inductor") == rounded
+    with monkeypatch.context() as patch:  # what is stored whole needs no compiler
+        patch.setattr("pyrovae.evidence.Compiled", None)
+        assert evaluate(vae, data, **options, compile="inductor") == rounded
+    evaluate(vae, data, **options, compile="off", limit=40)
+    monkeypatch.setattr("pyrovae.chunks.ABSOLUTE", 0.0)
+    with pytest.warns(UserWarning, match="not compiled"):
+        assert evaluate(vae, data, **options, compile="inductor") == plain
+
+
+def test_auto_compiles_where_it_is_worth_it(vae, digits, monkeypatch):
+    asked = []
+
+    def refuse(vae, x, draws):
+        asked.append((len(x), draws))
+        raise NotCompiledError("asked")
+
+    monkeypatch.setattr("pyrovae.evidence.Compiled", refuse)
+    data = Split.from_array(digits)
+    work = 64 * 100 * sum(p.numel() for p in vae.parameters())
+    for worth, compiler, samples, expected in (
+        (work + 1, True, 100, []),
+        (work, True, 100, [(20, 100)]),
+        (work, False, 100, []),
+        (1, True, 1, []),
+    ):
+        monkeypatch.setattr("pyrovae.evidence.WORTH", worth)
+        monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda compiler=compiler: compiler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evaluate(vae, data, samples=samples)
+        assert asked == expected
+        asked.clear()
+    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: False)
+    with pytest.raises(ValueError, match=r"needs a C.. compiler, and there is none"):
+        evaluate(vae, data, compile="inductor")
+    with pytest.raises(ValueError, match="one of auto, off, inductor, got 'fast'"):
+        evaluate(vae, data, compile="fast")

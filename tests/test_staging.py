@@ -10,12 +10,13 @@ from pyro import distributions as dist
 from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import nn
 
+from pyrovae.graphs import has_compiler
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli
 from pyrovae.networks import MLP, NETWORKS
 from pyrovae.objectives import OBJECTIVES, Beta, Elbo, recording
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
-from pyrovae.staging import Staged, has_compiler
+from pyrovae.staging import Staged
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
