@@ -311,9 +311,9 @@ def test_one_process_goes_on_with_the_evaluation_of_two(pair, monkeypatch):
 
     monkeypatch.setattr("pyrovae.evidence.bounds", counted)
     assert equal(vars(evaluated(folder / "store")), vars(evaluated()))
-    # 77 images in batches of 6: the last one is smaller and not kept, and one call tells whose the
+    # 77 images in batches of 20: the last one is smaller and not kept, and one call tells whose the
     # kept ones are
-    assert len(calls) == 2 + 13
+    assert len(calls) == 2 + 4
 
 
 @pytest.mark.parametrize("step", [5, 6, 9])
