@@ -44,9 +44,11 @@ def main() -> NoReturn:
     for an error that nobody foresaw (``PYROVAE_TRACEBACK=1`` shows where); 2 for bad input; 130 if
     interrupted. Of several processes, the first to stop says why, and all have its status.
     """
-    # Before torch is loaded: threads that wait shall sleep. Where other programs keep the cores
-    # busy, spinning ones make a training step many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is loaded: threads that wait for each other spin for some microseconds and then
+    # sleep. Those that sleep at once make a step twice as slow; those that spin for long make it
+    # many times slower wherever other programs keep the cores busy.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with processes.joined():
             _main()

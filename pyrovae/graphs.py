@@ -1,10 +1,13 @@
 """Graphs of tensor operations: whether and how they are compiled, and in words why not."""
 
+import contextlib
+import importlib
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
+from torch import Tensor
 from torch.fx import GraphModule
 
 __all__ = ["compiled", "has_compiler", "in_one_line"]
@@ -26,8 +29,31 @@ def compiled(graph: GraphModule) -> Callable[..., Any]:
     Returns:
         A function of the same arguments; it is compiled at the first call.
     """
-    result: Any = torch.compile(graph, dynamic=False, options={"fallback_random": True})
-    return result
+    from torch import _inductor as inductor  # past dynamo, which a graph has no need of
+
+    with _quiet("torch.utils.cpp_extension"):  # it tells of CUDA, which is of no matter here
+        importlib.import_module("torch.utils.cpp_extension")
+    result: Callable[..., Any] | None = None
+
+    def call(*inputs: Tensor) -> Any:
+        nonlocal result
+        if result is None:
+            result = inductor.compile(graph, list(inputs), options={"fallback_random": True})
+        return result(*inputs)
+
+    return call
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger from telling of less than an error, for a while."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def in_one_line(error: BaseException) -> str:

@@ -84,17 +84,14 @@ class FusedAdam(PyroOptim):
         self.clip_norm = clip_norm
         self.steps = 0
         self.examples = 1  # in the batch whose gradient comes next
-        self.adam = torch.optim.AdamW(
-            [
-                {
-                    "params": [p for p in self.parameters if p.dim() > 1],
-                    "weight_decay": weight_decay,
-                },
-                {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0},
-            ],
-            lr=learning_rate,
-            fused=True,
-        )
+        decayed = [p for p in self.parameters if p.dim() > 1 and weight_decay]
+        others = [p for p in self.parameters if p.dim() <= 1 or not weight_decay]
+        groups = [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]  # an update of each takes time
+        self.adam = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
     def __call__(self, params: Iterable[Tensor], *args: object, **kwargs: object) -> None:
         """Change the parameters by their gradients, as ``SVI.step`` asks for.
@@ -124,7 +121,8 @@ class FusedAdam(PyroOptim):
         for group in self.adam.param_groups:
             group["lr"] = self.current_learning_rate()
         self.adam.step()
-        self.adam.zero_grad()  # to None: SVI would fill them with zeros, to be added to
+        for parameter in self.parameters:  # SVI would fill them with zeros, to be added to
+            parameter.grad = None
         self.steps += 1
 
     def current_learning_rate(self) -> float:

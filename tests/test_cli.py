@@ -55,7 +55,7 @@ class Result:
 def command(capsys, monkeypatch, tmp_path):
     """Run ``pyrovae`` in this process and an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it; this puts it back
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
     capsys.readouterr()
 
     def run(*arguments):

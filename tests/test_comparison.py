@@ -304,7 +304,7 @@ def test_a_table_of_data_is_compared_without_images(tmp_path):
 def command(capsys, monkeypatch, tmp_path):
     """Run ``pyrovae compare`` in this process and an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it; this puts it back
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["pyrovae", "compare", *map(str, arguments)])

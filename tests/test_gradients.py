@@ -440,7 +440,7 @@ def test_the_figure_shows_each_layer_by_each_estimator(kind, network, digits, tm
 def command(capsys, monkeypatch, tmp_path):
     """Run ``pyrovae`` in this process and an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments, **options: None)
 
     def run(*arguments):

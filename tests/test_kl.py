@@ -514,7 +514,7 @@ def test_the_figure_shows_rows_bands_and_the_truth(pair, tmp_path):
 def command(capsys, monkeypatch, tmp_path):
     """Run ``pyrovae`` in this process and an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, arguments)])

@@ -354,7 +354,7 @@ def test_time_is_up_for_all_and_objectives_of_whole_batches_are_refused(pair):
 def test_processes_that_do_not_meet_say_so(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it; this puts it back
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
     with pytest.raises(SystemExit) as caught:
         cli.main()
     line = capsys.readouterr().err
