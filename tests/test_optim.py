@@ -154,3 +154,19 @@ def test_an_average_goes_on_from_its_state():
         average.update()
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
+
+
+def test_moments_do_not_linger_below_the_smallest_normal_number():
+    """As behind a ReLU that is never active again: a gradient, and then none for 2,000 steps."""
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.randn(50, 20))
+    optimizer = FusedAdam([parameter], learning_rate=1e-3, total_steps=3_000)
+    smallest = torch.finfo(torch.float32).tiny
+    for step in range(2_000):
+        parameter.grad = torch.randn_like(parameter) if step == 0 else torch.zeros_like(parameter)
+        optimizer([parameter])
+        for moments in optimizer.adam.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                size = moments[name].abs()
+                assert not ((size > 0) & (size < smallest)).any(), step
+    assert not optimizer.adam.state[parameter]["exp_avg"].any()
