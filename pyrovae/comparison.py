@@ -168,9 +168,10 @@ def compare(
         ``log_evidence``, ``elbo``, ``rate`` and ``distortion``, each with ``estimate`` and
         ``standard_error`` and the parts of the error ``over_images`` and ``over_seeds`` (None for
         one seed); ``difference``, the same for the paired difference of ``log_evidence`` from the
-        first row, None where the two do not compare; ``kind``, ``measure``, ``treatment`` and
-        ``bits_per_dimension``; ``active_units`` and ``seconds`` of training, means over seeds;
-        ``parameters``; the folders ``runs`` and which of them were ``reused``. In nats per example.
+        first row, None where the two do not compare; ``bits_per_dimension``, the same for that
+        unit, None for a density; ``kind``, ``measure`` and ``treatment``;
+        ``active_units`` and ``seconds`` of training, means over seeds; ``parameters``; the folders
+        ``runs`` and which of them were ``reused``. In nats per example.
 
     Raises:
         ValueError: if an option is outside its range, or as :func:`candidates`.
@@ -240,11 +241,13 @@ def table(summary: Mapping[str, Any]) -> list[str]:
             "" if row["difference"] is None else _plus_minus(row["difference"], "+") for row in rows
         ],
         "bits/dim": [
-            "" if row["bits_per_dimension"] is None else f"{row['bits_per_dimension']:.4f}"
+            ""
+            if row["bits_per_dimension"] is None
+            else _plus_minus(row["bits_per_dimension"], digits=4)
             for row in rows
         ],
-        "rate": [f"{row['rate']['estimate']:.2f}" for row in rows],
-        "distortion": [f"{row['distortion']['estimate']:.2f}" for row in rows],
+        "rate": [_plus_minus(row["rate"]) for row in rows],
+        "distortion": [_plus_minus(row["distortion"]) for row in rows],
         "active": [f"{row['active_units']:.3g} of {row['latent_dim']}" for row in rows],
         "parameters": [f"{row['parameters']:,}" for row in rows],
         "seconds": [f"{row['seconds']:.0f}" for row in rows],
@@ -277,10 +280,10 @@ def _apart(row: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
     return any(row[key] != reference[key] for key in ("measure", "treatment"))
 
 
-def _plus_minus(estimate: Mapping[str, Any], sign: str = "") -> str:
+def _plus_minus(estimate: Mapping[str, Any], sign: str = "", digits: int = 2) -> str:
     error = estimate["standard_error"]
-    plus_minus = "" if error is None else f" +- {error:.2f}"
-    return f"{estimate['estimate']:{sign}.2f}{plus_minus}"
+    plus_minus = "" if error is None else f" +- {error:.{digits}f}"
+    return f"{estimate['estimate']:{sign}.{digits}f}{plus_minus}"
 
 
 def _with(
@@ -401,8 +404,10 @@ def _row(candidate: Candidate, results: Sequence[_Result], samples: int) -> dict
     vae, data = results[0].vae, candidate.config.data
     with torch.no_grad(), torch.random.fork_rng():
         discrete = is_discrete(vae.likelihood(vae.prior().sample()))
-    evidence = _estimate(values["log_evidence"])
-    shape = data["event_shape"]
+    evidence, bits = _estimate(values["log_evidence"]), None
+    if discrete:
+        each = bits_per_dimension(1.0, data["event_shape"])  # of one nat
+        bits = _estimate(each * values["log_evidence"])
     return dict(candidate.chosen) | {
         "log_evidence": evidence,
         "elbo": _estimate(values["elbo"]),
@@ -411,9 +416,7 @@ def _row(candidate: Candidate, results: Sequence[_Result], samples: int) -> dict
         "kind": kind(vae, candidate.dataset.test, samples),
         "measure": "probability" if discrete else "density",
         "treatment": f"binarization {data['binarization']}, scaling {data['scaling']}",
-        "bits_per_dimension": bits_per_dimension(evidence["estimate"] or 0.0, shape)
-        if discrete
-        else None,
+        "bits_per_dimension": bits,
         "active_units": sum(result.active_units for result in results) / len(results),
         "latent_dim": vae.latent_dim,
         "parameters": sum(p.numel() for p in vae.parameters()),

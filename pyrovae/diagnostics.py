@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pyrovae.distributions import moments
 from pyrovae.evidence import Batches
+from pyrovae.isolation import evaluating
 from pyrovae.vae import VAE
 
 __all__ = ["ACTIVE", "active_units", "activity"]
@@ -39,19 +40,14 @@ def activity(vae: VAE, data: Batches, *, limit: int | None = None, seed: int = 0
     count = len(data) if limit is None else min(limit, len(data))
     if count < 2:
         raise ValueError(f"the activity needs at least 2 examples, got {count}")
-    training = vae.training
     means = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(seed)
-        vae.eval()
-        try:
-            for place, batch in enumerate(data.batches(BATCH)):
-                x = batch[: count - place * BATCH]
-                means.append(moments(vae.posterior(vae.place(x)))[0].cpu())
-                if place * BATCH + len(x) == count:
-                    break
-        finally:
-            vae.train(training)
+        for place, batch in enumerate(data.batches(BATCH)):
+            x = batch[: count - place * BATCH]
+            means.append(moments(vae.posterior(vae.place(x)))[0].cpu())
+            if place * BATCH + len(x) == count:
+                break
     return torch.cat(means).double().var(0)
 
 

@@ -29,6 +29,7 @@ from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.graphs import has_compiler
+from pyrovae.isolation import evaluating
 from pyrovae.structure import base
 from pyrovae.vae import VAE
 
@@ -243,9 +244,7 @@ def per_example(
     compiled: Compiled | None = None
     parts: list[Bounds] = []
     turns: list[Bounds] = []  # of one round, a batch for each process
-    training = vae.training
-    with torch.random.fork_rng():
-        vae.eval()
+    with torch.random.fork_rng(), evaluating(vae):
         try:
             whole = min(size, count)  # examples in all batches but a smaller last one
             if mode == "inductor" and len(kept.parts) < count // whole:
@@ -278,7 +277,6 @@ def per_example(
                 if last:
                     break
         finally:
-            vae.train(training)
             kept.save()
     names = [field.name for field in fields(Bounds)]
     return Bounds(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))

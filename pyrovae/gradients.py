@@ -15,8 +15,7 @@ the exact posterior of each datum, and not where it is far from it.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from pyrovae.closed_forms import closed_form
 from pyrovae.evidence import Batches
-from pyrovae.isolation import isolated
+from pyrovae.isolation import evaluating, isolated
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.structure import is_point, name
 from pyrovae.vae import VAE
@@ -104,7 +103,7 @@ def compare(
         raise ValueError("there are no examples to compare on")
     parameters = _trained(vae.posterior)
     x = vae.place(next(data.batches(count)))
-    with isolated(x.device), torch.enable_grad(), _evaluation(vae):
+    with isolated(x.device), torch.enable_grad(), evaluating(vae):
         q, p = vae.posterior(x), vae.prior()
         formulas, reasons = _formulas(q, p)
         used = [estimator for estimator in ESTIMATORS if estimator in formulas]
@@ -153,17 +152,6 @@ def _trained(posterior: Any) -> dict[str, nn.Parameter]:
             "module that holds its encoder, with requires_grad set"
         )
     return parameters
-
-
-@contextmanager
-def _evaluation(vae: VAE) -> Iterator[None]:
-    modes = {module: module.training for module in vae.modules()}
-    vae.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _formulas(q: Any, p: Any) -> tuple[dict[str, str], dict[str, str]]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from torch import nn
 
-__all__ = ["PURPOSES", "interrupt_after_step", "isolated", "seed_device", "stream"]
+__all__ = ["PURPOSES", "evaluating", "interrupt_after_step", "isolated", "seed_device", "stream"]
 
 PURPOSES = ("build", "initialize", "order", "step")
 
@@ -57,6 +58,22 @@ def interrupt_after_step() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A block in eval mode, after which each submodule is in the mode that it was in.
+
+    Args:
+        module: in eval mode meanwhile, with all its parts.
+    """
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def seed_device(device: torch.device, seed: int) -> None:

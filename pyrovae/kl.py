@@ -29,6 +29,7 @@ from torch.distributions import Distribution
 from pyrovae import mixtures
 from pyrovae.closed_forms import closed_form
 from pyrovae.evidence import Batches
+from pyrovae.isolation import evaluating
 from pyrovae.quadrature import integrate
 from pyrovae.structure import (
     base,
@@ -124,23 +125,18 @@ def ledger(
     if count == 0:
         raise ValueError("there are no examples to compare on")
     parts: list[_Part] = []
-    training = vae.training
-    with torch.random.fork_rng(), torch.no_grad():
-        vae.eval()
-        try:
-            for place, batch in enumerate(data.batches(BATCH)):
-                x = batch[: count - place * BATCH]
-                q, p = vae.posterior(vae.place(x)), vae.prior()
-                _check(q, p, samples)
-                stream = np.random.SeedSequence([seed, place])
-                torch.manual_seed(int(stream.generate_state(1)[0]))
-                parts.append(_part(q, p, samples))
-                if advance is not None:
-                    advance(len(x))
-                if place * BATCH + len(x) == count:
-                    break
-        finally:
-            vae.train(training)
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(vae):
+        for place, batch in enumerate(data.batches(BATCH)):
+            x = batch[: count - place * BATCH]
+            q, p = vae.posterior(vae.place(x)), vae.prior()
+            _check(q, p, samples)
+            stream = np.random.SeedSequence([seed, place])
+            torch.manual_seed(int(stream.generate_state(1)[0]))
+            parts.append(_part(q, p, samples))
+            if advance is not None:
+                advance(len(x))
+            if place * BATCH + len(x) == count:
+                break
     return _summary(parts, samples)
 
 

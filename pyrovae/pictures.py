@@ -20,6 +20,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pyrovae.distributions import moments
 from pyrovae.figures import bound, discrete, grid, latent, reconstructions, samples, save
+from pyrovae.isolation import evaluating, seed_device
 from pyrovae.structure import is_discrete
 from pyrovae.vae import VAE
 
@@ -96,18 +97,10 @@ def draw(
 @contextmanager
 def _evaluation(vae: VAE, x: Tensor, *, seed: int) -> Iterator[torch.device]:
     device = next(vae.parameters(), x).device
-    training = {module: module.training for module in vae.modules()}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        try:
-            vae.eval()
-            yield device
-        finally:
-            for module, mode in training.items():
-                module.training = mode
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), evaluating(vae):
+        seed_device(device, seed)
+        yield device
 
 
 def _samples_of(vae: VAE, x: Tensor, shape: Shape) -> Figure:

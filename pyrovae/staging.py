@@ -68,6 +68,8 @@ class Staged(ELBO):
         mode: ``"graph"`` replays the graph operation by operation, with results equal to the bit
             on the CPU; ``"inductor"`` compiles it, which takes some seconds at the first step and
             moves results by rounding.
+        size: of the batches that are worth compiling for; others replay the graph. None compiles
+            for every size.
 
     Attributes:
         reason: why steps run eagerly, if they do.

@@ -9,6 +9,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.distributions import moments
+from pyrovae.isolation import evaluating
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 
@@ -173,10 +174,8 @@ class VAE(nn.Module):
         self._check_pair(x[:2])
 
     def _check_pair(self, x: Tensor) -> None:
-        training = self.training
-        self.eval()
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(), evaluating(self):
                 p, q = self.prior(), self.posterior(x)
                 same = q.event_shape == p.event_shape and bool(
                     p.support.check(q.sample((_DRAWS,))).all()
@@ -184,8 +183,6 @@ class VAE(nn.Module):
                 )
         except NotImplementedError:  # a distribution of the user's own that declares no support
             return
-        finally:
-            self.train(training)
         if not same:
             raise ValueError(
                 f"the prior {type(self.prior).__name__} is over {_space(p)}, the posterior "

@@ -1,7 +1,9 @@
 """Shared by all tests: a clean param store, one thread, and small components."""
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyro
@@ -55,3 +57,30 @@ def vae(network: Callable[..., nn.Module]) -> VAE:
 
     shape = (1, 8, 8)
     return VAE(StandardNormal(2), Bernoulli(2, shape, network), DiagonalNormal(2, shape, network))
+
+
+class Result(NamedTuple):
+    """What a command did: exit status, standard output and standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path) -> Callable[..., Result]:
+    """Run ``pyrovae`` in this process and an empty working folder."""
+    from pyrovae import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
+    capsys.readouterr()
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(int(caught.value.code or 0), captured.out, captured.err)
+
+    return run

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,30 +41,6 @@ class Fixed(torch.nn.Module):
     def forward(self):
         return dist.Normal(torch.zeros(2), 1.0).to_event(1)
 """
-
-
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Run ``pyrovae`` in this process and an empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
-    capsys.readouterr()
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return Result(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

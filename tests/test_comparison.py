@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import cli, comparison
+from pyrovae import comparison
 from pyrovae.comparison import _estimate, candidates, compare, table
 from pyrovae.components import Spec
 from pyrovae.config import Config
@@ -93,7 +93,9 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
         assert row["seconds"] > 0
         assert row["measure"] == "probability"
         bits = -row["log_evidence"]["estimate"] / (64 * math.log(2))
-        assert row["bits_per_dimension"] == pytest.approx(bits)
+        assert row["bits_per_dimension"]["estimate"] == pytest.approx(bits)
+        errors = [row[name]["standard_error"] for name in ("bits_per_dimension", "log_evidence")]
+        assert errors[0] == pytest.approx(errors[1] / (64 * math.log(2)))
         assert row["parameters"] == sum(
             p.numel() for p in pyrovae.load(row["runs"][0]).parameters()
         )
@@ -300,28 +302,14 @@ def test_a_table_of_data_is_compared_without_images(tmp_path):
     assert comparison.table(summary)[0].startswith("table.npy, 8 test examples")
 
 
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Run ``pyrovae compare`` in this process and an empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["pyrovae", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
-
-
 SHORT = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
 SHORT = (*SHORT, "--epochs", "1", "--seeds", "1", "--samples", "3", "--limit", "40")
 
 
 def test_the_command_prints_the_table_and_reuses_its_runs(command, tmp_path):
-    status, out, _ = command("--priors", "normal,mixture:components=3,start=data,flow", *SHORT)
+    status, out, _ = command(
+        "compare", "--priors", "normal,mixture:components=3,start=data,flow", *SHORT
+    )
     folder = tmp_path / "runs" / "compare-digits"
     table = (folder / "comparison.txt").read_text()
     assert status == 0
@@ -332,7 +320,7 @@ def test_the_command_prints_the_table_and_reuses_its_runs(command, tmp_path):
         "mixture:components=3,start=data",
         "flow",
     ]
-    status, out, _ = command("--priors", "flow,normal", *SHORT, "--json")
+    status, out, _ = command("compare", "--priors", "flow,normal", *SHORT, "--json")
     result = json.loads(out)
     assert status == 0
     assert [row["prior"] for row in result["rows"]] == ["flow", "normal"]
@@ -347,7 +335,9 @@ def test_the_command_takes_code_of_the_users_own_and_says_what_it_left_out(comma
         "        return dist.Normal(torch.zeros(2), 3.0).to_event(1)\n"
     )
     priors = ("--priors", "own_prior:Wide,sphere")
-    status, out, err = command(*priors, "--posteriors", "power_spherical,laplace", *SHORT)
+    status, out, err = command(
+        "compare", *priors, "--posteriors", "power_spherical,laplace", *SHORT
+    )
     assert status == 0
     assert "own_prior:Wide, laplace" in out
     assert "own_prior:Wide, power_spherical is left out: " in err
@@ -365,7 +355,7 @@ def test_the_command_takes_code_of_the_users_own_and_says_what_it_left_out(comma
     ],
 )
 def test_the_command_refuses_in_one_line_and_leaves_nothing(command, arguments, message, tmp_path):
-    status, out, err = command(*arguments)
+    status, out, err = command("compare", *arguments)
     assert (status, out) == (2, "")
     assert err.startswith("pyrovae: ")
     assert err.count("\n") == 1

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import sys
 import warnings
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae import cli, figures, gradients
+from pyrovae import figures, gradients
 from pyrovae.gradients import ESTIMATORS, compare
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta
@@ -434,23 +433,6 @@ def test_the_figure_shows_each_layer_by_each_estimator(kind, network, digits, tm
     assert len(labels) == len(rows)
     figures.save(figure, tmp_path / "gradients.png")
     assert (tmp_path / "gradients.png").stat().st_size > 10_000
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Run ``pyrovae`` in this process and an empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
-    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments, **options: None)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +15,7 @@ from scipy import stats
 from scipy.integrate import quad
 from torch.distributions import kl_divergence
 
-from pyrovae import cli, figures, mixtures
+from pyrovae import figures, mixtures
 from pyrovae.categorical import OneHots
 from pyrovae.closed_forms import CLOSED_FORMS, closed_form
 from pyrovae.components import context_of
@@ -508,22 +507,6 @@ def test_the_figure_shows_rows_bands_and_the_truth(pair, tmp_path):
     )
     figures.save(figure, tmp_path / "kl.png")
     assert (tmp_path / "kl.png").stat().st_size > 10_000
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Run ``pyrovae`` in this process and an empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 KEYS = {"closed_form", "monte_carlo", "low_variance", "quadrature", "bounds", "per_dimension"}
