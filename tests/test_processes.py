@@ -36,7 +36,7 @@ from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
 PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-SECONDS = 100  # after which a process is taken to hang
+SECONDS = 300  # after which a process is taken to hang
 SHAPE = (1, 8, 8)
 ROWS = 81  # in batches of 16: the last one has one example, so that the second process has none
 OPTIONS = {"epochs": 3, "batch_size": 16, "averaging": 0.9, "device": "cpu"}
