@@ -97,11 +97,14 @@ class FusedAdam(PyroOptim):
         groups = [group for group in groups if group["params"]]  # an update of each takes time
         self.adam = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
-    def __call__(self, params: Iterable[Tensor], *args: object, **kwargs: object) -> None:
+    def __call__(
+        self, params: Iterable[Tensor], *args: object, norm: Tensor | None = None, **kwargs: object
+    ) -> None:
         """Change the parameters by their gradients, as ``SVI.step`` asks for.
 
         Args:
             params: the parameters that the programs used.
+            norm: of the whole gradient, where it is known already.
 
         Raises:
             ValueError: if one of ``params`` is not among those given to the constructor.
@@ -115,8 +118,8 @@ class FusedAdam(PyroOptim):
                 "make them nn.Parameter attributes of the prior, likelihood or posterior "
                 "instead of pyro.param"
             )
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
+        if norm is None:
+            norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         length = norm.item()
         if not math.isfinite(length):
             raise NonFiniteGradientError("the gradient is not finite")
@@ -141,7 +144,7 @@ class FusedAdam(PyroOptim):
         """
         for moments in self.adam.state.values():
             for name in ("exp_avg", "exp_avg_sq"):
-                moments[name].masked_fill_(moments[name].abs() < FLUSHED, 0.0)
+                torch.hardshrink(moments[name], FLUSHED, out=moments[name])
 
     def current_learning_rate(self) -> float:
         """Size of the step that comes next."""

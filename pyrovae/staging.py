@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.graphs import compiled, in_one_line
@@ -73,6 +74,7 @@ class Staged(ELBO):
 
     Attributes:
         reason: why steps run eagerly, if they do.
+        norm: of the gradient, where the last step was a replay and found none to add it to.
 
     Raises:
         ValueError: if ``mode`` is neither.
@@ -94,6 +96,7 @@ class Staged(ELBO):
         self.reason: str | None = None
         self._parameters = list(module.parameters())
         self._stages: dict[Any, _Stage] = {}
+        self.norm: Tensor | None = None
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss alone, run eagerly."""
@@ -117,8 +120,10 @@ class Staged(ELBO):
         """
         stage = None if self.reason else self._stage(model, guide, args, kwargs)
         if stage is None or not self._announced(stage):
+            self.norm = None
             return float(self.objective.loss_and_grads(model, guide, *args, **kwargs))
-        return stage(args)
+        loss, self.norm = stage(args)
+        return loss
 
     def _stage(self, model: Any, guide: Any, args: Any, kwargs: Any) -> "_Stage | None":
         key = (
@@ -291,9 +296,13 @@ class _Stage:
     named: dict[str, nn.Parameter]
     record: Any
 
-    def __call__(self, args: Sequence[Tensor]) -> float:
-        """The loss; gradients and terms are put where the eager program puts them."""
-        loss, reconstruction, kl, *gradients = self.replay(args)
+    def __call__(self, args: Sequence[Tensor]) -> tuple[float, Tensor | None]:
+        """The loss, and the norm of its gradient unless it was added to another.
+
+        Gradients and terms are put where the eager program puts them.
+        """
+        loss, reconstruction, kl, norm, *gradients = self.replay(args)
+        alone = all(parameter.grad is None for parameter in self.used)
         for parameter, gradient in zip(self.used, gradients, strict=True):
             if parameter.grad is None:
                 parameter.grad = gradient
@@ -301,11 +310,14 @@ class _Stage:
                 parameter.grad += gradient
         if self.record is not None:
             self.record.terms = Terms(reconstruction, kl)
-        return loss.item()
+        return loss.item(), norm if alone else None
 
     @torch.no_grad()
     def replay(self, args: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Loss, its two terms where they are recorded, and the gradients of the parameters used."""
+        """Loss, its two terms where they are recorded, norm of the gradient, and its parts.
+
+        There is a part for each of the parameters used.
+        """
         return self.graph(*self.inputs.tensors(args))
 
 
@@ -352,7 +364,7 @@ def _trace(
         gradients = torch.autograd.grad(surrogate, [trained[i] for i in places])
         record = getattr(program.objective, "record", None)
         terms = Terms(loss, loss) if record is None else record.terms
-        return (loss, terms.reconstruction, terms.kl, *gradients)
+        return (loss, terms.reconstruction, terms.kl, get_total_norm(gradients), *gradients)
 
     with pyro.validation_enabled(False):
         trace = make_fx(losses, tracing_mode="fake", _allow_non_fake_inputs=True)
@@ -372,7 +384,7 @@ def _check(stage: _Stage, program: _Program, args: Sequence[Tensor]) -> None:
         torch.manual_seed(turn)
         expected = program.eagerly(data)
         torch.manual_seed(turn)
-        loss, _, _, *gradients = stage.replay(data)
+        loss, _, _, _, *gradients = stage.replay(data)
         truths = [expected.loss, *(gradient for _, gradient in expected.gradients)]
         if [id(p) for p, _ in expected.gradients] != [id(p) for p in stage.used]:
             raise _NotStagedError("not every run has gradients of the same parameters")

@@ -444,7 +444,8 @@ class _Run:
         if self.staged is None or self.staged.reason is not None:
             return float(self.svi.step(x))
         loss = float(self.svi.loss_and_grads(self.vae.model, self.vae.guide, x))
-        self.optimizer(self.optimizer.parameters)
+        alone = processes.count() == 1  # else the gradient is a sum over processes
+        self.optimizer(self.optimizer.parameters, norm=self.staged.norm if alone else None)
         return loss
 
     def _end_epoch(self) -> None:

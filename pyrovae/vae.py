@@ -68,7 +68,7 @@ class VAE(nn.Module):
         Args:
             x: data ``(batch, *event_shape)``.
         """
-        pyro.module("vae", self)
+        self.declare("prior", "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z), obs=x)
@@ -79,9 +79,26 @@ class VAE(nn.Module):
         Args:
             x: data ``(batch, *event_shape)``.
         """
-        pyro.module("vae", self)
+        self.declare("posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))
+
+    def declare(self, *roles: str) -> None:
+        """Tell Pyro of the parameters that a program uses, by ``pyro.module``, role by role.
+
+        In Pyro's store they are ``prior$$$...``, ``likelihood$$$...`` and ``posterior$$$...``. A
+        prior that is made of the posterior uses its parameters too.
+
+        Args:
+            roles: ``"prior"``, ``"likelihood"`` or ``"posterior"``; one that is no module has no
+                parameters.
+        """
+        parts = {role: getattr(self, role) for role in roles}
+        if hasattr(parts.get("prior"), "posterior"):
+            parts["posterior"] = self.posterior
+        for role, part in parts.items():
+            if isinstance(part, nn.Module):
+                pyro.module(role, part)
 
     def encode(self, x: Tensor) -> Tensor:
         """The mean of q(z | x): by formula, else of 1,000 draws.

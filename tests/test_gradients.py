@@ -198,7 +198,7 @@ def test_nothing_global_is_left_changed(vae, digits):
     frozen = next(vae.likelihood.parameters()).requires_grad_(False)
     gradient = torch.ones_like(next(vae.posterior.parameters()))
     next(vae.posterior.parameters()).grad = gradient
-    pyro.param("vae$$$posterior.mine", torch.ones(2))
+    pyro.param("posterior$$$mine", torch.ones(2))
     store = dict(pyro.get_param_store().items())
     modes = {name: module.training for name, module in vae.named_modules()}
     weights = [p.detach().clone() for p in vae.parameters()]

@@ -9,6 +9,7 @@ import torch
 from pyro import distributions as dist
 from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from pyrovae.graphs import has_compiler
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli
@@ -185,8 +186,19 @@ def test_another_vae_under_the_same_names_is_told_of(make_vae, digits):
     pyro.clear_param_store()
     other = make_vae()
     Elbo().loss_and_grads(other.model, other.guide, digits)
-    with pytest.warns(UserWarning, match="another parameter in Pyro's store is called vae"):
+    with pytest.warns(UserWarning, match="another parameter in Pyro's store is called posterior"):
         svi.step(digits)
+
+
+@pytest.mark.parametrize("mode", ["graph", pytest.param("inductor", marks=compiled)])
+def test_the_norm_is_that_of_the_gradient_or_is_not_given(vae, digits, mode):
+    staged = Staged(Elbo(), vae, mode=mode)
+    with pyro.get_param_store().scope():
+        staged.loss_and_grads(vae.model, vae.guide, digits)
+        norm = get_total_norm([p.grad for p in vae.parameters()])
+        torch.testing.assert_close(staged.norm, norm, rtol=0 if mode == "graph" else 1e-5, atol=0)
+        staged.loss_and_grads(vae.model, vae.guide, digits)  # added to the gradient of the first
+        assert staged.norm is None
 
 
 def test_weights_may_be_exchanged_between_steps(vae, digits):

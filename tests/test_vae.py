@@ -24,7 +24,7 @@ from torch import nn
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
-from pyrovae.priors import Categorical, StandardNormal
+from pyrovae.priors import Categorical, StandardNormal, VampPrior
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
@@ -374,3 +374,18 @@ def test_elbo_equals_log_evidence_at_the_exact_posterior(seed):
         assert abs(bound - evidence.sum().item()) < 1e-10
     each = by_hand(vae, x, vae.posterior(x).rsample((50,)))
     assert (each - evidence).abs().max() < 1e-10
+
+
+def test_a_guide_of_ones_own_trains_all_that_a_prior_made_of_the_posterior_uses(digits):
+    posterior = DiagonalNormal(2, (1, 8, 8), Linear)
+    prior = VampPrior(posterior, (1, 8, 8), components=3)
+    vae = VAE(prior, Bernoulli(2, (1, 8, 8), Linear), posterior)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    SVI(vae.model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(digits)
+    for name, parameter in vae.named_parameters():
+        assert not torch.equal(parameter, before[name]), name

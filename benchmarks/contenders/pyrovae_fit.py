@@ -49,7 +49,7 @@ def step_of_fit(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], object
             if staged is None:
                 return svi.step(x)
             loss = staged.loss_and_grads(vae.model, vae.guide, x)
-            optimizer(optimizer.parameters)
+            optimizer(optimizer.parameters, norm=staged.norm)
             return loss
 
     return step
