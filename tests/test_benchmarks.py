@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -80,3 +81,41 @@ def test_startup_prints_its_limits(tmp_path):
         assert label in output
         assert len(values) == 1
     assert seconds["import pyrovae, after them"][0] < 0.3
+
+
+def bits_in_files(folder, seed=0):
+    """Files laid out as Larochelle's are: a line for each image, bits between blanks."""
+    rng = np.random.default_rng(seed)
+    for part, rows in {"train": 60, "valid": 20, "test": 30}.items():
+        bits = (rng.random((rows, 784)) < 0.13).astype(int)
+        np.savetxt(folder / f"binarized_mnist_{part}.amat", bits, fmt="%d")
+
+
+def test_a_published_row_is_trained_once_and_stands_beside_the_published_figure(tmp_path):
+    bits_in_files(tmp_path)
+    runs = tmp_path / "runs"
+    static = ("--table", "vampprior", "--row", "standard, static", "--data-dir", tmp_path)
+    small = ("--epochs", 1, "--samples", 3, "--batch-size", 20, "--out", runs)
+    output = run("published.py", tmp_path, *static, *small)
+    file = runs / "vampprior-standard-static-seed0" / "result.json"
+    result = json.loads(file.read_text())
+    assert result["images"] == 30
+    assert 100 < result["nll"] < result["negative_elbo"] < 1_000
+    assert result["standard_error"] > 0
+    (row,) = (line for line in output.splitlines() if line.startswith("standard, static"))
+    assert "88.56 (*)" in row
+    assert f"{result['nll']:.2f} ± {result['standard_error']:.2f}" in row
+    assert "not read in the paper" in output
+    written = file.stat().st_mtime_ns
+    again = run("published.py", tmp_path, *static, *small)
+    assert again == output
+    assert file.stat().st_mtime_ns == written
+    shown = run("published.py", tmp_path, "--read", "--markdown", "--out", runs)
+    assert "| vamp, dynamic | 82.38 (*) | not run |" in shown
+
+
+def test_no_other_binarization_stands_in_for_larochelles(tmp_path):
+    output = run("published.py", tmp_path, "--row", "vamp, static", "--data-dir", tmp_path)
+    (row,) = (line for line in output.splitlines() if line.startswith("vamp, static"))
+    assert "not run: binarized_mnist_train.amat, binarized_mnist_valid.amat" in row
+    assert not list(tmp_path.glob("**/result.json"))
