@@ -13,14 +13,14 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
-    | {"categorical", "graphs", "processes", "progress", "spheres", "structure"},
+    | {"categorical", "graphs", "importance", "processes", "progress", "spheres", "structure"},
     {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
     | {"sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
     {"aggregate", "vae", "weighted"},
     {"chunks"},
     {"evidence"},
-    {"diagnostics", "kl", "objectives", "optim", "pictures"},
+    {"diagnostics", "exact", "kl", "objectives", "optim", "pictures"},
     {"gradients", "shares", "staging"},
     {"training"},
     {"config"},
