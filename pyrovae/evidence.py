@@ -43,6 +43,7 @@ __all__ = [
     "bits_per_dimension",
     "bounds",
     "evaluate",
+    "in_short",
     "kind",
     "per_example",
 ]
@@ -231,17 +232,27 @@ def evaluate(
         advance=advance,
         store=store,
     )
+    return in_short(every, samples, kind(vae, data, samples))
+
+
+def in_short(every: WeightedBounds, samples: int, kind: str) -> dict[str, Any]:
+    """Means over examples, as :func:`evaluate` gives them.
+
+    Args:
+        every: as :func:`per_example` gives it.
+        samples: draws for each example.
+        kind: as :func:`kind` gives it.
+    """
     result: dict[str, Any] = {
         field.name: asdict(Estimate.of(getattr(every, field.name))) for field in fields(Bounds)
     }
-    result["log_evidence"] |= {"samples": samples, "kind": kind(vae, data, samples)}
-    bounded = samples > 1 and result["log_evidence"]["kind"] != NO_BOUND
-    result["weights"] = _in_short(every) if bounded else None
+    result["log_evidence"] |= {"samples": samples, "kind": kind}
+    result["weights"] = _of_weights(every) if samples > 1 and kind != NO_BOUND else None
     result["images"] = len(every.elbo)
     return result
 
 
-def _in_short(weights: WeightedBounds) -> dict[str, Any]:
+def _of_weights(weights: WeightedBounds) -> dict[str, Any]:
     """What the weights say, over all examples."""
     fitted = weights.pareto_k[~weights.pareto_k.isnan()]
     whole = not weights.at_a_tenth.isnan().any()
