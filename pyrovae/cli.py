@@ -13,6 +13,7 @@ import click
 import pyrovae
 from pyrovae import processes
 from pyrovae.comparison_cli import compare
+from pyrovae.evaluate_cli import evaluate
 from pyrovae.ledger_cli import kl
 from pyrovae.options import (
     ROLES,
@@ -132,6 +133,7 @@ def cli(context: click.Context) -> None:
 
 
 cli.add_command(compare)
+cli.add_command(evaluate)
 cli.add_command(kl)
 
 
@@ -200,46 +202,6 @@ def fit(
             f"figures  {folder / 'figures'}\n"
             f"next     pyrovae evaluate {quote(str(folder))}"
         )
-
-
-@cli.command()
-@run_options
-@count("--samples", default=1_000, show_default=True, help="K, draws per example.")
-@count("--limit", metavar="N", help="Only the first N examples.")
-@seed_option
-@text("--compile", metavar="HOW", default="auto", show_default=True, help="auto, off or inductor.")
-@data_dir_option
-@json_option
-def evaluate(
-    run: str,
-    samples: int,
-    limit: int | None,
-    seed: int,
-    compile: str,
-    data_dir: str | None,
-    as_json: bool,
-    **own: str | None,
-) -> None:
-    """The ELBO, its parts, and the importance-weighted bound on log p(x), on the test set."""
-    from pyrovae.display import counting
-
-    opened = opened_run(run, own)
-    vae, dataset = opened.vae(), opened.dataset(data_dir)
-    total = len(dataset.test) if limit is None else min(limit, len(dataset.test))
-    what = f"{samples:,} samples each"
-    with opened.unfinished() as store, counting(what, total) as advance:
-        result = opened.evaluate(
-            vae,
-            dataset,
-            samples=samples,
-            limit=limit,
-            seed=seed,
-            compile=compile,
-            store=store,
-            advance=advance,
-        )
-    if processes.is_first():
-        _print_result(result, as_json)
 
 
 @cli.command()

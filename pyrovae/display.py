@@ -115,7 +115,7 @@ def numbers(progress: Progress, width: int = 2 * WIDE) -> str:
 @contextmanager
 def counting(
     description: str, total: int, console: Console | None = None
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Callable[[float], None]]:
     """Show how many of ``total`` are done: a bar in a terminal, now and then a line elsewhere.
 
     Args:
@@ -124,7 +124,7 @@ def counting(
         console: where to; by default standard error, of the first of several processes.
 
     Yields:
-        A function that is told how many more are done.
+        A function that is told how many more are done, in whole or in part.
     """
     console = console or _standard_error()
     bars = Bars(
@@ -137,9 +137,9 @@ def counting(
     )
     task = bars.add_task(description, total=total)
     started = shown = time.monotonic()
-    done = 0
+    done = 0.0
 
-    def advance(count: int) -> None:
+    def advance(count: float) -> None:
         nonlocal done, shown
         done += count
         bars.advance(task, count)
@@ -147,7 +147,7 @@ def counting(
         if not console.is_terminal and now - shown >= LINE_SECONDS:
             shown = now
             left = (now - started) / done * (total - done)
-            _line(console, f"{description}  {done:,}/{total:,}  {_clock(left)} left")
+            _line(console, f"{description}  {done:,.0f}/{total:,}  {_clock(left)} left")
 
     with bars:
         yield advance

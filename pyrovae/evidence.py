@@ -29,6 +29,7 @@ from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.graphs import has_compiler
+from pyrovae.importance import RELIABLE, Weights, statistics
 from pyrovae.isolation import evaluating
 from pyrovae.structure import base
 from pyrovae.vae import VAE
@@ -37,9 +38,12 @@ __all__ = [
     "MODES",
     "Bounds",
     "Estimate",
+    "Evidence",
+    "WeightedBounds",
     "bits_per_dimension",
     "bounds",
     "evaluate",
+    "in_short",
     "kind",
     "per_example",
 ]
@@ -98,8 +102,33 @@ class Bounds:
     log_evidence: Tensor
 
 
+@dataclass(frozen=True)
+class WeightedBounds(Weights, Bounds):
+    """Bounds, and what the weights of the importance-weighted one say of it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one method knows of log p(x), example by example, in nats.
+
+    Attributes:
+        log_evidence: ``(examples,)``.
+        standard_error: ``(examples,)``, of the method's own sampling for a given example; where
+            nothing is sampled, the error of integration, or zero.
+        kind: what the numbers are, in words: exact, or a bound of which sort.
+        samples: draws, chains or values of z for each example; None where there are none to count.
+        details: more about each example by name, each ``(examples, ...)``.
+    """
+
+    log_evidence: Tensor
+    standard_error: Tensor
+    kind: str
+    samples: int | None
+    details: dict[str, Tensor]
+
+
 @torch.no_grad()
-def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) -> Bounds:
+def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) -> WeightedBounds:
     """The ELBO with its parts, and the importance-weighted bound, from the same draws.
 
     References:
@@ -108,7 +137,8 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) 
     Args:
         vae: the model and its posterior.
         x: data ``(batch, *event_shape)``.
-        samples: number K of draws for each example; at most ``ROWS`` rows are held at a time.
+        samples: number K of draws for each example; at most ``ROWS`` rows are held at a time,
+            and of each draw its weight.
         compiled: runs the chunks that it fits.
 
     Returns:
@@ -122,6 +152,7 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) 
     q, p = vae.posterior(x), vae.prior()
     reconstruction = kl = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     log_sum = torch.full_like(kl, -math.inf)
+    log_weights = []
     size = _draws(len(x), samples)
     at_once = None if x.is_cuda else max(1, CACHED // len(x))
     if compiled is not None:
@@ -138,11 +169,13 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) 
         reconstruction = reconstruction + sums[0]
         kl = kl + sums[1]
         log_sum = torch.logaddexp(log_sum, sums[2])
-    return Bounds(
+        log_weights.append(sums[3])
+    return WeightedBounds(
         elbo=(reconstruction - kl) / samples,
         reconstruction=reconstruction / samples,
         kl=kl / samples,
         log_evidence=log_sum - math.log(samples),
+        **vars(statistics(torch.cat(log_weights))),
     )
 
 
@@ -178,7 +211,12 @@ def evaluate(
 
     Returns:
         ``elbo``, ``reconstruction`` and ``kl``, each an estimate with its standard error;
-        ``log_evidence``, likewise, with ``samples`` and ``kind``; ``images``. In nats per example.
+        ``log_evidence``, likewise, with ``samples`` and ``kind``; ``weights``, what they say of
+        it, or None for one draw or a posterior without a density: ``at_a_tenth``, the bound from a
+        tenth of the draws, and ``bias_corrected``, both estimates with standard errors;
+        ``sampling_error``, the part of the standard error of ``log_evidence`` that comes from the
+        draws; ``ess`` with its ``median`` and ``minimum``; ``unreliable``, the share of examples
+        with a Pareto shape above 0.7, and ``largest_pareto_k``; ``images``. In nats per example.
 
     Raises:
         ValueError: if ``samples`` or ``limit`` is not positive, ``compile`` is none of these, or it
@@ -194,12 +232,38 @@ def evaluate(
         advance=advance,
         store=store,
     )
+    return in_short(every, samples, kind(vae, data, samples))
+
+
+def in_short(every: WeightedBounds, samples: int, kind: str) -> dict[str, Any]:
+    """Means over examples, as :func:`evaluate` gives them.
+
+    Args:
+        every: as :func:`per_example` gives it.
+        samples: draws for each example.
+        kind: as :func:`kind` gives it.
+    """
     result: dict[str, Any] = {
         field.name: asdict(Estimate.of(getattr(every, field.name))) for field in fields(Bounds)
     }
-    result["log_evidence"] |= {"samples": samples, "kind": kind(vae, data, samples)}
+    result["log_evidence"] |= {"samples": samples, "kind": kind}
+    result["weights"] = _of_weights(every) if samples > 1 and kind != NO_BOUND else None
     result["images"] = len(every.elbo)
     return result
+
+
+def _of_weights(weights: WeightedBounds) -> dict[str, Any]:
+    """What the weights say, over all examples."""
+    fitted = weights.pareto_k[~weights.pareto_k.isnan()]
+    whole = not weights.at_a_tenth.isnan().any()
+    return {
+        "at_a_tenth": asdict(Estimate.of(weights.at_a_tenth)) if whole else None,
+        "bias_corrected": asdict(Estimate.of(weights.bias_corrected)),
+        "sampling_error": (weights.standard_error.norm() / len(weights.ess)).item(),
+        "ess": {"median": weights.ess.median().item(), "minimum": weights.ess.min().item()},
+        "unreliable": (weights.pareto_k > RELIABLE).double().mean().item(),
+        "largest_pareto_k": fitted.max().item() if len(fitted) else None,
+    }
 
 
 def per_example(
@@ -212,7 +276,7 @@ def per_example(
     compile: str = "auto",
     advance: Callable[[int], None] | None = None,
     store: Path | None = None,
-) -> Bounds:
+) -> WeightedBounds:
     """Bounds for each example of a dataset, in its order.
 
     Args:
@@ -222,7 +286,7 @@ def per_example(
             process.
 
     Returns:
-        Bounds, each ``(examples,)``.
+        Bounds and statistics of the weights, each ``(examples,)``.
 
     Raises:
         ValueError: if ``samples`` or ``limit`` is not positive, ``compile`` is none of these, or it
@@ -242,8 +306,8 @@ def per_example(
     kept = _Store(store, settings | {"compile": mode}, vae, data)
     kept.share(size)
     compiled: Compiled | None = None
-    parts: list[Bounds] = []
-    turns: list[Bounds] = []  # of one round, a batch for each process
+    parts: list[WeightedBounds] = []
+    turns: list[WeightedBounds] = []  # of one round, a batch for each process
     with torch.random.fork_rng(), evaluating(vae):
         try:
             whole = min(size, count)  # examples in all batches but a smaller last one
@@ -278,8 +342,12 @@ def per_example(
                     break
         finally:
             kept.save()
-    names = [field.name for field in fields(Bounds)]
-    return Bounds(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
+    return WeightedBounds(
+        **{name: torch.cat([getattr(part, name) for part in parts]).cpu() for name in _NAMES}
+    )
+
+
+_NAMES = [field.name for field in fields(WeightedBounds)]
 
 
 def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
@@ -355,16 +423,15 @@ def kind(vae: VAE, data: Batches, samples: int) -> str:
     return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
 
 
-def _nothing(x: Tensor) -> Bounds:
+def _nothing(x: Tensor) -> WeightedBounds:
     """In place of the bounds of a batch that another process computes: zeros, to be added to."""
-    return Bounds(*torch.zeros(len(fields(Bounds)), len(x), dtype=torch.float64, device=x.device))
+    return WeightedBounds(*torch.zeros(len(_NAMES), len(x), dtype=torch.float64, device=x.device))
 
 
-def _of_all(turns: Sequence[Bounds]) -> list[Bounds]:
+def _of_all(turns: Sequence[WeightedBounds]) -> list[WeightedBounds]:
     """The bounds of batches of which each process has computed one."""
-    names = [field.name for field in fields(Bounds)]
-    sums = iter(processes.summed([getattr(turn, name) for turn in turns for name in names]))
-    return [Bounds(*(next(sums) for _ in names)) for _ in turns]
+    sums = iter(processes.summed([getattr(turn, name) for turn in turns for name in _NAMES]))
+    return [WeightedBounds(*(next(sums) for _ in _NAMES)) for _ in turns]
 
 
 class _Store:
@@ -373,28 +440,29 @@ class _Store:
     def __init__(
         self, path: Path | None, settings: dict[str, Any], vae: VAE, data: Batches
     ) -> None:
-        self.path, self.parts, self.saved = path, list[Bounds](), time.monotonic()
+        self.path, self.parts, self.saved = path, list[WeightedBounds](), time.monotonic()
         if path is None:
             return
-        self.about = settings | {"of": _fingerprint(vae, data)}
+        self.about = settings | {"fields": _NAMES, "of": _fingerprint(vae, data)}
         if path.is_file():
             tensors, about = read_tensors(path)
             if about == self.about:
-                names = [field.name for field in fields(Bounds)]
-                batches = zip(*(tensors[name] for name in names), strict=True)
-                self.parts = [Bounds(*batch) for batch in batches]
+                batches = zip(*(tensors[name] for name in _NAMES), strict=True)
+                self.parts = [WeightedBounds(*batch) for batch in batches]
 
     def share(self, size: int) -> None:
         """Let all processes have the parts of the first one, each of ``size`` examples."""
         count = torch.tensor(len(self.parts))
         processes.from_first([count])
-        values = torch.zeros(int(count), len(fields(Bounds)), size, dtype=torch.float64)
+        values = torch.zeros(int(count), len(_NAMES), size, dtype=torch.float64)
         if self.parts:
-            values = torch.stack([torch.stack(list(vars(part).values())) for part in self.parts])
+            values = torch.stack(
+                [torch.stack([getattr(part, name) for name in _NAMES]) for part in self.parts]
+            )
         processes.from_first([values])
-        self.parts = [Bounds(*part) for part in values]
+        self.parts = [WeightedBounds(*part) for part in values]
 
-    def add(self, part: Bounds) -> None:
+    def add(self, part: WeightedBounds) -> None:
         self.parts.append(part)
         if time.monotonic() - self.saved > STORE_SECONDS:
             self.save()
@@ -403,8 +471,7 @@ class _Store:
         self.saved = time.monotonic()
         if self.path is not None and self.parts:
             tensors = {
-                field.name: torch.stack([getattr(part, field.name) for part in self.parts])
-                for field in fields(Bounds)
+                name: torch.stack([getattr(part, name) for part in self.parts]) for name in _NAMES
             }  # (batches, size)
             self.path.parent.mkdir(exist_ok=True)
             write_tensors(self.path, tensors, self.about)

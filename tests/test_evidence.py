@@ -21,6 +21,7 @@ from pyrovae.evidence import (
     per_example,
 )
 from pyrovae.graphs import has_compiler
+from pyrovae.importance import statistics
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -171,6 +172,31 @@ def test_chunks_do_not_change_what_is_estimated(vae, digits):
     torch.testing.assert_close(found.log_evidence, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_statistics_of_the_weights_come_with_the_bounds(vae, digits):
+    """They are those of all draws of an image together, over chunks and whole datasets."""
+    samples = 2 * ROWS + 7
+    torch.manual_seed(0)
+    found = bounds(vae, digits[:1], samples)
+    torch.manual_seed(0)
+    q = vae.posterior(digits[:1])
+    z = torch.cat([q.sample((n,)) for n in (ROWS, ROWS, 7)])
+    log_w = vae.likelihood(z).log_prob(digits[:1]) + vae.prior().log_prob(z) - q.log_prob(z)
+    expected = statistics(log_w.detach().double())
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(found, name), value, rtol=1e-4, atol=1e-4)
+
+    data = Split.from_array(digits)
+    every, result = per_example(vae, data, samples=50), evaluate(vae, data, samples=50)["weights"]
+    assert result["ess"]["minimum"] == every.ess.min().item()
+    assert result["unreliable"] == (every.pareto_k > 0.7).double().mean().item()
+    tenth, corrected = (result[name]["estimate"] for name in ("at_a_tenth", "bias_corrected"))
+    assert tenth < every.log_evidence.mean() < corrected
+    error = every.standard_error.square().sum().sqrt().item() / 64
+    assert result["sampling_error"] == pytest.approx(error)
+    assert evaluate(vae, data, samples=1)["weights"] is None
+    assert evaluate(vae, data, samples=9)["weights"]["at_a_tenth"] is None
+
+
 def test_evaluate_is_repeatable_and_a_limit_is_a_prefix(vae, digits):
     split = Split.from_array(digits)
     state = torch.get_rng_state()
@@ -316,6 +342,7 @@ def test_the_joint_density_at_a_point_is_not_called_a_bound(network, digits):
     vae = VAE(StandardNormal(2), Bernoulli(2, shape, network), Point(2, shape, network))
     result = evaluate(vae, Split.from_array(digits), samples=5)
     assert "no bound" in result["log_evidence"]["kind"]
+    assert result["weights"] is None
     z = vae.encode(digits)
     joint = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(digits)
     assert result["elbo"]["estimate"] == pytest.approx(joint.mean().item(), rel=1e-5)

@@ -13,27 +13,27 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
-    | {"categorical", "graphs", "processes", "progress", "spheres", "structure"},
+    | {"categorical", "graphs", "importance", "processes", "progress", "spheres", "structure"},
     {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
     | {"sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
     {"aggregate", "vae", "weighted"},
     {"chunks"},
     {"evidence"},
-    {"diagnostics", "kl", "objectives", "optim", "pictures"},
-    {"gradients", "shares", "staging"},
+    {"annealing", "diagnostics", "exact", "integration", "kl", "objectives", "optim", "pictures"},
+    {"gradients", "methods", "shares", "staging"},
     {"training"},
     {"config"},
     {"run"},
     {"comparison", "options", "summary"},
-    {"comparison_cli", "ledger_cli"},
+    {"comparison_cli", "evaluate_cli", "ledger_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 ONLY_IN = {
-    "click": {"cli", "comparison_cli", "ledger_cli", "options"},
+    "click": {"cli", "comparison_cli", "evaluate_cli", "ledger_cli", "options"},
     "matplotlib": {"figures", "pictures"},
     "rich": {"display"},
     "torchvision": {"sources"},

@@ -1,0 +1,401 @@
+r"""Annealed importance sampling: log p(x) by a path of distributions from where draws are easy.
+
+.. math::
+    f_\beta(z) = r(z)^{1 - \beta} \, p(x, z)^{\beta}, \qquad 0 = \beta_0 < \dots < \beta_T = 1
+
+A chain starts from :math:`r`, the prior or q(z | x), and is moved by Hamiltonian Monte Carlo, which
+leaves each :math:`f_\beta` as it is. Its weight
+
+.. math:: \log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1})
+    \left( \log p(x, z_{t-1}) - \log r(z_{t-1}) \right)
+
+has :math:`\mathbb{E}\, w = p(x)` for any number of temperatures and any step sizes that do not
+depend on the chain. So step sizes are found by a run of other chains beforehand.
+
+The same path backwards from an exact draw of p(z | x) has :math:`\mathbb{E}\, w^{-1} = 1 / p(x)`.
+Such a draw is had where x comes from the model itself: it is the z that x was drawn from.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.distributions import moments
+from pyrovae.evidence import Evidence
+from pyrovae.importance import statistics
+from pyrovae.isolation import evaluating, isolated
+from pyrovae.structure import expand, is_point, is_real
+from pyrovae.vae import VAE
+
+__all__ = ["CHAINS", "Sandwich", "annealed", "sandwich", "sigmoidal"]
+
+CHAINS = 16
+"""For each example, where no number is given."""
+
+ROWS = 800  # chains times examples at a time
+ACCEPTANCE = 0.65
+PILOTS = 8  # chains for each example that find its step sizes
+WARMUP = 20  # transitions of theirs at the start of the path
+GAIN = 0.1  # of the step's logarithm, for each unit that the acceptance is off
+JITTER = 0.2  # a step is scaled by a random number that is so far from one
+STEEPNESS = 4.0
+LOWER, UPPER = "lower bound in expectation", "upper bound in expectation"
+
+
+def sigmoidal(temperatures: int) -> Tensor:
+    r"""A schedule that is dense at both ends.
+
+    .. math:: \beta_t = \frac{\sigma(\delta (2t / T - 1)) - \sigma(-\delta)}
+        {\sigma(\delta) - \sigma(-\delta)}, \qquad \delta = 4
+
+    References:
+        Wu, Burda, Salakhutdinov and Grosse (2017), On the Quantitative Analysis of Decoder-Based
+        Generative Models, arXiv:1611.04273
+
+    Args:
+        temperatures: T, at least 1.
+
+    Returns:
+        :math:`\beta_0, \dots, \beta_T`, in double precision.
+    """
+    s = torch.linspace(-STEEPNESS, STEEPNESS, temperatures + 1, dtype=torch.float64).sigmoid()
+    return (s - s[0]) / (s[-1] - s[0])
+
+
+def annealed(
+    vae: VAE,
+    x: Tensor,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    temperatures: int = 200,
+    leapfrog: int = 5,
+    start: Literal["prior", "posterior"] = "prior",
+    advance: Callable[[float], None] | None = None,
+) -> Evidence:
+    r"""Annealed importance sampling with Hamiltonian Monte Carlo.
+
+    Each transition is ``leapfrog`` steps of the size that, in chains of their own, were accepted
+    with a probability of 0.65 for this example at this temperature; it is jittered at random. The
+    unit of each dimension goes from the prior's standard deviation to that of q(z | x).
+
+    References:
+        Neal (2001), Annealed Importance Sampling, Statistics and Computing 11; Wu, Burda,
+        Salakhutdinov and Grosse (2017), On the Quantitative Analysis of Decoder-Based Generative
+        Models, arXiv:1611.04273
+
+    Args:
+        vae: of a real z; dropout and the like are switched off meanwhile.
+        x: data ``(examples, *event_shape)``.
+        samples: number of chains for each example; None for ``CHAINS``.
+        seed: of all draws; those of a batch depend on it and on the batch's place alone.
+        temperatures: T, number of steps from :math:`\beta = 0` to 1.
+        leapfrog: steps of a transition.
+        start: r, ``"prior"`` or ``"posterior"``, q(z | x). From q it takes fewer temperatures, and
+            misses what q misses.
+        advance: told how many examples are done, in parts.
+
+    Returns:
+        The logarithm of the mean weight, a lower bound in expectation. The standard error is by the
+        delta method and, below a few hundred chains, itself uncertain. ``details``: ``ess`` of the
+        chains' weights, their jackknife ``bias_corrected``, ``acceptance``, the mean over the path,
+        and ``step``, the last step size.
+
+    Raises:
+        ValueError: if an option is outside its range, z is not a real vector, or ``start`` is
+            ``"posterior"`` and that is a point.
+    """
+    samples = CHAINS if samples is None else samples
+    _check(samples, temperatures, leapfrog)
+    if start not in ("prior", "posterior"):
+        raise ValueError(f"start must be prior or posterior, got {start!r}")
+    betas = sigmoidal(temperatures)
+    vae.check_data(vae.place(x))
+    parts = []
+    with _prepared(vae, x.device):
+        for place, batch in enumerate(x.split(max(1, ROWS // samples))):
+            torch.manual_seed(_stream(seed, place))
+            batch = vae.place(batch)
+            path = _Path(vae, batch, start, betas, leapfrog)
+            told = _shared(advance, len(batch), 2)
+            steps = path.tuned(told)
+            with torch.no_grad():
+                z = path.start.sample((samples,))
+            parts.append(path.forward(z, steps, told))
+    return _evidence(parts, samples, LOWER)
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Two bounds of the same log p(x), of data that were drawn from the model.
+
+    Attributes:
+        lower: annealed importance sampling from the prior or q to the posterior.
+        upper: the same path backwards, from the z that x was drawn from.
+        x: the data ``(examples, *event_shape)``.
+    """
+
+    lower: Evidence
+    upper: Evidence
+    x: Tensor
+
+
+def sandwich(
+    vae: VAE,
+    examples: int = 100,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    temperatures: int = 200,
+    leapfrog: int = 5,
+    start: Literal["prior", "posterior"] = "prior",
+    advance: Callable[[float], None] | None = None,
+) -> Sandwich:
+    r"""Bidirectional Monte Carlo: log p(x) between two bounds, on data drawn from the model.
+
+    .. math::
+        \mathbb{E} \log \frac{1}{C} \sum_{c} w_c \;\le\; \log p(x) \;\le\;
+        -\mathbb{E} \log \frac{1}{C} \sum_{c} \tilde w_c^{-1}
+
+    The chains backwards all begin at the z of their x, so that their weights are not independent:
+    the standard error of a single upper bound, by the delta method, is too small. That of a mean
+    over examples, from their differences, is not.
+
+    References:
+        Grosse, Ancha and Roy (2016), Measuring the Reliability of MCMC Inference with Bidirectional
+        Monte Carlo, arXiv:1606.02275
+
+    Args:
+        vae: of a real z.
+        examples: number of x that are drawn.
+        samples: chains in each direction; None for ``CHAINS``.
+        seed, temperatures, leapfrog, start, advance: as for :func:`annealed`.
+
+    Returns:
+        Both bounds and the data.
+
+    Raises:
+        ValueError: as :func:`annealed`, or if ``examples`` is not positive.
+    """
+    samples = CHAINS if samples is None else samples
+    _check(samples, temperatures, leapfrog)
+    if examples < 1:
+        raise ValueError(f"examples must be positive, got {examples}")
+    if start not in ("prior", "posterior"):
+        raise ValueError(f"start must be prior or posterior, got {start!r}")
+    betas = sigmoidal(temperatures)
+    device = next((p.device for p in vae.parameters()), torch.device("cpu"))
+    lower, upper, data = [], [], []
+    with _prepared(vae, device):
+        size = max(1, ROWS // samples)
+        for place, done in enumerate(range(0, examples, size)):
+            torch.manual_seed(_stream(seed, place))
+            with torch.no_grad():
+                z = vae.prior().sample((min(size, examples - done),))
+                x = vae.likelihood(z).sample()
+            path = _Path(vae, x, start, betas, leapfrog)
+            told = _shared(advance, len(x), 3)
+            steps = path.tuned(told)
+            with torch.no_grad():
+                first = path.start.sample((samples,))
+            lower.append(path.forward(first, steps, told))
+            upper.append(path.backward(z.expand(samples, *z.shape), steps, told))
+            data.append(x.cpu())
+    return Sandwich(
+        _evidence(lower, samples, LOWER), _evidence(upper, samples, UPPER), torch.cat(data)
+    )
+
+
+@dataclass(frozen=True)
+class _Chains:
+    """Log weights ``(chains, examples)``, and of each example acceptance and last step size."""
+
+    log_weights: Tensor
+    acceptance: Tensor
+    step: Tensor
+
+
+class _Path:
+    """The distributions from r to p(x, z) for a batch, and chains along them."""
+
+    def __init__(self, vae: VAE, x: Tensor, start: str, betas: Tensor, leapfrog: int) -> None:
+        self.vae, self.x, self.leapfrog = vae, x, leapfrog
+        self.betas = betas.tolist()
+        with torch.no_grad():
+            self.prior, q = vae.prior(), vae.posterior(x)
+            if not is_real(self.prior) or is_point(self.prior):
+                raise ValueError(
+                    f"annealing moves z over real vectors, and the prior "
+                    f"{type(vae.prior).__name__} is over others; use the method iw, or exact for "
+                    "a categorical prior"
+                )
+            if start == "posterior" and is_point(q):
+                raise ValueError(
+                    f"{type(vae.posterior).__name__} has no density to start from; take start prior"
+                )
+            self.from_prior = start == "prior"
+            self.start: Any = expand(self.prior, x.shape[:1]) if self.from_prior else q
+            self.precisions = [_precision(d, len(x)) for d in (self.start, q)]
+            if not self.from_prior:
+                self.precisions[0] = self.precisions[1]
+
+    def terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log r(z), and log p(x, z) - log r(z), each ``(chains, examples)``."""
+        log_likelihood = self.vae.likelihood(z).log_prob(self.x)
+        log_start = self.start.log_prob(z)
+        if self.from_prior:
+            return log_start, log_likelihood
+        return log_start, self.prior.log_prob(z) + log_likelihood - log_start
+
+    def slope(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """log f at this temperature and its gradient, and log p(x, z) - log r(z)."""
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            log_start, rest = self.terms(z)
+            log_f = log_start + beta * rest
+            (gradient,) = torch.autograd.grad(log_f.sum(), z)
+        return log_f.detach().double(), gradient, rest.detach().double()
+
+    def move(self, z: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One transition that leaves f at this temperature as it is.
+
+        Returns:
+            The chains after it, log p(x, z) - log r(z) there, and the probability of acceptance
+            ``(chains, examples)``.
+        """
+        first, last = self.precisions
+        unit = ((1 - beta) * first + beta * last).rsqrt()  # (examples, latent_dim)
+        jitter = 1 + JITTER * (2 * torch.rand_like(step) - 1)
+        stride = (jitter * step)[:, None] * unit
+        momentum = torch.randn_like(z)
+        log_f, gradient, rest = self.slope(z, beta)
+        energy = log_f - momentum.double().square().sum(-1) / 2
+        position = z
+        momentum = momentum + stride / 2 * gradient
+        for number in range(self.leapfrog):
+            position = position + stride * momentum
+            new_log_f, gradient, new_rest = self.slope(position, beta)
+            whole = 1.0 if number + 1 < self.leapfrog else 0.5
+            momentum = momentum + whole * stride * gradient
+        change = new_log_f - momentum.double().square().sum(-1) / 2 - energy
+        probability = change.clamp(max=0).exp().nan_to_num(0.0)
+        taken = torch.rand_like(probability) < probability
+        z = torch.where(taken[..., None], position, z)
+        return z, torch.where(taken, new_rest, rest), probability
+
+    def tuned(self, told: Callable[[float], None]) -> Tensor:
+        """Step sizes at each inner temperature ``(T - 1, examples)``, by chains that are let go."""
+        with torch.no_grad():
+            z = self.start.sample((PILOTS,))
+        log_step = torch.full((len(self.x),), math.log(0.5)).to(z)
+        inner = self.betas[1:-1]
+        steps = []
+        for number, beta in enumerate([*inner[:1] * WARMUP, *inner]):
+            z, _, probability = self.move(z, beta, log_step.exp())
+            if number >= WARMUP:
+                steps.append(log_step.exp())
+                told(1 / len(inner))
+            log_step = log_step + GAIN * (probability.mean(0) - ACCEPTANCE).to(z)
+        return torch.stack(steps) if steps else log_step.exp()[:0, None]
+
+    def forward(self, z: Tensor, steps: Tensor, told: Callable[[float], None]) -> _Chains:
+        """Chains from draws of r ``(chains, examples, latent_dim)``."""
+        with torch.no_grad():
+            rest = self.terms(z)[1].double()
+        log_weights = self.betas[1] * rest
+        accepted = torch.zeros_like(rest)
+        for beta, after, step in zip(self.betas[1:], self.betas[2:], steps, strict=False):
+            z, rest, probability = self.move(z, beta, step)
+            log_weights = log_weights + (after - beta) * rest
+            accepted = accepted + probability
+            told(1 / len(steps))
+        return self._chains(log_weights, accepted, steps)
+
+    def backward(self, z: Tensor, steps: Tensor, told: Callable[[float], None]) -> _Chains:
+        """Chains from draws of p(z | x), along the same path; minus the logarithm of 1 / w."""
+        with torch.no_grad():
+            rest = self.terms(z)[1].double()
+        log_weights = (1 - self.betas[-2]) * rest
+        accepted = torch.zeros_like(rest)
+        for number in range(len(steps) - 1, -1, -1):
+            beta, before = self.betas[number + 1], self.betas[number]
+            z, rest, probability = self.move(z, beta, steps[number])
+            log_weights = log_weights + (beta - before) * rest
+            accepted = accepted + probability
+            told(1 / len(steps))
+        return self._chains(-log_weights, accepted, steps)
+
+    def _chains(self, log_weights: Tensor, accepted: Tensor, steps: Tensor) -> _Chains:
+        if not len(steps):
+            nothing = torch.full_like(log_weights[0], math.nan)
+            return _Chains(log_weights, nothing, nothing)
+        return _Chains(log_weights, accepted.mean(0) / len(steps), steps[-1].double())
+
+
+def _precision(d: Any, examples: int) -> Tensor:
+    """One over the variance of each dimension, one where that is zero, infinite or not known."""
+    mean, variance = moments(d)
+    precision = 1 / variance
+    usable = precision.isfinite() & (precision > 0)
+    return torch.where(usable, precision, 1.0).expand(examples, mean.shape[-1])
+
+
+def _evidence(parts: list[_Chains], chains: int, kind: str) -> Evidence:
+    log_weights = torch.cat([part.log_weights for part in parts], 1).cpu()
+    weights = statistics(log_weights)
+    sign = -1 if kind == UPPER else 1
+    details = {
+        "ess": weights.ess,
+        "bias_corrected": sign * weights.bias_corrected,
+        "acceptance": torch.cat([part.acceptance for part in parts]).cpu(),
+        "step": torch.cat([part.step for part in parts]).cpu(),
+    }
+    value = sign * (log_weights.logsumexp(0) - math.log(chains))
+    return Evidence(value, weights.standard_error, kind, chains, details)
+
+
+def _shared(
+    advance: Callable[[float], None] | None, examples: int, stages: int
+) -> Callable[[float], None]:
+    """Tell of the parts of several stages as of examples."""
+
+    def told(part: float) -> None:
+        if advance is not None:
+            advance(part * examples / stages)
+
+    return told
+
+
+@contextmanager
+def _prepared(vae: VAE, device: torch.device) -> Iterator[None]:
+    """Eval mode, draws of one's own, no gradient of weights, and nothing checked at each step."""
+    wanted = [p for p in vae.parameters() if p.requires_grad]
+    with isolated(device), evaluating(vae), pyro.validation_enabled(False):
+        try:
+            for parameter in wanted:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in wanted:
+                parameter.requires_grad_(True)
+
+
+def _stream(seed: int, place: int) -> int:
+    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+
+
+def _check(samples: int, temperatures: int, leapfrog: int) -> None:
+    for name, value in (
+        ("samples", samples),
+        ("temperatures", temperatures),
+        ("leapfrog", leapfrog),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be positive, got {value}")

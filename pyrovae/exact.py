@@ -1,0 +1,213 @@
+r"""log p(x) where it can be written down: linear-Gaussian models, and discrete latents by sums.
+
+With a prior :math:`\mathcal{N}(m, P)`, a decoder :math:`Wz + b` and a noise :math:`S` that is
+diagonal and does not depend on z,
+
+.. math::
+    p(x) = \mathcal{N}(x \mid W m + b, \; W P W^\top + S), \qquad
+    p(z \mid x) = \mathcal{N}(z \mid m + A W^\top S^{-1} (x - W m - b), \; A), \qquad
+    A = (P^{-1} + W^\top S^{-1} W)^{-1}
+
+With finitely many z, :math:`p(x) = \sum_z p(z) \, p(x \mid z)`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+
+from pyrovae.evidence import Evidence
+from pyrovae.isolation import evaluating
+from pyrovae.networks import Linear
+from pyrovae.structure import base, is_discrete
+from pyrovae.vae import VAE
+
+__all__ = ["STATES", "LinearGaussian", "exact", "linear_gaussian"]
+
+STATES = 1 << 16
+"""At most so many values of a discrete z are summed over."""
+
+ROWS = 2_000  # values of z times examples at a time
+PROBES = 20  # values of z at which a decoder must be the affine map that it seems to be
+
+
+@dataclass(frozen=True)
+class LinearGaussian:
+    """A linear-Gaussian model, in double precision.
+
+    Attributes:
+        prior_loc: m ``(latent_dim,)``.
+        prior_tril: a lower triangular root of P ``(latent_dim, latent_dim)``.
+        weight: W ``(dimensions of x, latent_dim)``.
+        bias: b ``(dimensions of x,)``.
+        variance: the diagonal of S ``(dimensions of x,)``.
+    """
+
+    prior_loc: Tensor
+    prior_tril: Tensor
+    weight: Tensor
+    bias: Tensor
+    variance: Tensor
+
+    def marginal(self) -> dist.Distribution:
+        """p(x), of vectors ``(dimensions of x,)``."""
+        loc = self.weight @ self.prior_loc + self.bias
+        return dist.LowRankMultivariateNormal(loc, self.weight @ self.prior_tril, self.variance)
+
+    def posterior(self, x: Tensor) -> dist.Distribution:
+        """p(z | x).
+
+        Args:
+            x: data ``(batch, *event_shape)``.
+
+        Returns:
+            A multivariate normal with batch shape ``(batch,)``.
+        """
+        scaled = (self.weight @ self.prior_tril) / self.variance.sqrt()[:, None]
+        inner = torch.eye(scaled.shape[-1]).to(scaled) + scaled.mT @ scaled  # of z on P's scale
+        root = torch.linalg.cholesky(inner)
+        off = x.flatten(1).to(self.weight) - self.weight @ self.prior_loc - self.bias
+        solved = torch.cholesky_solve((off / self.variance.sqrt() @ scaled).mT, root).mT
+        loc = self.prior_loc + solved @ self.prior_tril.mT
+        half = torch.linalg.solve_triangular(root, self.prior_tril.mT, upper=False)
+        covariance = half.mT @ half
+        return dist.MultivariateNormal(loc, covariance.expand(len(x), -1, -1))
+
+
+def linear_gaussian(vae: VAE) -> LinearGaussian:
+    """The linear-Gaussian model that a VAE is, by what its parts are made of.
+
+    The prior must be a normal; the decoder a single affine layer; the likelihood normals, whose
+    means are what that layer gives, at random z far and near, and whose scales do not change.
+
+    Args:
+        vae: of any posterior.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if it is no such model, with the part that is in the way.
+    """
+    with torch.no_grad(), torch.random.fork_rng(), evaluating(vae):
+        torch.manual_seed(0)
+        return _recognised(vae)
+
+
+def _recognised(vae: VAE) -> LinearGaussian:
+    p = vae.prior()
+    inner = base(p)
+    if isinstance(inner, MultivariateNormal | LowRankMultivariateNormal):
+        prior_loc = inner.loc.double()
+        prior_tril = torch.linalg.cholesky(inner.covariance_matrix.double())
+    elif isinstance(inner, Normal):
+        prior_loc, prior_tril = inner.loc.double(), torch.diag(inner.scale.double())
+    else:
+        raise _no_formula(f"the prior is {type(inner).__name__}, not a normal")
+    decoder = getattr(vae.likelihood, "decoder", None)
+    layer = decoder.layer if isinstance(decoder, Linear) else decoder
+    if not isinstance(layer, nn.Linear):
+        name = "no module" if decoder is None else type(decoder).__name__
+        raise _no_formula(f"the decoder is {name}, not linear")
+    z = prior_loc + torch.randn(PROBES, len(prior_loc)).to(prior_loc) @ prior_tril.mT
+    z = z * torch.logspace(-1, 2, PROBES).to(z)[:, None]
+    p_x = vae.likelihood(z.to(layer.weight))
+    if not (isinstance(p_x, Independent) and isinstance(p_x.base_dist, Normal)):
+        raise _no_formula(f"the likelihood is {type(base(p_x)).__name__}, not independent normals")
+    loc, scale = (part.double().flatten(1) for part in (base(p_x).loc, base(p_x).scale))
+    if (scale != scale[0]).any():
+        raise _no_formula("the scale of the likelihood depends on z")
+    weight = layer.weight.double()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.double()
+    expected = z @ weight.mT + bias
+    digits = 100 * torch.finfo(layer.weight.dtype).eps
+    if loc.shape != expected.shape or not torch.allclose(
+        loc, expected, digits, digits * (z.abs() @ weight.abs().mT + bias.abs()).max().item()
+    ):
+        raise _no_formula("the mean of the likelihood is not what its linear decoder gives")
+    return LinearGaussian(prior_loc, prior_tril, weight, bias, scale[0].square())
+
+
+def _no_formula(reason: str) -> ValueError:
+    return ValueError(
+        f"there is no exact log p(x): {reason}; it is known for a normal prior with a linear "
+        "decoder and normal likelihood of fixed scale, and for a categorical prior; otherwise use "
+        "the methods iw, ais or, in one and two dimensions, quadrature"
+    )
+
+
+@torch.no_grad()
+def exact(
+    vae: VAE,
+    x: Tensor,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    advance: Callable[[float], None] | None = None,
+) -> Evidence:
+    """log p(x) by the formula of linear-Gaussian models, or by the sum over a discrete z.
+
+    Args:
+        vae: dropout and the like are switched off meanwhile.
+        x: data ``(examples, *event_shape)``.
+        samples: None, as nothing is sampled.
+        seed: of no matter, for the same reason.
+        advance: told how many examples are done.
+
+    Returns:
+        log p(x), with standard errors of zero.
+
+    Raises:
+        ValueError: if ``samples`` is given, if it is no such model, with the part that is in the
+            way, or z has more than ``STATES`` values.
+    """
+    if samples is not None:
+        raise ValueError(f"samples is {samples}, and an exact log p(x) takes none; leave it out")
+    vae.check_data(vae.place(x))
+    with torch.random.fork_rng(), evaluating(vae):
+        p = vae.prior()
+        if is_discrete(p):
+            return _summed(vae, p, vae.place(x), advance)
+    model = linear_gaussian(vae)
+    value = model.marginal().log_prob(vae.place(x).flatten(1).double())
+    if advance is not None:
+        advance(len(x))
+    return Evidence(value.cpu(), torch.zeros_like(value).cpu(), "exact, by formula", None, {})
+
+
+def _summed(vae: VAE, p: Any, x: Tensor, advance: Callable[[float], None] | None) -> Evidence:
+    z = _values(p)
+    total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    size = max(1, ROWS // len(x)) if len(x) else 1
+    for part in z.split(size):
+        log_prior = p.log_prob(part).double()[:, None]
+        log_joint = log_prior + vae.likelihood(part[:, None]).log_prob(x).double()
+        total = torch.logaddexp(total, log_joint.logsumexp(0))
+        if advance is not None:
+            advance(len(x) * len(part) / len(z))
+    kind = f"exact, a sum over {len(z):,} values of z"
+    return Evidence(total.cpu(), torch.zeros_like(total).cpu(), kind, None, {})
+
+
+def _values(p: Any) -> Tensor:
+    """Every z, ``(values, latent_dim)``."""
+    name = type(base(p)).__name__
+    logits = getattr(p, "logits", None)
+    if logits is not None and logits.dim() == 2:
+        variables, classes = logits.shape  # counted before they are written down
+        if classes**variables > STATES:
+            raise ValueError(
+                f"z has {classes}^{variables} = {classes**variables:,} values, and at most "
+                f"{STATES:,} are summed over; use the method iw"
+            )
+    if not p.has_enumerate_support:
+        raise ValueError(f"the values of the discrete prior {name} cannot be listed; use iw")
+    z: Tensor = p.enumerate_support()
+    if len(z) > STATES:
+        raise ValueError(f"z has {len(z):,} values, and at most {STATES:,} are summed over; use iw")
+    return z

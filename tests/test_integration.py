@@ -1,0 +1,222 @@
+"""Quadrature against exact evidence, hidden and distant peaks, heavy tails and other methods."""
+
+import math
+
+import pytest
+import torch
+from pyro import distributions as dist
+from torch import nn
+
+from pyrovae.annealing import annealed
+from pyrovae.evidence import bounds
+from pyrovae.exact import exact, linear_gaussian
+from pyrovae.integration import density, integrated
+from pyrovae.likelihoods import LIKELIHOODS, Normal
+from pyrovae.networks import Linear
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import LearnedNormal, StandardNormal
+from pyrovae.vae import VAE
+from tests import test_vae
+from tests.conftest import SEEDS
+from tests.test_evidence import with_likelihood
+from tests.test_pairs import PAIRS, make
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_dimensions_give_the_exact_evidence_and_posterior(seed):
+    vae, x, evidence = test_vae.linear_gaussian(seed)
+    found = integrated(vae, x)
+    assert ((found.log_evidence - evidence).abs() <= found.standard_error).all()
+    assert found.standard_error.max() < 1e-7
+    assert found.kind == "exact to the error of integration"
+    truth = linear_gaussian(vae).posterior(x)
+    torch.testing.assert_close(found.details["mean"], truth.mean, rtol=0, atol=1e-7)
+    covariance = found.details["covariance"]
+    torch.testing.assert_close(covariance, truth.covariance_matrix, rtol=0, atol=1e-7)
+
+
+def narrow(dim, scale, seed=0, where=None):
+    """A linear model whose posteriors have the given scale, and a q that lies elsewhere."""
+    torch.manual_seed(seed)
+    likelihood = Normal(dim, (6,), Linear, scale=scale)
+    prior = LearnedNormal(dim)
+    vae = VAE(prior, likelihood, DiagonalNormal(dim, (6,), Linear)).double()
+    with torch.no_grad():
+        likelihood.decoder.layer.weight.copy_(torch.randn(6, dim))
+        prior.loc.copy_(torch.randn(dim))
+        prior.log_scale.copy_(0.3 * torch.randn(dim))
+        z = vae.prior().sample((8,)) if where is None else torch.full((8, dim), where).double()
+        return vae, vae.likelihood(z).sample()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("scale", [0.02, 0.1, 1.0, 30.0])
+def test_posteriors_of_any_width_are_integrated_with_a_q_that_is_off(dim, scale, seed):
+    vae, x = narrow(dim, scale, seed)
+    found, truth = integrated(vae, x), exact(vae, x).log_evidence
+    assert ((found.log_evidence - truth).abs() <= found.standard_error).all()
+    assert found.standard_error.max() < 1e-6
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_posteriors_far_out_in_the_prior_are_found(dim):
+    vae, x = narrow(dim, 0.05, where=7.0)
+    found, truth = integrated(vae, x), exact(vae, x).log_evidence
+    assert ((found.log_evidence - truth).abs() <= found.standard_error).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+def test_a_peak_that_the_first_mesh_has_no_node_in_is_found_by_q(scale):
+    vae, x = narrow(2, scale)
+    truth = exact(vae, x).log_evidence
+    posterior = linear_gaussian(vae).posterior
+
+    def near(x):
+        q = posterior(x)
+        return dist.Normal(q.mean + q.stddev / 2, 1.5 * q.stddev).to_event(1)
+
+    found = integrated(VAE(vae.prior, vae.likelihood, near), x)
+    assert ((found.log_evidence - truth).abs() <= found.standard_error).all()
+
+
+class Folded(nn.Module):
+    """x depends on |z|: the posterior has four modes of equal mass, and q sits at one of them."""
+
+    def forward(self, z):
+        return dist.Normal(z.abs(), 0.05).to_event(1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_mode_counts_though_q_knows_one(seed):
+    torch.manual_seed(seed)
+    x = 0.3 + 1.5 * torch.rand(5, 2).double()
+    prior = StandardNormal(2).double()
+
+    def posterior(x):
+        return dist.Normal(x, 0.05).to_event(1)
+
+    found = integrated(VAE(prior, Folded(), posterior), x)
+    one = dist.Normal(torch.zeros(2).double(), math.hypot(1, 0.05)).to_event(1).log_prob(x)
+    expected = one + math.log(4)  # each side: z = x + noise; below zero is 6 deviations away
+    torch.testing.assert_close(found.log_evidence, expected, rtol=0, atol=1e-6)
+    assert (found.details["mean"].abs() < 1e-5).all()
+
+
+@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+def test_every_pair_agrees_with_importance_weighting_or_is_refused(prior, posterior, digits):
+    vae = make(prior, posterior).eval()
+    if posterior in ("power_spherical", "relaxed_categorical"):
+        with pytest.raises(ValueError, match="quadrature is over real z, and the prior"):
+            integrated(vae, digits[:1])
+        return
+    found = integrated(vae, digits[:1])
+    assert found.standard_error.max() < 1e-3
+    if posterior == "point":
+        return
+    torch.manual_seed(0)
+    truth = bounds(vae, digits[:1], 2_000)
+    error = torch.hypot(truth.standard_error, found.standard_error)
+    assert ((truth.log_evidence - found.log_evidence).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_likelihood_agrees_with_importance_weighting(name, network, digits):
+    vae = with_likelihood(name, network)
+    x = (0.25 + digits / 2 if name == "beta" else digits)[:3]
+    found = integrated(vae, x)
+    truth = bounds(vae, x, 4_000)
+    error = torch.hypot(truth.standard_error, found.standard_error)
+    assert ((truth.log_evidence - found.log_evidence).abs() < 5 * error).all()
+
+
+def test_a_density_on_a_grid_is_the_exact_posterior_s():
+    vae, x, _ = test_vae.linear_gaussian(0)
+    found = integrated(vae, x[:3])
+    axes, p = density(vae, x[:3], found, points=80)
+    assert (axes.shape, p.shape) == ((3, 2, 80), (3, 80, 80))
+    truth = linear_gaussian(vae).posterior(x[:3])
+    for i in range(3):
+        z = torch.stack(torch.meshgrid(*axes[i], indexing="ij"), -1)
+        expected = truth.log_prob(z[:, :, None])[..., i].exp()
+        torch.testing.assert_close(p[i], expected, rtol=1e-6, atol=1e-9)
+    given = torch.linspace(-1, 1, 30).double().expand(3, 2, 30)
+    again, _ = density(vae, x[:3], found, axes=given)
+    assert torch.equal(again, given)
+
+
+def test_one_dimension_has_a_curve():
+    vae, x = narrow(1, 0.3)
+    found = integrated(vae, x)
+    axes, p = density(vae, x, found, points=400)
+    width = axes[:, 0, 1] - axes[:, 0, 0]
+    torch.testing.assert_close(p.sum(1) * width, torch.ones(8).double(), rtol=0, atol=1e-4)
+
+
+def test_more_dimensions_and_draws_are_refused(network, digits):
+    vae = VAE(StandardNormal(3), Normal(3, (4,), Linear), DiagonalNormal(3, (4,), Linear))
+    with pytest.raises(ValueError, match="one or two latent dimensions, and z has 3"):
+        integrated(vae, torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="samples is 5, and quadrature takes none"):
+        integrated(with_likelihood("normal", network), digits[:1], samples=5)
+
+
+def test_what_is_no_number_is_refused_with_the_place(network, digits):
+    class Broken(nn.Module):
+        def forward(self, z):
+            loc = z.sum(-1, keepdim=True).expand(*z.shape[:-1], 4)
+            return dist.Normal(torch.where(loc > 3, math.nan, loc), 1.0).to_event(1)
+
+    vae = VAE(StandardNormal(2), Broken(), lambda x: dist.Normal(x[:, :2], 1.0).to_event(1))
+    with pytest.raises(ValueError, match=r"not a number at z = \[.*look for what overflows"):
+        integrated(vae, torch.zeros(2, 4))
+
+
+def test_batches_progress_and_modes(vae, digits):
+    vae.train()
+    told = []
+    state = torch.get_rng_state()
+    whole = integrated(vae, digits[:25], advance=told.append)
+    assert told == [20, 5]
+    assert vae.training
+    assert torch.equal(state, torch.get_rng_state())
+    part = integrated(vae, digits[20:25])
+    torch.testing.assert_close(part.log_evidence, whole.log_evidence[20:25], rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small Bernoulli VAE with a 2-D latent after 40 epochs on binarised digits."""
+    from functools import partial
+
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from pyrovae.likelihoods import Bernoulli
+    from pyrovae.networks import MLP
+    from pyrovae.training import fit
+
+    torch.manual_seed(0)
+    x = torch.from_numpy((load_digits().images[:, None] > 8).astype(np.float32))
+    network = partial(MLP, hidden_dims=(64,))
+    shape = (1, 8, 8)
+    vae = VAE(StandardNormal(2), Bernoulli(2, shape, network), DiagonalNormal(2, shape, network))
+    fit(vae, x[:1_500], epochs=40, batch_size=100, learning_rate=3e-3, compile="off")
+    return vae, x[1_500:]
+
+
+def test_quadrature_weighting_and_annealing_agree_on_a_trained_model(trained):
+    """On 100 held-out digits: differences within 4.5 of their joint errors, where k-hat < 0.7."""
+    vae, x = trained[0].eval(), trained[1][:100]
+    truth = integrated(vae, x)
+    assert truth.standard_error.max() < 1e-3
+    torch.manual_seed(0)
+    weighted = bounds(vae, x, 5_000)
+    chains = annealed(vae, x, samples=40, temperatures=80)
+    reliable = weighted.pareto_k < 0.7
+    assert reliable.double().mean() > 0.7
+    for found, usable in ((weighted, reliable), (chains, torch.ones(100, dtype=torch.bool))):
+        error = torch.hypot(found.standard_error, truth.standard_error)
+        off = ((found.log_evidence - truth.log_evidence) / error)[usable]
+        assert off.abs().max() < 4.5
+    assert (weighted.elbo < truth.log_evidence).double().mean() > 0.95

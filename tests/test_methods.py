@@ -1,0 +1,196 @@
+"""Every method gives one kind of result, for the library and for the command line."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from pyrovae import processes
+from pyrovae.config import Config
+from pyrovae.evidence import Evidence, per_example
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.methods import METHODS, importance_weighted, summary
+from pyrovae.posteriors import Point
+from pyrovae.priors import StandardNormal
+from pyrovae.run import start
+from pyrovae.vae import VAE
+from tests import test_vae
+from tests.conftest import SEEDS
+from tests.test_evidence import SHAPE
+from tests.test_evidence import loose as loosened
+
+FEW = {"ais": {"temperatures": 40, "samples": 200}, "iw": {"samples": 4_000}}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
+    """Within 4.5 errors for each of 20 x, and a rounding of 1e-9."""
+    _, x, evidence = test_vae.linear_gaussian(seed)
+    vae, _ = loosened(test_vae.linear_gaussian(seed)[0])
+    with torch.no_grad():
+        found = METHODS[name](vae, x, seed=seed, **FEW.get(name, {}))
+    assert isinstance(found, Evidence)
+    assert found.log_evidence.shape == found.standard_error.shape == (20,)
+    assert ((found.log_evidence - evidence).abs() <= 4.5 * found.standard_error + 1e-9).all()
+    assert all(len(value) == 20 for value in found.details.values())
+    told = []
+    again = METHODS[name](
+        vae,
+        x,
+        samples=FEW[name]["samples"] if name in FEW else None,
+        seed=seed,
+        advance=told.append,
+        **{k: v for k, v in FEW.get(name, {}).items() if k != "samples"},
+    )
+    assert torch.equal(again.log_evidence, found.log_evidence)
+    assert sum(told) == pytest.approx(20)
+
+
+def test_importance_weighting_is_that_of_the_evaluation(vae, digits):
+    found = importance_weighted(vae, digits, samples=50, seed=3)
+    from pyrovae.data import Split
+
+    every = per_example(vae, Split.from_array(digits), samples=50, seed=3)
+    assert torch.equal(found.log_evidence, every.log_evidence)
+    assert torch.equal(found.details["ess"], every.ess)
+    assert (found.kind, found.samples) == ("importance-weighted lower bound", 50)
+
+
+def test_a_point_is_refused_and_one_draw(network, digits):
+    vae = VAE(StandardNormal(2), Bernoulli(2, SHAPE, network), Point(2, SHAPE, network))
+    with pytest.raises(ValueError, match="Point has no density to weigh draws by; use the method"):
+        importance_weighted(vae, digits)
+    with pytest.raises(ValueError, match="samples must be at least 2, to have an error, got 1"):
+        importance_weighted(vae, digits, samples=1)
+
+
+def test_the_error_of_a_mean_counts_examples_and_sampling():
+    """Of 4,000 means of 50 x, each known to 0.5 and spread by 2: both errors are their spread's."""
+    torch.manual_seed(0)
+    truth = 2 * torch.randn(4_000, 50).double()
+    noisy = truth + 0.5 * torch.randn(4_000, 50).double()
+    found = [summary(Evidence(v, torch.full((50,), 0.5).double(), "k", 3, {})) for v in noisy]
+    means = torch.tensor([row["estimate"] for row in found]).double()
+    errors = torch.tensor([row["standard_error"] for row in found]).double()
+    assert errors.mean().item() == pytest.approx(means.std().item(), rel=0.05)
+    spread = (means - truth.mean(1)).std().item()
+    assert found[0]["sampling_error"] == pytest.approx(spread, rel=0.05)
+    one = Evidence(noisy[0, :1], torch.full((1,), 0.5).double(), "k", 3, {})
+    assert summary(one)["standard_error"] is None
+    assert summary(one)["sampling_error"] == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of runs of two epochs: of a 2-D latent, a linear model, and a categorical z."""
+    folder = tmp_path_factory.mktemp("methods")
+    small = {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2}
+    linear = {"decoder": "linear", "likelihood": "normal", "latent_dim": 3}
+    discrete = {"prior": "categorical", "posterior": "relaxed_categorical", "latent_dim": 6}
+    for name, model in (
+        ("plain", small),
+        ("linear", small | linear),
+        ("discrete", small | discrete),
+    ):
+        settings = {"model": model, "training": {"epochs": 2}}
+        start(*Config.resolve(settings), folder / name)
+    return folder
+
+
+def evaluated(command, runs, name, *arguments):
+    result = command("evaluate", runs / name, "--limit", 6, *arguments)
+    assert result.status == 0, result.err
+    return result.out
+
+
+CHOICES = [
+    ("plain", "iw", ("--samples", 60)),
+    ("plain", "ais", ("--samples", 3, "--temperatures", 5, "--start", "posterior")),
+    ("plain", "quadrature", ()),
+    ("plain", "bdmc", ("--samples", 3, "--temperatures", 5)),
+    ("linear", "exact", ()),
+    ("discrete", "exact", ()),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "options"), CHOICES)
+def test_every_method_prints_words_numbers_and_a_file(command, runs, name, method, options):
+    words = evaluated(command, runs, name, "--method", method, *options, "--out", "x.npz")
+    lines = words.splitlines()
+    assert lines[-1] == "x.npz"
+    assert "6 examples" in lines[0]
+    assert max(map(len, lines)) <= 100
+    value = json.loads(evaluated(command, runs, name, "--method", method, *options, "--json"))
+    assert value["images"] == 6
+    assert value["posterior"]
+    arrays = np.load("x.npz")
+    means = {"log_evidence": value.get("log_evidence")}
+    if method == "bdmc":
+        assert value["gap"]["estimate"] == pytest.approx(
+            value["upper"]["estimate"] - value["lower"]["estimate"]
+        )
+        means = {f"{side}_log_evidence": value[side] for side in ("lower", "upper")}
+        assert arrays["x"].shape == (6, 1, 8, 8)
+    for key, mean in means.items():
+        assert arrays[key].shape == (6,)
+        assert mean["estimate"] == pytest.approx(arrays[key].mean())
+        assert mean["standard_error"] == pytest.approx(arrays[key].std(ddof=1) / math.sqrt(6))
+        if method != "iw":
+            assert mean["kind"].split()[0] in ("exact", "exact,", "lower", "upper")
+            error = arrays[key.replace("log_evidence", "standard_error")]
+            assert mean["sampling_error"] == pytest.approx(np.linalg.norm(error) / 6)
+
+
+def test_the_weights_are_told_of_in_words(command, runs):
+    words = evaluated(command, runs, "plain", "--samples", 60)
+    for part in (
+        "log p(x) is at least",
+        "from a tenth of them",
+        "jackknife, no bound",
+        "error of the draws",
+        "effective sample size",
+        "Pareto k-hat above 0.7",
+    ):
+        assert part in words
+    assert "jackknife" not in evaluated(command, runs, "plain", "--samples", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("plain --method exact", "there is no exact log p(x): the decoder is MLP, not linear"),
+        ("linear --method quadrature", "takes one or two latent dimensions, and z has 3"),
+        ("discrete --method quadrature", "quadrature is over real z, and the prior Categorical"),
+        ("discrete --method ais", "annealing moves z over real vectors, and the prior Categorica"),
+        ("discrete --method bdmc", "annealing moves z over real vectors, and the prior Categorica"),
+        ("plain --method exact --samples 3", "--samples is of the methods iw, ais, bdmc, and not"),
+        ("plain --temperatures 3", "--temperatures is of the methods ais, bdmc, and not of iw"),
+        ("plain --start prior", "--start is of the methods ais, bdmc, and not of iw"),
+        ("plain --method ais --compile off", "--compile is of the methods iw, and not of ais"),
+        ("plain --method nuts", "'nuts' is not one of 'iw', 'ais', 'quadrature', 'exact', 'bdmc'"),
+        ("plain --out x.csv", "its ending must be .npz"),
+        ("plain --method ais --samples 0", "0 is not in the range x>=1"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_in_one_line(command, runs, arguments, part):
+    name, *others = arguments.split()
+    before = sorted(os.listdir())
+    result = command("evaluate", runs / name, *others)
+    assert (result.status, result.out) == (2, "")
+    lines = [line for line in result.err.splitlines() if line.startswith("pyrovae: ")]
+    assert len(lines) == 1
+    assert part in lines[0]
+    assert "Traceback" not in result.err
+    assert sorted(os.listdir()) == before
+
+
+def test_only_iw_shares_its_work(command, runs, monkeypatch):
+    monkeypatch.setattr(processes, "_group", processes._Group(0, 2, None))
+    monkeypatch.setattr(processes, "stop", lambda say, status: (say(), status)[1])
+    result = command("evaluate", runs / "plain", "--method", "ais")
+    assert result.status == 2
+    assert "--method ais is for one process; only iw shares its work" in result.err
