@@ -20,21 +20,22 @@ LAYERS = [
     {"aggregate", "vae", "weighted"},
     {"chunks"},
     {"evidence"},
-    {"diagnostics", "kl", "objectives", "optim", "pictures"},
+    {"calibration", "calibration_figures", "diagnostics", "kl", "objectives", "optim", "pictures"}
+    | {"refit_figures"},
     {"gradients", "shares", "staging"},
     {"training"},
     {"config"},
     {"run"},
-    {"comparison", "options", "summary"},
-    {"comparison_cli", "ledger_cli"},
+    {"comparison", "options", "refit", "summary"},
+    {"calibration_cli", "comparison_cli", "ledger_cli", "refit_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 ONLY_IN = {
-    "click": {"cli", "comparison_cli", "ledger_cli", "options"},
-    "matplotlib": {"figures", "pictures"},
+    "click": {"calibration_cli", "cli", "comparison_cli", "ledger_cli", "options", "refit_cli"},
+    "matplotlib": {"calibration_figures", "figures", "pictures", "refit", "refit_figures"},
     "rich": {"display"},
     "torchvision": {"sources"},
     "sklearn": {"sources"},
