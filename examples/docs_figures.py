@@ -2,19 +2,25 @@
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
 as it is. The pictures are those that every run leaves in its folder, and those of
-``pyrovae kl --gradients``.
+``pyrovae kl --gradients``, ``pyrovae calibrate`` and ``pyrovae refit --prior mixture``.
 
     python examples/docs_figures.py --out docs/images
 """
 
 import argparse
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import pyrovae
-from pyrovae import figures, gradients, pictures
+from pyrovae import calibration_figures, figures, gradients, pictures
+from pyrovae.calibration import calibrate
+from pyrovae.data import Dataset
 from pyrovae.kl import ledger
+from pyrovae.priors import GaussianMixture
+from pyrovae.refit import picture, refit
 
 DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
@@ -38,10 +44,29 @@ def main() -> None:
     for name, figure in (
         ("kl", figures.divergence(ledger(vae, digits.test))),
         ("gradients", figures.gradients(gradients.compare(vae, digits.test))),
+        ("calibration", calibration_figures.calibration(calibrate(vae))),
     ):
         figures.save(figure, arguments.out / f"{name}.png")
         print(arguments.out / f"{name}.png")
+    for path in another_prior(vae, digits, x, arguments.out, **changes):
+        print(path)
     print(f"test ELBO {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats per image")
+
+
+def another_prior(
+    vae: pyrovae.VAE, digits: Dataset, x: torch.Tensor, out: Path, **options: Any
+) -> list[Path]:
+    """Samples before and after a refit of the prior, and the codes over the new one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        prior = GaussianMixture(2, vae.posterior, components=20, start="data")
+    refitted, _ = refit(vae, prior, digits, **options)
+    names = {"before": "normal", "after": "mixture"}
+    figures.save(picture(vae, refitted, digits.test, names), out / "refit.png")
+    with tempfile.TemporaryDirectory() as folder:
+        pictures.draw(refitted, x, digits.test.labels, [], Path(folder))
+        (out / "refit_latent.png").write_bytes((Path(folder) / "latent.png").read_bytes())
+    return [out / "refit.png", out / "refit_latent.png"]
 
 
 if __name__ == "__main__":

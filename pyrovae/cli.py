@@ -12,6 +12,7 @@ import click
 
 import pyrovae
 from pyrovae import processes
+from pyrovae.calibration_cli import calibrate
 from pyrovae.comparison_cli import compare
 from pyrovae.evaluate_cli import evaluate
 from pyrovae.ledger_cli import kl
@@ -31,6 +32,7 @@ from pyrovae.options import (
     text,
     training_options,
 )
+from pyrovae.refit_cli import refit
 
 __all__ = ["cli", "main"]
 
@@ -132,9 +134,11 @@ def cli(context: click.Context) -> None:
         )
 
 
+cli.add_command(calibrate)
 cli.add_command(compare)
 cli.add_command(evaluate)
 cli.add_command(kl)
+cli.add_command(refit)
 
 
 @cli.command()

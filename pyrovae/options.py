@@ -18,6 +18,7 @@ __all__ = [
     "integer",
     "json_option",
     "network_options",
+    "number",
     "opened_run",
     "own_code",
     "run_options",

@@ -20,21 +20,26 @@ LAYERS = [
     {"aggregate", "vae", "weighted"},
     {"chunks"},
     {"evidence"},
-    {"annealing", "diagnostics", "exact", "integration", "kl", "objectives", "optim", "pictures"},
+    {"calibration", "calibration_figures", "refit_figures"}
+    | {"annealing", "diagnostics", "exact", "integration", "kl", "objectives"}
+    | {"optim", "pictures"},
     {"gradients", "methods", "shares", "staging"},
     {"training"},
     {"config"},
     {"run"},
-    {"comparison", "options", "summary"},
-    {"comparison_cli", "evaluate_cli", "ledger_cli"},
+    {"comparison", "options", "refit", "summary"},
+    {"calibration_cli", "comparison_cli", "evaluate_cli", "ledger_cli", "refit_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
+COMMANDS = {"cli", "options"} | {module for module in RANK if module.endswith("_cli")}
+PICTURES = {"pictures", "refit"} | {module for module in RANK if module.endswith("figures")}
+
 ONLY_IN = {
-    "click": {"cli", "comparison_cli", "evaluate_cli", "ledger_cli", "options"},
-    "matplotlib": {"figures", "pictures"},
+    "click": COMMANDS,
+    "matplotlib": PICTURES,
     "rich": {"display"},
     "torchvision": {"sources"},
     "sklearn": {"sources"},

@@ -1,0 +1,116 @@
+r"""The command that gives a run another prior."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyrovae.options import (
+    ROLES,
+    count,
+    data_dir_option,
+    json_option,
+    number,
+    opened_run,
+    own_code,
+    seed_option,
+    text,
+)
+
+__all__ = ["refit"]
+
+
+def _own_roles(function: Any) -> Any:
+    for role in reversed([role for role in ROLES if role != "prior"]):
+        about = f"Name the run's own {role} module:Class, to run it."
+        function = text(f"--{role}", metavar="SPEC", help=about)(function)
+    return function
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@text("--prior", metavar="SPEC", required=True, help="The new p(z).")
+@text("--out", metavar="DIR", help="Folder of the new run. [RUN-<prior>-<n>]")
+@count("--epochs", metavar="N", default=100, show_default=True, help="Passes over the data.")
+@count("--batch-size", metavar="N", default=128, show_default=True, help="Examples per step.")
+@number("--learning-rate", default=5e-3, show_default=True, help="Largest step size of Adam.")
+@count("--samples", metavar="K", default=1_000, show_default=True, help="Draws per test example.")
+@count("--limit", metavar="N", help="Evaluate on the first N test examples.")
+@text("--old-prior", metavar="SPEC", help="Name the run's own prior module:Class, to run it.")
+@_own_roles
+@seed_option
+@data_dir_option
+@json_option
+def refit(
+    run: str,
+    prior: str,
+    out: str | None,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    samples: int,
+    limit: int | None,
+    old_prior: str | None,
+    seed: int,
+    data_dir: str | None,
+    as_json: bool,
+    **own: str | None,
+) -> None:
+    """Fit another prior to the codes of a trained run, with q(z|x) and decoder held.
+
+    The result is a new run, which all commands take. It says by how much KL(q(z) || p(z)) and the
+    importance-weighted bound change on the test set; DIR/figures/refit.png has samples of both.
+    """
+    from pyrovae.display import TrainingDisplay, counting
+    from pyrovae.export import as_json as in_json
+    from pyrovae.refit import refit_run
+
+    opened = opened_run(run, own | {"prior": old_prior})
+    result = refit_run(
+        opened,
+        prior,
+        None if out is None else Path(out),
+        trusted=own_code({"prior": prior}),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        data_dir=data_dir,
+        reporting=TrainingDisplay,
+        counting=counting,
+    )
+    click.echo(in_json(result) if as_json else "\n".join(_lines(result)))
+
+
+def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"prior {result['prior']['after']} ({result['parameters']:,} parameters) in place of "
+        f"{result['prior']['before']}, weights of epoch {result['best_epoch']} of "
+        f"{result['epochs']}; q(z|x) and decoder as before, to the bit"
+    )
+    yield f"test, {result['images']:,} examples, nats per example (+- standard error):"
+    yield f"  {'':<24} {'before':>17} {'after':>17} {'change, of pairs':>18}"
+    blank = {"before": "", "after": ""}
+    for title, row in (
+        ("KL(q(z) || p(z))", blank | result["marginal_kl"]),
+        ("ELBO", result["elbo"]),
+        ("log p(x) is at least", result["log_evidence"]),
+    ):
+        parts = [
+            _with_error(row[key], sign=key == "change") for key in ("before", "after", "change")
+        ]
+        yield f"  {title:<24} {parts[0]:>17} {parts[1]:>17} {parts[2]:>18}"
+    yield f"  {result['samples']:,} samples each; both priors on the same draws of z"
+    yield f"run      {result['run']}"
+    yield f"figure   {result['figure']}"
+
+
+def _with_error(estimate: Any, *, sign: bool) -> str:
+    if not estimate:
+        return ""
+    value = f"{estimate['estimate']:{'+' if sign else ''}.2f}"
+    error = estimate["standard_error"]
+    return value if error is None else f"{value} +- {error:.2f}"

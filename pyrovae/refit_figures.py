@@ -1,0 +1,78 @@
+r"""The picture of a refit: what the same decoder makes of draws from two priors."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pyrovae.figures import (
+    _DISTORTION,
+    _MODEL,
+    _REAL,
+    Array,
+    _bins,
+    _column_panels,
+    _rgb,
+    _show_mosaic,
+    _style,
+)
+
+__all__ = ["samples"]
+
+
+@_style()
+def samples(real: Array, before: Array, after: Array, prior: str, other: str) -> Figure:
+    """Real data, and data of one decoder under two priors.
+
+    Images are shown as three grids, a table as a histogram of each of its first twelve columns.
+
+    Args:
+        real: data, images ``(n, C, H, W)`` with C 1 or 3, or a table ``(n, columns)``.
+        before: images: means of p(x | z) at draws from the first prior. Tables: draws of x.
+        after: likewise, from the second prior.
+        prior: name of the first.
+        other: name of the second.
+
+    Returns:
+        the figure.
+    """
+    if real.ndim == 4:
+        ratio = real.shape[2] / real.shape[3]
+        figure = Figure(figsize=(12, 3.9 * ratio + 0.8), layout="constrained")
+        columns = math.ceil(math.sqrt(len(real)))
+        titles = ("real", f"before: $p(z)$ {prior}", f"after: $p(z)$ {other}")
+        for axes, values, title in zip(
+            figure.subplots(1, 3), (real, before, after), titles, strict=True
+        ):
+            _show_mosaic(axes, _rgb(values, real), columns)
+            axes.set_title(_short(title))
+        figure.suptitle("Means of $p(x|z)$, $z \\sim p(z)$: the same decoder under two priors")
+        return figure
+    figure, panels = _column_panels(real.shape[1])
+    for panel, *columns_of in zip(panels, real.T, before.T, after.T, strict=False):
+        truth, old, new = columns_of
+        bins = _bins(truth, np.concatenate([old, new]))
+        panel.hist(truth, bins=bins, density=True, color=_REAL, alpha=0.4, label="real")
+        for values, colour, label in (
+            (old, _DISTORTION, f"before: p(z) {prior}"),
+            (new, _MODEL, f"after: p(z) {other}"),
+        ):
+            panel.hist(
+                values,
+                bins=bins,
+                density=True,
+                histtype="step",
+                lw=1.6,
+                color=colour,
+                label=_short(label),
+            )
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.suptitle("Columns of the data, and draws of the same decoder under two priors")
+    figure.supylabel("density (per unit of the data)")
+    return figure
+
+
+def _short(text: str) -> str:
+    """Not longer than fits above a panel."""
+    return text if len(text) <= 48 else f"{text[:47]}…"
