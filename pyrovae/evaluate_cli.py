@@ -39,7 +39,7 @@ SIMULATED = 100  # examples, where no limit is given
     help="How log p(x) is had.",
 )
 @count("--samples", metavar="K", help="Draws (iw, [1000]) or chains (ais, bdmc, [16]) per example.")
-@count("--temperatures", metavar="T", help="Steps from start to p(x,z) (ais, bdmc). [200]")
+@count("--temperatures", metavar="T", help="Steps from start to p(x,z) (ais, bdmc). [500]")
 @click.option(
     "--start", type=click.Choice(["prior", "posterior"]), help="Of chains (ais, bdmc). [prior]"
 )
