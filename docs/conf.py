@@ -6,7 +6,10 @@ from typing import ClassVar
 
 import click
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import pyrovae
@@ -121,7 +124,18 @@ class Command(SphinxDirective):
         return [nodes.literal_block(text, text, language="text")]
 
 
+def warn_of_missing(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Node
+) -> None:
+    """Warn of a link from a page to code that the reference does not have."""
+    if node.get("refdomain") == "py" and node["refdoc"] != "api":
+        logging.getLogger(__name__).warning(
+            "%s is not in the reference", node["reftarget"], location=node
+        )
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", warn_of_missing)
     for name, directive in (
         ("components", Components),
         ("recipes", Recipes),

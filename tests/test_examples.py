@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
     "quickstart.py": ["--epochs", "2", "--samples", "5"],
     "docs_figures.py": ["--epochs", "2", "--out", "images"],
+    "evidence_identity.py": ["--epochs", "2"],
 }
 
 
