@@ -14,14 +14,23 @@ PACKAGE = Path(pyrovae.__file__).parent
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
     | {"categorical", "graphs", "processes", "progress", "spheres", "structure"},
-    {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
+    {
+        "closed_forms",
+        "display",
+        "figures",
+        "mixtures",
+        "networks",
+        "probes",
+        "quadrature",
+        "recipes",
+    }
     | {"sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
     {"aggregate", "vae", "weighted"},
     {"chunks"},
     {"evidence"},
-    {"diagnostics", "kl", "objectives", "optim", "pictures"},
-    {"gradients", "shares", "staging"},
+    {"diagnostics", "kl", "objectives", "optim", "pictures", "surgery"},
+    {"gradients", "population", "shares", "staging"},
     {"training"},
     {"config"},
     {"run"},
@@ -37,7 +46,7 @@ ONLY_IN = {
     "matplotlib": {"figures", "pictures"},
     "rich": {"display"},
     "torchvision": {"sources"},
-    "sklearn": {"sources"},
+    "sklearn": {"probes", "sources"},
     "safetensors": {"checkpoint"},
     "zuko": {"flows"},
 }
