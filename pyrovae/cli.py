@@ -13,6 +13,7 @@ import click
 import pyrovae
 from pyrovae import processes
 from pyrovae.comparison_cli import compare
+from pyrovae.diagnose_cli import diagnose
 from pyrovae.ledger_cli import kl
 from pyrovae.options import (
     ROLES,
@@ -132,6 +133,7 @@ def cli(context: click.Context) -> None:
 
 
 cli.add_command(compare)
+cli.add_command(diagnose)
 cli.add_command(kl)
 
 

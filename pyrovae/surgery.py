@@ -178,7 +178,8 @@ def surgery(draws: Draws) -> dict[str, Any]:
         ``estimate`` and ``standard_error``, that of the draws for these data; the first three also
         with ``over_images``, that of the choice of data.
         ``remainder``, the ELBO less the sum of its terms; ``log_images``, the largest mutual
-        information there can be; ``population``, in which ``mutual_information`` and
+        information there can be, and ``at_ceiling``, whether it is within 5 % of that;
+        ``population``, in which ``mutual_information`` and
         ``marginal_kl`` have ``lower`` and ``upper``, each an estimate; ``dimensions``, a row for
         each independent variable with ``mutual_information``, ``marginal_kl`` and ``kl`` (the
         latter two None where the prior does not factorise); ``omitted``, from a term to the reason;
@@ -214,6 +215,7 @@ def surgery(draws: Draws) -> dict[str, Any]:
         "terms": terms,
         "remainder": terms["elbo"]["estimate"] - (reconstruction - information - marginal),
         "log_images": math.log(count),
+        "at_ceiling": information > (1 - CEILING) * math.log(count),
         "population": {
             "mutual_information": {
                 "lower": terms["mutual_information"],

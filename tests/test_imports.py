@@ -31,19 +31,20 @@ LAYERS = [
     {"evidence"},
     {"diagnostics", "kl", "objectives", "optim", "pictures", "surgery"},
     {"gradients", "population", "shares", "staging"},
-    {"training"},
+    {"diagnosis", "training"},
     {"config"},
     {"run"},
-    {"comparison", "options", "summary"},
-    {"comparison_cli", "ledger_cli"},
+    {"comparison", "diagnose_figures", "options", "summary"},
+    {"sweep"},
+    {"comparison_cli", "diagnose_cli", "ledger_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 ONLY_IN = {
-    "click": {"cli", "comparison_cli", "ledger_cli", "options"},
-    "matplotlib": {"figures", "pictures"},
+    "click": {"cli", "comparison_cli", "diagnose_cli", "ledger_cli", "options"},
+    "matplotlib": {"diagnose_figures", "figures", "pictures"},
     "rich": {"display"},
     "torchvision": {"sources"},
     "sklearn": {"probes", "sources"},
