@@ -2,7 +2,7 @@
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
 as it is. The pictures are those that every run leaves in its folder, and those of
-``pyrovae kl --gradients``.
+``pyrovae kl --gradients`` and ``pyrovae diagnose``.
 
     python examples/docs_figures.py --out docs/images
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 import pyrovae
-from pyrovae import figures, gradients, pictures
+from pyrovae import diagnose_figures, figures, gradients, pictures
+from pyrovae.diagnosis import diagnose
 from pyrovae.kl import ledger
 
 DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
@@ -35,10 +36,11 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
-    for name, figure in (
-        ("kl", figures.divergence(ledger(vae, digits.test))),
-        ("gradients", figures.gradients(gradients.compare(vae, digits.test))),
-    ):
+    made = {
+        "kl": figures.divergence(ledger(vae, digits.test)),
+        "gradients": figures.gradients(gradients.compare(vae, digits.test)),
+    } | diagnose_figures.draw(vae, diagnose(vae, digits))
+    for name, figure in made.items():
         figures.save(figure, arguments.out / f"{name}.png")
         print(arguments.out / f"{name}.png")
     print(f"test ELBO {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats per image")

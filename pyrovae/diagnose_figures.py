@@ -280,7 +280,7 @@ def _decoded(diagnosis: Diagnosis) -> Figure:
     shape = _image_shape(diagnosis.samples["real"].shape[1:])
     if shape is None:
         return _columns(diagnosis)
-    figure = Figure(figsize=(12, 3.95 * shape[1] / shape[2] + 0.85), layout="constrained")
+    figure = Figure(figsize=(12, 3.95 * shape[1] / shape[2] + 1.1), layout="constrained")
     real = diagnosis.samples["real"].reshape(-1, *shape)
     for axes, (kind, title) in zip(figure.subplots(1, 3), kinds.items(), strict=True):
         shown = diagnosis.samples[kind].reshape(-1, *shape)[:_IMAGES]

@@ -236,8 +236,10 @@ def test_a_sweep_is_kept_and_taken_up_again(command, run, tmp_path):
     weights = sorted((tmp_path / run / "sweep").glob("*/model.safetensors"))
     assert len(weights) == 2
     times = [path.stat().st_mtime_ns for path in weights]
-    again = command("diagnose", run, *asked)
-    assert json.loads(again.out)["sweep"] == swept
+    again = command("diagnose", run, *asked[:-1])
+    assert json.loads((tmp_path / run / "sweep/sweep.json").read_text()) == swept
+    rate = swept["rows"][0]["rate"]
+    assert f"{rate['estimate']:.2f} +- {rate['standard_error']:.2f}" in again.out
     assert [path.stat().st_mtime_ns for path in weights] == times
 
 
