@@ -2,7 +2,8 @@
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
 as it is. The pictures are those that every run leaves in its folder, and those of
-``pyrovae kl --gradients``, ``pyrovae calibrate`` and ``pyrovae refit --prior mixture``.
+``pyrovae kl --gradients``, ``pyrovae diagnose``, ``pyrovae calibrate`` and
+``pyrovae refit --prior mixture``.
 
     python examples/docs_figures.py --out docs/images
 """
@@ -15,9 +16,10 @@ from typing import Any
 import torch
 
 import pyrovae
-from pyrovae import calibration_figures, figures, gradients, pictures
+from pyrovae import calibration_figures, diagnose_figures, figures, gradients, pictures
 from pyrovae.calibration import calibrate
 from pyrovae.data import Dataset
+from pyrovae.diagnosis import diagnose
 from pyrovae.kl import ledger
 from pyrovae.priors import GaussianMixture
 from pyrovae.refit import picture, refit
@@ -41,11 +43,12 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
-    for name, figure in (
-        ("kl", figures.divergence(ledger(vae, digits.test))),
-        ("gradients", figures.gradients(gradients.compare(vae, digits.test))),
-        ("calibration", calibration_figures.calibration(calibrate(vae))),
-    ):
+    made = {
+        "kl": figures.divergence(ledger(vae, digits.test)),
+        "gradients": figures.gradients(gradients.compare(vae, digits.test)),
+        "calibration": calibration_figures.calibration(calibrate(vae)),
+    } | diagnose_figures.draw(vae, diagnose(vae, digits))
+    for name, figure in made.items():
         figures.save(figure, arguments.out / f"{name}.png")
         print(arguments.out / f"{name}.png")
     for path in another_prior(vae, digits, x, arguments.out, **changes):

@@ -14,6 +14,7 @@ import pyrovae
 from pyrovae import processes
 from pyrovae.calibration_cli import calibrate
 from pyrovae.comparison_cli import compare
+from pyrovae.diagnose_cli import diagnose
 from pyrovae.evaluate_cli import evaluate
 from pyrovae.ledger_cli import kl
 from pyrovae.options import (
@@ -137,6 +138,7 @@ def cli(context: click.Context) -> None:
 cli.add_command(calibrate)
 cli.add_command(compare)
 cli.add_command(evaluate)
+cli.add_command(diagnose)
 cli.add_command(kl)
 cli.add_command(refit)
 

@@ -4,7 +4,7 @@ Random state and training mode are left as they were.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pyrovae.isolation import evaluating, seed_device
 from pyrovae.structure import is_discrete
 from pyrovae.vae import VAE
 
-__all__ = ["draw"]
+__all__ = ["draw", "fills_space", "prior_density"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -86,7 +86,7 @@ def draw(
             pictures["latent"] = _discrete_latent_of(vae, x, shown)
         else:
             pictures["latent"] = _latent_of(vae, x, shown)
-        if vae.latent_dim == 2 and len(shape) == 3 and _fills_space(vae.prior()):
+        if vae.latent_dim == 2 and len(shape) == 3 and fills_space(vae.prior()):
             pictures["grid"] = _grid_of(vae, shape)
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
@@ -125,17 +125,32 @@ def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
         z = _numpy(q.sample((500,))[..., dims])  # (500, n, 2)
         covariance = np.einsum("sni,snj->nij", z - z.mean(0), z - z.mean(0)) / (len(z) - 1)
     shown = _numpy(draws[:, dims])
+    density = prior_density(p, draws, dims)
+    return latent(loc[:, dims], covariance, shown, density, labels, names=names)
+
+
+def prior_density(p: Any, draws: Tensor, dims: Array) -> Callable[[Array], Array]:
+    """The density of some dimensions of a prior: its own, else a kernel estimate from draws.
+
+    Args:
+        p: the prior.
+        draws: from it ``(m, latent_dim)``.
+        dims: which dimensions.
+
+    Returns:
+        From points ``(k, len(dims))`` to densities ``(k,)``.
+    """
 
     def density(points: Array) -> Array:
         z = draws[:1].repeat(len(points), 1)
         z[:, dims] = torch.as_tensor(points).to(draws)
-        if vae.latent_dim <= 2 and _fills_space(p):
+        if draws.shape[1] == len(dims) and fills_space(p):
             return _numpy(p.log_prob(z).exp())
         if _factorises(p):
             return _numpy(p.base_dist.log_prob(z)[:, dims].sum(-1).exp())
-        return np.asarray(gaussian_kde(shown.T)(points.T))
+        return np.asarray(gaussian_kde(_numpy(draws[:, dims]).T)(points.T))
 
-    return latent(loc[:, dims], covariance, shown, density, labels, names=names)
+    return density
 
 
 def _discrete_latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
@@ -174,7 +189,7 @@ def _kl_per_dimension(q: Any, p: Any, draws: Tensor) -> tuple[Array, bool]:
     return kl, False
 
 
-def _fills_space(distribution: Any) -> bool:
+def fills_space(distribution: Any) -> bool:
     """Whether it has a density on the space around its draws: not on a sphere, nor if discrete."""
     support: Any = None
     with suppress(NotImplementedError):

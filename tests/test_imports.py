@@ -14,21 +14,23 @@ PACKAGE = Path(pyrovae.__file__).parent
 LAYERS = [
     {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
     | {"categorical", "graphs", "importance", "processes", "progress", "spheres", "structure"},
-    {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
-    | {"sources"},
+    {"closed_forms", "display", "figures", "mixtures", "networks", "probes", "quadrature"}
+    | {"recipes", "sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
     {"aggregate", "vae", "weighted"},
     {"chunks"},
     {"evidence"},
-    {"calibration", "calibration_figures", "refit_figures"}
-    | {"annealing", "diagnostics", "exact", "integration", "kl", "objectives"}
-    | {"optim", "pictures"},
-    {"gradients", "methods", "shares", "staging"},
-    {"training"},
+    {"annealing", "calibration", "diagnostics", "exact", "integration", "kl", "surgery"}
+    | {"objectives", "optim"}
+    | {"calibration_figures", "pictures", "refit_figures"},
+    {"gradients", "methods", "population", "shares", "staging"},
+    {"diagnosis", "training"},
     {"config"},
     {"run"},
-    {"comparison", "options", "refit", "summary"},
-    {"calibration_cli", "comparison_cli", "evaluate_cli", "ledger_cli", "refit_cli"},
+    {"comparison", "diagnose_figures", "options", "refit", "summary"},
+    {"sweep"},
+    {"calibration_cli", "comparison_cli", "diagnose_cli", "evaluate_cli", "ledger_cli"}
+    | {"refit_cli"},
     {"cli"},
     {"__main__"},
 ]
@@ -42,7 +44,7 @@ ONLY_IN = {
     "matplotlib": PICTURES,
     "rich": {"display"},
     "torchvision": {"sources"},
-    "sklearn": {"sources"},
+    "sklearn": {"probes", "sources"},
     "safetensors": {"checkpoint"},
     "zuko": {"flows"},
 }

@@ -1,0 +1,388 @@
+r"""Pictures of a diagnosis: the terms of the bound, q(z) over p(z), samples, rate, distortion."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from pyrovae.diagnosis import Diagnosis
+from pyrovae.figures import (
+    _BOUND,
+    _CLASSES,
+    _DISTORTION,
+    _MINUS,
+    _MODEL,
+    _PRIOR,
+    _RATE,
+    _REAL,
+    _bins,
+    _column_panels,
+    _contours,
+    _rgb,
+    _show_mosaic,
+    _style,
+    discrete,
+)
+from pyrovae.isolation import evaluating
+from pyrovae.pictures import fills_space, prior_density
+from pyrovae.structure import is_discrete
+from pyrovae.vae import VAE
+
+__all__ = ["draw", "rate_distortion"]
+
+Array = NDArray[Any]
+
+_IMAGES = 64  # of each kind
+_HISTOGRAMS = 6
+_DIMENSIONS = 50  # the most whose bars stay readable
+_TERMS = (
+    ("kl", "mean KL(q(z|x) || p(z))", _REAL, 0),
+    ("mutual_information", "mutual information", _BOUND, 0),
+    ("marginal_kl", "KL(q(z) || p(z))", _DISTORTION, 1),
+    ("total_correlation", "  total correlation", "#F2A7AE", 1),
+    ("dimension_wise_kl", "  dimension-wise KL", "#F2A7AE", 2),
+)
+
+
+def draw(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
+    """Every picture that applies, by name.
+
+    ``surgery``, the terms of the bound, where there are any; ``aggregate``, draws of the aggregate
+    posterior over the prior, for all data and for each class; ``decoded``, real data beside what is
+    decoded from draws of the prior and of the aggregate posterior.
+
+    Args:
+        vae: that was diagnosed.
+        diagnosis: of it.
+    """
+    pictures = {}
+    report = diagnosis.report
+    if report["surgery"] is not None and math.isfinite(
+        report["surgery"]["terms"]["kl"]["estimate"]
+    ):
+        pictures["surgery"] = _surgery(report["surgery"])
+    with torch.no_grad(), torch.random.fork_rng(), evaluating(vae):
+        torch.manual_seed(report["seed"])
+        pictures["aggregate"] = _aggregate(vae, diagnosis)
+    pictures["decoded"] = _decoded(diagnosis)
+    return pictures
+
+
+@_style()
+def _surgery(result: Mapping[str, Any]) -> Figure:
+    """The KL term as what a code tells about its datum, and how far q(z) is from p(z)."""
+    terms, rows = result["terms"], [row for row in _TERMS if row[0] in result["terms"]]
+    dimensions = [row for row in result["dimensions"] if row["kl"] is not None]
+    figure = Figure(figsize=(11 if dimensions else 7, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2 if dimensions else 1, squeeze=False)[0]
+    whole = panels[0]
+    information = terms["mutual_information"]["estimate"]
+    correlation = terms.get("total_correlation", {"estimate": 0.0})["estimate"]
+    starts = (0.0, information, information + correlation)
+    high = max(terms["kl"]["estimate"], result["log_images"])
+    for place, (name, _, colour, level) in enumerate(rows):
+        value, error = terms[name]["estimate"], terms[name]["standard_error"]
+        whole.barh(place, value, left=starts[level], color=colour, height=0.7)
+        end = starts[level] + max(value, 0)
+        inside = end > 0.72 * high
+        digits = 2 if error >= 0.005 or error < 5e-5 else 4
+        text = f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", _MINUS)
+        at = starts[level] - 0.01 * high if inside and level else end + 0.01 * high
+        if inside and not level:
+            at = end - 0.01 * high
+        on_bar = inside and not level
+        number = whole.text(at, place, text, va="center", ha="right" if inside else "left")
+        number.set_color("white" if on_bar else "black")
+        if not on_bar:
+            number.set_path_effects([withStroke(linewidth=4, foreground="white")])
+    whole.axvline(result["log_images"], color=_PRIOR, ls="--", lw=1, zorder=0.5)
+    whole.text(
+        result["log_images"],
+        len(rows) - 0.2,
+        f" ceiling: log N = {result['log_images']:.2f} ",
+        color=_PRIOR,
+        va="center",
+        ha="left" if result["log_images"] < 0.45 * high else "right",
+    )
+    whole.set_yticks(range(len(rows)), [label for _, label, _, _ in rows])
+    whole.set(xlabel="nats per example", ylim=(len(rows) + 0.2, -0.6), xlim=(None, 1.1 * high))
+    whole.grid(visible=False, axis="y")
+    whole.set_title("all dimensions together", loc="left")
+    if dimensions:
+        _by_dimension(panels[1], dimensions)
+    figure.suptitle(
+        f"What the KL term is made of: {result['images']:,} examples, {result['draws']} draws each"
+    )
+    return figure
+
+
+def _by_dimension(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    rows = sorted(rows, key=lambda row: -row["kl"]["estimate"])[:_DIMENSIONS]
+    places = np.arange(len(rows))
+    told, off = (
+        np.array([row[name]["estimate"] for row in rows])
+        for name in ("mutual_information", "marginal_kl")
+    )
+    axes.bar(places, told, color=_BOUND, label="told of the datum by $z_j$ alone")
+    axes.bar(places, off, bottom=told, color=_DISTORTION, label="KL$(q(z_j) \\,\\|\\, p(z_j))$")
+    shown = places[:: -(-len(places) // 15)]
+    axes.set_xticks(shown, [str(rows[place]["dimension"]) for place in shown])
+    axes.set(xlabel="dimension j, by its KL", ylabel="nats per example")
+    axes.set_ylim(0, 1.25 * max((told + off).max(), 1e-3))
+    axes.grid(visible=False, axis="x")
+    axes.legend(loc="upper right")
+    axes.set_title("each dimension by itself", loc="left")
+
+
+def _aggregate(vae: VAE, diagnosis: Diagnosis) -> Figure:
+    p, z, labels = vae.prior(), diagnosis.z, diagnosis.labels
+    if is_discrete(p):
+        return discrete(
+            z, np.asarray(p.mean.double().cpu()), labels, classes=getattr(p, "classes", None)
+        )
+    draws = p.sample((5_000,))
+    shown = np.asarray(draws.double().cpu())
+    kl = _order(diagnosis)
+    dims = np.arange(z.shape[1]) if z.shape[1] <= 2 else kl[:2]
+    density = prior_density(p, draws, dims) if fills_space(p) else None
+    return _over_prior(z, shown, labels, dims, kl, density)
+
+
+def _order(diagnosis: Diagnosis) -> Array:
+    """Dimensions by what is said of them, most first."""
+    parts = diagnosis.report["surgery"]
+    rows = [] if parts is None else parts["dimensions"]
+    if rows and len(rows) == diagnosis.z.shape[1] and rows[0]["kl"] is not None:
+        return np.argsort([-row["kl"]["estimate"] for row in rows])
+    return np.argsort([-value for value in diagnosis.report["activity"]])
+
+
+@_style()
+def _over_prior(
+    z: Array,
+    prior: Array,
+    labels: Array | None,
+    dims: Array,
+    order: Array,
+    density: Callable[[Array], Array] | None,
+) -> Figure:
+    """Draws of the aggregate posterior over the prior, and each class of them."""
+    classes = np.array([]) if labels is None else _most_frequent(labels)
+    plane = len(dims) == 2
+    histograms = list(dims if z.shape[1] <= 2 else order[:_HISTOGRAMS])
+    size = (12.5 if len(classes) else 7.5, 6.7) if plane else (8, 4)
+    figure = Figure(figsize=size, layout="constrained")
+    rows = 2 if plane else 1
+    below: Any = figure
+    if plane:
+        above, below = np.asarray(figure.subfigures(2, 1, height_ratios=(4.4, 2.3)))
+        points, shown = z[:, dims], prior[:, dims]
+        limits = _limits(points, shown)
+        mosaic = [["all"] * 2 + [f"{row}{k}" for k in range(5)] for row in range(rows)]
+        if not len(classes):
+            mosaic = [["all"]]
+        panels = above.subplot_mosaic(mosaic, sharex=True, sharey=True)
+        for axes in panels.values():
+            if density is None:
+                axes.plot(*shown[:1_500].T, ".", color="0.85", ms=3, zorder=0)
+                axes.grid(visible=False)
+            else:
+                _contours(axes, limits, shown, density)
+        whole = panels["all"]
+        whole.plot(*points.T, ".", color=_MODEL, ms=4, alpha=0.6, mew=0)
+        whole.set_title(f"all {len(z):,} examples", loc="left")
+        places = [name for line in mosaic for name in line if name != "all"]
+        for name, label, colour in zip(places, classes, _CLASSES, strict=False):
+            axes = panels[name]
+            axes.plot(*points.T, ".", color="0.72", ms=1.5, mew=0)
+            axes.plot(*points[labels == label].T, ".", color=colour, ms=5, alpha=0.8, mew=0)
+            axes.set_title(f"class {label}", loc="left", fontsize="small")
+            axes.tick_params(labelleft=False, labelsize="x-small")
+        for name in places[len(classes) :]:
+            panels[name].set_axis_off()
+        whole.set(xlim=limits[0], ylim=limits[1])
+        whole.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=f"$z_{{{dims[1] + 1}}}$")
+        about = "prior: 50, 80 and 95 % inside" if density is not None else "draws of the prior"
+        handles = [
+            Line2D([], [], color=_MODEL, marker="o", ms=4, ls="", label="one draw z ~ q(z|x) each"),
+            Line2D([], [], color=_PRIOR if density is not None else "0.8", label=about),
+        ]
+        above.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small")
+    alone = below.subplots(1, len(histograms), squeeze=False)[0]
+    of_classes = {} if plane else {label: z[labels == label] for label in classes}
+    _histograms(alone, z, prior, histograms, of_classes)
+    figure.suptitle(
+        "The aggregate posterior q(z) against the prior p(z): all data"
+        + (", and each class" if len(classes) else "")
+    )
+    return figure
+
+
+def _histograms(
+    panels: Sequence[Axes],
+    z: Array,
+    prior: Array,
+    dims: Sequence[int],
+    classes: Mapping[Any, Array],
+) -> None:
+    for axes, d in zip(panels, dims, strict=True):
+        both = np.concatenate([z[:, d], prior[:, d]])
+        low, high = np.quantile(both, (0.002, 0.998))
+        bins = list(np.linspace(low, high, 31))
+        axes.hist(z[:, d], bins=bins, density=True, color=_MODEL, alpha=0.5, label="q(z)")
+        axes.hist(prior[:, d], bins=bins, density=True, histtype="step", color=_PRIOR, label="p(z)")
+        for (label, members), colour in zip(classes.items(), _CLASSES, strict=False):
+            share = np.full(len(members), 1 / (len(z) * (bins[1] - bins[0])))
+            line: dict[str, Any] = {
+                "histtype": "step",
+                "color": colour,
+                "lw": 1.5,
+                "label": f"class {label}",
+            }
+            axes.hist(members[:, d], bins=bins, weights=share, **line)
+        axes.set_xlabel(f"$z_{{{d + 1}}}$")
+        axes.set_yticks([])
+        axes.grid(visible=False)
+    panels[0].set_ylabel("density")
+    panels[0].legend(fontsize="small", loc="upper left", handlelength=1)
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(low, 1.35 * high)
+
+
+def _most_frequent(labels: Array) -> Array:
+    classes, counts = np.unique(labels, return_counts=True)
+    return np.sort(classes[np.argsort(-counts, kind="stable")[: len(_CLASSES)]])
+
+
+def _limits(points: Array, prior: Array) -> Array:
+    low = np.minimum(np.quantile(points, 0.002, axis=0), np.quantile(prior, 0.01, axis=0))
+    high = np.maximum(np.quantile(points, 0.998, axis=0), np.quantile(prior, 0.99, axis=0))
+    half = 0.55 * (high - low)
+    return np.asarray(((low + high) / 2)[:, None] + half[:, None] * [-1, 1])
+
+
+@_style()
+def _decoded(diagnosis: Diagnosis) -> Figure:
+    """Real data, and what is decoded from draws of the prior and of the aggregate posterior."""
+    kinds = {
+        "real": "test data",
+        "prior": r"mean of $p(x|z)$, $z \sim p(z)$",
+        "aggregate": r"mean of $p(x|z)$, $z \sim q(z|x')$",
+    }
+    tests = {row["of"]: row for row in diagnosis.report["samples"] if row["against"] == "test"}
+    shape = _image_shape(diagnosis.samples["real"].shape[1:])
+    if shape is None:
+        return _columns(diagnosis)
+    figure = Figure(figsize=(12, 3.95 * shape[1] / shape[2] + 1.1), layout="constrained")
+    real = diagnosis.samples["real"].reshape(-1, *shape)
+    for axes, (kind, title) in zip(figure.subplots(1, 3), kinds.items(), strict=True):
+        shown = diagnosis.samples[kind].reshape(-1, *shape)[:_IMAGES]
+        _show_mosaic(axes, _rgb(shown, real), math.ceil(math.sqrt(len(shown))))
+        row = tests.get(kind)
+        if row is not None and row["accuracy"] is not None:
+            title += (
+                f"\na classifier tells draws of $p(x|z)$ from test data:\n"
+                f"{100 * row['accuracy']:.0f} ± {100 * row['standard_error']:.0f} % right, of "
+                f"{row['tested']}"
+            )
+        axes.set_title(title)
+    figure.suptitle(
+        "Test data, samples of the model, and samples from encodings of training data x'"
+    )
+    return figure
+
+
+def _columns(diagnosis: Diagnosis) -> Figure:
+    flat = {kind: x.reshape(len(x), -1) for kind, x in diagnosis.samples.items()}
+    figure, panels = _column_panels(flat["real"].shape[1])
+    for d, panel in enumerate(panels):
+        bins = _bins(flat["real"][:, d], flat["prior"][:, d])
+        panel.hist(
+            flat["real"][:, d], bins=bins, density=True, color=_REAL, alpha=0.4, label="real"
+        )
+        for kind, colour in (("prior", _MODEL), ("aggregate", _RATE)):
+            panel.hist(
+                flat[kind][:, d],
+                bins=bins,
+                density=True,
+                histtype="step",
+                color=colour,
+                label=f"mean of p(x|z), z of the {kind}",
+            )
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle("Columns of test data, and of what is decoded")
+    figure.supxlabel("x (units of the data)")
+    figure.supylabel("density")
+    return figure
+
+
+def _image_shape(event_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    if len(event_shape) == 3 and event_shape[0] in (1, 3):
+        return event_shape
+    return (1, event_shape[0], event_shape[1]) if len(event_shape) == 2 else None
+
+
+@_style()
+def rate_distortion(result: Mapping[str, Any]) -> Figure:
+    """Rate against distortion for each weight of the KL term, over lines of equal ELBO.
+
+    Args:
+        result: what :func:`pyrovae.sweep.sweep` gives.
+
+    Returns:
+        the figure.
+    """
+    rows = result["rows"]
+    rate, distortion = (
+        np.array([row[name]["estimate"] for row in rows]) for name in ("rate", "distortion")
+    )
+    errors = [
+        [row[name]["standard_error"] or 0.0 for row in rows] for name in ("distortion", "rate")
+    ]
+    figure = Figure(figsize=(7.5, 5.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(distortion, rate, color=_MODEL, lw=1, alpha=0.5)
+    axes.errorbar(
+        distortion, rate, xerr=errors[0], yerr=errors[1], fmt="o", color=_MODEL, capsize=3
+    )
+    for row, d, r in zip(rows, distortion, rate, strict=True):
+        axes.annotate(f"β = {row['beta']:g}", (d, r), xytext=(7, 6), textcoords="offset points")
+    best = np.argmin(rate + distortion)
+    axes.plot(
+        distortion[best], rate[best], "o", ms=12, mfc="none", color=_DISTORTION, label="best ELBO"
+    )
+    across = np.array([distortion.min(), distortion.max()])
+    across = across + 0.18 * (np.ptp(across) or 1.0) * np.array([-1, 1])
+    up = np.array([min(0.0, rate.min()), rate.max() + 0.2 * (rate.max() or 1.0)])
+    sums = rate + distortion
+    for total in np.unique(np.round(np.linspace(sums.min(), sums.max(), 4), 1)):
+        axes.plot(across, total - across, color=_RATE, lw=0.7, ls="--", zorder=0)
+        at = max(across[0], total - up[1])
+        label = axes.annotate(
+            f"ELBO {-total:.1f}".replace("-", _MINUS),
+            (at, total - at),
+            color=_RATE,
+            fontsize="small",
+            va="top",
+            xytext=(6, -4),
+            textcoords="offset points",
+        )
+        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    axes.set(xlim=across, ylim=up)
+    axes.set(
+        xlabel="distortion, minus the mean of log p(x|z) (nats per example)",
+        ylabel="rate, KL(q(z|x) || p(z)) (nats per example)",
+    )
+    axes.legend(loc="lower left")
+    seeds = f"{result['seeds']} seeds" if result["seeds"] > 1 else "one seed"
+    figure.suptitle(
+        f"Rate and distortion of {result['data']} for several weights β of the KL term, {seeds}"
+    )
+    return figure
