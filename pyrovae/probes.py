@@ -1,6 +1,7 @@
 r"""Classifiers as instruments: do two samples differ, and what can be read from a code.
 
-Fits are scikit-learn's, on standardised columns, and depend on the data and the seed alone.
+Fits are scikit-learn's, on standardised columns, and depend on the data and the seed alone. It is
+imported when it is used: it takes a while, and sets variables of the environment.
 """
 
 import math
@@ -10,12 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 __all__ = ["FEWEST", "NEIGHBOURS", "probe", "two_samples"]
 
@@ -49,6 +44,8 @@ def two_samples(a: Array, b: Array, seed: int = 0) -> dict[str, Any]:
     Raises:
         ValueError: if there are fewer than ``FEWEST`` of one.
     """
+    from sklearn.neural_network import MLPClassifier
+
     count = min(len(a), len(b))
     if count < FEWEST:
         raise ValueError(
@@ -82,6 +79,9 @@ def probe(train: Array, train_labels: Array, test: Array, test_labels: Array) ->
         class that is most frequent in ``train``; ``right``, for each of the two, whether each
         answer was.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+
     classes, counts = np.unique(train_labels, return_counts=True)
     nearest = KNeighborsClassifier(min(NEIGHBOURS, len(train)))
     right = {
@@ -96,6 +96,10 @@ def probe(train: Array, train_labels: Array, test: Array, test_labels: Array) ->
 
 
 def _right(model: Any, train: Array, of_train: Array, test: Array, of_test: Array) -> Array:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a weaker classifier is still valid
         fitted = make_pipeline(StandardScaler(), model).fit(train, of_train)
