@@ -2,7 +2,7 @@
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
 as it is. The pictures are those that every run leaves in its folder, and those of
-``pyrovae kl --gradients``.
+``pyrovae kl --gradients`` and ``pyrovae gap``.
 
     python examples/docs_figures.py --out docs/images
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import pyrovae
-from pyrovae import figures, gradients, pictures
+from pyrovae import figures, gap, gap_figures, gradients, pictures
 from pyrovae.kl import ledger
 
 DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
@@ -35,9 +35,13 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
+    found = gap.gap(vae, digits.test, draws=100, warmup=100)
+    result = gap.summary(found, digits.test.labels.tolist())
     for name, figure in (
         ("kl", figures.divergence(ledger(vae, digits.test))),
         ("gradients", figures.gradients(gradients.compare(vae, digits.test))),
+        ("gap", gap_figures.gap(result)),
+        ("posteriors", gap_figures.posteriors(gap.densities(vae, found), result)),
     ):
         figures.save(figure, arguments.out / f"{name}.png")
         print(arguments.out / f"{name}.png")

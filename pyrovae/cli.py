@@ -14,6 +14,7 @@ import pyrovae
 from pyrovae import processes
 from pyrovae.comparison_cli import compare
 from pyrovae.evaluate_cli import evaluate
+from pyrovae.gap_cli import gap
 from pyrovae.ledger_cli import kl
 from pyrovae.options import (
     ROLES,
@@ -134,6 +135,7 @@ def cli(context: click.Context) -> None:
 
 cli.add_command(compare)
 cli.add_command(evaluate)
+cli.add_command(gap)
 cli.add_command(kl)
 
 

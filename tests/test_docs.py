@@ -111,6 +111,7 @@ def test_every_module_is_in_the_reference_and_in_the_layout():
         "cli",
         "comparison_cli",
         "evaluate_cli",
+        "gap_cli",
         "ledger_cli",
         "options",
     }  # their help is in the guide

@@ -18,23 +18,24 @@ LAYERS = [
     | {"sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
     {"aggregate", "vae", "weighted"},
-    {"chunks"},
-    {"evidence"},
-    {"annealing", "diagnostics", "exact", "integration", "kl", "objectives", "optim", "pictures"},
-    {"gradients", "methods", "shares", "staging"},
+    {"chunks", "nuts"},
+    {"bridge", "evidence", "unamortised"},
+    {"annealing", "diagnostics", "exact", "integration", "kl", "objectives", "optim", "pictures"}
+    | {"gap_figures"},
+    {"gap", "gradients", "methods", "shares", "staging"},
     {"training"},
     {"config"},
     {"run"},
     {"comparison", "options", "summary"},
-    {"comparison_cli", "evaluate_cli", "ledger_cli"},
+    {"comparison_cli", "evaluate_cli", "gap_cli", "ledger_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 ONLY_IN = {
-    "click": {"cli", "comparison_cli", "evaluate_cli", "ledger_cli", "options"},
-    "matplotlib": {"figures", "pictures"},
+    "click": {"cli", "comparison_cli", "evaluate_cli", "gap_cli", "ledger_cli", "options"},
+    "matplotlib": {"figures", "gap_figures", "pictures"},
     "rich": {"display"},
     "torchvision": {"sources"},
     "sklearn": {"sources"},
