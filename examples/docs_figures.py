@@ -2,7 +2,7 @@
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
 as it is. The pictures are those that every run leaves in its folder, and those of
-``pyrovae kl --gradients``, ``pyrovae diagnose``, ``pyrovae calibrate`` and
+``pyrovae kl --gradients``, ``pyrovae gap``, ``pyrovae diagnose``, ``pyrovae calibrate`` and
 ``pyrovae refit --prior mixture``.
 
     python examples/docs_figures.py --out docs/images
@@ -16,7 +16,15 @@ from typing import Any
 import torch
 
 import pyrovae
-from pyrovae import calibration_figures, diagnose_figures, figures, gradients, pictures
+from pyrovae import (
+    calibration_figures,
+    diagnose_figures,
+    figures,
+    gap,
+    gap_figures,
+    gradients,
+    pictures,
+)
 from pyrovae.calibration import calibrate
 from pyrovae.data import Dataset
 from pyrovae.diagnosis import diagnose
@@ -43,9 +51,13 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
+    found = gap.gap(vae, digits.test, draws=100, warmup=100)
+    result = gap.summary(found, digits.test.labels.tolist())
     made = {
         "kl": figures.divergence(ledger(vae, digits.test)),
         "gradients": figures.gradients(gradients.compare(vae, digits.test)),
+        "gap": gap_figures.gap(result),
+        "posteriors": gap_figures.posteriors(gap.densities(vae, found), result),
         "calibration": calibration_figures.calibration(calibrate(vae)),
     } | diagnose_figures.draw(vae, diagnose(vae, digits))
     for name, figure in made.items():

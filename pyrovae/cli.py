@@ -16,6 +16,7 @@ from pyrovae.calibration_cli import calibrate
 from pyrovae.comparison_cli import compare
 from pyrovae.diagnose_cli import diagnose
 from pyrovae.evaluate_cli import evaluate
+from pyrovae.gap_cli import gap
 from pyrovae.ledger_cli import kl
 from pyrovae.options import (
     ROLES,
@@ -139,6 +140,7 @@ cli.add_command(calibrate)
 cli.add_command(compare)
 cli.add_command(evaluate)
 cli.add_command(diagnose)
+cli.add_command(gap)
 cli.add_command(kl)
 cli.add_command(refit)
 

@@ -1,0 +1,145 @@
+r"""Pictures of the gap between log p(x) and the ELBO, and of posteriors in two dimensions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from pyrovae.figures import _MINUS, _style
+
+__all__ = ["gap", "posteriors"]
+
+Array = NDArray[Any]
+
+_APPROXIMATION, _AMORTISATION = "#EE6677", "#4477AA"
+_TRUTH = "0.35"
+_MOST = 40  # images that stay readable
+_LEVELS = (0.95, 0.8, 0.5)  # of the mass inside
+
+
+@_style()
+def gap(result: Mapping[str, Any]) -> Figure:
+    """Bars of the approximation and the amortisation gap of each image, and of their means.
+
+    Args:
+        result: as :func:`pyrovae.gap.summary` gives it; the first 40 images are shown.
+
+    Returns:
+        the figure.
+    """
+    rows = result["per_image"][:_MOST]
+    figure = Figure(figsize=(max(6.5, 2.5 + 0.42 * len(rows)), 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    at = np.arange(len(rows)) * 1.0
+    series = (
+        (
+            "approximation",
+            "approximation gap: $\\log p(x)$ \N{MINUS SIGN} ELBO(best q)",
+            _APPROXIMATION,
+            -0.2,
+        ),
+        (
+            "amortisation",
+            "amortisation gap: ELBO(best q) \N{MINUS SIGN} ELBO(encoder's q)",
+            _AMORTISATION,
+            0.2,
+        ),
+    )
+    error = {"ecolor": "0.2", "elinewidth": 1, "capsize": 2}
+    for name, label, colour, shift in series:
+        values = [row[name]["value"] for row in rows]
+        errors = [2 * row[name]["error"] for row in rows]
+        mean = result["mean"][name]
+        number = f"{mean['estimate']:.2f}".replace("-", _MINUS)
+        label = f"{name} gap: {label}; mean {number}"
+        axes.bar(at + shift, values, 0.38, yerr=errors, color=colour, label=label, error_kw=error)
+        over_images = mean["standard_error"]
+        spread = None if over_images is None else [2 * over_images]
+        axes.bar(
+            len(rows) + 0.6 + shift, mean["estimate"], 0.38, yerr=spread, color=colour,
+            error_kw=error, edgecolor="0.2", linewidth=1,
+        )  # fmt: skip
+    axes.axvline(len(rows) - 0.2, color="0.7", linewidth=1)
+    labelled = [row["label"] is not None for row in rows]
+    names = [
+        f"{row['image']}\n({row['label']})" if row["label"] is not None else str(row["image"])
+        for row in rows
+    ]
+    axes.set_xticks([*at, len(rows) + 0.6], [*names, f"mean\nof {result['images']:,}"])
+    axes.set(
+        xlabel="test image" + (" (class)" if all(labelled) else ""), ylabel="gap (nats per image)"
+    )
+    axes.set_xlim(-0.7, len(rows) + 1.3)
+    axes.axhline(0, color="0.2", linewidth=0.8)
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+    figure.suptitle("What the ELBO falls short of $\\log p(x)$, in two parts (bars: ± 2 errors)")
+    return figure
+
+
+@_style()
+def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any]) -> Figure:
+    """The true posterior of each image, and what stands for it, in two dimensions.
+
+    The filled contours hold 50, 80 and 95 % of the mass of p(z | x); the lines, 80 % of that of the
+    encoder's q and of the best q; dots are draws by NUTS. Scales differ from panel to panel.
+
+    Args:
+        panels: as :func:`pyrovae.gap.densities` gives them.
+        result: as :func:`pyrovae.gap.summary` gives it.
+
+    Returns:
+        the figure.
+    """
+    across = min(4, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure = Figure(figsize=(max(6.5, 2.7 * across), 2.75 * down + 1.1), layout="constrained")
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(down, across, i + 1)
+        _posterior(axes, panel)
+        row = result["per_image"][i]
+        name = f"image {row['image']}" + ("" if row["label"] is None else f" ({row['label']})")
+        if i >= len(panels) - across:
+            axes.set_xlabel("$z_1$")
+        if i % across == 0:
+            axes.set_ylabel("$z_2$")
+        axes.set_title(f"{name}: KL {row['kl']['value']:.2f} nats", loc="left", size="small")
+    handles = [
+        Line2D([], [], color=_TRUTH, label="p(z|x): 50, 80 and 95 % inside"),
+        Line2D([], [], color="0.1", marker=".", markersize=4, ls="", label="NUTS draws of p(z|x)"),
+        Line2D([], [], color=_AMORTISATION, lw=1.8, label="encoder's q(z|x): 80 % inside"),
+        Line2D([], [], color=_APPROXIMATION, lw=1.8, label="best q: 80 % inside"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, 2 * across))
+    figure.suptitle("True posteriors, and the q that stand for them")
+    return figure
+
+
+def _posterior(axes: Axes, panel: Mapping[str, Array]) -> None:
+    z1, z2 = panel["z1"], panel["z2"]
+    density = panel["posterior"]
+    levels = [_level(density, mass) for mass in _LEVELS]
+    if len(set(levels)) == len(levels) and levels[-1] < density.max():
+        axes.contourf(z1, z2, density, [*levels, density.max()], colors=["0.93", "0.86", "0.76"])
+        axes.contour(z1, z2, density, levels, colors=_TRUTH, linewidths=0.7)
+    draws = panel["draws"][:: max(1, len(panel["draws"]) // 200)]
+    axes.plot(*draws.T, ".", color="0.1", markersize=2.5, alpha=0.5, markeredgewidth=0)
+    for name, colour in (("encoder", _AMORTISATION), ("best", _APPROXIMATION)):
+        axes.contour(z1, z2, panel[name], [_level(panel[name], 0.8)], colors=colour, linewidths=1.8)
+    axes.set(xlim=(z1[0], z1[-1]), ylim=(z2[0], z2[-1]), aspect="equal")
+    axes.grid(visible=False)
+    axes.tick_params(labelsize="x-small")
+    axes.locator_params(nbins=4)
+
+
+def _level(density: Array, mass: float) -> float:
+    """The density above which that part of the mass on the grid lies."""
+    ordered = np.sort(density.ravel())[::-1]
+    held = np.cumsum(ordered)
+    return float(ordered[np.searchsorted(held, mass * held[-1])])
