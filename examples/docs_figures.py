@@ -2,7 +2,7 @@
 
 The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent space can be drawn
 as it is. The pictures are those that every run leaves in its folder, and those of
-``pyrovae kl --gradients``.
+``pyrovae kl --gradients``. Missing pixels are drawn by a VAE of the recipe's latent dimensions.
 
     python examples/docs_figures.py --out docs/images
 """
@@ -10,13 +10,34 @@ as it is. The pictures are those that every run leaves in its folder, and those 
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import pyrovae
 from pyrovae import figures, gradients, pictures
+from pyrovae.imputation import impute
 from pyrovae.kl import ledger
+from pyrovae.masks import mask
+from pyrovae.queries_figures import completions
 
 DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+
+
+def imputed(training: dict[str, int]) -> Figure:
+    """Test digits whose lower half is hidden, completed."""
+    config, digits = pyrovae.Config.resolve({"training": training})
+    vae = config.build()
+    pyrovae.fit(vae, digits, **dict(config.training, objective=config.objective()))
+    x = digits.test.batch(np.arange(6))
+    observed = torch.from_numpy(mask("lower", digits.event_shape, len(x)))
+    found = impute(vae, x, observed)
+    captions = [
+        f"$\\log p(x_\\mathrm{{obs}})$\n{estimate:.2f} ± {error:.2f}"
+        for estimate, error in zip(found.log_evidence, found.standard_error, strict=True)
+    ]
+    shown = (x, observed.expand_as(x), found.completions, found.mean)
+    return completions(*(tensor.numpy() for tensor in shown), captions)
 
 
 def main() -> None:
@@ -38,6 +59,7 @@ def main() -> None:
     for name, figure in (
         ("kl", figures.divergence(ledger(vae, digits.test))),
         ("gradients", figures.gradients(gradients.compare(vae, digits.test))),
+        ("imputed", imputed(changes)),
     ):
         figures.save(figure, arguments.out / f"{name}.png")
         print(arguments.out / f"{name}.png")

@@ -30,6 +30,7 @@ from pyrovae.options import (
     text,
     training_options,
 )
+from pyrovae.queries_cli import impute, score
 
 __all__ = ["cli", "main"]
 
@@ -133,6 +134,8 @@ def cli(context: click.Context) -> None:
 
 cli.add_command(compare)
 cli.add_command(kl)
+cli.add_command(impute)
+cli.add_command(score)
 
 
 @cli.command()

@@ -12,29 +12,30 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
-    | {"categorical", "graphs", "importance", "processes", "progress", "spheres", "structure"},
+    {"binarization", "checkpoint", "components", "detection", "distributions", "files", "flows"}
+    | {"categorical", "graphs", "importance", "isolation", "processes", "progress", "spheres"}
+    | {"structure"},
     {"closed_forms", "display", "figures", "mixtures", "networks", "quadrature", "recipes"}
-    | {"sources"},
-    {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
+    | {"masks", "sources"},
+    {"data", "export", "likelihoods", "posteriors", "priors", "queries_figures", "traces"},
     {"aggregate", "vae", "weighted"},
-    {"chunks"},
+    {"chunks", "nuts"},
     {"evidence"},
     {"diagnostics", "exact", "kl", "objectives", "optim", "pictures"},
-    {"gradients", "shares", "staging"},
+    {"gradients", "imputation", "shares", "staging"},
     {"training"},
     {"config"},
     {"run"},
     {"comparison", "options", "summary"},
-    {"comparison_cli", "ledger_cli"},
+    {"comparison_cli", "ledger_cli", "queries_cli"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 ONLY_IN = {
-    "click": {"cli", "comparison_cli", "ledger_cli", "options"},
-    "matplotlib": {"figures", "pictures"},
+    "click": {"cli", "comparison_cli", "ledger_cli", "options", "queries_cli"},
+    "matplotlib": {"figures", "pictures", "queries_figures"},
     "rich": {"display"},
     "torchvision": {"sources"},
     "sklearn": {"sources"},
