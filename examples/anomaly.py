@@ -125,6 +125,7 @@ def main() -> None:
         )
         real = some(data.test)
         with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
             means = vae.reconstruct(torch.from_numpy(real)).numpy()
         inputs = {data.name: real, other.name: some(other.test)} | changed(real, means, top, rng)
         inputs["flat shapes"] = shapes(len(real), size, top, rng, grain=0.0)
