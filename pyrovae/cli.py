@@ -34,6 +34,7 @@ from pyrovae.options import (
     text,
     training_options,
 )
+from pyrovae.queries_cli import impute, score
 from pyrovae.refit_cli import refit
 
 __all__ = ["cli", "main"]
@@ -143,6 +144,8 @@ cli.add_command(diagnose)
 cli.add_command(gap)
 cli.add_command(kl)
 cli.add_command(refit)
+cli.add_command(impute)
+cli.add_command(score)
 
 
 @cli.command()

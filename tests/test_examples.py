@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 ARGUMENTS = {
     "quickstart.py": ["--epochs", "2", "--samples", "5"],
+    "anomaly.py": ["--epochs", "1", "--samples", "2", "--count", "20"],
+    "impute.py": ["--epochs", "1", "--count", "2"],
     "docs_figures.py": ["--epochs", "2", "--out", "images"],
     "evidence_identity.py": ["--epochs", "2"],
 }
@@ -48,6 +50,23 @@ def test_example_runs_and_prints_its_result(run, name):
     assert re.search(r"-\d+\.\d+ \+- \d+\.\d+", output)
 
 
+def test_impute_draws_its_picture(run):
+    output, folder = run("impute.py")
+    assert output.count("log p(upper half)") == 2
+    with Image.open(folder / "imputed.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_anomaly_scores_both_ways_round(run):
+    output, folder = run("anomaly.py")
+    for data, other in (("digits", "shapes"), ("shapes", "digits")):
+        table = output.partition(f"trained on {data}")[2].partition("trained on")[0]
+        assert re.search(
+            rf"^{other}  .*( [01]\.\d{{3}} \+- \d\.\d{{3}}){{3}}$", table, re.MULTILINE
+        )
+        assert (folder / f"anomaly-{data}.png").is_file()
+
+
 def test_quickstart_compares_four_priors(run):
     rows = run("quickstart.py")[0].splitlines()[1:]
     assert [row.split()[0] for row in rows] == [
@@ -64,8 +83,12 @@ def test_quickstart_compares_four_priors(run):
 def test_pictures_of_the_docs_are_those_that_the_example_makes(run):
     made = {path.name for path in (run("docs_figures.py")[1] / "images").iterdir()}
     kept = list((ROOT / "docs" / "images").iterdir())
-    # the last two by commands, in compare.md and diagnose.md
-    assert {path.name for path in kept} == made | {"comparison.png", "rate_distortion.png"}
+    assert {path.name for path in kept} == made | {
+        "comparison.png",  # the commands in compare.md and diagnose.md
+        "rate_distortion.png",
+        "anomaly-digits.png",  # examples/anomaly.py
+        "anomaly-shapes.png",
+    }
     for path in kept:
         assert path.stat().st_size < 250_000
         with Image.open(path) as image:

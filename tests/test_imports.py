@@ -12,25 +12,26 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "checkpoint", "components", "distributions", "files", "flows", "isolation"}
-    | {"categorical", "graphs", "importance", "processes", "progress", "spheres", "structure"},
-    {"closed_forms", "display", "figures", "mixtures", "networks", "probes", "quadrature"}
-    | {"recipes", "sources"},
-    {"data", "export", "likelihoods", "posteriors", "priors", "traces"},
+    {"binarization", "categorical", "checkpoint", "components", "detection", "distributions"}
+    | {"files", "flows", "graphs", "importance", "isolation", "processes", "progress"}
+    | {"spheres", "structure"},
+    {"closed_forms", "display", "figures", "masks", "mixtures", "networks", "probes"}
+    | {"quadrature", "recipes", "sources"},
+    {"data", "export", "likelihoods", "posteriors", "priors", "queries_figures", "traces"},
     {"aggregate", "vae", "weighted"},
-    {"chunks"},
-    {"evidence"},
+    {"chunks", "nuts"},
+    {"bridge", "evidence", "unamortised"},
     {"annealing", "calibration", "diagnostics", "exact", "integration", "kl", "surgery"}
     | {"objectives", "optim"}
-    | {"calibration_figures", "pictures", "refit_figures"},
-    {"gradients", "methods", "population", "shares", "staging"},
+    | {"calibration_figures", "gap_figures", "pictures", "refit_figures"},
+    {"gap", "gradients", "imputation", "methods", "population", "shares", "staging"},
     {"diagnosis", "training"},
     {"config"},
     {"run"},
     {"comparison", "diagnose_figures", "options", "refit", "summary"},
     {"sweep"},
-    {"calibration_cli", "comparison_cli", "diagnose_cli", "evaluate_cli", "ledger_cli"}
-    | {"refit_cli"},
+    {"calibration_cli", "comparison_cli", "diagnose_cli", "evaluate_cli", "gap_cli"}
+    | {"ledger_cli", "queries_cli", "refit_cli"},
     {"cli"},
     {"__main__"},
 ]

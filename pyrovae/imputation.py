@@ -1,0 +1,421 @@
+r"""The posterior over missing pixels given the others, and the evidence of the others.
+
+.. math::
+    p(x_\text{miss} \mid x_\text{obs})
+    = \int p(x_\text{miss} \mid z) \, p(z \mid x_\text{obs}) \, dz, \qquad
+    p(z \mid x_\text{obs}) \propto p(z) \prod_{d \in \text{obs}} p(x_d \mid z)
+
+The likelihoods of the house are products over pixels, so that to leave a factor out is to integrate
+its pixel out. z is drawn from :math:`p(z \mid x_\text{obs})` in one of two ways, and then the
+missing pixels from :math:`p(x_\text{miss} \mid z)`. Observed pixels stay as they are.
+
+``importance`` draws z from a mixture and corrects by weights. The mixture is of the prior, of the
+posterior at observations whose missing pixels are filled in, and, where z is a real vector, of a
+Student t with the mean and covariance of earlier draws. The mixture is made in some rounds, each
+with the weighted draws of the one before; the draws that are reported are fresh ones, so that
+the average of their weights has the mean :math:`p(x_\text{obs})`.
+
+``nuts`` draws z by the No-U-Turn sampler from the density above, with its gradients.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+
+from pyrovae.importance import RELIABLE, statistics
+from pyrovae.isolation import evaluating, isolated, seed_device
+from pyrovae.nuts import Draws, draw
+from pyrovae.structure import base, is_discrete, is_point, is_real, name
+from pyrovae.vae import VAE
+
+__all__ = ["KINDS", "METHODS", "POOR", "SAMPLES", "UNMIXED", "Imputed", "impute", "work"]
+
+METHODS = ("importance", "nuts")
+KINDS = {
+    "importance": "importance-weighted lower bound on log p(x_obs)",
+    "nuts": "none: the draws of a Markov chain give no normalising constant",
+}
+"""What each method gives for the evidence of the observed pixels."""
+SAMPLES = {"importance": 1_000, "nuts": 400}
+"""Draws of z for each datum by default."""
+POOR = 50
+"""The effective sample size below which a warning is given."""
+UNMIXED = 1.05
+"""The Gelman-Rubin statistic above which one is given."""
+
+ROUNDS = 10  # in which the mixture is made
+ROUND_DRAWS = 500  # in each of them
+FILLS = 10  # ways of filling in that the posterior is asked about
+PRIOR_SHARE, POSTERIOR_SHARE = 0.1, 0.2  # of the mixture; the first bounds the weights
+DEGREES = 5.0  # of freedom of the Student t
+IMPOSSIBLE = -1e30  # the least log weight; minus infinity has no powers
+LEAST = 100.0  # effective sample size to which the weights of a round are flattened
+ROWS = 10_000  # examples times draws at a time
+LIKELIHOOD_ROWS = 2_000  # of which p(x | z) is held at a time
+CHAINS, WARMUP = 4, 150  # of the sampler
+FEWEST = 20  # draws of z, of which each part of a mixture and each chain has some
+CHAIN_EXAMPLES = 10  # that it draws together
+
+
+@dataclass(frozen=True)
+class Imputed:
+    r"""Draws of the missing pixels of some data, and what is known about them.
+
+    Attributes:
+        completions: draws ``(examples, completions, *event_shape)``; observed pixels are the
+            data's.
+        mean: :math:`\mathbb{E}[x \mid x_\text{obs}]`, ``(examples, *event_shape)``; observed pixels
+            are the data's.
+        mean_error: standard error of ``mean``, zero at observed pixels; under ``nuts`` as if every
+            pixel mixed like the worst dimension of z.
+        effective: so many independent draws of z would do as well ``(examples,)``. Of weights,
+            :math:`(\sum w)^2 / \sum w^2`; of chains, that of the worst dimension of z.
+        log_evidence: estimate of :math:`\log p(x_\text{obs})`, ``(examples,)``, with an expectation
+            below it; None under ``nuts``.
+        standard_error: of ``log_evidence``, by the delta method.
+        pareto_k: shape of the tail of the weights, see :class:`pyrovae.importance.Weights`.
+        r_hat: split Gelman-Rubin statistic of the worst dimension of z, ``(examples,)``; None under
+            ``importance``.
+    """
+
+    completions: Tensor
+    mean: Tensor
+    mean_error: Tensor
+    effective: Tensor
+    log_evidence: Tensor | None = None
+    standard_error: Tensor | None = None
+    pareto_k: Tensor | None = None
+    r_hat: Tensor | None = None
+
+
+def impute(
+    vae: VAE,
+    x: Tensor,
+    observed: Tensor,
+    *,
+    method: str = "importance",
+    completions: int = 5,
+    samples: int | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> Imputed:
+    r"""Draw the missing pixels of each of some data given its observed ones.
+
+    References:
+        Rezende, Mohamed and Wierstra (2014), Stochastic Backpropagation and Approximate Inference
+        in Deep Generative Models, arXiv:1401.4082; Mattei and Frellsen (2018), Leveraging the Exact
+        Likelihood of Deep Latent Variable Models, arXiv:1802.04826; Cappé, Guillin, Marin and
+        Robert (2004), Population Monte Carlo; Hoffman and Gelman (2014), The No-U-Turn Sampler,
+        arXiv:1111.4246
+
+    Args:
+        vae: the model, and under ``importance`` its posterior, if that has a density.
+        x: data ``(examples, *event_shape)``; what stands at missing pixels does not matter, and
+            NaN is missing too.
+        observed: booleans, true where a pixel is observed, ``event_shape`` or
+            ``(examples, *event_shape)``.
+        method: ``"importance"`` or ``"nuts"``.
+        completions: number of draws of the missing pixels of each datum. Under ``importance`` they
+            are draws of z by weight, with replacement.
+        samples: number of draws of z for each datum, by default ``SAMPLES``; under ``nuts`` of all
+            chains together.
+        seed: of all draws.
+        advance: told how much of the :func:`work` is done.
+
+    Returns:
+        Completions, means and errors, in the order of x. The VAE's mode, param store and random
+        state are left as they were.
+
+    Raises:
+        ValueError: if the data do not fit the likelihood, ``observed`` is no booleans or has
+            another shape, a number is not positive, the method is neither, the likelihood is no
+            product over pixels, or z is no real vector under ``nuts``.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    samples = SAMPLES[method] if samples is None else samples
+    for option, value, least in (("completions", completions, 1), ("samples", samples, FEWEST)):
+        if value < least:
+            raise ValueError(f"{option} must be at least {least}, got {value}")
+    x = vae.place(x)
+    observed = _mask(observed.to(x.device), x) & ~x.isnan()
+    size = _together_in(method, samples)
+    parts: list[Imputed] = []
+    with isolated(x.device), evaluating(vae):
+        for place, (some, seen) in enumerate(zip(x.split(size), observed.split(size), strict=True)):
+            stream = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+            seed_device(x.device, stream)
+            with torch.no_grad():
+                given = _Given(vae, some, seen)
+                if method == "importance":
+                    parts.append(_by_weights(given, samples, completions))
+                    if advance is not None:
+                        advance(len(some))
+                else:
+                    parts.append(_by_chains(given, samples, completions, stream, advance))
+    result = _joined(parts)
+    _warn(result)
+    return result
+
+
+def work(method: str, examples: int, samples: int | None = None) -> int:
+    """How much there is to do: examples, or under ``nuts`` draws of chains.
+
+    Args:
+        method, samples: as for :func:`impute`.
+        examples: how many there are.
+    """
+    samples = SAMPLES[method] if samples is None else samples
+    if method == "importance":
+        return examples
+    return -(-examples // _together_in(method, samples)) * CHAINS * (WARMUP + _each(samples))
+
+
+def _together_in(method: str, samples: int) -> int:
+    """Examples in a batch."""
+    return max(1, ROWS // samples) if method == "importance" else CHAIN_EXAMPLES
+
+
+def _each(samples: int) -> int:
+    """Draws of one chain."""
+    return -(-samples // CHAINS)
+
+
+class _Given:
+    """A VAE with some pixels of some data observed."""
+
+    def __init__(self, vae: VAE, x: Tensor, observed: Tensor) -> None:
+        self.vae, self.observed, self.examples = vae, observed, len(x)
+        self.p = vae.prior()
+        likelihood: Any = vae.likelihood(self.p.sample(torch.Size([len(x)])))
+        pixel = base(likelihood)
+        if pixel.event_shape:
+            raise ValueError(
+                f"the likelihood {type(vae.likelihood).__name__} gives {name(likelihood)}, which "
+                "is no product over pixels, and pixels cannot be left out of it; take a likelihood "
+                "of independent pixels, as all in pyrovae.likelihoods are"
+            )
+        self.event_dims = len(likelihood.event_shape)
+        anything = likelihood.sample() if is_discrete(pixel) else likelihood.mean
+        if observed.shape[1:] == anything.shape[1:]:  # else check_data says what is wrong
+            x = torch.where(observed, x, anything)
+        vae.check_data(x)
+        self.x = x
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """log p(x_obs | z), from z ``(draws, examples, latent_dim)`` to ``(draws, examples)``."""
+        return torch.cat([self._log_likelihood(part) for part in self._parts(z)])
+
+    def complete(self, z: Tensor) -> Tensor:
+        """Draws of x ``(draws, examples, *event_shape)``, one for each z."""
+        return torch.where(self.observed, self.x, self.vae.likelihood(z).sample())
+
+    def means(self, z: Tensor) -> Tensor:
+        """Means of x ``(draws, examples, *event_shape)``, one for each z."""
+        means = torch.cat([self.vae.likelihood(part).mean for part in self._parts(z)])
+        return torch.where(self.observed, self.x, means)
+
+    def _log_likelihood(self, z: Tensor) -> Tensor:
+        each = base(self.vae.likelihood(z)).log_prob(self.x)
+        seen = torch.where(self.observed, each, torch.zeros_like(each))
+        return seen.flatten(-self.event_dims).sum(-1)
+
+    def _parts(self, z: Tensor) -> Iterator[Tensor]:
+        yield from z.split(max(1, LIKELIHOOD_ROWS // self.examples))
+
+
+def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
+    z, log_w = _from_mixture(given, *_adapted(given), samples)
+    log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
+    found = statistics(log_w)
+    w = log_w.softmax(0)  # (samples, examples)
+    means = given.means(z)  # (samples, examples, *event_shape)
+    w = w.to(means).reshape(*w.shape, *[1] * given.event_dims)
+    mean = torch.where(given.observed, given.x, (w * means).sum(0))
+    mean_error = (w * (means - mean)).square().sum(0).sqrt()
+    drawn = given.complete(_resampled(z, log_w, completions)).transpose(0, 1)
+    return Imputed(
+        drawn, mean, mean_error, found.ess, log_evidence, found.standard_error, found.pareto_k
+    )
+
+
+def _by_chains(
+    given: _Given,
+    samples: int,
+    completions: int,
+    seed: int,
+    advance: Callable[[int], None] | None,
+) -> Imputed:
+    if not is_real(given.p):
+        raise ValueError(
+            f"nuts moves z along gradients through all real vectors, and the prior "
+            f"{type(given.vae.prior).__name__} is not over these; take the method importance"
+        )
+    z, log_w = _adapted(given)
+    loc, factor = _moments(z, log_w)
+    apart = (_resampled(z, log_w, CHAINS) - loc).unsqueeze(-1)
+    start = torch.linalg.solve_triangular(factor, apart, upper=False).squeeze(-1)
+
+    def z_of(u: Tensor) -> Tensor:
+        return loc + (factor @ u.unsqueeze(-1)).squeeze(-1)
+
+    def log_density(u: Tensor) -> Tensor:
+        z = z_of(u).unsqueeze(0)
+        density: Tensor = given.p.log_prob(z) + given.log_likelihood(z)
+        return density.squeeze(0)
+
+    with torch.enable_grad():
+        found: Draws = draw(
+            log_density,
+            start,
+            draws=_each(samples),
+            warmup=WARMUP,
+            chains=CHAINS,
+            seed=seed,
+            advance=advance,
+        )
+    z = z_of(found.z)  # (chains, draws, examples, latent_dim)
+    means = given.means(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    mean = torch.where(given.observed, given.x, means.mean((0, 1)))
+    effective, r_hat = found.effective.min(-1).values, found.r_hat.max(-1).values
+    error = means.flatten(0, 1).std(0) / effective.sqrt().to(mean).reshape(
+        -1, *[1] * given.event_dims
+    )
+    even = torch.zeros(z.shape[:2].numel(), given.examples, dtype=z.dtype, device=z.device)
+    drawn = given.complete(_resampled(z.flatten(0, 1), even, completions)).transpose(0, 1)
+    return Imputed(drawn, mean, error, effective, r_hat=r_hat)
+
+
+def _adapted(given: _Given) -> tuple[Tensor, Tensor]:
+    """Draws of z, and weights for them that are flat enough to make the next mixture of."""
+    z = given.p.sample(torch.Size([ROUND_DRAWS, given.examples]))
+    log_w = _flattened(given.log_likelihood(z).double())
+    for _ in range(ROUNDS):
+        z, log_w = _from_mixture(given, z, log_w, ROUND_DRAWS)
+        log_w = _flattened(log_w)
+    return z, log_w
+
+
+def _from_mixture(given: _Given, z: Tensor, log_w: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Draws from a mixture made of weighted draws, and their own weights.
+
+    A fixed number of draws comes from each part. The average of the weights has the mean p(x_obs),
+    and a variance of at most that of as many independent draws from the mixture.
+    """
+    parts: list[tuple[Any, int]] = [(given.p, max(1, round(PRIOR_SHARE * samples)))]
+    q: Any = given.vae.posterior(given.complete(_resampled(z, log_w, FILLS)))  # (FILLS, examples)
+    if not is_point(q):
+        parts.append((q, max(1, round(POSTERIOR_SHARE * samples / FILLS))))
+    if is_real(given.p):
+        left = samples - sum(_draws_of(part, given) * count for part, count in parts)
+        around = dist.MultivariateStudentT(DEGREES, *_moments(z, log_w))
+        parts.append((around, max(1, left)))
+    drawn, log_r = [], []
+    for part, count in parts:
+        shape = [count] if part.batch_shape else [count, given.examples]
+        drawn.append(part.sample(torch.Size(shape)).flatten(0, -3))
+    new = torch.cat(drawn)  # (draws, examples, latent_dim)
+    for part, count in parts:
+        density = part.log_prob(new.unsqueeze(1)).double()  # (draws, FILLS or 1, examples)
+        log_r.append(density.logsumexp(1) + math.log(count / len(new)))
+    log_joint = given.p.log_prob(new).double() + given.log_likelihood(new).double()
+    log_w = log_joint - torch.stack(log_r).logsumexp(0)
+    nothing = torch.full_like(log_w, -math.inf)
+    return new, torch.where(log_w.isnan(), nothing, log_w)  # far out, where numbers overflow
+
+
+def _draws_of(part: Any, given: _Given) -> int:
+    """How many draws for each example one draw of a part is."""
+    return max(1, part.batch_shape.numel() // given.examples)
+
+
+def _moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of weighted draws, and a Cholesky factor of their covariance.
+
+    The fewer draws there are for a dimension, the nearer the covariance is to its diagonal.
+    """
+    w = log_w.softmax(0).unsqueeze(-1).to(z)
+    loc = (w * z).sum(0)
+    apart = z - loc
+    covariance = torch.einsum("kbi,kbj->bij", w * apart, apart)
+    dimensions = z.shape[-1]
+    shrunk = dimensions / (dimensions + 1 / w.square().sum(0))  # (examples, 1)
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    tiny = 1e-6 * diagonal.mean(-1, keepdim=True) + torch.finfo(z.dtype).tiny
+    mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(shrunk * diagonal + tiny)
+    return loc, torch.linalg.cholesky(mixed)
+
+
+def _flattened(log_w: Tensor) -> Tensor:
+    """Weights to the largest power up to 1 at which their effective sample size is ``LEAST``."""
+    log_w = log_w.clamp_min(IMPOSSIBLE)
+    low, high = torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
+
+    def enough(power: Tensor) -> Tensor:
+        return 1 / (power * log_w).softmax(0).square().sum(0) >= LEAST
+
+    power = torch.ones_like(high)
+    for _ in range(20):
+        good = enough(power)
+        low, high = torch.where(good, power, low), torch.where(good, high, power)
+        power = torch.where(low == 1, low, (low + high) / 2)
+    return low * log_w
+
+
+def _resampled(z: Tensor, log_w: Tensor, count: int) -> Tensor:
+    """Draws ``(count, examples, latent_dim)`` of z by their weights, with replacement."""
+    index = log_w.T.softmax(-1).multinomial(count, replacement=True).T
+    return z.take_along_dim(index.unsqueeze(-1), 0)
+
+
+def _mask(observed: Tensor, x: Tensor) -> Tensor:
+    if observed.dtype != torch.bool:
+        raise ValueError(
+            f"observed must be booleans, true where a pixel is observed, got {observed.dtype}"
+        )
+    if observed.shape not in (x.shape, x.shape[1:]):
+        raise ValueError(
+            f"observed has the shape {tuple(observed.shape)}; it must be that of one observation, "
+            f"{tuple(x.shape[1:])}, or of all, {tuple(x.shape)}"
+        )
+    return observed.expand_as(x)
+
+
+def _joined(parts: Sequence[Imputed]) -> Imputed:
+    columns = {
+        field.name: [getattr(part, field.name) for part in parts] for field in fields(Imputed)
+    }
+    return Imputed(
+        **{name: torch.cat(values).cpu() for name, values in columns.items() if None not in values}
+    )
+
+
+def _warn(result: Imputed) -> None:
+    few = result.effective < POOR
+    if few.any():
+        warnings.warn(
+            f"the effective sample size is below {POOR} for {int(few.sum())} of {len(few)} "
+            f"examples (least {result.effective.min():.1f}): their completions may be too alike "
+            "and their errors too small; take more samples, or the other method",
+            stacklevel=3,
+        )
+    if result.pareto_k is not None and (heavy := result.pareto_k > RELIABLE).any():
+        warnings.warn(
+            f"the weights of {int(heavy.sum())} of {len(heavy)} examples have a heavy tail (Pareto "
+            f"shape above {RELIABLE}), so that their errors may be too small; take more samples, "
+            "or the other method",
+            stacklevel=3,
+        )
+    if result.r_hat is not None and (apart := result.r_hat > UNMIXED).any():
+        warnings.warn(
+            f"chains disagree for {int(apart.sum())} of {len(apart)} examples (r_hat up to "
+            f"{result.r_hat.max():.2f}, above {UNMIXED}); take more samples",
+            stacklevel=3,
+        )

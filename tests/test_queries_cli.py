@@ -1,0 +1,189 @@
+"""``pyrovae impute`` and ``pyrovae score``: what they write, and what they refuse."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pyrovae
+from pyrovae.config import Config
+from pyrovae.data import load
+from pyrovae.evidence import per_example
+from pyrovae.run import start
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small run on the digits, trained for an epoch."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    model = {"latent_dim": 2, "encoder": "mlp:hidden_dims=16", "decoder": "mlp:hidden_dims=16"}
+    config, digits = Config.resolve({"model": model, "training": {"epochs": 1}})
+    start(config, digits, folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def some_digits():
+    return load("digits").test.batch(np.arange(12)).numpy()
+
+
+def test_impute_draws_a_picture_and_says_its_numbers(command, run):
+    result = command("impute", run, "--mask", "lower", "--count", 3, "--completions", 2)
+    assert result.status == 0, result.err
+    assert "importance-weighted lower bound on log p(x_obs)" in result.out
+    assert result.out.count("32 of 64 observed  log p(x_obs)") == 3
+    assert result.out.splitlines()[-1] == str(run / "figures" / "imputed.png")
+    with Image.open(run / "figures" / "imputed.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_impute_writes_completions_that_keep_what_is_observed(command, run, tmp_path):
+    out = tmp_path / "made.npz"
+    options = ("--mask", "random:0.6", "--count", 3, "--completions", 4, "--json", "--out", out)
+    result = command("impute", run, *options)
+    said = json.loads(result.out)
+    assert said["file"] == str(out)
+    assert (said["samples"], said["images"], said["method"]) == (1_000, 3, "importance")
+    with np.load(out) as made:
+        arrays = dict(made)
+    seen, x = arrays["observed"], arrays["x"]
+    assert arrays["completions"].shape == (3, 4, 1, 8, 8)
+    for draw in arrays["completions"].swapaxes(0, 1):
+        assert (draw[seen] == x[seen]).all()
+    for row, evidence, error in zip(
+        said["rows"], arrays["log_evidence"], arrays["standard_error"], strict=True
+    ):
+        assert row["log_evidence"] == {"estimate": evidence, "standard_error": error}
+    assert arrays["effective"].shape == (3,)
+    again = command("impute", run, *options)
+    assert again.out == result.out
+    with np.load(out) as made:
+        assert (made["completions"] == arrays["completions"]).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_impute_by_nuts(command, run, tmp_path):
+    out = tmp_path / "made.npz"
+    options = ("--mask", "upper", "--count", 1, "--samples", 20, "--out", out)
+    result = command("impute", run, *options, "--method", "nuts")
+    assert result.status == 0, result.err
+    assert "r_hat" in result.out
+    with np.load(out) as made:
+        assert "log_evidence" not in made
+        assert made["r_hat"].shape == (1,)
+
+
+def test_nan_in_a_file_is_missing(command, run, tmp_path, some_digits):
+    x = some_digits.astype(np.float32)
+    x[:, :, :3] = np.nan
+    np.save(tmp_path / "holes.npy", x)
+    out = tmp_path / "made.npz"
+    result = command("impute", run, "--data", tmp_path / "holes.npy", "--count", 2, "--out", out)
+    assert result.status == 0, result.err
+    assert "40 of 64 observed" in result.out
+    with np.load(out) as made:
+        assert (made["observed"] == ~np.isnan(x[:2])).all()
+        assert (made["completions"][:, :, :, 3:] == x[:2, None, :, 3:]).all()
+    both = command("impute", run, "--data", tmp_path / "holes.npy", "--mask", "left", "--count", 2)
+    assert "20 of 64 observed" in both.out
+    np.save(tmp_path / "nothing.npy", np.full_like(x, np.nan))
+    refused = command("impute", run, "--data", tmp_path / "nothing.npy")
+    assert refused.status == 2
+    assert "nothing but NaN" in refused.err
+
+
+def test_impute_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
+    np.save(tmp_path / "other.npy", np.ones((1, 4, 4)))
+    np.save(tmp_path / "small.npy", np.ones((10, 1, 4, 4), np.int64))
+    before = {path.name for path in (run / "figures").glob("*")}
+    for options, message in (
+        ((), "nothing is missing in the test set; say with --mask what is to be hidden"),
+        (("--mask", "middle"), "unknown mask 'middle'"),
+        (("--mask", tmp_path / "other.npy"), "has the shape (1, 4, 4)"),
+        (("--mask", "lower", "--method", "gibbs"), "'gibbs' is not one of importance, nuts"),
+        (("--mask", "lower", "--samples", "3"), "samples must be at least 20, got 3"),
+        (("--mask", "lower", "--out", "x.csv"), "its ending must be .png or .npz"),
+        (("--mask", "lower", "--data", tmp_path / "small.npy"), "of shape (1, 8, 8)"),
+    ):
+        result = command("impute", run, *options)
+        assert result.status == 2
+        assert result.err.count("\n") == 1
+        assert message in result.err
+    assert {path.name for path in (run / "figures").glob("*")} == before
+
+
+def test_score_writes_the_bound_of_each_example(command, run, tmp_path, some_digits):
+    np.savez(tmp_path / "x.npz", x=some_digits.astype(np.int64), y=np.arange(12))
+    rows = {}
+    for ending in ("csv", "npz"):
+        out = tmp_path / f"scores.{ending}"
+        options = ("--data", tmp_path / "x.npz", "--samples", 50, "--out", out, "--json")
+        result = command("score", run, *options)
+        assert result.status == 0, result.err
+        rows[ending] = out
+    said = json.loads(result.out)
+    assert said["kind"] == "importance-weighted lower bound"
+    assert (said["samples"], said["examples"]) == (50, 12)
+    with rows["csv"].open(newline="") as file:
+        table = list(csv.DictReader(file))
+    with np.load(rows["npz"]) as arrays:
+        for name in ("log_evidence", "standard_error", "ess", "pareto_k", "label"):
+            column = [float(row[name]) for row in table]
+            np.testing.assert_allclose(column, arrays[name], rtol=1e-6)
+        found = per_example(
+            pyrovae.load(run), pyrovae.data.Split.from_array(some_digits), samples=50
+        )
+        np.testing.assert_allclose(arrays["log_evidence"], found.log_evidence, rtol=1e-6)
+        assert said["log_evidence"]["estimate"] == pytest.approx(arrays["log_evidence"].mean())
+
+
+def test_score_by_the_mixture_agrees_within_errors(command, run, tmp_path, some_digits):
+    """Within 5 standard errors of the two together."""
+    np.save(tmp_path / "x.npy", some_digits[:4].astype(np.int64))
+    found = []
+    for proposal, samples in (("posterior", 20_000), ("mixture", 1_000)):
+        out = tmp_path / f"{proposal}.npz"
+        options = ("--data", tmp_path / "x.npy", "--samples", samples, "--out", out)
+        result = command("score", run, *options, "--proposal", proposal)
+        assert result.status == 0, result.err
+        with np.load(out) as arrays:
+            found.append(dict(arrays))
+    error = np.hypot(*(each["standard_error"] for each in found))
+    apart = abs(found[0]["log_evidence"] - found[1]["log_evidence"])
+    assert (apart < 5 * error).all()
+    assert (found[1]["pareto_k"] < 0.7).all()
+
+
+def test_score_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
+    np.save(tmp_path / "small.npy", np.ones((10, 1, 4, 4), np.int64))
+    np.save(tmp_path / "real.npy", np.full((10, 1, 8, 8), 0.5))
+    for options, message in (
+        (("--out", "x.txt"), "its ending must be .csv or .npz"),
+        (("--out", "x.csv", "--data", tmp_path / "small.npy"), "of shape (1, 8, 8)"),
+        (("--out", "x.csv", "--data", tmp_path / "real.npy"), "counts out of 16"),
+        (("--out", "x.csv", "--data", "nothing"), "unknown dataset 'nothing'"),
+        (("--out", "x.csv", "--proposal", "prior"), "'prior' is not one of posterior, mixture"),
+        ((), "missing option '--out'"),
+    ):
+        result = command("score", run, *options)
+        assert result.status == 2
+        assert result.err.count("\n") == 1
+        assert message in result.err
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_score_refuses_a_point(command, tmp_path):
+    model = {"latent_dim": 2, "posterior": "point", "encoder": "mlp:hidden_dims=8"}
+    config, digits = Config.resolve({"model": model, "training": {"epochs": 1}})
+    start(config, digits, tmp_path / "point")
+    result = command("score", "point", "--out", "x.csv", "--samples", 2)
+    assert result.status == 2
+    assert "the posterior Point is a point, from which nothing is drawn" in result.err
