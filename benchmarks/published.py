@@ -26,6 +26,7 @@ from torch import nn
 
 from pyrovae.checkpoint import write_text
 from pyrovae.data import Dataset, Split, prepare
+from pyrovae.diagnostics import active_units
 from pyrovae.evidence import Estimate, per_example
 from pyrovae.files import Rows, Source
 from pyrovae.likelihoods import Bernoulli
@@ -219,6 +220,7 @@ def run(row: Row, folder: Path, options: argparse.Namespace) -> None:
         "nll": -evidence.estimate,
         "standard_error": evidence.standard_error,
         "negative_elbo": -Estimate.of(found.elbo).estimate,
+        "active": active_units(vae, test),
         "samples": options.samples,
         "images": len(found.elbo),
         "epochs": epochs,
@@ -263,20 +265,31 @@ def show(name: str, folder: Path, markdown: bool, absent: Mapping[str, str]) -> 
             result: dict[str, Any] = json.loads(file.read_text())
             ours = f"{result['nll']:.2f} ± {result['standard_error']:.2f}"
             bound = f"{result['negative_elbo']:.2f}"
+            used = f"{result['active']} of {row.latent_dim}"
             cells = (f"{result['epochs']:,}", str(result["seed"]), f"{result['minutes']:.0f}")
-            lines.append((title, published, ours, bound, *cells))
+            lines.append((title, published, ours, bound, used, *cells))
         if not found:
-            lines.append((title, published, absent.get(title, "not run"), "", "", "", ""))
+            lines.append((title, published, absent.get(title, "not run"), *5 * ("",)))
     print(
         f"{chosen.source}.\n\nProtocol: {chosen.protocol}.\n\nOurs differs: {chosen.deviations}.\n"
     )
-    titles = ("row", "published", "ours, -log p(x) at most", "-ELBO", "epochs", "seed", "minutes")
+    titles = (
+        "row",
+        "published",
+        "ours, -log p(x) at most",
+        "-ELBO",
+        "active",
+        "epochs",
+        "seed",
+        "minutes",
+    )
     table(titles, lines, markdown)
     if not all(row.read for row in chosen.rows.values()):
         print("\n(*) as commonly quoted; not read in the paper.")
-    machines = {
-        in_words(json.loads(f.read_text())["machine"]) for f in folder.glob("*/result.json")
-    }
+    machines = set()
+    for file in folder.glob(f"{name}-*/result.json"):
+        machine = json.loads(file.read_text())["machine"]
+        machines.add(in_words(machine).partition("; load")[0])
     print("".join(f"\n{machine}\n" for machine in sorted(machines)))
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
-    found = gap.gap(vae, digits.test, draws=100, warmup=100)
+    found = gap.gap(vae, digits.test, images=8, draws=100, warmup=100)
     result = gap.summary(found, digits.test.labels.tolist())
     made = {
         "kl": figures.divergence(ledger(vae, digits.test)),

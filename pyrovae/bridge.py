@@ -79,7 +79,7 @@ def _bridged(
         return torch.cat([joint(part.to(dtype)).double() - g.log_prob(part) for part in parts])
 
     at_f, at_g = log_ratio(z.flatten(0, 1)), log_ratio(other)  # (n, batch)
-    effective = effective_sample_size(at_f.unflatten(0, (chains, count)), 0, 1)
+    effective = _effective(at_f, chains)
     share = (effective / (effective + len(other))).clamp(1e-6, 1 - 1e-6)
     log_f, log_g = share.log(), (-share).log1p()
     log_z = at_f.median(0).values
@@ -93,7 +93,17 @@ def _bridged(
             break
     upper = (at_g - torch.logaddexp(log_f + at_g, log_g + log_z)).exp()
     lower = (-torch.logaddexp(log_f + at_f, log_g + log_z) + log_z).exp()
-    correlated = effective_sample_size(lower.unflatten(0, (chains, count)), 0, 1)
+    correlated = _effective(lower, chains)
     variance = upper.var(0) / upper.mean(0).square() / len(upper)
     variance = variance + lower.var(0) / lower.mean(0).square() / correlated
     return log_z, variance.sqrt()
+
+
+def _effective(values: Tensor, chains: int) -> Tensor:
+    """The effective number of draws ``(chains * draws, batch)``.
+
+    Of a few draws the estimate can be negative or undefined, as where no chain has moved. It is
+    then as many as there are chains.
+    """
+    effective = effective_sample_size(values.unflatten(0, (chains, -1)), 0, 1)
+    return torch.where(effective > 0, effective, chains).clamp(max=len(values))

@@ -39,13 +39,13 @@ def gap(result: Mapping[str, Any]) -> Figure:
     series = (
         (
             "approximation",
-            "approximation gap: $\\log p(x)$ \N{MINUS SIGN} ELBO(best q)",
+            "$\\log p(x)$ \N{MINUS SIGN} ELBO(best q)",
             _APPROXIMATION,
             -0.2,
         ),
         (
             "amortisation",
-            "amortisation gap: ELBO(best q) \N{MINUS SIGN} ELBO(encoder's q)",
+            "ELBO(best q) \N{MINUS SIGN} ELBO(encoder's q)",
             _AMORTISATION,
             0.2,
         ),

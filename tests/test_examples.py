@@ -62,7 +62,7 @@ def test_anomaly_scores_both_ways_round(run):
     for data, other in (("digits", "shapes"), ("shapes", "digits")):
         table = output.partition(f"trained on {data}")[2].partition("trained on")[0]
         assert re.search(
-            rf"^{other}  .*( [01]\.\d{{3}} \+- \d\.\d{{3}}){{3}}$", table, re.MULTILINE
+            rf"^{other}  .*( +[01]\.\d{{3}} \+- \d\.\d{{3}}){{3}}$", table, re.MULTILINE
         )
         assert (folder / f"anomaly-{data}.png").is_file()
 

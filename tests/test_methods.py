@@ -127,7 +127,8 @@ def test_every_method_prints_words_numbers_and_a_file(command, runs, name, metho
     value = json.loads(evaluated(command, runs, name, "--method", method, *options, "--json"))
     assert value["images"] == 6
     assert value["posterior"]
-    arrays = np.load("x.npz")
+    with np.load("x.npz") as file:
+        arrays = dict(file)
     means = {"log_evidence": value.get("log_evidence")}
     if method == "bdmc":
         assert value["gap"]["estimate"] == pytest.approx(
