@@ -1,7 +1,7 @@
 """Time of the importance-weighted bound: pyrovae's, by hand in PyTorch, matrix products alone.
 
     python benchmarks/evidence.py                # about a minute
-    python benchmarks/evidence.py --images 10000 --rounds 1 --whole --json out.json
+    python benchmarks/evidence.py --images 10000 --rounds 1 --whole --only inductor --json out.json
 
 All work on the same images and the same net in alternating rounds of one process, so that a machine
 whose speed drifts slows all of them; medians over rounds, and ratios to the floor: the matrix
@@ -89,6 +89,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5_000, help="draws for each image")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--whole", action="store_true", help="time evaluate(), with compiling")
+    parser.add_argument(
+        "--only", nargs="*", metavar="WORD", help="products, and ways with a word in the name"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
 
@@ -112,6 +115,9 @@ def main() -> None:
         ways["pyrovae, compile off"] = partial(pyrovaes, vae, data, options.samples, None)
         ways["pyrovae, compile inductor"] = partial(pyrovaes, vae, data, options.samples, compiled)
 
+    if options.only is not None:
+        words = ("products", *options.only)
+        ways = {name: way for name, way in ways.items() if any(word in name for word in words)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, way in ways.items():
