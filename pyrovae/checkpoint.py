@@ -6,6 +6,7 @@ Tensors are stored as safetensors, which cannot carry code.
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "atomic_file",
     "read_tensors",
     "tensor_bytes",
+    "whole_folder",
     "write_bytes",
     "write_tensors",
     "write_text",
@@ -43,6 +45,24 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder that takes the name ``path`` when the block ends, and vanishes if it fails.
+
+    Args:
+        path: where the folder will be; what it lies in is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.rename(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

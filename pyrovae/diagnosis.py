@@ -16,8 +16,7 @@ from pyrovae.diagnostics import ACTIVE, activity
 from pyrovae.isolation import evaluating
 from pyrovae.population import points, population
 from pyrovae.probes import FEWEST, probe, two_samples
-from pyrovae.structure import is_discrete, is_point, name
-from pyrovae.surgery import DRAWS, Draws, draw, surgery
+from pyrovae.surgery import DRAWS, Draws, draw, no_density, surgery
 from pyrovae.vae import VAE
 
 __all__ = ["LIMIT", "Diagnosis", "diagnose"]
@@ -99,7 +98,7 @@ def diagnose(
         p = vae.prior()
         prior = p.sample((count,)).double().cpu()
         one = vae.posterior(vae.place(x[:2]))
-        no_surgery = _no_surgery(one)
+        no_surgery = no_density(one)
         found, parts = None, None
         if no_surgery is None:
             telling = nullcontext() if counting is None else counting("densities", count)
@@ -144,15 +143,6 @@ def diagnose(
         "probes": probes,
     }
     return Diagnosis(report, found, z.double().numpy(), prior.numpy(), labels, samples)
-
-
-def _no_surgery(q: Any) -> str | None:
-    if is_discrete(q) or not is_point(q):
-        return None
-    return (
-        f"the posterior ({name(q)}) is a point, which has no density: mutual information and "
-        "KL(q(z) || p(z)) are infinite"
-    )
 
 
 def _rows(split: Split, rows: Array, seed: int) -> Tensor:

@@ -11,8 +11,6 @@ entropy of :math:`q(z)` is the same before and after.
 
 import contextlib
 import itertools
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -25,7 +23,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pyrovae import figures, refit_figures
-from pyrovae.checkpoint import tensor_bytes, write_bytes, write_tensors, write_text
+from pyrovae.checkpoint import (
+    tensor_bytes,
+    whole_folder,
+    write_bytes,
+    write_tensors,
+    write_text,
+)
 from pyrovae.components import Spec
 from pyrovae.config import DATA_SETTINGS, Config
 from pyrovae.data import Dataset, Split
@@ -273,7 +277,7 @@ def refit_run(
         "figure": str(out / FIGURES / "refit.png"),
     } | changed
     drawn = picture(before, after, dataset.test, priors, seed=seed)
-    with _folder(out) as folder:
+    with whole_folder(out) as folder:
         write_text(folder / CONFIG, config.to_toml())
         write_tensors(folder / MODEL, after.state_dict())
         write_text(folder / METRICS, "".join(as_json(row) + "\n" for row in fitted.metrics))
@@ -345,20 +349,6 @@ def _free(folder: Path, spec: Spec) -> Path:
     with contextlib.suppress(ValueError):
         return path.relative_to(Path.cwd())
     return path
-
-
-@contextlib.contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A folder that takes its name when it is whole, and vanishes if that fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        folder.chmod(0o755)
-        yield folder
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ from pyrovae.isolation import evaluating
 from pyrovae.structure import base, components, in_float64, is_discrete, is_point, log_density, name
 from pyrovae.vae import VAE
 
-__all__ = ["DRAWS", "Draws", "draw", "estimate", "surgery"]
+__all__ = ["DRAWS", "Draws", "draw", "estimate", "no_density", "surgery"]
 
 DRAWS = 10
 VALUES = 1 << 20  # of log q(z | x) at a time
@@ -138,7 +138,8 @@ def draw(
         for place, batch in enumerate(data.batches(size)):
             x.append(vae.place(batch[: count - place * size]))
             q = vae.posterior(x[-1])
-            _check(q)
+            if reason := no_density(q):
+                raise ValueError(reason)
             stream = np.random.SeedSequence([seed, place])
             torch.manual_seed(int(stream.generate_state(1)[0]))
             z.append(q.sample((draws,)))  # (draws, batch, latent_dim)
@@ -250,12 +251,14 @@ def estimate(values: Tensor) -> dict[str, float]:
     return {"estimate": values.mean().item(), "standard_error": error.item()}
 
 
-def _check(q: Any) -> None:
-    if not is_discrete(q) and is_point(q):
-        raise ValueError(
-            f"the posterior ({name(q)}) is a point, which has no density: mutual information and "
-            "KL(q(z) || p(z)) are infinite"
-        )
+def no_density(q: Any) -> str | None:
+    """Why there are no terms, where q(z | x) is a point; else None."""
+    if is_discrete(q) or not is_point(q):
+        return None
+    return (
+        f"the posterior ({name(q)}) is a point, which has no density: mutual information and "
+        "KL(q(z) || p(z)) are infinite"
+    )
 
 
 def _partners(count: int, seed: int) -> Tensor:

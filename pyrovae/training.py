@@ -4,9 +4,7 @@ import contextlib
 import copy
 import json
 import math
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +18,13 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor
 
 from pyrovae import processes
-from pyrovae.checkpoint import read_tensors, write_bytes, write_tensors, write_text
+from pyrovae.checkpoint import (
+    read_tensors,
+    whole_folder,
+    write_bytes,
+    write_tensors,
+    write_text,
+)
 from pyrovae.data import Dataset, Split
 from pyrovae.evidence import evaluate
 from pyrovae.graphs import has_compiler
@@ -326,17 +330,10 @@ class _Run:
         """Make the folder, with all that a resumption needs already in it, in one rename."""
         if not processes.is_first():
             return
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            self.folder.chmod(0o755)
+        with whole_folder(folder) as self.folder:
             for name, contents in files.items():
                 write_bytes(self.folder / name, contents)
             self.save()
-            self.folder.rename(folder)
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
         self.folder = folder
 
     def save(self) -> None:
