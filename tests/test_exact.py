@@ -162,6 +162,15 @@ def test_what_is_not_linear_gaussian_is_refused_with_the_part_in_the_way(prior, 
         exact(vae, torch.zeros(3, 4))
 
 
+def test_a_scale_that_overflows_is_refused_like_any_that_depends_on_z():
+    likelihood = Normal(2, (4,), Linear, scale="decoder")
+    for parameter in likelihood.parameters():
+        parameter.data.fill_(10.0)
+    vae = VAE(StandardNormal(2), likelihood, DiagonalNormal(2, (4,), Linear))
+    with pytest.raises(ValueError, match=r"no exact log p.*depends on z.*use the methods iw"):
+        exact(vae, torch.zeros(3, 4))
+
+
 def test_the_posterior_is_of_no_matter():
     vae = VAE(StandardNormal(2), Normal(2, (4,), Linear), Point(2, (4,), Linear))
     assert exact(vae, torch.zeros(3, 4)).log_evidence.isfinite().all()
