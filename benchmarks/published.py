@@ -100,6 +100,8 @@ class Row:
         vamp: whether the prior is the VampPrior, or N(0, I).
         particles: k of the training objective.
         epochs: unless told otherwise.
+        learning_rate: at the start; it falls to zero along a cosine.
+        glorot: whether weights start as Glorot and Bengio (2010) have them, or as torch has.
     """
 
     published: float
@@ -110,6 +112,8 @@ class Row:
     vamp: bool = False
     particles: int = 1
     epochs: int = 1_200
+    learning_rate: float = 1e-3
+    glorot: bool = False
 
     def build(self, event_shape: tuple[int, ...]) -> VAE:
         posterior = DiagonalNormal(self.latent_dim, event_shape, self.network)
@@ -118,7 +122,11 @@ class Row:
             if self.vamp
             else StandardNormal(self.latent_dim)
         )
-        return VAE(prior, Bernoulli(self.latent_dim, event_shape, self.network), posterior)
+        vae = VAE(prior, Bernoulli(self.latent_dim, event_shape, self.network), posterior)
+        for layer in vae.modules():
+            if self.glorot and isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+        return vae
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,15 @@ class Table:
 
 TANH = partial(MLP, hidden_dims=(200, 200), activation="tanh")
 GATED = partial(Gated, hidden_dims=(300, 300))
-IWAE_ROW = partial(Row, data=whole_training_set, latent_dim=50, network=TANH, read=True)
+IWAE_ROW = partial(
+    Row,
+    data=whole_training_set,
+    latent_dim=50,
+    network=TANH,
+    read=True,
+    learning_rate=2e-3,
+    glorot=True,
+)
 VAMP_ROW = partial(Row, latent_dim=40, network=GATED, epochs=120)
 
 TABLES: dict[str, Table] = {
@@ -152,13 +168,13 @@ TABLES: dict[str, Table] = {
             f"posterior; -log p(x) by importance weighting with {SAMPLES:,} draws"
         ),
         deviations=(
-            "batches of 100 where the paper has 20; Adam with a step size that falls from 0.001 to "
-            "zero along a cosine where the paper has eight stairs and ends at 0.0001, epsilon 1e-8 "
-            "for 1e-4; torch's starting weights; fewer epochs than the paper's 3,280; another "
+            "batches of 100 where the paper has 20; Adam with a step size that falls from 0.002 to "
+            "zero along a cosine where the paper has eight stairs from 0.001 to 0.0001, epsilon "
+            "1e-8 for 1e-4; fewer epochs than the paper's 3,280 where the table says so; another "
             "draw of the test bits. Last weights, no averaging, no warm-up"
         ),
         rows={
-            "vae": IWAE_ROW(published=86.76),
+            "vae": IWAE_ROW(published=86.76, epochs=3_280),
             "iwae, k=5": IWAE_ROW(published=85.54, particles=5, epochs=300),
             "iwae, k=50": IWAE_ROW(published=84.78, particles=50, epochs=300),
         },
@@ -204,7 +220,7 @@ def run(row: Row, folder: Path, options: argparse.Namespace) -> None:
         objective=Elbo() if row.particles == 1 else IWAE(particles=row.particles),
         epochs=epochs,
         batch_size=options.batch_size,
-        learning_rate=1e-3,
+        learning_rate=row.learning_rate,
         warmup=0.0,
         seed=options.seed,
         device=options.device,
@@ -226,6 +242,7 @@ def run(row: Row, folder: Path, options: argparse.Namespace) -> None:
         "epochs": epochs,
         "best_epoch": trained.best_epoch,
         "batch_size": options.batch_size,
+        "learning_rate": row.learning_rate,
         "seed": options.seed,
         "minutes": trained.seconds / 60,
         "machine": describe(),

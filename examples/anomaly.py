@@ -17,7 +17,7 @@ like pictures of clothes and are drawn here. With data of torchvision it is --ot
   tenth of the pixels replaced at random. What both know, such as empty pixels, falls out: Ren et
   al. (2019), Likelihood Ratios for Out-of-Distribution Detection, arXiv:1906.02845.
 
-    python examples/anomaly.py --out anomaly
+    python examples/anomaly.py
 """
 
 import argparse
@@ -96,9 +96,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
     parser.add_argument("--samples", type=int, default=100, help="draws of z for each input")
     parser.add_argument("--count", type=int, default=200, help="inputs of each kind")
-    parser.add_argument("--out", type=Path, default=Path("anomaly"), help="the pictures' names")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the pictures")
     arguments = parser.parse_args()
 
+    arguments.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     first = load(arguments.data)
     top, size = first.maximum or 1, first.event_shape[-1]
@@ -146,9 +147,8 @@ def main() -> None:
                 line += "".join(f"{area:>9.3f} +- {error:.3f}" for area, error in found.values())
                 areas[kind] = found["log p(x)"]
             print(line, flush=True)
-        path = arguments.out.with_name(f"{arguments.out.name}-{data.name}.png")
-        figures.save(detection(scores["log p(x)"], areas, real=data.name), path)
-        print(path)
+        drawn = detection(scores["log p(x)"], areas, real=data.name)
+        figures.save(drawn, arguments.out / f"anomaly-{data.name}.png")
 
 
 if __name__ == "__main__":

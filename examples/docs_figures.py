@@ -4,9 +4,8 @@ The run is ``pyrovae fit --latent-dim 2``: with two latent dimensions the latent
 as it is. The pictures are those that every run leaves in its folder, and those of
 ``pyrovae kl --gradients``, ``pyrovae gap``, ``pyrovae diagnose``, ``pyrovae calibrate`` and
 ``pyrovae refit --prior mixture``.
-Missing pixels are drawn by a VAE of the recipe's latent dimensions.
 
-    python examples/docs_figures.py --out docs/images
+    python examples/docs_figures.py
 """
 
 import argparse
@@ -14,9 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 import pyrovae
 from pyrovae import (
@@ -31,36 +28,15 @@ from pyrovae import (
 from pyrovae.calibration import calibrate
 from pyrovae.data import Dataset
 from pyrovae.diagnosis import diagnose
-from pyrovae.imputation import impute
 from pyrovae.kl import ledger
-from pyrovae.masks import mask
 from pyrovae.priors import GaussianMixture
-from pyrovae.queries_figures import completions
 from pyrovae.refit import picture, refit
-
-DOCS_IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-
-
-def imputed(training: dict[str, int]) -> Figure:
-    """Test digits whose lower half is hidden, completed."""
-    config, digits = pyrovae.Config.resolve({"training": training})
-    vae = config.build()
-    pyrovae.fit(vae, digits, **dict(config.training, objective=config.objective()))
-    x = digits.test.batch(np.arange(6))
-    observed = torch.from_numpy(mask("lower", digits.event_shape, len(x)))
-    found = impute(vae, x, observed)
-    captions = [
-        f"$\\log p(x_\\mathrm{{obs}})$\n{estimate:.2f} ± {error:.2f}"
-        for estimate, error in zip(found.log_evidence, found.standard_error, strict=True)
-    ]
-    shown = (x, observed.expand_as(x), found.completions, found.mean)
-    return completions(*(tensor.numpy() for tensor in shown), captions)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, help="passes over the training images [the recipe's]")
-    parser.add_argument("--out", type=Path, default=DOCS_IMAGES, help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the pictures")
     arguments = parser.parse_args()
 
     changes = {} if arguments.epochs is None else {"epochs": arguments.epochs}
@@ -78,7 +54,6 @@ def main() -> None:
     made = {
         "kl": figures.divergence(ledger(vae, digits.test)),
         "gradients": figures.gradients(gradients.compare(vae, digits.test)),
-        "imputed": imputed(changes),
         "gap": gap_figures.gap(result),
         "posteriors": gap_figures.posteriors(gap.densities(vae, found), result),
         "calibration": calibration_figures.calibration(calibrate(vae)),

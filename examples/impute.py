@@ -4,7 +4,7 @@ The upper half does not settle the lower one, so that the draws differ: each is 
 that could have been. The encoder has seen whole digits only; what it says of half a digit is
 corrected by weights. The numbers are estimates of log p(upper half) in nats, with standard errors.
 
-    python examples/impute.py --out imputed.png
+    python examples/impute.py
 """
 
 import argparse
@@ -24,9 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, help="passes over the training images [the recipe's]")
     parser.add_argument("--count", type=int, default=6, help="test digits")
-    parser.add_argument("--out", type=Path, default=Path("imputed.png"), help="the picture")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
     arguments = parser.parse_args()
 
+    arguments.out.mkdir(parents=True, exist_ok=True)
     changes = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     config, digits = pyrovae.Config.resolve({"training": changes})
     vae = config.build()
@@ -49,8 +50,7 @@ def main() -> None:
         captions,
         "The lower half of a digit, drawn given the upper half",
     )
-    figures.save(picture, arguments.out)
-    print(arguments.out)
+    figures.save(picture, arguments.out / "impute.png")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Every example runs, small, and none is left out."""
+"""Every example runs, small, and the docs show each as it is."""
 
+import ast
+import importlib.util
 import os
 import re
 import subprocess
@@ -12,12 +14,22 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 
 ARGUMENTS = {
-    "quickstart.py": ["--epochs", "2", "--samples", "5"],
-    "anomaly.py": ["--epochs", "1", "--samples", "2", "--count", "20"],
-    "impute.py": ["--epochs", "1", "--count", "2"],
-    "docs_figures.py": ["--epochs", "2", "--out", "images"],
-    "evidence_identity.py": ["--epochs", "2"],
+    "anomaly": ["--epochs", "1", "--samples", "2", "--count", "20"],
+    "docs_figures": ["--epochs", "2"],
+    "evidence_identity": ["--epochs", "2"],
+    "impute": ["--epochs", "1", "--count", "2"],
+    "quickstart": ["--epochs", "2", "--samples", "5"],
 }
+
+BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
+
+
+@pytest.fixture(scope="module")
+def regenerate():
+    spec = importlib.util.spec_from_file_location("regenerate", ROOT / "docs" / "regenerate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +40,7 @@ def run(tmp_path_factory):
     def run_once(name):
         if name not in done:
             folder = tmp_path_factory.mktemp("example")
-            command = [sys.executable, str(ROOT / "examples" / name), *ARGUMENTS[name]]
+            command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *ARGUMENTS[name]]
             environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
             result = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True
@@ -41,7 +53,7 @@ def run(tmp_path_factory):
 
 
 def test_every_example_has_arguments_for_a_small_run():
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS)
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -51,24 +63,24 @@ def test_example_runs_and_prints_its_result(run, name):
 
 
 def test_impute_draws_its_picture(run):
-    output, folder = run("impute.py")
+    output, folder = run("impute")
     assert output.count("log p(upper half)") == 2
-    with Image.open(folder / "imputed.png") as picture:
+    with Image.open(folder / "figures" / "impute.png") as picture:
         assert min(picture.size) > 300
 
 
 def test_anomaly_scores_both_ways_round(run):
-    output, folder = run("anomaly.py")
+    output, folder = run("anomaly")
     for data, other in (("digits", "shapes"), ("shapes", "digits")):
         table = output.partition(f"trained on {data}")[2].partition("trained on")[0]
         assert re.search(
             rf"^{other}  .*( +[01]\.\d{{3}} \+- \d\.\d{{3}}){{3}}$", table, re.MULTILINE
         )
-        assert (folder / f"anomaly-{data}.png").is_file()
+        assert (folder / "figures" / f"anomaly-{data}.png").is_file()
 
 
 def test_quickstart_compares_four_priors(run):
-    rows = run("quickstart.py")[0].splitlines()[1:]
+    rows = run("quickstart")[0].splitlines()[1:]
     assert [row.split()[0] for row in rows] == [
         "StandardNormal",
         "Laplace",
@@ -80,16 +92,71 @@ def test_quickstart_compares_four_priors(run):
         assert elbo < evidence
 
 
-def test_pictures_of_the_docs_are_those_that_the_example_makes(run):
-    made = {path.name for path in (run("docs_figures.py")[1] / "images").iterdir()}
+def test_pictures_of_the_docs_are_those_that_the_examples_draw(run):
+    drawn = {path.stem for name in ARGUMENTS for path in (run(name)[1] / "figures").glob("*")}
     kept = list((ROOT / "docs" / "images").iterdir())
-    assert {path.name for path in kept} == made | {
-        "comparison.png",  # the commands in compare.md and diagnose.md
-        "rate_distortion.png",
-        "anomaly-digits.png",  # examples/anomaly.py
-        "anomaly-shapes.png",
-    }
+    assert {path.stem for path in kept} == drawn | BY_COMMANDS
     for path in kept:
         assert path.stat().st_size < 250_000
         with Image.open(path) as image:
             assert min(image.size) > 400
+
+
+def words(text):
+    without_numbers = re.sub(r"\d[\d.,]*(e[+-]\d+)?", "", text)
+    return re.findall(r"[^\W_]+", without_numbers)
+
+
+def test_the_table_of_examples_says_what_each_says_of_itself():
+    table = (ROOT / "docs" / "examples.md").read_text().replace(r"\|", "|")
+    rows = re.findall(r"^\| \[(\w+)\]\(\.\./examples/\1\.py\) \| (.*) \|$", table, re.MULTILINE)
+    scripts = (ROOT / "examples").glob("*.py")
+    docstrings = {path.stem: ast.get_docstring(ast.parse(path.read_text())) for path in scripts}
+    assert dict(rows) == {name: text.partition("\n\n")[0] for name, text in docstrings.items()}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_the_docs_show_the_example_with_all_that_it_prints(run, regenerate, name):
+    shown = [
+        match
+        for page in regenerate.pages()
+        for match in regenerate.shown(page.read_text())
+        if match["name"] == name
+    ]
+    assert shown, f"no page has a block of shell with `python examples/{name}.py`"
+    for match in shown:
+        if match["printed"] is not None:
+            printed = match["printed"].removeprefix("```text\n").removesuffix("\n```")
+            assert words(printed) == words(run(name)[0])
+
+
+def test_regenerating_replaces_what_an_example_printed_and_nothing_else(regenerate):
+    page = """
+```sh
+python examples/one.py --epochs 5
+```
+
+It prints
+
+```text
+old
+```
+
+```sh
+python examples/two.py
+```
+
+```python
+print(1)
+```
+
+```text
+other
+```
+"""
+    one, two = regenerate.shown(page)
+    assert (one["name"], one["options"].split()) == ("one", ["--epochs", "5"])
+    assert (two["name"], two["printed"]) == ("two", None)
+    changed = regenerate.replaced(page, {"one": "new\n", "two": "newer\n"})
+    assert changed == page.replace("old", "new")
+    assert regenerate.replaced(page, {"three": "new\n"}) == page
