@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 OWN = {"compile": ("iw",), "temperatures": ("ais", "bdmc"), "start": ("ais", "bdmc")}
-OWN |= {"samples": ("iw", "ais", "bdmc")}
+OWN |= {"samples": ("iw", "ais", "bdmc"), "proposal": ("iw",)}
 SIMULATED = 100  # examples, where no limit is given
 
 
@@ -39,6 +39,11 @@ SIMULATED = 100  # examples, where no limit is given
     help="How log p(x) is had.",
 )
 @count("--samples", metavar="K", help="Draws (iw, [1000]) or chains (ais, bdmc, [16]) per example.")
+@click.option(
+    "--proposal",
+    type=click.Choice(["posterior", "mixture"]),
+    help="What z is drawn from (iw): q(z|x), or a mixture fitted to each example. [posterior]",
+)
 @count("--temperatures", metavar="T", help="Steps from start to p(x,z) (ais, bdmc). [500]")
 @click.option(
     "--start", type=click.Choice(["prior", "posterior"]), help="Of chains (ais, bdmc). [prior]"
@@ -60,6 +65,7 @@ def evaluate(
     samples: int | None,
     temperatures: int | None,
     start: str | None,
+    proposal: str | None,
     compile: str | None,
     **own: str | None,
 ) -> None:
@@ -72,18 +78,26 @@ def evaluate(
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
 
-    given = {"samples": samples, "temperatures": temperatures, "start": start, "compile": compile}
+    given = {"samples": samples, "temperatures": temperatures, "start": start}
+    given |= {"proposal": proposal, "compile": compile}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if method not in OWN[name]:
             raise click.UsageError(
                 f"--{name} is of the methods {', '.join(OWN[name])}, and not of {method}"
             )
-    if method != "iw" and processes.count() > 1:
-        raise click.UsageError(f"--method {method} is for one process; only iw shares its work")
+    fitted = proposal == "mixture"
+    if fitted and compile is not None:
+        raise click.UsageError("--compile is of --proposal posterior; a mixture runs as written")
+    if (method != "iw" or fitted) and processes.count() > 1:
+        what = "--proposal mixture" if fitted else f"--method {method}"
+        raise click.UsageError(
+            f"{what} is for one process; only iw from the posterior shares its work"
+        )
     path = None if out is None else destination(out, Path(out), (".npz",))
     opened = opened_run(run, own)
-    if method == "iw":
+    if method == "iw" and not fitted:
+        given.pop("proposal", None)
         result, lines, arrays = _weighted(opened, limit, seed, data_dir, given)
     elif method == "bdmc":
         result, lines, arrays = _bracketed(opened, limit, seed, given)
@@ -131,10 +145,10 @@ def _weighted(
             advance=advance,
         )
     result = in_short(every, samples, kind(vae, dataset.test, samples)) | opened.roles()
-    return result, [*in_words(result), *_lines_of_weights(result)], vars(every)
+    return result, [*in_words(result), *_lines_of_weights(result, fitted=False)], vars(every)
 
 
-def _lines_of_weights(result: Mapping[str, Any]) -> Iterator[str]:
+def _lines_of_weights(result: Mapping[str, Any], *, fitted: bool) -> Iterator[str]:
     weights = result["weights"]
     if weights is None:
         return
@@ -153,7 +167,10 @@ def _lines_of_weights(result: Mapping[str, Any]) -> Iterator[str]:
             f"largest {weights['largest_pareto_k']:.2f}"
         )
     if weights["unreliable"]:
-        yield "    there errors mean nothing, and log p(x) may be far above: try another --method"
+        yield (
+            "    there errors mean nothing, and log p(x) may be far above: try another --method"
+            + ("" if fitted else ",\n    or --proposal mixture")
+        )
 
 
 def _by_method(
@@ -167,6 +184,8 @@ def _by_method(
     import torch
 
     from pyrovae.display import counting
+    from pyrovae.evidence import of_weights
+    from pyrovae.importance import Weights
     from pyrovae.methods import METHODS, summary
 
     vae, test = opened.vae(), opened.dataset(data_dir).test
@@ -176,7 +195,7 @@ def _by_method(
     result: dict[str, Any] = {
         "method": method,
         "log_evidence": summary(evidence),
-        "details": _ranges(evidence),
+        "details": {} if method == "iw" else _ranges(evidence),
         "images": len(x),
     }
     result |= opened.roles()
@@ -184,6 +203,10 @@ def _by_method(
         f"test, {len(x):,} examples, nats per example (+- standard error):",
         *_lines(evidence, result["log_evidence"], result["details"]),
     ]
+    if method == "iw":
+        weights = Weights(standard_error=evidence.standard_error, **evidence.details)
+        result["weights"] = of_weights(weights)
+        lines += _lines_of_weights(result, fitted=True)
     return result, lines, _arrays(evidence)
 
 
@@ -241,6 +264,10 @@ def _ranges(evidence: "Evidence") -> dict[str, Any]:
 def _lines(
     evidence: "Evidence", mean: Mapping[str, Any], ranges: Mapping[str, Any]
 ) -> Iterator[str]:
+    if "pareto_k" in evidence.details:
+        about = f"({evidence.samples:,} samples from a mixture fitted to each example)"
+        yield _line("log p(x) is at least", mean) + f"  {about}"
+        return
     samples = "" if evidence.samples is None else f", {evidence.samples:,} chains"
     yield _line("log p(x)", mean) + f"  ({evidence.kind}{samples})"
     if mean["sampling_error"]:

@@ -45,6 +45,7 @@ __all__ = [
     "evaluate",
     "in_short",
     "kind",
+    "of_weights",
     "per_example",
 ]
 
@@ -247,13 +248,17 @@ def in_short(every: WeightedBounds, samples: int, kind: str) -> dict[str, Any]:
         field.name: asdict(Estimate.of(getattr(every, field.name))) for field in fields(Bounds)
     }
     result["log_evidence"] |= {"samples": samples, "kind": kind}
-    result["weights"] = _of_weights(every) if samples > 1 and kind != NO_BOUND else None
+    result["weights"] = of_weights(every) if samples > 1 and kind != NO_BOUND else None
     result["images"] = len(every.elbo)
     return result
 
 
-def _of_weights(weights: WeightedBounds) -> dict[str, Any]:
-    """What the weights say, over all examples."""
+def of_weights(weights: Weights) -> dict[str, Any]:
+    """What weights say over all examples: ``weights`` of what :func:`evaluate` gives.
+
+    Args:
+        weights: statistics of each example.
+    """
     fitted = weights.pareto_k[~weights.pareto_k.isnan()]
     whole = not weights.at_a_tenth.isnan().any()
     return {

@@ -9,11 +9,10 @@ The likelihoods of the house are products over pixels, so that to leave a factor
 its pixel out. z is drawn from :math:`p(z \mid x_\text{obs})` in one of two ways, and then the
 missing pixels from :math:`p(x_\text{miss} \mid z)`. Observed pixels stay as they are.
 
-``importance`` draws z from a mixture and corrects by weights. The mixture is of the prior, of the
-posterior at observations whose missing pixels are filled in, and, where z is a real vector, of a
-Student t with the mean and covariance of earlier draws. The mixture is made in some rounds, each
-with the weighted draws of the one before; the draws that are reported are fresh ones, so that
-the average of their weights has the mean :math:`p(x_\text{obs})`.
+``importance`` draws z from a mixture that is fitted to the observed pixels, and corrects by
+weights: see :mod:`pyrovae.proposals`. The posterior in it is that at observations whose missing
+pixels are filled in. The draws that are reported are fresh ones, so that the average of their
+weights has the mean :math:`p(x_\text{obs})`.
 
 ``nuts`` draws z by the No-U-Turn sampler from the density above, with its gradients.
 """
@@ -26,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import distributions as dist
 from torch import Tensor
 
 from pyrovae.importance import RELIABLE, statistics
 from pyrovae.isolation import evaluating, isolated, seed_device
 from pyrovae.nuts import Draws, draw
-from pyrovae.structure import base, is_discrete, is_point, is_real, name
+from pyrovae.proposals import FEWEST, adapted, from_mixture, moments, resampled
+from pyrovae.structure import base, is_discrete, is_real, name
 from pyrovae.vae import VAE
 
 __all__ = ["KINDS", "METHODS", "POOR", "SAMPLES", "UNMIXED", "Imputed", "impute", "work"]
@@ -50,17 +49,10 @@ POOR = 50
 UNMIXED = 1.05
 """The Gelman-Rubin statistic above which one is given."""
 
-ROUNDS = 10  # in which the mixture is made
-ROUND_DRAWS = 500  # in each of them
 FILLS = 10  # ways of filling in that the posterior is asked about
-PRIOR_SHARE, POSTERIOR_SHARE = 0.1, 0.2  # of the mixture; the first bounds the weights
-DEGREES = 5.0  # of freedom of the Student t
-IMPOSSIBLE = -1e30  # the least log weight; minus infinity has no powers
-LEAST = 100.0  # effective sample size to which the weights of a round are flattened
 ROWS = 10_000  # examples times draws at a time
 LIKELIHOOD_ROWS = 2_000  # of which p(x | z) is held at a time
 CHAINS, WARMUP = 4, 150  # of the sampler
-FEWEST = 20  # draws of z, of which each part of a mixture and each chain has some
 CHAIN_EXAMPLES = 10  # that it draws together
 
 
@@ -217,6 +209,10 @@ class _Given:
         """Draws of x ``(draws, examples, *event_shape)``, one for each z."""
         return torch.where(self.observed, self.x, self.vae.likelihood(z).sample())
 
+    def posterior(self, z: Tensor, log_w: Tensor) -> Any:
+        """q(z | x) of some ways of filling in, batch shape ``(FILLS, examples)``."""
+        return self.vae.posterior(self.complete(resampled(z, log_w, FILLS)))
+
     def means(self, z: Tensor) -> Tensor:
         """Means of x ``(draws, examples, *event_shape)``, one for each z."""
         means = torch.cat([self.vae.likelihood(part).mean for part in self._parts(z)])
@@ -232,7 +228,7 @@ class _Given:
 
 
 def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
-    z, log_w = _from_mixture(given, *_adapted(given), samples)
+    z, log_w = from_mixture(given, *adapted(given), samples)
     log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
     found = statistics(log_w)
     w = log_w.softmax(0)  # (samples, examples)
@@ -240,7 +236,7 @@ def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
     w = w.to(means).reshape(*w.shape, *[1] * given.event_dims)
     mean = torch.where(given.observed, given.x, (w * means).sum(0))
     mean_error = (w * (means - mean)).square().sum(0).sqrt()
-    drawn = given.complete(_resampled(z, log_w, completions)).transpose(0, 1)
+    drawn = given.complete(resampled(z, log_w, completions)).transpose(0, 1)
     return Imputed(
         drawn, mean, mean_error, found.ess, log_evidence, found.standard_error, found.pareto_k
     )
@@ -258,9 +254,9 @@ def _by_chains(
             f"nuts moves z along gradients through all real vectors, and the prior "
             f"{type(given.vae.prior).__name__} is not over these; take the method importance"
         )
-    z, log_w = _adapted(given)
-    loc, factor = _moments(z, log_w)
-    apart = (_resampled(z, log_w, CHAINS) - loc).unsqueeze(-1)
+    z, log_w = adapted(given)
+    loc, factor = moments(z, log_w)
+    apart = (resampled(z, log_w, CHAINS) - loc).unsqueeze(-1)
     start = torch.linalg.solve_triangular(factor, apart, upper=False).squeeze(-1)
 
     def z_of(u: Tensor) -> Tensor:
@@ -289,90 +285,8 @@ def _by_chains(
         -1, *[1] * given.event_dims
     )
     even = torch.zeros(z.shape[:2].numel(), given.examples, dtype=z.dtype, device=z.device)
-    drawn = given.complete(_resampled(z.flatten(0, 1), even, completions)).transpose(0, 1)
+    drawn = given.complete(resampled(z.flatten(0, 1), even, completions)).transpose(0, 1)
     return Imputed(drawn, mean, error, effective, r_hat=r_hat)
-
-
-def _adapted(given: _Given) -> tuple[Tensor, Tensor]:
-    """Draws of z, and weights for them that are flat enough to make the next mixture of."""
-    z = given.p.sample(torch.Size([ROUND_DRAWS, given.examples]))
-    log_w = _flattened(given.log_likelihood(z).double())
-    for _ in range(ROUNDS):
-        z, log_w = _from_mixture(given, z, log_w, ROUND_DRAWS)
-        log_w = _flattened(log_w)
-    return z, log_w
-
-
-def _from_mixture(given: _Given, z: Tensor, log_w: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Draws from a mixture made of weighted draws, and their own weights.
-
-    A fixed number of draws comes from each part. The average of the weights has the mean p(x_obs),
-    and a variance of at most that of as many independent draws from the mixture.
-    """
-    parts: list[tuple[Any, int]] = [(given.p, max(1, round(PRIOR_SHARE * samples)))]
-    q: Any = given.vae.posterior(given.complete(_resampled(z, log_w, FILLS)))  # (FILLS, examples)
-    if not is_point(q):
-        parts.append((q, max(1, round(POSTERIOR_SHARE * samples / FILLS))))
-    if is_real(given.p):
-        left = samples - sum(_draws_of(part, given) * count for part, count in parts)
-        around = dist.MultivariateStudentT(DEGREES, *_moments(z, log_w))
-        parts.append((around, max(1, left)))
-    drawn, log_r = [], []
-    for part, count in parts:
-        shape = [count] if part.batch_shape else [count, given.examples]
-        drawn.append(part.sample(torch.Size(shape)).flatten(0, -3))
-    new = torch.cat(drawn)  # (draws, examples, latent_dim)
-    for part, count in parts:
-        density = part.log_prob(new.unsqueeze(1)).double()  # (draws, FILLS or 1, examples)
-        log_r.append(density.logsumexp(1) + math.log(count / len(new)))
-    log_joint = given.p.log_prob(new).double() + given.log_likelihood(new).double()
-    log_w = log_joint - torch.stack(log_r).logsumexp(0)
-    nothing = torch.full_like(log_w, -math.inf)
-    return new, torch.where(log_w.isnan(), nothing, log_w)  # far out, where numbers overflow
-
-
-def _draws_of(part: Any, given: _Given) -> int:
-    """How many draws for each example one draw of a part is."""
-    return max(1, part.batch_shape.numel() // given.examples)
-
-
-def _moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of weighted draws, and a Cholesky factor of their covariance.
-
-    The fewer draws there are for a dimension, the nearer the covariance is to its diagonal.
-    """
-    w = log_w.softmax(0).unsqueeze(-1).to(z)
-    loc = (w * z).sum(0)
-    apart = z - loc
-    covariance = torch.einsum("kbi,kbj->bij", w * apart, apart)
-    dimensions = z.shape[-1]
-    shrunk = dimensions / (dimensions + 1 / w.square().sum(0))  # (examples, 1)
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    tiny = 1e-6 * diagonal.mean(-1, keepdim=True) + torch.finfo(z.dtype).tiny
-    mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(shrunk * diagonal + tiny)
-    return loc, torch.linalg.cholesky(mixed)
-
-
-def _flattened(log_w: Tensor) -> Tensor:
-    """Weights to the largest power up to 1 at which their effective sample size is ``LEAST``."""
-    log_w = log_w.clamp_min(IMPOSSIBLE)
-    low, high = torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
-
-    def enough(power: Tensor) -> Tensor:
-        return 1 / (power * log_w).softmax(0).square().sum(0) >= LEAST
-
-    power = torch.ones_like(high)
-    for _ in range(20):
-        good = enough(power)
-        low, high = torch.where(good, power, low), torch.where(good, high, power)
-        power = torch.where(low == 1, low, (low + high) / 2)
-    return low * log_w
-
-
-def _resampled(z: Tensor, log_w: Tensor, count: int) -> Tensor:
-    """Draws ``(count, examples, latent_dim)`` of z by their weights, with replacement."""
-    index = log_w.T.softmax(-1).multinomial(count, replacement=True).T
-    return z.take_along_dim(index.unsqueeze(-1), 0)
 
 
 def _mask(observed: Tensor, x: Tensor) -> Tensor:

@@ -4,22 +4,32 @@ Each is called ``method(vae, x, samples=..., seed=..., advance=...)``, with opti
 returns :class:`pyrovae.evidence.Evidence`. ``samples=None`` is what each takes by itself.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae.annealing import CHAINS, annealed
 from pyrovae.evidence import NO_BOUND, Estimate, Evidence, kind, per_example
 from pyrovae.exact import exact
+from pyrovae.importance import statistics
 from pyrovae.integration import integrated
+from pyrovae.isolation import evaluating, isolated, seed_device
+from pyrovae.proposals import FEWEST, Whole, adapted, from_mixture
 from pyrovae.vae import VAE
 
-__all__ = ["CHAINS", "DRAWS", "METHODS", "importance_weighted", "summary"]
+__all__ = ["CHAINS", "DRAWS", "METHODS", "PROPOSALS", "importance_weighted", "summary"]
 
 DRAWS = 1_000
 """Of z for each example, where no number is given."""
+PROPOSALS = ("posterior", "mixture")
+"""From which draws are made and weighed."""
+
+ROWS = 10_000  # examples times draws from a mixture at a time
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ def importance_weighted(
     *,
     samples: int | None = None,
     seed: int = 0,
+    proposal: str = "posterior",
     compile: str = "auto",
     advance: Callable[[int], None] | None = None,
 ) -> Evidence:
@@ -47,30 +58,67 @@ def importance_weighted(
     Args:
         vae: the model and its posterior; dropout and the like are switched off meanwhile.
         x: data ``(examples, *event_shape)``.
-        samples: draws of z for each example, at least 2; None for ``DRAWS``.
-        seed, compile, advance: as for :func:`pyrovae.evaluate`.
+        samples: draws of z for each example, at least 2, from a mixture ``FEWEST`` of
+            :mod:`pyrovae.proposals`; None for ``DRAWS``.
+        proposal: what z is drawn from: ``"posterior"``, q(z | x), or ``"mixture"``, one that is
+            fitted to each example, which takes longer, and needs no good q.
+        compile: as for :func:`pyrovae.evaluate`; draws from a mixture run as written.
+        seed, advance: as for :func:`pyrovae.evaluate`.
 
     Returns:
-        The bound; ``details`` has all else that :class:`pyrovae.evidence.WeightedBounds` has.
+        The bound; ``details`` has all else that :class:`pyrovae.evidence.WeightedBounds` has, or
+        for a mixture all else that :class:`pyrovae.importance.Weights` has.
 
     Raises:
-        ValueError: if ``samples`` is below 2, or the posterior is a point.
+        ValueError: if ``samples`` is too small, ``proposal`` is neither, or the posterior is a
+            point and the proposal.
     """
+    if proposal not in PROPOSALS:
+        raise ValueError(f"proposal must be one of {', '.join(PROPOSALS)}, got {proposal!r}")
     samples = DRAWS if samples is None else samples
+    if proposal == "mixture":
+        return _from_mixture(vae, x, samples, seed, advance)
     if samples < 2:
         raise ValueError(f"samples must be at least 2, to have an error, got {samples}")
     data = _Batches(x)
     words = kind(vae, data, samples)
     if words == NO_BOUND:
         raise ValueError(
-            f"{type(vae.posterior).__name__} has no density to weigh draws by; use the method ais, "
-            "or in one and two dimensions quadrature"
+            f"{type(vae.posterior).__name__} has no density to weigh draws by; use the "
+            "proposal mixture, the method ais, or in one and two dimensions quadrature"
         )
     every = vars(
         per_example(vae, data, samples=samples, seed=seed, compile=compile, advance=advance)
     )
     value, error = every.pop("log_evidence"), every.pop("standard_error")
     return Evidence(value, error, words, samples, every)
+
+
+@torch.no_grad()
+def _from_mixture(
+    vae: VAE, x: Tensor, samples: int, seed: int, advance: Callable[[int], None] | None
+) -> Evidence:
+    if samples < FEWEST:
+        raise ValueError(f"samples from a mixture must be at least {FEWEST}, got {samples}")
+    every, x = [], vae.place(x)
+    with isolated(x.device), evaluating(vae):
+        for place, part in enumerate(x.split(max(1, ROWS // samples))):
+            stream = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+            seed_device(x.device, stream)
+            target = Whole(vae, part)
+            _, log_w = from_mixture(target, *adapted(target), samples)
+            every.append(log_w[torch.randperm(len(log_w), device=x.device)].cpu())
+            if advance is not None:
+                advance(len(part))
+    log_w = torch.cat(every, 1)  # (samples, examples)
+    details = vars(statistics(log_w))
+    return Evidence(
+        log_w.logsumexp(0) - math.log(len(log_w)),
+        details.pop("standard_error"),
+        "importance-weighted lower bound, by a fitted mixture",
+        samples,
+        details,
+    )
 
 
 def summary(evidence: Evidence) -> dict[str, Any]:

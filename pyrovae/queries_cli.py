@@ -1,6 +1,6 @@
 r"""The commands that ask a run: what is missing in an observation, and how probable one is."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 
     from pyrovae.data import Split
     from pyrovae.run import Run
-    from pyrovae.vae import VAE
 
 __all__ = ["impute", "score"]
-
-PROPOSALS = ("posterior", "mixture")
 
 _BATCH = 1_000
 _WEIGHED = ("log_evidence", "standard_error", "ess", "pareto_k")
@@ -168,6 +165,7 @@ def score(
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
     from pyrovae.importance import RELIABLE
+    from pyrovae.methods import PROPOSALS, importance_weighted
 
     opened = opened_run(run, own)
     path = destination(out, Path(out), (".csv", ".npz"))
@@ -177,11 +175,15 @@ def score(
         raise click.BadParameter(
             f"{proposal!r} is not one of {', '.join(PROPOSALS)}", param_hint="--proposal"
         )
-    for batch in split.batches(1_000):
+    x = torch.cat(list(split.batches(_BATCH)))
+    for batch in x.split(_BATCH):
         vae.check_data(vae.place(batch))
     with counting(f"{samples:,} samples each", len(split)) as advance:
-        weigh = _from_posterior if proposal == "posterior" else _from_mixture
-        arrays = weigh(vae, split, samples, seed, advance)
+        found = importance_weighted(
+            vae, x, samples=samples, seed=seed, proposal=proposal, advance=advance
+        )
+    every = vars(found) | found.details
+    arrays = {name: every[name].numpy() for name in _WEIGHED}
     scores, heavy = arrays["log_evidence"], int((arrays["pareto_k"] > RELIABLE).sum())
     if split.labels is not None:
         arrays["label"] = split.labels
@@ -192,7 +194,7 @@ def score(
     mean = Estimate.of(torch.from_numpy(scores))
     result = {
         "log_evidence": vars(mean),
-        "kind": "importance-weighted lower bound",
+        "kind": found.kind,
         "proposal": proposal,
         "samples": samples,
         "examples": len(split),
@@ -205,7 +207,7 @@ def score(
     error = "" if mean.standard_error is None else f" +- {mean.standard_error:.2f}"
     click.echo(
         f"log p(x), mean of {len(split):,} examples: {mean.estimate:.2f}{error} nats "
-        f"({result['kind']}, {samples:,} samples each from the {proposal})"
+        f"({found.kind}, {samples:,} samples each)"
     )
     if heavy:
         click.echo(
@@ -213,51 +215,6 @@ def score(
             "are too small; take more samples, or --proposal mixture"
         )
     click.echo(path)
-
-
-def _from_posterior(
-    vae: "VAE", split: "Split", samples: int, seed: int, advance: Callable[[int], None]
-) -> dict[str, Any]:
-    """Bounds with draws from q(z|x), and what their weights say."""
-    from pyrovae.evidence import NO_BOUND, kind, per_example
-
-    if kind(vae, split, samples) == NO_BOUND:
-        raise ValueError(
-            f"the posterior {type(vae.posterior).__name__} is a point, from which nothing is drawn "
-            "to weigh; take --proposal mixture"
-        )
-    found = per_example(vae, split, samples=samples, seed=seed, advance=advance)
-    return {name: getattr(found, name).numpy() for name in _WEIGHED}
-
-
-def _from_mixture(
-    vae: "VAE", split: "Split", samples: int, seed: int, advance: Callable[[int], None]
-) -> dict[str, Any]:
-    """The same with draws from a mixture fitted to each example, of which nothing is missing."""
-    import torch
-
-    from pyrovae.imputation import impute as imputed
-
-    everything = torch.ones(split.event_shape, dtype=torch.bool)
-    parts = []
-    for place, x in enumerate(split.batches(_BATCH)):
-        parts.append(
-            imputed(
-                vae,
-                x,
-                everything,
-                completions=1,
-                samples=samples,
-                seed=seed + place,
-                advance=advance,
-            )
-        )
-    return {
-        name: torch.cat([getattr(part, "effective" if name == "ess" else name) for part in parts])
-        .double()
-        .numpy()
-        for name in _WEIGHED
-    }
 
 
 def _with_holes(

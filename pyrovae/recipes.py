@@ -86,7 +86,7 @@ MNIST = Recipe(
         learning_rate=2e-3,
         warmup=0.02,
         weight_decay=0.05,
-        clip_norm=None,
+        clip_norm=1_000.0,
     ),
     protocol=(
         f"Test is the official 10,000, {LAST_5000}; training pixels are binarized anew at every "

@@ -19,7 +19,7 @@ LAYERS = [
     | {"quadrature", "recipes", "sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "queries_figures", "traces"},
     {"aggregate", "vae", "weighted"},
-    {"chunks", "nuts"},
+    {"chunks", "nuts", "proposals"},
     {"bridge", "evidence", "unamortised"},
     {"annealing", "calibration", "diagnostics", "exact", "integration", "kl", "surgery"}
     | {"objectives", "optim"}

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from pyro import distributions as dist
 
 from pyrovae import processes
 from pyrovae.config import Config
@@ -15,6 +16,7 @@ from pyrovae.likelihoods import Bernoulli
 from pyrovae.methods import METHODS, importance_weighted, summary
 from pyrovae.posteriors import Point
 from pyrovae.priors import StandardNormal
+from pyrovae.proposals import FEWEST
 from pyrovae.run import start
 from pyrovae.vae import VAE
 from tests import test_vae
@@ -62,10 +64,41 @@ def test_importance_weighting_is_that_of_the_evaluation(vae, digits):
 
 def test_a_point_is_refused_and_one_draw(network, digits):
     vae = VAE(StandardNormal(2), Bernoulli(2, SHAPE, network), Point(2, SHAPE, network))
-    with pytest.raises(ValueError, match="Point has no density to weigh draws by; use the method"):
+    with pytest.raises(
+        ValueError, match="Point has no density to weigh draws by; use the proposal"
+    ):
         importance_weighted(vae, digits)
     with pytest.raises(ValueError, match="samples must be at least 2, to have an error, got 1"):
         importance_weighted(vae, digits, samples=1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_fitted_mixture_needs_no_good_posterior(seed):
+    """One far off and far too narrow, and a point: within 4 errors for each of 20 x, all small."""
+    vae, x, evidence = test_vae.linear_gaussian(seed)
+
+    def narrow(x):
+        q = vae.posterior(x)
+        return dist.MultivariateNormal(q.mean + 3 * q.stddev, q.covariance_matrix / 400)
+
+    far = VAE(vae.prior, vae.likelihood, narrow)
+    point = VAE(vae.prior, vae.likelihood, lambda x: dist.Delta(vae.posterior(x).mean).to_event(1))
+    for other in (far, point):
+        found = importance_weighted(other, x, samples=4_000, seed=seed, proposal="mixture")
+        assert found.standard_error.max() < 0.1
+        assert found.details["pareto_k"].max() < 0.7
+        assert ((found.log_evidence - evidence).abs() <= 4 * found.standard_error).all()
+        tenth = found.details["at_a_tenth"]
+        assert ((tenth - evidence).abs() <= 4 * found.standard_error + 0.05).all()
+    plain = importance_weighted(far, x, samples=4_000, seed=seed)
+    assert (evidence - plain.log_evidence).mean() > 1
+
+
+def test_a_mixture_of_the_unknown_or_of_few_draws_is_refused(vae, digits):
+    with pytest.raises(ValueError, match="one of posterior, mixture, got 'prior'"):
+        importance_weighted(vae, digits, proposal="prior")
+    with pytest.raises(ValueError, match=f"mixture must be at least {FEWEST}, got 19"):
+        importance_weighted(vae, digits, proposal="mixture", samples=19)
 
 
 def test_the_error_of_a_mean_counts_examples_and_sampling():
@@ -109,6 +142,8 @@ def evaluated(command, runs, name, *arguments):
 
 CHOICES = [
     ("plain", "iw", ("--samples", 60)),
+    ("plain", "iw", ("--samples", 60, "--proposal", "mixture")),
+    ("discrete", "iw", ("--samples", 60, "--proposal", "mixture")),
     ("plain", "ais", ("--samples", 3, "--temperatures", 5, "--start", "posterior")),
     ("plain", "quadrature", ()),
     ("plain", "bdmc", ("--samples", 3, "--temperatures", 5)),
@@ -173,6 +208,10 @@ def test_the_weights_are_told_of_in_words(command, runs):
         ("plain --start prior", "--start is of the methods ais, bdmc, and not of iw"),
         ("plain --method ais --compile off", "--compile is of the methods iw, and not of ais"),
         ("plain --method nuts", "'nuts' is not one of 'iw', 'ais', 'quadrature', 'exact', 'bdmc'"),
+        ("plain --method ais --proposal mixture", "--proposal is of the methods iw, and not of"),
+        ("plain --proposal prior", "'prior' is not one of 'posterior', 'mixture'"),
+        ("plain --proposal mixture --compile off", "--compile is of --proposal posterior; a mix"),
+        ("plain --proposal mixture --samples 5", "from a mixture must be at least 20, got 5"),
         ("plain --out x.csv", "its ending must be .npz"),
         ("plain --method ais --samples 0", "0 is not in the range x>=1"),
     ],
@@ -194,4 +233,6 @@ def test_only_iw_shares_its_work(command, runs, monkeypatch):
     monkeypatch.setattr(processes, "stop", lambda say, status: (say(), status)[1])
     result = command("evaluate", runs / "plain", "--method", "ais")
     assert result.status == 2
-    assert "--method ais is for one process; only iw shares its work" in result.err
+    assert "--method ais is for one process; only iw from the posterior" in result.err
+    result = command("evaluate", runs / "plain", "--proposal", "mixture")
+    assert "--proposal mixture is for one process; only iw from the posterior" in result.err
