@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ from torch import Tensor
 from pyrovae.distributions import moments
 from pyrovae.evidence import Evidence
 from pyrovae.importance import statistics
-from pyrovae.isolation import evaluating, isolated
+from pyrovae.isolation import derived, evaluating, isolated
 from pyrovae.structure import expand, is_point, is_real
 from pyrovae.vae import VAE
 
@@ -121,7 +120,7 @@ def annealed(
     parts = []
     with _prepared(vae, x.device):
         for place, batch in enumerate(x.split(max(1, ROWS // samples))):
-            torch.manual_seed(_stream(seed, place))
+            torch.manual_seed(derived(seed, place))
             batch = vae.place(batch)
             path = _Path(vae, batch, start, betas, leapfrog)
             told = _shared(advance, len(batch), 2)
@@ -196,7 +195,7 @@ def sandwich(
     with _prepared(vae, device):
         size = max(1, ROWS // samples)
         for place, done in enumerate(range(0, examples, size)):
-            torch.manual_seed(_stream(seed, place))
+            torch.manual_seed(derived(seed, place))
             with torch.no_grad():
                 z = vae.prior().sample((min(size, examples - done),))
                 x = vae.likelihood(z).sample()
@@ -385,10 +384,6 @@ def _prepared(vae: VAE, device: torch.device) -> Iterator[None]:
         finally:
             for parameter in wanted:
                 parameter.requires_grad_(True)
-
-
-def _stream(seed: int, place: int) -> int:
-    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
 
 
 def _check(samples: int, temperatures: int, leapfrog: int) -> None:

@@ -3,13 +3,12 @@ r"""Bridge sampling: the integral of a density from draws from it."""
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from pyro.ops.stats import effective_sample_size
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyrovae.isolation import isolated, seed_device
+from pyrovae.isolation import derived, isolated, seed_device
 from pyrovae.nuts import Draws
 
 __all__ = ["bridge"]
@@ -54,8 +53,7 @@ def bridge(
     """
     halves = draws.z.double().chunk(2, 1)  # each (chains, draws / 2, batch, dimensions)
     with isolated(draws.z.device):
-        stream = np.random.SeedSequence([seed]).generate_state(1)  # another than that of the draws
-        seed_device(draws.z.device, int(stream[0]))
+        seed_device(draws.z.device, derived(seed))  # another than that of the draws
         ways = [_bridged(joint, halves[i], halves[1 - i], draws.z.dtype) for i in (0, 1)]
     (first, first_error), (second, second_error) = ways
     error = torch.maximum((first_error + second_error) / 2, (first - second).abs() / 2)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 from torch import Tensor
 
-from pyrovae.isolation import evaluating, isolated
+from pyrovae.isolation import derived, evaluating, isolated
 from pyrovae.structure import is_discrete, is_point
 from pyrovae.vae import VAE
 
@@ -101,7 +101,7 @@ def calibrate(
     device = next(vae.parameters(), torch.empty(0)).device
     with isolated(device), evaluating(vae):
         for place, start in enumerate(range(0, simulations, size)):
-            torch.manual_seed(_seed(seed, place))
+            torch.manual_seed(derived(seed, place))
             parts.append(_simulated(vae, min(size, simulations - start), draws))
             if advance is not None:
                 advance(len(parts[-1]))
@@ -306,7 +306,3 @@ def _verdict_of_all(result: Mapping[str, Any], count: int) -> str:
     return f"q(z|x) is not the posterior of this model ({p_value}): {'; '.join(words)}" + (
         f"; and {more} more" if more > 0 else ""
     )
-
-
-def _seed(seed: int, place: int) -> int:
-    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])

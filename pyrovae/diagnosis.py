@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae.data import Dataset, Split
 from pyrovae.diagnostics import ACTIVE, activity
-from pyrovae.isolation import evaluating
+from pyrovae.isolation import derived, evaluating
 from pyrovae.population import points, population
 from pyrovae.probes import FEWEST, probe, two_samples
 from pyrovae.surgery import DRAWS, Draws, draw, no_density, surgery
@@ -93,7 +93,7 @@ def diagnose(
     labels = None if dataset.test.labels is None else dataset.test.labels[:count]
     every = activity(vae, dataset.test, limit=count, seed=seed)
     with torch.random.fork_rng(), evaluating(vae):
-        torch.manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
+        torch.manual_seed(derived(seed, 2))
         x = _rows(dataset.test, np.arange(count), seed)
         p = vae.prior()
         prior = p.sample((count,)).double().cpu()

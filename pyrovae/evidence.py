@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyro
 import torch
 from pyro.distributions import Delta
@@ -30,7 +29,7 @@ from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.graphs import has_compiler
 from pyrovae.importance import RELIABLE, Weights, statistics
-from pyrovae.isolation import evaluating
+from pyrovae.isolation import derived, evaluating
 from pyrovae.structure import base
 from pyrovae.vae import VAE
 
@@ -330,8 +329,7 @@ def per_example(
                 if place < len(kept.parts) and len(x) == size:
                     parts.append(kept.parts[place])
                 elif len(turns) == processes.rank():
-                    stream = np.random.SeedSequence([seed, place])
-                    torch.manual_seed(int(stream.generate_state(1)[0]))
+                    torch.manual_seed(derived(seed, place))
                     turns.append(bounds(vae, vae.place(x), samples, compiled))
                 else:
                     turns.append(_nothing(vae.place(x)))

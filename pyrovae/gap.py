@@ -34,7 +34,7 @@ from pyrovae.bridge import bridge
 from pyrovae.evidence import Batches, Estimate
 from pyrovae.exact import LinearGaussian, linear_gaussian
 from pyrovae.integration import integrated
-from pyrovae.isolation import evaluating, isolated, seed_device
+from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.nuts import Draws, check_real, log_joint, posterior
 from pyrovae.structure import base
 from pyrovae.unamortised import best, log_weights, with_outputs
@@ -182,7 +182,7 @@ def gap(
         blocks = x.split(BLOCK)
 
         def seeded(block: int, purpose: int) -> int:
-            return int(np.random.SeedSequence([seed, block, purpose]).generate_state(1)[0])
+            return derived(seed, block, purpose)
 
         with counting("best q", steps * len(blocks)) as advance:
             outputs = [

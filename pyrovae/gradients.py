@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pyrovae.closed_forms import closed_form
 from pyrovae.evidence import Batches
-from pyrovae.isolation import evaluating, isolated
+from pyrovae.isolation import derived, evaluating, isolated
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.structure import is_point, name
 from pyrovae.vae import VAE
@@ -111,7 +111,7 @@ def compare(
         noise, differences = ({key: _Moments() for key in used} for _ in range(2))
         direction = _signs(sum(parameter.numel() for parameter in parameters.values()), seed)
         for draw in range(draws):
-            stream = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
+            stream = derived(seed, draw)
             reference: Tensor | None = None
             for estimator, objective in objectives.items():
                 torch.manual_seed(stream)

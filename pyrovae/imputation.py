@@ -23,12 +23,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.importance import RELIABLE, statistics
-from pyrovae.isolation import evaluating, isolated, seed_device
+from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.nuts import Draws, draw
 from pyrovae.proposals import FEWEST, adapted, from_mixture, moments, resampled
 from pyrovae.structure import base, is_discrete, is_real, name
@@ -142,7 +141,7 @@ def impute(
     parts: list[Imputed] = []
     with isolated(x.device), evaluating(vae):
         for place, (some, seen) in enumerate(zip(x.split(size), observed.split(size), strict=True)):
-            stream = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+            stream = derived(seed, place)
             seed_device(x.device, stream)
             with torch.no_grad():
                 given = _Given(vae, some, seen)

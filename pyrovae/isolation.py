@@ -12,7 +12,15 @@ import pyro
 import torch
 from torch import nn
 
-__all__ = ["PURPOSES", "evaluating", "interrupt_after_step", "isolated", "seed_device", "stream"]
+__all__ = [
+    "PURPOSES",
+    "derived",
+    "evaluating",
+    "interrupt_after_step",
+    "isolated",
+    "seed_device",
+    "stream",
+]
 
 PURPOSES = ("build", "initialize", "order", "step")
 
@@ -87,6 +95,18 @@ def seed_device(device: torch.device, seed: int) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+
+
+def derived(*seeds: int) -> int:
+    """A seed from several: of a user's seed, say, and the place of a batch.
+
+    Args:
+        seeds: not negative; the same ones in the same order give the same result.
+
+    Returns:
+        A seed below 2**32.
+    """
+    return int(np.random.SeedSequence(seeds).generate_state(1)[0])
 
 
 def stream(seed: int, purpose: str, number: int = 0, process: int = 0) -> int:

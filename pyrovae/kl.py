@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -29,7 +28,7 @@ from torch.distributions import Distribution
 from pyrovae import mixtures
 from pyrovae.closed_forms import closed_form
 from pyrovae.evidence import Batches
-from pyrovae.isolation import evaluating
+from pyrovae.isolation import derived, evaluating
 from pyrovae.quadrature import integrate
 from pyrovae.structure import (
     base,
@@ -130,8 +129,7 @@ def ledger(
             x = batch[: count - place * BATCH]
             q, p = vae.posterior(vae.place(x)), vae.prior()
             _check(q, p, samples)
-            stream = np.random.SeedSequence([seed, place])
-            torch.manual_seed(int(stream.generate_state(1)[0]))
+            torch.manual_seed(derived(seed, place))
             parts.append(_part(q, p, samples))
             if advance is not None:
                 advance(len(x))

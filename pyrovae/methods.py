@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from pyrovae.evidence import NO_BOUND, Estimate, Evidence, kind, per_example
 from pyrovae.exact import exact
 from pyrovae.importance import statistics
 from pyrovae.integration import integrated
-from pyrovae.isolation import evaluating, isolated, seed_device
+from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.proposals import FEWEST, Whole, adapted, from_mixture
 from pyrovae.vae import VAE
 
@@ -103,8 +102,7 @@ def _from_mixture(
     every, x = [], vae.place(x)
     with isolated(x.device), evaluating(vae):
         for place, part in enumerate(x.split(max(1, ROWS // samples))):
-            stream = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
-            seed_device(x.device, stream)
+            seed_device(x.device, derived(seed, place))
             target = Whole(vae, part)
             _, log_w = from_mixture(target, *adapted(target), samples)
             every.append(log_w[torch.randperm(len(log_w), device=x.device)].cpu())

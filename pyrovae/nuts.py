@@ -7,7 +7,6 @@ compared with one another.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import pyro
 import torch
 from pyro.infer import MCMC, NUTS
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae.distributions import moments
-from pyrovae.isolation import evaluating, isolated, seed_device
+from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.structure import is_discrete, is_point, is_real
 from pyrovae.vae import VAE
 
@@ -107,8 +106,7 @@ def draw(
     kept, divergences = [], 0
     with isolated(start.device):
         for chain, z in enumerate(start):
-            stream = np.random.SeedSequence([seed, chain]).generate_state(1)
-            seed_device(start.device, int(stream[0]))
+            seed_device(start.device, derived(seed, chain))
             sampler = MCMC(
                 NUTS(potential_fn=potential),
                 num_samples=draws,

@@ -40,7 +40,7 @@ from torch.distributions import Independent
 
 from pyrovae.categorical import OneHots
 from pyrovae.evidence import EXAMPLES, ROWS, Batches
-from pyrovae.isolation import evaluating
+from pyrovae.isolation import derived, evaluating
 from pyrovae.structure import base, components, in_float64, is_discrete, is_point, log_density, name
 from pyrovae.vae import VAE
 
@@ -140,8 +140,7 @@ def draw(
             q = vae.posterior(x[-1])
             if reason := no_density(q):
                 raise ValueError(reason)
-            stream = np.random.SeedSequence([seed, place])
-            torch.manual_seed(int(stream.generate_state(1)[0]))
+            torch.manual_seed(derived(seed, place))
             z.append(q.sample((draws,)))  # (draws, batch, latent_dim)
             log_likelihood.append(vae.likelihood(z[-1]).log_prob(x[-1]))
             posteriors.append(q)
