@@ -227,7 +227,7 @@ class _Given:
 
 
 def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
-    z, log_w = from_mixture(given, *adapted(given), samples)
+    z, log_w = from_mixture(given, adapted(given), samples)
     log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
     found = statistics(log_w)
     w = log_w.softmax(0)  # (samples, examples)
@@ -253,9 +253,9 @@ def _by_chains(
             f"nuts moves z along gradients through all real vectors, and the prior "
             f"{type(given.vae.prior).__name__} is not over these; take the method importance"
         )
-    z, log_w = adapted(given)
-    loc, factor = moments(z, log_w)
-    apart = (resampled(z, log_w, CHAINS) - loc).unsqueeze(-1)
+    fitted = adapted(given)
+    loc, factor = moments(fitted.z, fitted.log_w)
+    apart = (resampled(fitted.z, fitted.log_w, CHAINS) - loc).unsqueeze(-1)
     start = torch.linalg.solve_triangular(factor, apart, upper=False).squeeze(-1)
 
     def z_of(u: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def _from_mixture(
         for place, part in enumerate(x.split(max(1, ROWS // samples))):
             seed_device(x.device, derived(seed, place))
             target = Whole(vae, part)
-            _, log_w = from_mixture(target, *adapted(target), samples)
+            _, log_w = from_mixture(target, adapted(target), samples)
             every.append(log_w[torch.randperm(len(log_w), device=x.device)].cpu())
             if advance is not None:
                 advance(len(part))
