@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 import pyrovae
 from pyrovae import figures
+from pyrovae.data import Dataset
 from pyrovae.surgery import Draws, draw, estimate, surgery
 
 SHOWN = 1  # the digit that has a panel of its own
@@ -84,9 +85,7 @@ def main() -> None:
 
 
 @torch.no_grad()
-def with_other_codes(
-    vae: pyrovae.VAE, data: pyrovae.data.Dataset, draws: Draws
-) -> dict[str, torch.Tensor]:
+def with_other_codes(vae: pyrovae.VAE, data: Dataset, draws: Draws) -> dict[str, torch.Tensor]:
     """log p(x|z) of each image with its own draws of z, and with those of other images."""
     count = len(draws.z)
     x = vae.place(next(iter(data.test.batches(count))))

@@ -25,7 +25,20 @@ from pyrovae import figures
 
 DRAWS, REPEATS = 10, 99
 SHOWN = 300  # images in the picture of all digits
-COLOURS = np.array(["#332288", "#AA7711", "#117733", "#CC6677", "#3388BB"] * 2)
+COLOURS = np.array(  # Paul Tol's "muted", and grey
+    [
+        "#332288",
+        "#DDAA33",
+        "#117733",
+        "#CC6677",
+        "#88CCEE",
+        "#882255",
+        "#44AA99",
+        "#999933",
+        "#AA4499",
+        "#777777",
+    ]
+)
 
 
 def same_moments(loc: Tensor, scale: Tensor) -> dist.MultivariateNormal:
@@ -147,7 +160,7 @@ def picture(loc: Tensor, scale: Tensor, labels: Tensor, label: int) -> Figure:
     for axes in (second, third):
         contours(axes, same_moments(mine, of))
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    first.set_title(f"{min(SHOWN, len(loc))} images,\na colour for each")
+    first.set_title(f"{min(SHOWN, len(loc))} images,\na colour for each digit")
     second.set_title(f"the {label}s; dashed: the Gaussian of\ntheir mean and covariance")
     third.set_title("the same Gaussian, and\nas many dots drawn from it")
     for axes in (first, second, third):
