@@ -14,11 +14,17 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 
 ARGUMENTS = {
+    "aggregate_posterior": ["--epochs", "1"],
     "anomaly": ["--epochs", "1", "--samples", "2", "--count", "20"],
     "docs_figures": ["--epochs", "2"],
     "evidence_identity": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
+    "input_or_output": ["--epochs", "1"],
+    "kl_term": ["--epochs", "1"],
+    "overlap": ["--epochs", "2", "--images", "40"],
+    "posterior_ellipses": ["--epochs", "1"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
+    "random_or_not": ["--epochs", "1"],
 }
 
 BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
