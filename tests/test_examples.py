@@ -15,10 +15,14 @@ ROOT = Path(__file__).parents[1]
 
 ARGUMENTS = {
     "anomaly": ["--epochs", "1", "--samples", "2", "--count", "20"],
+    "autoencoder_vs_vae": ["--epochs", "1", "--count", "2"],
+    "beta_rate_distortion": ["--epochs", "1"],
+    "blur": ["--epochs", "1"],
     "docs_figures": ["--epochs", "2"],
     "evidence_identity": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
+    "swap_prior": ["--epochs", "1"],
 }
 
 BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
