@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
     "aggregate_posterior": ["--epochs", "1"],
     "anomaly": ["--epochs", "1", "--samples", "2", "--count", "20"],
+    "autoencoder_vs_vae": ["--epochs", "1", "--count", "2"],
+    "beta_rate_distortion": ["--epochs", "1"],
+    "blur": ["--epochs", "1"],
     "docs_figures": ["--epochs", "2"],
     "evidence_identity": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
@@ -25,6 +28,7 @@ ARGUMENTS = {
     "posterior_ellipses": ["--epochs", "1"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
     "random_or_not": ["--epochs", "1"],
+    "swap_prior": ["--epochs", "1"],
 }
 
 BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md

@@ -1,0 +1,123 @@
+"""The weight beta of the KL term: rate against distortion, and where the posterior collapses.
+
+The same VAE is trained on -distortion - beta * rate for several beta. Rate is the KL term, what a
+code costs; distortion is minus the reconstruction, what is left to say once the code is known.
+Their sum is a bound on -log p(x), and beta = 1 trains on it. At the largest beta a code costs more
+than it can gain: every q(z|x) is the prior, the decoder ignores z, and the ELBO is that of a model
+without a z, whose pixels are independent with the frequencies of the training data.
+
+    python examples/beta_rate_distortion.py
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pyro import distributions as dist
+
+import pyrovae
+from pyrovae import figures
+from pyrovae.data import Split
+from pyrovae.diagnostics import active_units
+from pyrovae.evidence import Estimate
+from pyrovae.objectives import Beta
+from pyrovae.surgery import draw
+
+BETAS = (0.03, 0.3, 1.0, 2.0, 5.0, 20.0, 100.0)
+LIMIT = 1_000  # images of each part, at most
+TRAINING, TEST = "#4477AA", "#EE6677"
+
+
+def text(found: Estimate) -> str:
+    """A number with its error."""
+    return f"{found.estimate:.2f} +- {found.standard_error:.2f}"
+
+
+def terms(vae: pyrovae.VAE, images: Split) -> dict[str, Estimate]:
+    """Rate, distortion, ELBO, and what log p(x|z) loses where z is the code of another image."""
+    drawn = draw(vae, images, limit=LIMIT)
+    rate = (drawn.log_posterior - drawn.log_prior).mean(1)
+    distortion = -drawn.log_likelihood.mean(1)
+    loss = -distortion - drawn.log_likelihood_of_others.mean(1)
+    values = {"rate": rate, "distortion": distortion, "ELBO": -rate - distortion, "loss": loss}
+    return {name: Estimate.of(value) for name, value in values.items()}
+
+
+def without_z(train: torch.Tensor, test: torch.Tensor) -> Estimate:
+    """log p(x) of test images where pixels are independent, with frequencies from the training."""
+    largest = int(train.max())
+    frequency = (train.mean(0) / largest).clamp(1e-4, 1 - 1e-4)
+    return Estimate.of(dist.Binomial(largest, frequency).log_prob(test).flatten(1).sum(1))
+
+
+def picture(rows: list[dict[str, Any]], nothing: float) -> Figure:
+    """Rate and distortion for each beta, with the slope -beta that each should have."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot()
+    for part, colour in (("test", TEST), ("training", TRAINING)):
+        rate, distortion = (
+            [row[part][name].estimate for row in rows] for name in ("rate", "distortion")
+        )
+        axes.plot(rate, distortion, "o-", color=colour, ms=5, lw=0.8, label=f"{part} images")
+    wide, high = 1.12 * max(rate), 1.3 * (nothing - min(distortion))
+    for row, r, d in zip(rows, rate, distortion, strict=True):
+        reach = min(0.06 * wide, 0.06 * high / row["beta"])  # of the tangent, on either side
+        across = np.array([-reach, reach])
+        axes.plot(r + across, d - row["beta"] * across, color="black", lw=1.6)
+        near = [other["beta"] for other, at in zip(rows, rate, strict=True) if abs(at - r) < 0.5]
+        if row["beta"] == near[0]:  # the others are in the same place
+            told = "β = " + ", ".join(f"{beta:g}" for beta in near)
+            axes.annotate(told, (r, d), xytext=(8, 8), textcoords="offset points")
+    axes.axhline(nothing, color="0.5", ls="--", lw=1)
+    axes.annotate("a model without z", (0.98 * wide, nothing), ha="right", va="top", color="0.3")
+    axes.set(
+        xlabel="rate, KL(q(z|x) || p(z)) (nats per image)",
+        ylabel="distortion, minus the mean of log p(x|z) (nats per image)",
+        title="What a code costs and what it saves; black: lines of slope $-$β",
+        xlim=(-0.04 * wide, wide),
+        ylim=(min(distortion) - 0.1 * high, min(distortion) + high),
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", default="digits", choices=("digits", "mnist"), help="[digits]")
+    parser.add_argument("--epochs", type=int, default=25, help="passes over the training images")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    arguments = parser.parse_args()
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    training = {"epochs": arguments.epochs, "seed": arguments.seed}
+    config, data = pyrovae.Config.resolve({"data": {"name": arguments.data}, "training": training})
+    some = data.train.batch(np.arange(min(LIMIT, len(data.train))), np.random.default_rng(0))
+    parts = {"training": Split.from_array(some), "test": data.test}
+    print("nats per image, +- over images; all but the second ELBO are of test images")
+    print("loss: what log p(x|z) loses where z is the code of another image")
+    heads = ("rate", "distortion", "ELBO", "ELBO, training", "loss")
+    print(f"{'beta':>5} " + " ".join(f"{head:>16}" for head in heads) + "  active units")
+    rows = []
+    for beta in BETAS:
+        vae = config.build()
+        settings = dict(config.training, objective=Beta(beta=beta))
+        pyrovae.fit(vae, data.train, **settings)  # no validation: that is by the plain ELBO
+        row = {part: terms(vae, images) for part, images in parts.items()}
+        rows.append({"beta": beta} | row)
+        told = [row["test"][name] for name in ("rate", "distortion", "ELBO")]
+        told += [row["training"]["ELBO"], row["test"]["loss"]]
+        line = f"{beta:>5g} " + " ".join(f"{text(found):>16}" for found in told)
+        print(f"{line} {active_units(vae, data.test):>13}", flush=True)
+    every = torch.cat(list(data.test.batches(LIMIT)))[:LIMIT]
+    nothing = without_z(some, every)
+    print(f"\nlog p(x) of test images without any z: {text(nothing)}")
+    figures.save(picture(rows, -nothing.estimate), arguments.out / "beta_rate_distortion.png")
+
+
+if __name__ == "__main__":
+    main()
