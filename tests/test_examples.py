@@ -19,6 +19,7 @@ ARGUMENTS = {
     "evidence_identity": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
+    "wrong_formulas": ["--epochs", "1", "--samples", "2"],
 }
 
 BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
