@@ -17,7 +17,10 @@ ARGUMENTS = {
     "anomaly": ["--epochs", "1", "--samples", "2", "--count", "20"],
     "docs_figures": ["--epochs", "2"],
     "evidence_identity": ["--epochs", "2"],
+    "exact_posterior": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
+    "kl_analytic_vs_monte_carlo": ["--epochs", "1", "--limit", "20"],
+    "nuts_vs_guide": ["--epochs", "2", "--draws", "20"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
     "wrong_formulas": ["--epochs", "1", "--samples", "2"],
 }
