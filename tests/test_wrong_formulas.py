@@ -288,7 +288,7 @@ def test_training_with_the_cross_entropy_of_grey_pixels_is_as_shown(wrong_formul
     assert rows["integral over x from 0 to 1, p = 0.1"] == pytest.approx((1, 1, integral))
     mean = 0.2 / (2 * 0.2 - 1) + 1 / (2 * math.atanh(1 - 2 * 0.2))  # Loaiza-Ganem, Cunningham
     assert rows["mean of the fit to pixels of mean 0.2"] == pytest.approx(
-        (0.2, 0.2, mean), abs=1e-5
+        (0.2, 0.2, mean), abs=1e-4
     )
     check_better(rows, "trained: ELBO, as the formula has it", "trained: ELBO, of the density")
 
