@@ -21,6 +21,7 @@ ARGUMENTS = {
     "blur": ["--epochs", "1"],
     "docs_figures": ["--epochs", "2"],
     "evidence_identity": ["--epochs", "2"],
+    "exact_posterior": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
     "input_or_output": ["--epochs", "1"],
     "kl_term": ["--epochs", "1"],
@@ -29,6 +30,9 @@ ARGUMENTS = {
     "quickstart": ["--epochs", "2", "--samples", "5"],
     "random_or_not": ["--epochs", "1"],
     "swap_prior": ["--epochs", "1"],
+    "kl_analytic_vs_monte_carlo": ["--epochs", "1", "--limit", "20"],
+    "nuts_vs_guide": ["--epochs", "2", "--draws", "20"],
+    "wrong_formulas": ["--epochs", "1", "--samples", "2"],
 }
 
 BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
