@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
     "anomaly": ["--epochs", "1", "--samples", "2", "--count", "20"],
     "docs_figures": ["--epochs", "2"],
+    "evaluating": ["--epochs", "1", "--samples", "100", "--limit", "40"],
     "evidence_identity": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
