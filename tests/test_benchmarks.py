@@ -119,3 +119,15 @@ def test_no_other_binarization_stands_in_for_larochelles(tmp_path):
     (row,) = (line for line in output.splitlines() if line.startswith("vamp, static"))
     assert "not run: binarized_mnist_train.amat, binarized_mnist_valid.amat" in row
     assert not list(tmp_path.glob("**/result.json"))
+
+
+def test_what_grows_with_what_is_measured_for_every_part(tmp_path):
+    file = tmp_path / "figures.json"
+    small = ("--rounds", 1, "--data", 70, 140, "--samples", 2, 4, "--images", 4, "--draws", 4)
+    output = run("scale.py", tmp_path, *small, "--only", "data", "batch", "draws", "--json", file)
+    figures = json.loads(file.read_text())
+    assert list(figures) == ["machine", "data", "batch", "draws"]
+    assert list(figures["data"]) == ["70", "140"]
+    assert figures["data"]["140"]["epoch, s"] > 0
+    assert list(figures["draws"]) == ["2", "4"]
+    assert "step, ms" in output

@@ -20,6 +20,7 @@ ARGUMENTS = {
     "beta_rate_distortion": ["--epochs", "1"],
     "blur": ["--epochs", "1"],
     "docs_figures": ["--epochs", "2"],
+    "evaluating": ["--epochs", "1", "--samples", "100", "--limit", "40"],
     "evidence_identity": ["--epochs", "2"],
     "exact_posterior": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
