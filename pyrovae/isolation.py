@@ -15,6 +15,7 @@ from torch import nn
 __all__ = ["PURPOSES", "evaluating", "interrupt_after_step", "isolated", "seed_device", "stream"]
 
 PURPOSES = ("build", "initialize", "order", "step")
+"""What random streams are for: each has its own."""
 
 
 @contextlib.contextmanager
