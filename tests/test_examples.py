@@ -18,6 +18,8 @@ ARGUMENTS = {
     "docs_figures": ["--epochs", "2"],
     "evidence_identity": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
+    "own_likelihood": ["--epochs", "1"],
+    "own_prior": ["--epochs", "1"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
 }
 
