@@ -10,6 +10,7 @@ can be compared. The column "sums to" adds up p(x_d | z) over all counts.
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.data import load
+from pyrovae.data import Dataset, prepare
 from pyrovae.evidence import Estimate, per_example
+from pyrovae.files import Rows
 from pyrovae.likelihoods import Binomial, DiscretizedLogistic
 from pyrovae.networks import MLP, NetworkFactory, Shape
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
+from pyrovae.sources import read
 
 LATENT_DIM = 10
 
@@ -53,6 +56,15 @@ class BetaBinomial(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         a, b = self.decoder(z).exp().unbind(-1 - self.dims)  # (*batch, 2, *event_shape)
         return dist.BetaBinomial(a, b, self.total_count).to_event(self.dims)
+
+
+def as_counts(name: str) -> Dataset:
+    """Images as counts: digits out of 16; MNIST out of 15, its grey levels in steps of 16."""
+    source = read(name)
+    if source.maximum == 255:
+        parts = {part: Rows(rows.x // 16, rows.labels) for part, rows in source.parts.items()}
+        source = replace(source, parts=parts, maximum=15)
+    return prepare(source)
 
 
 @torch.no_grad()
@@ -97,7 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    data = load(arguments.data)  # counts out of 16, or out of 255
+    data = as_counts(arguments.data)
     levels = data.maximum + 1
     network = partial(MLP, hidden_dims=(256,))
     shape = (LATENT_DIM, data.event_shape, network)
