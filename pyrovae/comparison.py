@@ -34,6 +34,8 @@ from pyrovae.vae import VAE
 __all__ = ["ROLES", "Candidate", "candidates", "compare", "table"]
 
 ROLES = ("prior", "posterior", "likelihood", "objective")
+"""What can be varied, in the order of the table's columns."""
+
 BOUNDS = "bounds.safetensors"
 DRAWS = 12  # images of each model in the picture
 LATENTS = 1_000  # examples by which active units are counted

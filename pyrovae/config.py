@@ -40,6 +40,7 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "decoder": NETWORKS,
     "objective": OBJECTIVES,
 }
+"""The components that can be named for each role: of the model, and the objective."""
 
 DATA_SETTINGS: dict[str, Option] = {
     "name": Option("name", str, "digits"),
@@ -48,11 +49,13 @@ DATA_SETTINGS: dict[str, Option] = {
     "binarization": Option("binarization", str, None),
     "scaling": Option("scaling", str, None),
 }
+"""The settings of the table ``[data]``."""
 
 MODEL_SETTINGS: dict[str, Option] = {
     **{role: Option(role, str, None) for role in FAMILIES if role != "objective"},
     "latent_dim": Option("latent_dim", int, None),
 }
+"""The settings of the table ``[model]``."""
 
 _NOT_SETTINGS = ("objective", "out", "files", "initialize", "resume", "report")
 

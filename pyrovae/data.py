@@ -51,7 +51,10 @@ from pyrovae.files import Rows, Source, float_range
 from pyrovae.sources import DATASETS, read
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
+"""How pixels can be made binary: see above."""
+
 SCALINGS = ("none", "unit", "standardize")
+"""How numbers that are not made binary can be scaled: see above."""
 
 SPLIT_SEED = 0
 """Seed of the permutation that splits arrays without splits of their own."""

@@ -22,6 +22,8 @@ from pyrovae.vae import VAE
 __all__ = ["LIMIT", "Diagnosis", "diagnose"]
 
 LIMIT = 2_000
+"""Examples that are looked at where nothing else is asked for."""
+
 NEGLIGIBLE = 0.01  # of log N: mutual information below it is called none
 ERRORS = 3  # standard errors within which a number is not told from zero
 BATCH = 500  # examples at a time

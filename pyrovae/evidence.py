@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 MODES = ("auto", "off", "inductor")
+"""How the draws of a bound can be run: see :func:`evaluate`."""
+
 ROWS = 2_000  # of a chunk: examples times draws
 CACHED = 800  # rows of which a CPU keeps in its cache what is computed operation by operation
 EXAMPLES = 20  # at least so many in a batch, where there are as many

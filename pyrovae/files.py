@@ -469,3 +469,4 @@ READERS: Mapping[str, Callable[[Path], Mapping[str, Rows]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
+"""A reader for each suffix of a file."""

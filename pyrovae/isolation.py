@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 PURPOSES = ("build", "initialize", "order", "step")
+"""What random streams are for: each has its own."""
 
 
 @contextlib.contextmanager

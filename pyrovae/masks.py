@@ -14,6 +14,8 @@ from pyrovae.files import import_for
 __all__ = ["HALVES", "mask"]
 
 HALVES = ("lower", "upper", "left", "right")
+"""The halves of an image that a mask can hide."""
+
 ENDINGS = (".npy", ".npz", ".png")
 FORM = (
     f"{', '.join(HALVES)} or random:FRACTION, which name what is hidden, or a file "

@@ -31,8 +31,13 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+"""Of one input or output, without the batch."""
+
 Activation = Literal["elu", "gelu", "relu", "silu", "softplus", "tanh"]
+"""A name in ``ACTIVATIONS``."""
+
 NetworkFactory = Callable[[Shape, Shape], nn.Module]
+"""Makes a network: a function of the shapes of its input and of its output."""
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -42,6 +47,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+"""Nonlinearities by name."""
 
 
 class Linear(nn.Module):

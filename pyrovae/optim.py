@@ -30,6 +30,7 @@ def _constant(progress: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"cosine": _cosine, "constant": _constant}
+"""Step sizes after the warm-up, relative to the largest, at a fraction of the steps."""
 
 
 class FusedAdam(PyroOptim):

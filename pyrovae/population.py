@@ -24,6 +24,7 @@ from pyrovae.surgery import Draws, estimate
 __all__ = ["MOST_CLASSES", "points", "population"]
 
 MOST_CLASSES = 40
+"""Labels of more classes than this are not taken for classes."""
 
 
 def population(draws: Draws, prior: Tensor, seed: int = 0) -> dict[str, Any]:

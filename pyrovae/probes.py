@@ -17,7 +17,10 @@ __all__ = ["FEWEST", "NEIGHBOURS", "probe", "two_samples"]
 Array = NDArray[Any]
 
 FEWEST = 20  # of each sample, for a test between two
+"""Examples that a two-sample test needs of each sample."""
+
 NEIGHBOURS = 5
+"""Neighbours that vote on a class."""
 
 
 def two_samples(a: Array, b: Array, seed: int = 0) -> dict[str, Any]:

@@ -27,6 +27,7 @@ VALUES = 1 << 18  # of z at a time
 NODES = 10  # of a panel
 HEAVY = 1e12  # scales
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-5}
+"""Change, in nats, below which an integral counts as found, by dtype."""
 
 
 @torch.no_grad()

@@ -276,3 +276,4 @@ DATASETS: Mapping[str, Callable[[str, Path, bool], Source]] = {
     "cifar10": TorchvisionSet("CIFAR10", CIFAR10_FILES, _cifar_rows),
     "svhn": TorchvisionSet("SVHN", SVHN_FILES, _svhn_rows, *SVHN_PARTS),
 }
+"""Readers of the named datasets."""

@@ -53,6 +53,8 @@ from pyrovae.objectives import Terms
 __all__ = ["MODES", "Staged"]
 
 MODES = ("off", "graph", "inductor")
+"""How steps can be run: as written, as a graph, as a compiled graph."""
+
 NORM = 3  # its place among what a graph returns
 TOLERANCE = 1e-4  # of loss and gradients, relative to the largest entry
 

@@ -47,6 +47,8 @@ from pyrovae.vae import VAE
 __all__ = ["DRAWS", "Draws", "draw", "estimate", "no_density", "surgery"]
 
 DRAWS = 10
+"""Draws of each posterior where nothing else is asked for."""
+
 VALUES = 1 << 20  # of log q(z | x) at a time
 CEILING = 0.05  # of log N: mutual information so near to it says little of the population's
 

@@ -25,6 +25,8 @@ from pyrovae.run import Run
 __all__ = ["BETAS", "check_weights", "sweep", "table"]
 
 BETAS = (0.1, 0.5, 1.0, 2.0, 4.0)
+"""Weights of the KL term where no others are asked for."""
+
 SAMPLES = 100
 
 

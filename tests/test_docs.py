@@ -4,15 +4,21 @@ import ast
 import inspect
 import re
 import shlex
+import sys
 import textwrap
+from functools import cache
+from itertools import chain, count, pairwise
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
+import pyrovae
 from pyrovae.cli import cli
 from pyrovae.components import Spec, find, options_of
 from pyrovae.config import FAMILIES
+from pyrovae.summary import catalogue
 from pyrovae.vae import VAE
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +38,24 @@ def blocks(page, language):
     return [code for name, code in BLOCK.findall(page.read_text()) if name == language]
 
 
+COMPONENTS = "# my_components.py\n"  # begins the blocks of a page that make this file together
+
+
+@pytest.fixture
+def components_of():
+    """Writes the blocks of a page that make a file of components to the working folder."""
+    file = "my_components.py"
+
+    def write(page):
+        parts = [code for code in blocks(page, "python") if code.startswith(COMPONENTS)]
+        if parts:
+            Path(file).write_text("\n".join(parts))
+
+    sys.modules.pop("my_components", None)
+    yield write
+    sys.modules.pop("my_components", None)
+
+
 def small(code):
     """The same code with few epochs and samples."""
     code = re.sub(r"(epochs\"?(?:=|: ))\d+", r"\g<1>1", code)
@@ -39,8 +63,9 @@ def small(code):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_id)
-def test_python_runs_in_order(page, tmp_path, monkeypatch):
+def test_python_runs_in_order(page, tmp_path, monkeypatch, components_of):
     monkeypatch.chdir(tmp_path)
+    components_of(page)
     namespace = {}
     for code in blocks(page, "python"):
         exec(compile(small(code), page.name, "exec"), namespace)
@@ -96,24 +121,102 @@ def test_commands_and_their_options_exist(words):
                 assert set(spec.options) <= set(options_of(component))
 
 
+def test_the_commands_on_extending_run_with_the_components_of_that_page(
+    command, components_of, monkeypatch
+):
+    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments: None)
+    page = ROOT / "docs" / "extending.md"
+    components_of(page)
+    np.savez("ring.npz", x=np.random.default_rng(0).standard_normal((50, 2)))
+    roles = set()
+    for words in commands(page):
+        trains = words[0] == "fit" and "--resume" not in words
+        result = command(*words, *(["--epochs", "1"] if trains else []))
+        assert result.status == 0, f"{words}: {result.err}"
+        roles |= {word.removeprefix("--") for word in words}
+    assert {*FAMILIES, "data"} <= roles
+
+
 def test_every_command_is_documented():
-    documented = re.findall(r"^```\{command\} (\w+)$", page_text("quickstart"), re.MULTILINE)
+    """Each has its section with its help, and is shown at work there."""
+    sections = re.split(r"^## (?=\w+$)", page_text("commands"), flags=re.MULTILINE)[1:]
+    documented = {section.partition("\n")[0]: section for section in sections}
     assert sorted(documented) == sorted(cli.commands)
+    for name, section in documented.items():
+        assert re.findall(r"^```\{command\} (.*)$", section, re.MULTILINE) == [name]
+        assert f"\npyrovae {name}" in section
 
 
-def test_every_family_has_its_table():
-    from pyrovae.summary import catalogue
-
+def test_every_component_is_documented():
+    """Each family has its table, made of all its entries, and each entry is in the reference."""
     tables = re.findall(r"^```\{components\} (\w+)$", page_text("components"), re.MULTILINE)
     assert sorted(tables) == sorted(catalogue())
+    assert {name for family in FAMILIES.values() for name in family} == {
+        name for entries in catalogue().values() for name in entries
+    }
+    for family in FAMILIES.values():
+        for name, component in family.items():
+            assert component.__name__ in reference_names()[component.__module__], name
+
+
+def test_every_public_name_is_documented():
+    """The reference has what is in ``__all__`` and has a docstring; another page names the rest."""
+    for name in pyrovae.__all__:
+        assert f"`pyrovae.{name}`" in page_text("api")
+    pages = "".join(page.read_text() for page in PAGES)
+    described = set().union(*reference_names().values())  # some names are exported twice
+    for path in MODULES:
+        if path.stem not in OF_COMMANDS:
+            for name in exported(path) - described:
+                assert re.search(rf"[`.]{name}\b", pages), f"{path.stem}.{name}"
+
+
+def test_every_example_is_documented():
+    """Each is in the table of examples, and some page shows the command that runs it."""
+    pages = [page.read_text() for page in PAGES]
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        assert f"| [{path.stem}](../examples/{path.name}) |" in page_text("examples")
+        shown = re.compile(rf"^python examples/{path.name}", re.MULTILINE)
+        assert any(shown.search(text) for text in pages), path.name
+
+
+MODULES = sorted((ROOT / "pyrovae").glob("[!_]*.py"))
+OF_COMMANDS = {path.stem for path in MODULES if path.stem.endswith("_cli")} | {"cli", "options"}
+"""Modules whose help is in the page of commands, and which the reference leaves out."""
+
+
+def exported(path):
+    """The names in a module's ``__all__``."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    raise AssertionError(f"{path.name} has no __all__")
+
+
+@cache
+def reference_names():
+    """What the reference describes of each module: exported names that have a docstring."""
+    names = {}
+    for module in re.findall(r"automodule:: (pyrovae\.\w+)", page_text("api")):
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        body = ast.parse(path.read_text()).body
+        described = {
+            node.name
+            for node in body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+        }
+        for node, after in pairwise(body):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+                target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                described.add(ast.unparse(target))
+        names[module] = described & exported(path)
+    return names
 
 
 def test_every_module_is_in_the_reference_and_in_the_layout():
-    modules = {path.stem for path in (ROOT / "pyrovae").glob("[!_]*.py")}
+    modules = {path.stem for path in MODULES}
     reference = set(re.findall(r"automodule:: pyrovae\.(\w+)", page_text("api")))
-    commands = {name for name in modules if name.endswith("_cli")}  # their help is in the guide
-    commands |= {"cli", "options"}
-    assert reference == modules - commands
+    assert reference == modules - OF_COMMANDS
     layout = page_text("design").partition("## Layout")[2].partition("\n## ")[0]
     assert modules <= set(re.findall(r"`(\w+)`", layout))
 
@@ -122,8 +225,39 @@ def page_text(name):
     return (ROOT / "docs" / f"{name}.md").read_text()
 
 
+def anchors(text):
+    """The anchors of a page's headings down to the third level, as MyST makes them."""
+    found = []
+    for heading in re.findall(r"^#{1,3} (.*)$", BLOCK.sub("", text), re.MULTILINE):
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)  # of a link, its words
+        shown = re.sub(r"\$[^$]*\$", "", shown)  # MyST leaves out formulas
+        slug = re.sub(r"[^\w\- ]", "", shown.strip().lower()).replace(" ", "-")
+        numbered = (f"{slug}-{n}" for n in count(1))
+        found.append(next(name for name in chain([slug], numbered) if name not in found))
+    return found
+
+
+def test_anchors_are_those_of_the_site():
+    headings = [
+        "Why is every q(z | x) pulled to the prior, when only the population should match it?",
+        "A data_set of one's *own*: `fit --data`, twice",
+        "In Python",
+        "In Python",
+        "The [bound](x.md#y) in $\\log p(x)$ nats",
+    ]
+    page = "# Title\n\n```python\n# no heading\n```\n\n" + "\n\n".join(f"## {h}" for h in headings)
+    assert anchors(page) == [
+        "title",
+        "why-is-every-qz--x-pulled-to-the-prior-when-only-the-population-should-match-it",
+        "a-data_set-of-ones-own-fit---data-twice",
+        "in-python",
+        "in-python-1",
+        "the-bound-in--nats",
+    ]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_local_links_lead_somewhere(page):
+def test_no_local_link_is_broken(page):
     text = BLOCK.sub("", page.read_text())
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     for target in targets:
@@ -133,8 +267,7 @@ def test_local_links_lead_somewhere(page):
         file = page.parent / path if path else page
         assert file.is_file(), f"{page.name}: {target}"
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
-            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
+            assert anchor in anchors(file.read_text()), f"{page.name}: {target}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -28,6 +28,8 @@ ARGUMENTS = {
     "kl_term": ["--epochs", "1"],
     "overlap": ["--epochs", "2", "--images", "40"],
     "posterior_ellipses": ["--epochs", "1"],
+    "own_likelihood": ["--epochs", "1"],
+    "own_prior": ["--epochs", "1"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
     "random_or_not": ["--epochs", "1"],
     "swap_prior": ["--epochs", "1"],
