@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.xdist_group("examples")  # one process runs each example once
+
 ROOT = Path(__file__).parents[1]
 
 ARGUMENTS = {
@@ -25,16 +27,16 @@ ARGUMENTS = {
     "exact_posterior": ["--epochs", "2"],
     "impute": ["--epochs", "1", "--count", "2"],
     "input_or_output": ["--epochs", "1"],
+    "kl_analytic_vs_monte_carlo": ["--epochs", "1", "--limit", "20"],
     "kl_term": ["--epochs", "1"],
+    "nuts_vs_guide": ["--epochs", "2", "--draws", "20"],
     "overlap": ["--epochs", "2", "--images", "40"],
-    "posterior_ellipses": ["--epochs", "1"],
     "own_likelihood": ["--epochs", "1"],
     "own_prior": ["--epochs", "1"],
+    "posterior_ellipses": ["--epochs", "1"],
     "quickstart": ["--epochs", "2", "--samples", "5"],
     "random_or_not": ["--epochs", "1"],
     "swap_prior": ["--epochs", "1"],
-    "kl_analytic_vs_monte_carlo": ["--epochs", "1", "--limit", "20"],
-    "nuts_vs_guide": ["--epochs", "2", "--draws", "20"],
     "wrong_formulas": ["--epochs", "1", "--samples", "2"],
 }
 
