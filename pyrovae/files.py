@@ -442,7 +442,7 @@ def _read_folder(folder: Path, image_size: int | None) -> Rows:
         if size != first_size:
             raise ValueError(
                 f"{paths[0]} is {first_size} and {path} is {size}; "
-                "give image_size=N to resize all of them to N x N"
+                "give image_size=N (--image-size N) to resize all of them to N x N"
             )
         x[i] = array if mode == "L" else np.moveaxis(array, 2, 0)
     return Rows(x, _folder_labels(folder, paths))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.isolation import evaluating, isolated, seed_device
 from pyrovae.nuts import log_joint
+from pyrovae.proposals import Whole, adapted, from_mixture, resampled
 from pyrovae.vae import VAE
 
 __all__ = ["best", "log_weights", "with_outputs"]
@@ -18,7 +19,10 @@ ROWS = 20_000  # of z at a time
 DRAWS = 32  # of each datum in a step of the search
 RATE = 0.05  # of Adam, at first
 CANDIDATES = 2_000  # draws from the prior, for another start
-CHOICE = 1_000  # draws that choose between the two results
+NEAR = 100  # draws of the posterior, for a third start
+FITTING = 300  # steps that fit a q to them
+STARTS = 3
+CHOICE = 1_000  # draws that choose between the results
 
 
 def best(
@@ -33,12 +37,13 @@ def best(
 
     The outputs themselves are moved by Adam, with the gradient of the ELBO from 32 draws in each
     step and a rate that falls to zero; the result is the mean over the last quarter of the steps.
-    There are two searches, and the one that ends higher is taken. One starts from what the encoder
-    gives for x, the other from what it gives for :math:`\mathbb{E}[x \mid z']`, with :math:`z'`
-    the one of 2,000 draws from the prior that makes x likeliest: it is in the right place where the
-    encoder is in the wrong one. All else of the posterior is held, such as the maps of a flow: the
-    family is what the outputs can reach. A higher optimum elsewhere may be missed; the
-    approximation gap is then too large.
+    There are three searches, and the one that ends highest is taken. One starts from what the
+    encoder gives for x; the second from what it gives for :math:`\mathbb{E}[x \mid z']`, with
+    :math:`z'` the one of 2,000 draws from the prior that makes x likeliest; the third from the q
+    that makes some draws likeliest, the importance-weighted draws of a fitted mixture
+    (:mod:`pyrovae.proposals`) that are nearest to where :math:`p(x, z)` is largest. All else of the
+    posterior is held, such as the maps of a flow: the family is what the outputs can reach. A
+    higher optimum elsewhere may be missed; the approximation gap is then too large.
 
     Args:
         vae: the model and its posterior, of which the part ``encoder`` gives the outputs.
@@ -62,16 +67,16 @@ def best(
     with evaluating(vae), isolated(x.device), pyro.validation_enabled(False):
         seed_device(x.device, seed)
         with torch.no_grad():
-            other = vae.decode(_likeliest(vae, x)).to(x)
-        x = torch.cat([x, x])  # (2 * batch, *event_shape)
-        outputs = encoder(torch.cat([x[: len(other)], other])).detach()
-        outputs = outputs.clone().requires_grad_()
+            if not vae.posterior(x).has_rsample:
+                raise ValueError(
+                    f"draws of the posterior {type(vae.posterior).__name__} cannot be "
+                    "differentiated, so that its best q cannot be found; take one with rsample"
+                )
+            first, second = encoder(x), encoder(vae.decode(_likeliest(vae, x)).to(x))
+            heap = _heap(vae, x)
+        outputs = torch.cat([first, second, _around(vae, first, x, heap)]).requires_grad_()
+        x = torch.cat([x] * STARTS)  # (STARTS * batch, *event_shape)
         joint, family = log_joint(vae, x), with_outputs(vae.posterior, outputs)
-        if not family(x).has_rsample:
-            raise ValueError(
-                f"draws of the posterior {type(vae.posterior).__name__} cannot be differentiated, "
-                "so that its best q cannot be found; take one with rsample"
-            )
         adam = torch.optim.Adam([outputs], lr=RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         total, kept = torch.zeros_like(outputs), 0
@@ -90,9 +95,32 @@ def best(
         with torch.no_grad():
             q = with_outputs(vae.posterior, found)(x)
             elbo = log_weights(vae, q, x, CHOICE, seed).mean(0)
-    first, second = found.chunk(2)
-    better = (elbo[len(first) :] > elbo[: len(first)]).reshape(-1, *[1] * (first.ndim - 1))
-    return torch.where(better, second, first)
+    found, elbo = found.unflatten(0, (STARTS, -1)), elbo.unflatten(0, (STARTS, -1))
+    highest = elbo.nan_to_num(-torch.inf).argmax(0)  # (batch,)
+    return found[highest, torch.arange(len(highest), device=highest.device)]
+
+
+def _heap(vae: VAE, x: Tensor) -> Tensor:
+    """Draws of p(z | x), by weight, nearest to where p(x, z) is largest: ``(NEAR, batch, ...)``."""
+    target = Whole(vae, x)
+    z, log_w = from_mixture(target, adapted(target), CANDIDATES)
+    top = log_joint(vae, x)(z).argmax(0)
+    peak = z[top, torch.arange(len(top), device=top.device)]
+    drawn = resampled(z, log_w, 4 * NEAR)
+    spread = drawn.std(0) + torch.finfo(drawn.dtype).tiny
+    nearest = ((drawn - peak) / spread).square().sum(-1).topk(NEAR, 0, largest=False).indices
+    return drawn.take_along_dim(nearest.unsqueeze(-1), 0)
+
+
+def _around(vae: VAE, outputs: Tensor, x: Tensor, heap: Tensor) -> Tensor:
+    """Outputs, to begin with these, of a q that makes some draws likely."""
+    outputs = outputs.clone().requires_grad_()
+    adam = torch.optim.Adam([outputs], lr=RATE)
+    for _ in range(FITTING):
+        loss = -with_outputs(vae.posterior, outputs)(x).log_prob(heap).mean(0).sum()
+        (outputs.grad,) = torch.autograd.grad(loss, [outputs])
+        adam.step()
+    return outputs.detach()
 
 
 def _likeliest(vae: VAE, x: Tensor) -> Tensor:

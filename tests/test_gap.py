@@ -95,6 +95,23 @@ def test_approximation_gap_is_the_closed_form_of_the_best_mean_field_normal(seed
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_the_best_q_is_at_another_mode_than_the_encoders_where_that_is_better(seed):
+    """z^2 + z / 2 = 1 has the roots 0.78 and -1.28, and the prior prefers the first in both."""
+
+    def likelihood(z):
+        return dist.Normal(z.square() + z / 2, 0.1).to_event(1)
+
+    q = DiagonalNormal(2, (2,), Linear)
+    with torch.no_grad():
+        q.encoder.layer.weight.zero_()
+        q.encoder.layer.bias.copy_(torch.tensor([-1.28, -1.28, -3.0, -3.0]))
+    vae, x = VAE(StandardNormal(2), likelihood, q), torch.ones(1, 2)
+    vae.decode = lambda z: x
+    found = with_outputs(q, best(vae, x, steps=300, seed=seed))(x)
+    assert found.mean.detach().flatten().tolist() == pytest.approx([0.78, 0.78], abs=0.05)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_amortisation_gap_is_zero_where_the_encoders_q_is_the_best(seed):
     vae, x, _ = with_diagonal_normal(seed, optimal=True)
     found = gap(vae, Split.from_array(x), images=5, steps=800, draws=0)
