@@ -60,12 +60,12 @@ def picture(vae: pyrovae.VAE, x: Tensor, drawn: nuts.Draws, truth: Evidence, lab
     _, p = density(vae, x, truth, axes=axes_of_z)
     columns = min(3, len(x))
     rows = -(-len(x) // columns)
-    figure = Figure(figsize=(3.3 * columns, 3.4 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.8), layout="constrained")
     figure.suptitle("p(z|x): exact, drawn by NUTS, and as the encoder has it")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for place, axes in enumerate(panels[: len(x)]):
         z = drawn.z[:, :, place].flatten(0, 1)
-        axes.plot(*z[::2].mT, ".", color="#88CCEE", ms=3, label="draws of NUTS")
+        axes.plot(*z[::5].mT, ".", color="#88CCEE", ms=3, label="draws of NUTS")
         values = np.sort(p[place].flatten().numpy())[::-1]
         mass = values.cumsum() / values.sum()
         levels = sorted(values[np.searchsorted(mass, part)] for part in (0.5, 0.95))
