@@ -29,7 +29,9 @@ def trained(
     data: dict[str, Any], model: dict[str, Any], epochs: int, seed: int = 0
 ) -> tuple[VAE, Dataset]:
     """A VAE by the recipe of the data, and the data as it saw them."""
-    training = {"epochs": epochs, "seed": seed}
+    training: dict[str, Any] = {"epochs": epochs, "seed": seed}
+    if model["likelihood"].endswith("=255"):
+        training["learning_rate"] = 1e-4  # the encoder reads levels up to 255
     config, dataset = pyrovae.Config.resolve({"data": data, "model": model, "training": training})
     vae = config.build()
     pyrovae.fit(vae, dataset, **dict(config.training, objective=config.objective()))
@@ -122,7 +124,7 @@ def by_heart(train: np.ndarray, x: np.ndarray, top: int) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", default="digits", help="a data set of counts [digits]")
+    parser.add_argument("--data", default="digits", help="counts; mnist needs a --limit [digits]")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
     parser.add_argument("--samples", type=int, default=1_000, help="most draws of z per image")
     parser.add_argument("--limit", type=int, default=None, help="test images [all]")

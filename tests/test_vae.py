@@ -308,6 +308,14 @@ def test_a_posterior_that_declares_no_support_is_taken(vae, digits):
     VAE(vae.prior, vae.likelihood, posterior).check_data(digits)
 
 
+def test_values_too_large_for_an_encoder_that_has_not_started_are_no_fault_of_the_data():
+    posterior = DiagonalNormal(2, (4,), Linear)
+    with torch.no_grad():
+        posterior.encoder.layer.weight.fill_(-1.0)  # scales of exp(-1e5), until initialize
+    x = torch.full((3, 4), 2.5e4)
+    VAE(StandardNormal(2), Normal(2, (4,), Linear), posterior).check_data(x)
+
+
 def test_check_data_leaves_the_random_state_alone(vae, digits):
     state = torch.get_rng_state()
     vae.check_data(digits)
