@@ -10,6 +10,7 @@ imported.
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class _Group:
 
 
 _group: _Group | None = None
+_groups = itertools.count()
 
 
 @contextlib.contextmanager
@@ -74,9 +76,10 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local_rank())
     try:
         store, rank, count = _meeting()
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=count
-        )
+        # what an earlier group left in the store are addresses that nobody answers any more
+        group_store = dist.PrefixStore(f"group {next(_groups)}", store)
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        dist.init_process_group(backend, store=group_store, rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
         raise StoppedError(
             "the processes of this run do not find each other "

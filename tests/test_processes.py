@@ -200,25 +200,26 @@ def together(*arguments, folder):
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "OMP_NUM_THREADS": "1"}
     place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "PYTHONPATH": PATH}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", *map(str, arguments)],
-            env=os.environ
-            | place
-            | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=SECONDS) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+    place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-W", "error", *map(str, arguments)],
+                    env=os.environ | place | {"RANK": str(r), "LOCAL_RANK": str(r)},
+                    cwd=folder,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for r in range(2)
+        ]
+        try:
+            said = [process.communicate(timeout=SECONDS) for process in started]
+        finally:
+            for process in started:
+                process.kill()
     return [Result(p.returncode, *words) for p, words in zip(started, said, strict=True)]
 
 
@@ -392,6 +393,23 @@ def test_alone_nothing_is_joined_or_imported():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False\n"
+
+
+REJOINED = """
+import time
+from pyrovae import processes
+
+for late in (0, 1, 0):
+    with processes.joined():
+        processes.wait()
+        if processes.rank() == late:
+            time.sleep(0.5)  # still here when the other one joins again
+"""
+
+
+def test_processes_join_again_whichever_is_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SECONDS", 60)
+    assert [r.status for r in together("-c", REJOINED, folder=tmp_path)] == [0, 0]
 
 
 SPOILED = """
