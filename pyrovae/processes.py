@@ -70,6 +70,7 @@ def joined() -> Iterator[None]:
         return
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
     gpus = torch.cuda.device_count() if dist.is_nccl_available() else 0
     if local_rank() < gpus:
@@ -77,7 +78,7 @@ def joined() -> Iterator[None]:
     try:
         store, rank, count = _meeting()
         # what an earlier group left in the store are addresses that nobody answers any more
-        group_store = dist.PrefixStore(f"group {next(_groups)}", store)
+        group_store = PrefixStore(f"group {next(_groups)}", store)
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, store=group_store, rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
