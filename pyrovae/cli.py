@@ -171,7 +171,7 @@ def fit(
     """
     from pyrovae.config import Config
     from pyrovae.display import TrainingDisplay
-    from pyrovae.run import Run, going_on, start
+    from pyrovae.run import Run, going_on, resuming, start
     from pyrovae.summary import headline
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -203,15 +203,14 @@ def fit(
     if trained.best_epoch == 0:
         click.echo("no validation bound yet: these are the weights of the last step", err=True)
     if trained.stopped == "max_minutes":
-        how = f"{processes.command()} fit --resume {quote(str(folder))}"
-        click.echo(f"time is up; go on with: {how}", err=True)
+        click.echo(f"time is up; go on with: {resuming(folder)}", err=True)
     if not as_json:
         click.echo(
             f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
             f"{len(trained.metrics)}\n"
             f"run      {folder}\n"
             f"figures  {folder / 'figures'}\n"
-            f"next     pyrovae evaluate {quote(str(folder))}"
+            f"next     pyrovae evaluate {quote(str(folder))}{run.named_again()}"
         )
 
 

@@ -405,7 +405,8 @@ def test_show_and_components_describe(command, run):
 
 def test_own_code_works_wherever_it_is_named(command, own, no_figures):
     spec = ("--prior", "cli_components:MyPrior:rate=2.0")
-    assert command("fit", *SHORT, *spec, "--out", "a").status == 0
+    fitted = command("fit", *SHORT, *spec, "--out", "a")
+    assert fitted.out.endswith("next     pyrovae evaluate a --prior cli_components:MyPrior\n")
     name = ("--prior", "cli_components:MyPrior")
     for arguments in (
         ("evaluate", "a", "--samples", 2, *spec),
@@ -421,6 +422,15 @@ def test_own_code_works_wherever_it_is_named(command, own, no_figures):
         assert result.status == 0, result.err
     assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
     assert command("fit", *SHORT, "--prior", "cli_components:Fixed", "--out", "c").status == 0
+
+
+def test_own_code_is_named_in_the_line_to_go_on_with(command, own, refused, no_figures):
+    spec = ("--prior", "cli_components:MyPrior:rate=2.0")
+    limited = command("fit", *SHORT, *spec, "--max-minutes", "1e-9", "--out", "a")
+    how = "pyrovae fit --resume a --prior cli_components:MyPrior"
+    assert f"time is up; go on with: {how}\n" in limited.err
+    assert refused("fit", *SHORT, "--out", "a").endswith(f"or go on with it: {how}\n")
+    assert command(*how.split()[1:]).status == 0
 
 
 def test_own_code_is_never_imported_where_it_is_not_named(refused, run, own):
