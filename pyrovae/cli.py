@@ -343,6 +343,6 @@ def components(as_json: bool) -> None:
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
     from pyrovae.export import as_json as in_json
-    from pyrovae.summary import in_words
+    from pyrovae.summary import in_words, reliability
 
-    click.echo(in_json(result) if as_json else "\n".join(in_words(result)))
+    click.echo(in_json(result) if as_json else "\n".join(in_words(result) + reliability(result)))

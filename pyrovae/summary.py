@@ -17,10 +17,11 @@ from pyrovae.checkpoint import write_bytes
 from pyrovae.components import options_of, write
 from pyrovae.config import FAMILIES, Config
 from pyrovae.data import Dataset
+from pyrovae.importance import RELIABLE
 from pyrovae.run import Run
 from pyrovae.vae import VAE
 
-__all__ = ["catalogue", "describe", "draw_programs", "headline", "in_words", "table"]
+__all__ = ["catalogue", "describe", "draw_programs", "headline", "in_words", "reliability", "table"]
 
 TABLE_WIDTH = 96
 
@@ -117,6 +118,19 @@ def in_words(result: Mapping[str, Any]) -> list[str]:
         line("kl", "  - KL(q(z|x) || p(z))"),
         line("log_evidence", "log p(x) is at least") + f"  ({evidence['samples']:,} samples)",
     ]
+
+
+def reliability(result: Mapping[str, Any]) -> list[str]:
+    """A line on the bound of log p(x), where the tail of its weights is heavy; else nothing.
+
+    Args:
+        result: as for :func:`in_words`.
+    """
+    weights = result["weights"]
+    if weights is None or not weights["unreliable"]:
+        return []
+    share = f"{weights['unreliable']:10.1%} of the examples: log p(x) may be far above there"
+    return [f"    {f'Pareto k-hat above {RELIABLE}':<22} {share}"]
 
 
 @torch.no_grad()

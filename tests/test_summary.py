@@ -52,6 +52,15 @@ def test_a_description_names_roles_distributions_shapes_and_counts(run):
     assert "1 of 1 epochs" in text
 
 
+def test_a_heavy_tail_of_the_weights_is_told_of():
+    weights = {"unreliable": 0.125, "largest_pareto_k": 0.9}
+    (line,) = summary.reliability({"weights": weights})
+    shown = "Pareto k-hat above 0.7 12.5% of the examples: log p(x) may be far above there"
+    assert " ".join(line.split()) == shown
+    for nothing in (None, weights | {"unreliable": 0.0}):
+        assert summary.reliability({"weights": nothing}) == []
+
+
 def test_programs_are_drawn_where_graphviz_is(run, tmp_path):
     pytest.importorskip("graphviz")
     if shutil.which("dot") is None:
