@@ -99,7 +99,16 @@ def _fail(message: str, status: int) -> NoReturn:
 def _usage(error: click.UsageError) -> str:
     command = error.ctx.command_path if error.ctx is not None else "pyrovae"
     message = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        given = error.option_name.lstrip("-")
+        options = [name for option in error.ctx.command.params for name in option.opts]
+        if meant := [name for name in options if _initials(name) == given]:
+            message = f"{error.message.rstrip('.')} (did you mean {meant[0]!r}?)"
     return f"{message[:1].lower()}{message[1:]}; see {command} --help"
+
+
+def _initials(option: str) -> str:
+    return "".join(word[:1] for word in option.lstrip("-").split("-"))
 
 
 def _reason(error: Exception) -> tuple[str, int]:

@@ -356,9 +356,11 @@ class Run:
             maximum=settings["maximum"],
         )
         if split.event_shape != settings["event_shape"]:
+            channels, *sides = shape = settings["event_shape"]
+            rows = ", ".join(str(size) for size in (sides if sides and channels == 1 else shape))
             raise ValueError(
-                f"the run {self.folder} was trained on observations of shape "
-                f"{settings['event_shape']}, those of {data} have {split.event_shape}"
+                f"the run {self.folder} was trained on observations of shape {shape}, those of "
+                f"{data} have {split.event_shape}; give data of shape (N, {rows})"
             )
         return split
 
