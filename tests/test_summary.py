@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from pyrovae import summary
@@ -37,6 +38,29 @@ def test_the_table_says_how_components_are_written():
     lines = summary.table(summary.catalogue())
     assert max(map(len, lines)) <= 100
     assert any("--prior mixture:components=20" in line for line in lines)
+
+
+def test_columns_that_keep_their_units_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    np.save("x.npy", x)
+    np.save("bits.npy", (x > 0).astype(np.uint8))
+
+    def lines(data, likelihood=None, scaling=None):
+        model = {} if likelihood is None else {"likelihood": likelihood}
+        settings = {"name": data, "scaling": scaling}
+        return summary.headline(*Config.resolve({"data": settings, "model": model})).splitlines()
+
+    said = "the columns are not standardised: --scaling standardize does that"
+    assert lines("x.npy", "student_t")[1:] == [said]
+    assert lines("x.npy", "normal", "none")[1:] == [said]
+    for quiet in (
+        lines("x.npy"),
+        lines("x.npy", "student_t", "standardize"),
+        lines("bits.npy"),
+        lines("digits", "normal"),
+    ):
+        assert len(quiet) == 1
 
 
 def test_a_description_names_roles_distributions_shapes_and_counts(run):
