@@ -26,9 +26,15 @@ from pyrovae.surgery import draw, surgery
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)  # of batches
 
 
-def together(vae: pyrovae.VAE, x: Tensor) -> dict[str, Any]:
+def together(vae: pyrovae.VAE, x: Tensor, seed: int) -> dict[str, Any]:
     """The KL term of the images x, and KL(q(z) || p(z)) of the mixture q(z) of their posteriors."""
-    return surgery(draw(vae, Split.from_array(x), draws=10))["terms"]
+    return surgery(draw(vae, Split.from_array(x), draws=10, seed=seed))["terms"]
+
+
+def matched(q: dist.Distribution) -> dist.Distribution:
+    """The normal with the mean and variance, in each dimension, of the mixture of a batch q."""
+    variance = q.variance.mean(0) + q.mean.var(0, correction=0)
+    return dist.Normal(q.mean.mean(0), variance.sqrt()).to_event(1)
 
 
 def told(term: dict[str, float]) -> str:
@@ -76,8 +82,8 @@ def main() -> None:
         print("\ndivergences from p(z)          batch of 256     its images of")
         print("                                                 one digit, mean")
         classes = [x[torch.as_tensor(labels == label)] for label in np.unique(labels)]
-        batch = together(vae, x)
-        each = [together(vae, members) for members in classes]
+        batch = together(vae, x, seed=0)
+        each = [together(vae, members, seed) for seed, members in enumerate(classes, 1)]
         rows = {"mean of KL(q(z|x) || p(z))": "kl", "KL(mean of q(z|x) || p(z))": "marginal_kl"}
         for name, key in (rows | {"their difference": "mutual_information"}).items():
             terms = [part[key] for part in each]
@@ -87,8 +93,7 @@ def main() -> None:
             of_class = told({"estimate": mean, "standard_error": error})
             print(f"{name:<28} {told(batch[key]):>14} {of_class:>17}")
         normal = [
-            closed_form(dist.Normal(part.mean(0), part.std(0)).to_event(1), p)[0].item()
-            for part in (vae.encode(group) for group in (x, *classes))
+            closed_form(matched(vae.posterior(group)), p)[0].item() for group in (x, *classes)
         ]
         of_classes = np.average(normal[1:], weights=share)
         print(f"{'KL(one normal || p(z))':<28} {normal[0]:>6.2f} {of_classes:>17.2f}")
@@ -96,7 +101,8 @@ def main() -> None:
         print("\nimages together   mean KL(q(z|x) || p)   KL(mean of q(z|x) || p)")
         table = []
         for size in SIZES:
-            found = [together(vae, part) for part in x[: len(x) // size * size].split(size)]
+            groups = x[: len(x) // size * size].split(size)
+            found = [together(vae, group, seed) for seed, group in enumerate(groups)]
             table.append([np.mean([f[k]["estimate"] for f in found]) for k in rows.values()])
             print(f"{size:>15} {table[-1][0]:>22.2f} {table[-1][1]:>25.2f}")
     elbo = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]

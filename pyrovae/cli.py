@@ -99,7 +99,16 @@ def _fail(message: str, status: int) -> NoReturn:
 def _usage(error: click.UsageError) -> str:
     command = error.ctx.command_path if error.ctx is not None else "pyrovae"
     message = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        given = error.option_name.lstrip("-")
+        options = [name for option in error.ctx.command.params for name in option.opts]
+        if meant := [name for name in options if _initials(name) == given]:
+            message = f"{error.message.rstrip('.')} (did you mean {meant[0]!r}?)"
     return f"{message[:1].lower()}{message[1:]}; see {command} --help"
+
+
+def _initials(option: str) -> str:
+    return "".join(word[:1] for word in option.lstrip("-").split("-"))
 
 
 def _reason(error: Exception) -> tuple[str, int]:
@@ -171,7 +180,7 @@ def fit(
     """
     from pyrovae.config import Config
     from pyrovae.display import TrainingDisplay
-    from pyrovae.run import Run, going_on, start
+    from pyrovae.run import Run, going_on, resuming, start
     from pyrovae.summary import headline
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -203,15 +212,14 @@ def fit(
     if trained.best_epoch == 0:
         click.echo("no validation bound yet: these are the weights of the last step", err=True)
     if trained.stopped == "max_minutes":
-        how = f"{processes.command()} fit --resume {quote(str(folder))}"
-        click.echo(f"time is up; go on with: {how}", err=True)
+        click.echo(f"time is up; go on with: {resuming(folder)}", err=True)
     if not as_json:
         click.echo(
             f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
             f"{len(trained.metrics)}\n"
             f"run      {folder}\n"
             f"figures  {folder / 'figures'}\n"
-            f"next     pyrovae evaluate {quote(str(folder))}"
+            f"next     pyrovae evaluate {quote(str(folder))}{run.named_again()}"
         )
 
 
@@ -344,6 +352,6 @@ def components(as_json: bool) -> None:
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
     from pyrovae.export import as_json as in_json
-    from pyrovae.summary import in_words
+    from pyrovae.summary import in_words, reliability
 
-    click.echo(in_json(result) if as_json else "\n".join(in_words(result)))
+    click.echo(in_json(result) if as_json else "\n".join(in_words(result) + reliability(result)))

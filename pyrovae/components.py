@@ -363,11 +363,20 @@ def _import(name: str) -> Callable[..., Any]:
             ) from error
     found = getattr(module, attribute, None)
     if found is None:
-        public = [word for word in vars(module) if not word.startswith("_")]
-        raise ImportError(f"{module_name} has no class {attribute}{nearest(attribute, public)}")
+        public = {word: value for word, value in vars(module).items() if not word.startswith("_")}
+        classes = [
+            word
+            for word, value in public.items()
+            if inspect.isclass(value) and value.__module__ == module.__name__
+        ]
+        raise ImportError(
+            f"{module_name} has no class {attribute}{nearest(attribute, public)}; it has "
+            + (", ".join(classes) or "none")
+        )
     if not callable(found):
         raise ImportError(
-            f"{name} is a {type(found).__name__}; name a class, or a function that makes an object"
+            f"{name} is of type {type(found).__name__}; name a class, or a function that makes an "
+            "object"
         )
     return found
 

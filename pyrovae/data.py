@@ -430,7 +430,7 @@ def _check_maximum(source: Source, maximum: int | None, scaling: str) -> None:
     remedy = (
         "save them as floats on the scale of the training data"
         if maximum is None
-        else f"give integers from 0 to {maximum} (a {'bool' if maximum == 1 else 'int64'} array)"
+        else f"give integers from 0 to {maximum} ({'a bool' if maximum == 1 else 'an int64'} array)"
     )
     raise ValueError(
         f"{source.name} holds {here}, and the model was trained on {trained}; {remedy}"

@@ -34,6 +34,8 @@ __all__ = [
 
 Posterior = Callable[[Tensor], dist.Distribution]
 
+FOR_NORMAL = "for p(z) = N(0, I) use StandardNormal (--prior normal)"
+
 
 class StandardNormal(nn.Module):
     r"""The standard normal.
@@ -206,7 +208,7 @@ class GaussianMixture(nn.Module):
     ) -> None:
         super().__init__()
         _positive("latent_dim", latent_dim)
-        _positive("components", components, "for p(z) = N(0, I) use StandardNormal")
+        _positive("components", components, FOR_NORMAL)
         _one_of("start", start, ("random", "data"))
         if start == "data" and posterior is None:
             raise ValueError(
@@ -274,7 +276,7 @@ class VampPrior(nn.Module):
         weights: Literal["equal", "learned"] = "equal",
     ) -> None:
         super().__init__()
-        _positive("components", components, "for p(z) = N(0, I) use StandardNormal")
+        _positive("components", components, FOR_NORMAL)
         _one_of("weights", weights, ("equal", "learned"))
         self._shared = (posterior,)  # a tuple registers nothing
         self.pseudo_inputs = nn.Parameter(torch.rand(components, *event_shape))
@@ -349,7 +351,7 @@ class Flow(nn.Module):
         super().__init__()
         _positive("latent_dim", latent_dim)
         _one_of("kind", kind, ("nsf", "maf", "realnvp"))
-        _positive("transforms", transforms, "for p(z) = N(0, I) use StandardNormal")
+        _positive("transforms", transforms, FOR_NORMAL)
         for width in hidden_dims:
             _positive("hidden_dims", width)
         flows = zuko_flows()

@@ -27,7 +27,7 @@ from torch import Tensor
 from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, tensor_bytes, write_text
 from pyrovae.components import Spec
-from pyrovae.config import DATA_SETTINGS, Config
+from pyrovae.config import DATA_SETTINGS, FAMILIES, Config
 from pyrovae.data import Dataset, Split, load_all
 from pyrovae.evidence import evaluate
 from pyrovae.export import as_json
@@ -35,7 +35,7 @@ from pyrovae.progress import Progress
 from pyrovae.training import LAST, METRICS, MODEL, Fit, TrainingInterrupted, fit
 from pyrovae.vae import VAE
 
-__all__ = ["CHANGEABLE", "Run", "going_on", "load", "next_folder", "start"]
+__all__ = ["CHANGEABLE", "Run", "going_on", "load", "next_folder", "resuming", "start"]
 
 CONFIG, SUMMARY, FIGURES = "config.toml", "summary.json", "figures"
 DIGEST = "data.sha256"
@@ -166,7 +166,7 @@ def start(
                 if folder is not None or processes.count() > 1:
                     remedy = "choose another folder"
                     if (out / LAST).is_file():
-                        remedy += f", or go on with it: {processes.command()} fit --resume {out}"
+                        remedy += f", or go on with it: {resuming(out)}"
                     raise FileExistsError(f"{out} exists; {remedy}") from error
 
 
@@ -187,6 +187,18 @@ def _explained(error: OSError, out: Path) -> OSError:
     return OSError(f"cannot make {out}: {place}: {error.strerror}; choose another with --out")
 
 
+def resuming(folder: Path) -> str:
+    """The command that goes on with a run, with the names of the user's own components.
+
+    Args:
+        folder: of the run.
+    """
+    named = ""
+    with contextlib.suppress(OSError, ValueError):  # of a run made in Python, or damaged
+        named = Run.open(folder).named_again("objective")
+    return f"{processes.command()} fit --resume {shlex.quote(str(folder))}{named}"
+
+
 @contextlib.contextmanager
 def going_on(folder: Path) -> Iterator[None]:
     """Let what stops a training say how to go on with the run in ``folder``, where there is one.
@@ -203,7 +215,7 @@ def going_on(folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, processes.StoppedError) as error:
         if not (folder / LAST).is_file():
             raise
-        how = f"go on with: {processes.command()} fit --resume {shlex.quote(str(folder))}"
+        how = f"go on with: {resuming(folder)}"
         if isinstance(error, processes.StoppedError):
             raise processes.StoppedError(f"{error}; {how}") from error
         raise TrainingInterrupted(f"interrupted; {how}") from error
@@ -271,6 +283,20 @@ class Run:
                     "names code of your own that the run was trained with"
                 )
 
+    def named_again(self, *more: str) -> str:
+        """The options by which a command runs the user's own components of this run.
+
+        Args:
+            more: ``"objective"``, for a command that needs it besides the model.
+        """
+        written = dict(self.config.model) | {role: self.config.training[role] for role in more}
+        specs = {role: Spec.parse(written[role]) for role in FAMILIES if role in written}
+        return "".join(
+            f" --{role} {shlex.quote(spec.name)}"
+            for role, spec in specs.items()
+            if spec.is_users_own
+        )
+
     def settings_to_resume(self, changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """All settings of the run, for :meth:`Config.resolve`.
 
@@ -330,9 +356,11 @@ class Run:
             maximum=settings["maximum"],
         )
         if split.event_shape != settings["event_shape"]:
+            channels, *sides = shape = settings["event_shape"]
+            rows = ", ".join(str(size) for size in (sides if sides and channels == 1 else shape))
             raise ValueError(
-                f"the run {self.folder} was trained on observations of shape "
-                f"{settings['event_shape']}, those of {data} have {split.event_shape}"
+                f"the run {self.folder} was trained on observations of shape {shape}, those of "
+                f"{data} have {split.event_shape}; give data of shape (N, {rows})"
             )
         return split
 
@@ -345,7 +373,7 @@ class Run:
             return [json.loads(line) for line in path.read_text().splitlines()]
         except ValueError as error:
             raise ValueError(
-                f"{path} is damaged ({error}); pyrovae fit --resume {self.folder} writes it again"
+                f"{path} is damaged ({error}); {resuming(self.folder)} writes it again"
             ) from error
 
     def roles(self) -> dict[str, str]:
@@ -361,7 +389,7 @@ class Run:
             found = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}); pyrovae fit --resume {self.folder} writes it"
+                f"{path} cannot be read ({error}); {resuming(self.folder)} writes it"
             ) from error
         return dict(found)
 

@@ -14,15 +14,17 @@ import pyro
 import torch
 
 from pyrovae.checkpoint import write_bytes
-from pyrovae.components import options_of, write
+from pyrovae.components import Spec, options_of, write
 from pyrovae.config import FAMILIES, Config
 from pyrovae.data import Dataset
+from pyrovae.importance import RELIABLE
 from pyrovae.run import Run
 from pyrovae.vae import VAE
 
-__all__ = ["catalogue", "describe", "draw_programs", "headline", "in_words", "table"]
+__all__ = ["catalogue", "describe", "draw_programs", "headline", "in_words", "reliability", "table"]
 
 TABLE_WIDTH = 96
+REAL = ("normal", "laplace", "student_t")  # likelihoods of columns in any units
 
 
 def catalogue() -> dict[str, dict[str, Any]]:
@@ -75,18 +77,23 @@ def table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def headline(config: Config, dataset: Dataset) -> str:
-    """What is trained on what, in one line.
+    """What is trained on what, in one line; in another, that columns keep their units.
 
     Args:
         config: of the run.
         dataset: that it was resolved with.
     """
     model = config.model
-    return (
+    line = (
         f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.validation):,} validation, "
         f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {model['likelihood']}, "
         f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
     )
+    likelihood = Spec.parse(model["likelihood"]).name
+    in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
+    if likelihood in REAL and in_units:
+        line += "\nthe columns are not standardised: --scaling standardize does that"
+    return line
 
 
 def in_words(result: Mapping[str, Any]) -> list[str]:
@@ -117,6 +124,19 @@ def in_words(result: Mapping[str, Any]) -> list[str]:
         line("kl", "  - KL(q(z|x) || p(z))"),
         line("log_evidence", "log p(x) is at least") + f"  ({evidence['samples']:,} samples)",
     ]
+
+
+def reliability(result: Mapping[str, Any]) -> list[str]:
+    """A line on the bound of log p(x), where the tail of its weights is heavy; else nothing.
+
+    Args:
+        result: as for :func:`in_words`.
+    """
+    weights = result["weights"]
+    if weights is None or not weights["unreliable"]:
+        return []
+    share = f"{weights['unreliable']:10.1%} of the examples: log p(x) may be far above there"
+    return [f"    {f'Pareto k-hat above {RELIABLE}':<22} {share}"]
 
 
 @torch.no_grad()

@@ -141,7 +141,7 @@ def test_options_of_fit_are_the_settings():
         ("--encoder mlp:hidden_dims=a-b", "takes integers joined by dashes (500-500)"),
         ("--encoder mlp:hidden_dims=0", "hidden_dims must be one or more positive integers"),
         ("--encoder mlp:activation=reluu", "encoder mlp: activation takes"),
-        ("--prior mixture:components=0", "components must be positive, got 0"),
+        ("--prior mixture:components=0", "got 0; for p(z) = N(0, I) use StandardNormal (--prior n"),
         ("--prior laplace:scale=inf", "scale takes a finite number, got 'inf'"),
         ("--prior laplace:", "nothing follows the colon"),
         ("--prior laplace:scale", "write laplace:scale=VALUE"),
@@ -173,6 +173,8 @@ def test_options_of_fit_are_the_settings():
         ("--out .", "exists; choose another folder"),
         ("--out /proc/run", "cannot make /proc/run"),
         ("--epocs 3", "Did you mean one of: '--epochs'"),
+        ("--lr 3", "'--lr' (did you mean '--learning-rate'?); see pyrovae fit --help"),
+        ("--bs 3", "(did you mean '--batch-size'?)"),
         ("--epochs", "requires an argument"),
         ("extra", "unexpected extra argument (extra); see pyrovae fit --help"),
     ],
@@ -220,7 +222,9 @@ def test_a_wrong_file_is_refused(refused, tmp_path, text, part):
         ("encode run --data digits", "missing option '--out'"),
         ("encode run --data digits --out x.npy", "its ending must be .npz, such as x.npz"),
         ("encode run --data shape.npy --out x.npz", "was trained on observations of shape"),
+        ("score run --data shape.npy --out x.npz", "have (1, 7, 7); give data of shape (N, 8, 8)"),
         ("encode run --data scale.npy --out x.npz", "the model was trained on counts out of 16"),
+        ("score run --data scale.npy --out x.npz", "integers from 0 to 16 (an int64 array)"),
         ("encode run --data absent.npy --out x.npz", "no file or folder at absent.npy"),
         ("fit --resume run --epochs 3", "leave out --epochs"),
         ("fit --resume run --out other", "leave out --out"),
@@ -291,6 +295,7 @@ def test_a_run_says_where_things_are_and_makes_its_pictures(command):
     assert result.status == 0
     assert "runs/digits-normal-1/figures" in result.out
     assert "pyrovae evaluate runs/digits-normal-1" in result.out
+    assert "  Pareto k-hat above 0.7 " in result.out
     assert "+-" in result.out
     assert "epoch 2/2  elbo " in result.err
     names = {"config.toml", "data.sha256", "metrics.jsonl", "summary.json", "figures"}
@@ -405,7 +410,8 @@ def test_show_and_components_describe(command, run):
 
 def test_own_code_works_wherever_it_is_named(command, own, no_figures):
     spec = ("--prior", "cli_components:MyPrior:rate=2.0")
-    assert command("fit", *SHORT, *spec, "--out", "a").status == 0
+    fitted = command("fit", *SHORT, *spec, "--out", "a")
+    assert fitted.out.endswith("next     pyrovae evaluate a --prior cli_components:MyPrior\n")
     name = ("--prior", "cli_components:MyPrior")
     for arguments in (
         ("evaluate", "a", "--samples", 2, *spec),
@@ -421,6 +427,15 @@ def test_own_code_works_wherever_it_is_named(command, own, no_figures):
         assert result.status == 0, result.err
     assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
     assert command("fit", *SHORT, "--prior", "cli_components:Fixed", "--out", "c").status == 0
+
+
+def test_own_code_is_named_in_the_line_to_go_on_with(command, own, refused, no_figures):
+    spec = ("--prior", "cli_components:MyPrior:rate=2.0")
+    limited = command("fit", *SHORT, *spec, "--max-minutes", "1e-9", "--out", "a")
+    how = "pyrovae fit --resume a --prior cli_components:MyPrior"
+    assert f"time is up; go on with: {how}\n" in limited.err
+    assert refused("fit", *SHORT, "--out", "a").endswith(f"or go on with it: {how}\n")
+    assert command(*how.split()[1:]).status == 0
 
 
 def test_own_code_is_never_imported_where_it_is_not_named(refused, run, own):

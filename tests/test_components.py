@@ -133,7 +133,7 @@ def test_own_code_is_imported_only_when_trusted(own):
     component = find("prior", PRIORS, spec, {"own_components:Mine"})
     assert own.exists()
     assert resolve("prior", component, spec, {})[1] == {"rate": 2.0, "deep": False}
-    with pytest.raises(ImportError, match=r"no class Mime \(did you mean 'Mine'\?\)"):
+    with pytest.raises(ImportError, match=r"no class Mime \(did you mean 'Mine'\?\); it has Mine"):
         find("prior", PRIORS, Spec.parse("own_components:Mime"), {"own_components:Mime"})
 
 
@@ -142,7 +142,7 @@ def test_own_code_is_imported_only_when_trusted(own):
     [
         ("x = (", "was never closed in line 1 of"),
         ("\n1 / 0", "ZeroDivisionError: division by zero in line 2 of"),
-        ("Mine = 3", "is a int; name a class"),
+        ("Mine = 3", "is of type int; name a class"),
     ],
 )
 def test_own_code_that_fails_is_refused_in_one_line(own, source, message):

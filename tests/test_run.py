@@ -172,6 +172,19 @@ def test_an_interruption_says_how_to_go_on(folder, tmp_path):
     assert not str(caught.value)
 
 
+def test_components_of_ones_own_are_named_in_the_lines_to_type(folder):
+    assert Run.open(folder).named_again("objective") == ""
+    config = folder / "config.toml"
+    text = config.read_text().replace('prior = "normal"', 'prior = "own:Prior:rate=2.0"')
+    text = text.replace('encoder = "mlp:', 'encoder = "own:Net:')
+    config.write_text(text.replace('objective = "elbo', 'objective = "own:Bound'))
+    named = " --prior own:Prior --encoder own:Net"
+    assert Run.open(folder).named_again() == named
+    assert runs.resuming(folder) == f"pyrovae fit --resume {folder}{named} --objective own:Bound"
+    config.unlink()
+    assert runs.resuming(folder) == f"pyrovae fit --resume {folder}"
+
+
 def test_a_resumed_run_keeps_its_settings(folder):
     run = Run.open(folder)
     settings = run.settings_to_resume({"device": "cpu", "data_dir": "d", "max_minutes": "2"})

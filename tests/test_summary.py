@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from pyrovae import summary
@@ -39,6 +40,29 @@ def test_the_table_says_how_components_are_written():
     assert any("--prior mixture:components=20" in line for line in lines)
 
 
+def test_columns_that_keep_their_units_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    np.save("x.npy", x)
+    np.save("bits.npy", (x > 0).astype(np.uint8))
+
+    def lines(data, likelihood=None, scaling=None):
+        model = {} if likelihood is None else {"likelihood": likelihood}
+        settings = {"name": data, "scaling": scaling}
+        return summary.headline(*Config.resolve({"data": settings, "model": model})).splitlines()
+
+    said = "the columns are not standardised: --scaling standardize does that"
+    assert lines("x.npy", "student_t")[1:] == [said]
+    assert lines("x.npy", "normal", "none")[1:] == [said]
+    for quiet in (
+        lines("x.npy"),
+        lines("x.npy", "student_t", "standardize"),
+        lines("bits.npy"),
+        lines("digits", "normal"),
+    ):
+        assert len(quiet) == 1
+
+
 def test_a_description_names_roles_distributions_shapes_and_counts(run):
     vae = run.vae()
     lines = summary.describe(run, vae)
@@ -50,6 +74,15 @@ def test_a_description_names_roles_distributions_shapes_and_counts(run):
     assert "q(z|x)  Normal (2,), diagonal, encoder mlp:hidden_dims=8" in text
     assert f"{sum(p.numel() for p in vae.parameters()):,} in all" in text
     assert "1 of 1 epochs" in text
+
+
+def test_a_heavy_tail_of_the_weights_is_told_of():
+    weights = {"unreliable": 0.125, "largest_pareto_k": 0.9}
+    (line,) = summary.reliability({"weights": weights})
+    shown = "Pareto k-hat above 0.7 12.5% of the examples: log p(x) may be far above there"
+    assert " ".join(line.split()) == shown
+    for nothing in (None, weights | {"unreliable": 0.0}):
+        assert summary.reliability({"weights": nothing}) == []
 
 
 def test_programs_are_drawn_where_graphviz_is(run, tmp_path):

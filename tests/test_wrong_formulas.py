@@ -178,10 +178,13 @@ def test_averages_in_the_wrong_place_are_other_quantities(wrong_formulas):
         for what in ("log of the mean over data too", "one weight for all data", "mean of the logs")
     )
     ceiling = each.logsumexp(0).item() - math.log(len(each))
+    assert f"${ceiling:.3f}$" in PAGE.read_text()
     assert truth + 20 * error(pooled) < pooled.estimate < ceiling + TOLERANCE * error(pooled)
     assert agree(logs, truth - gap)
     assert logs.estimate + 20 * error(product) < product.estimate
     assert product.estimate < right.estimate - 50 * error(product)
+    variance = (4.5 + 3 * x.square()).mean().item()  # of one log weight, -(x - sqrt(3) z)^2 / 2
+    assert product.estimate - logs.estimate < math.sqrt(10 * variance / len(each))
 
 
 def test_the_mean_over_dimensions_is_a_weight_of_one_over_their_number(vae, digits):
