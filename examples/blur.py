@@ -45,8 +45,6 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Tens
         "model": model,
         "training": {"epochs": arguments.epochs, "seed": arguments.seed},
     }
-    if model["likelihood"] == "discretized_logistic" and arguments.data == "mnist":
-        settings["training"]["learning_rate"] = 1e-4  # the encoder reads levels up to 255
     config, data = pyrovae.Config.resolve(settings)
     objective = Beta(beta=0.0 if "posterior" in model else 1.0)
     vae = config.build()

@@ -29,9 +29,7 @@ def trained(
     data: dict[str, Any], model: dict[str, Any], epochs: int, seed: int = 0
 ) -> tuple[VAE, Dataset]:
     """A VAE by the recipe of the data, and the data as it saw them."""
-    training: dict[str, Any] = {"epochs": epochs, "seed": seed}
-    if model["likelihood"].endswith("=255"):
-        training["learning_rate"] = 1e-4  # the encoder reads levels up to 255
+    training = {"epochs": epochs, "seed": seed}
     config, dataset = pyrovae.Config.resolve({"data": data, "model": model, "training": training})
     vae = config.build()
     pyrovae.fit(vae, dataset, **dict(config.training, objective=config.objective()))

@@ -5,12 +5,14 @@ the dataset, the built-in default. The resolved :class:`Config` names all of the
 """
 
 import inspect
+import math
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
 from pyro.infer import ELBO
@@ -21,7 +23,7 @@ from pyrovae.components import Option, Spec, context_of, failure, find, nearest,
 from pyrovae.data import Dataset, prepare
 from pyrovae.isolation import stream
 from pyrovae.likelihoods import LIKELIHOODS
-from pyrovae.networks import NETWORKS
+from pyrovae.networks import NETWORKS, Divided, Shape
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
@@ -54,6 +56,7 @@ DATA_SETTINGS: dict[str, Option] = {
 MODEL_SETTINGS: dict[str, Option] = {
     **{role: Option(role, str, None) for role in FAMILIES if role != "objective"},
     "latent_dim": Option("latent_dim", int, None),
+    "input_divisor": Option("input_divisor", float, None),
 }
 """The settings of the table ``[model]``."""
 
@@ -72,6 +75,8 @@ _FOUND: dict[str, Option] = {
 }
 """Found in the data, written into a run's file, and never set."""
 
+_MEASURED = 1_000  # training rows by which the encoder's unit is chosen
+
 _SETTINGS = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
 
 
@@ -83,7 +88,8 @@ class Config:
         data: settings of the dataset: ``name`` (or path), ``data_dir``, ``image_size``,
             ``binarization``, ``scaling``; and what was found in it: ``maximum``, ``event_shape``.
         model: a spec for each of ``prior``, ``likelihood``, ``posterior``, ``encoder`` and
-            ``decoder``, with all options written out, and ``latent_dim``.
+            ``decoder``, with all options written out, ``latent_dim``, and ``input_divisor``, by
+            which the encoder divides x.
         training: keyword arguments of :func:`pyrovae.fit`; the objective as a spec.
     """
 
@@ -140,7 +146,10 @@ class Config:
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | settings["training"]
         chosen_specs = model | {"objective": Spec.parse(training["objective"])}
-        written: dict[str, Any] = {"latent_dim": model["latent_dim"]}
+        divisor = model["input_divisor"]
+        if divisor is None:
+            divisor = _input_divisor(dataset)
+        written: dict[str, Any] = {"latent_dim": model["latent_dim"], "input_divisor": divisor}
         for role, family in FAMILIES.items():
             component = find(role, family, chosen_specs[role], trusted)
             written[role] = str(resolve(role, component, chosen_specs[role], known)[0])
@@ -175,10 +184,16 @@ class Config:
         def network(role: str) -> Callable[..., nn.Module]:
             return lambda in_shape, out_shape: make(role, in_shape=in_shape, out_shape=out_shape)
 
+        def encoder(in_shape: Shape, out_shape: Shape) -> nn.Module:
+            divisor = self.model["input_divisor"]
+            if divisor == 1 or tuple(in_shape) != event_shape:  # of what is not x, leave the unit
+                return network("encoder")(in_shape, out_shape)
+            return Divided(in_shape, out_shape, network=network("encoder"), divisor=divisor)
+
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
         with torch.random.fork_rng():
             torch.manual_seed(stream(self.training["seed"], "build"))
-            posterior = make("posterior", **known, network=network("encoder"))
+            posterior = make("posterior", **known, network=encoder)
             likelihood = make("likelihood", **known, network=network("decoder"))
             prior = make("prior", **known, posterior=posterior)
             vae = VAE(prior, likelihood, posterior)
@@ -233,11 +248,14 @@ class Config:
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a TOML file: {error}") from error
-        tables.pop("pyrovae", None)
+        whole = tables.pop("pyrovae", None) is not None
         try:
-            return _checked(tables)
+            settings = _checked(tables)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        if whole:  # of a run, which may be older than this setting
+            settings["model"].setdefault("input_divisor", 1.0)
+        return settings
 
     @classmethod
     def opened(cls, path: Path) -> "Config":
@@ -327,6 +345,7 @@ def _model_with_defaults(given: Mapping[str, Any], recipe: Recipe) -> dict[str, 
         "encoder": recipe.encoder,
         "decoder": recipe.decoder,
         "latent_dim": recipe.latent_dim,
+        "input_divisor": None,
     } | dict(given)
     return {n: Spec.parse(value) if n in FAMILIES else value for n, value in text.items()}
 
@@ -343,6 +362,22 @@ def _scaling(
     if natural:
         return recipe.scaling
     return str(getattr(likelihood, "scaling", "unit")) if maximum is not None else "none"
+
+
+def _input_divisor(dataset: Dataset) -> float:
+    """A power of two by which the root mean square of levels above 16 becomes about 2.
+
+    The largest level is no measure: of counts without a limit it may be thousands of times what is
+    usual. The digits' levels train well as they are.
+    """
+    treated = dataset.binarization != "none" or dataset.scaling != "none"
+    if treated or dataset.maximum is None or dataset.maximum <= 16:
+        return 1.0
+    count = min(len(dataset.train), _MEASURED)
+    rows = np.linspace(0, len(dataset.train) - 1, count).astype(np.int64)
+    squares = [float(dataset.train.batch(row[None]).double().square().mean()) for row in rows]
+    size = math.sqrt(math.fsum(squares) / count)
+    return 2.0 ** round(math.log2(max(size, 2.0) / 2))
 
 
 def _plain(value: Any) -> Any:

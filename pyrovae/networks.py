@@ -12,7 +12,7 @@ as ``out_shape``) and ``input_weight``; one that lacks them is left as it was ma
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ __all__ = [
     "NETWORKS",
     "Activation",
     "Conv",
+    "Divided",
     "Gated",
     "Linear",
     "NetworkFactory",
@@ -282,6 +283,49 @@ class Conv(nn.Module):
         batch = x.shape[: x.dim() - len(self.in_shape)]
         y: Tensor = self.body(x.reshape(-1, *self.in_shape))  # (*batch, ...) -> (rows, ...)
         return y.reshape(*batch, *self.out_shape)
+
+
+class Divided(nn.Module):
+    r"""A network that reads its input in a larger unit, :math:`h = f(x / c)`.
+
+    A step of Adam moves each weight by about the step size, whatever the unit of x, and so
+    :math:`W x` by as much as x is large. Under levels up to 255 as they are, training diverges at
+    step sizes that are right for bits. It does not help to start with small weights. Only the
+    network sees x / c: the likelihood is still of x, and bounds compare.
+
+    Args:
+        in_shape: shape of one input.
+        out_shape: shape of one output.
+        network: factory of f.
+        divisor: c.
+
+    Raises:
+        ValueError: if ``divisor`` is not positive and finite.
+    """
+
+    def __init__(
+        self, in_shape: Shape, out_shape: Shape, *, network: NetworkFactory, divisor: float
+    ) -> None:
+        super().__init__()
+        if not 0 < divisor < math.inf:
+            raise ValueError(
+                f"the divisor of the input must be positive and finite, got {divisor:g}; 1 leaves "
+                "the input as it is"
+            )
+        self.network = network(in_shape, out_shape)
+        self.divisor = float(divisor)
+
+    @property
+    def input_weight(self) -> Tensor:
+        return cast("Tensor", self.network.input_weight)
+
+    @property
+    def output_bias(self) -> Tensor:
+        return cast("Tensor", self.network.output_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.network(x / self.divisor)
+        return h
 
 
 class _PixelBias(nn.Module):

@@ -72,6 +72,7 @@ network_options = _options(
     text("--encoder", metavar="SPEC", help="Network of q(z|x). [by the data]"),
     text("--decoder", metavar="SPEC", help="Network of p(x|z). [by the data]"),
     integer("--latent-dim", help="Dimensions of z. [by the data]"),
+    number("--input-divisor", help="The encoder reads x / X. [by the data]"),
 )
 
 training_options = _options(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyrovae.categorical import OneHots, RelaxedOneHots, number_of_variables
 from pyrovae.distributions import cholesky_factor
 from pyrovae.flows import FlowDistribution, zuko_flows
-from pyrovae.networks import NetworkFactory, Shape
+from pyrovae.networks import Divided, NetworkFactory, Shape
 from pyrovae.spheres import PowerSpherical
 
 __all__ = [
@@ -403,6 +403,8 @@ def _scale_to(encoder: nn.Module, x: Tensor) -> None:
     Nearly all values lie between -1 and 1 then; images of pixels between 0 and 1 are about there
     already.
     """
+    if isinstance(encoder, Divided):
+        x = x / encoder.divisor
     unit = 3 * x.square().mean().sqrt()
     weight = getattr(encoder, "input_weight", None)
     if weight is not None and unit > 0:

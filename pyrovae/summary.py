@@ -166,6 +166,8 @@ def describe(run: Run, vae: VAE) -> list[str]:
     ):
         module = getattr(vae, role)
         body = "" if network is None else f", {network} {config.model[network]}"
+        if network == "encoder" and config.model["input_divisor"] != 1:
+            body += f" of x / {config.model['input_divisor']:g}"
         lines.append(
             f"{role:<11} {symbol:<7} {_name(distribution)} {tuple(distribution.event_shape)}, "
             f"{config.model[role]}{body}; "

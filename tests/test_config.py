@@ -1,12 +1,16 @@
 """A run in text: every setting is resolved, read back as it was written, and named if wrong."""
 
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from pyrovae.config import MODEL_SETTINGS, TRAINING_SETTINGS, Config
+from pyrovae.networks import MLP, Divided
+from pyrovae.recipes import BITS
+from pyrovae.training import TrainingDivergedError, fit
 
 SMALL = {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2}
 
@@ -52,6 +56,7 @@ def test_every_setting_is_resolved():
     assert tables["model"].keys() == MODEL_SETTINGS.keys()
     assert tables["model"]["likelihood"] == "binomial:total_count=16"
     assert tables["model"]["encoder"] == "mlp:hidden_dims=8,activation=silu,dropout=0.0"
+    assert tables["model"]["input_divisor"] == 1
     assert tables["data"]["event_shape"] == [1, 8, 8]
 
 
@@ -134,6 +139,112 @@ def test_counts_are_scaled_for_the_likelihood(likelihood, scaling):
 def test_counts_and_levels_are_those_of_the_data(likelihood, binarization, written):
     config = resolved(model=SMALL | {"likelihood": likelihood}, data={"binarization": binarization})
     assert config.model["likelihood"] == f"{likelihood.partition(':')[0]}:{written}"
+
+
+def blobs(dtype=np.uint8, unit=255, rows=400):
+    """Smooth spots on black, (rows, 1, 16, 16), levels from 0 to ``unit``."""
+    rng = np.random.default_rng(0)
+    place = rng.uniform(3, 13, (rows, 1, 2, 1, 1))
+    width = rng.uniform(1.5, 3, (rows, 1, 1, 1))
+    squares = (np.mgrid[:16, :16] - place) ** 2  # (rows, 1, 2, 16, 16)
+    return np.rint(unit * np.exp(-squares.sum(2) / 2 / width**2)).astype(dtype)
+
+
+def of_levels(path, x, likelihood="binomial", data=None, **model):
+    """What is resolved for an array of levels that are modelled as levels."""
+    np.save(path / "levels.npy", x)
+    return Config.resolve(
+        {
+            "data": {"name": str(path / "levels.npy")} | (data or {}),
+            "model": SMALL | {"likelihood": likelihood} | model,
+        }
+    )
+
+
+def test_only_large_levels_are_divided_and_only_for_the_encoder(tmp_path):
+    config, data = of_levels(tmp_path, blobs())
+    divisor = config.model["input_divisor"]
+    x = data.train.batch(np.arange(len(data.train)))
+    assert 2 / 2**0.5 < (x / divisor).square().mean().sqrt() < 2 * 2**0.5
+    encoder = config.build().posterior.encoder
+    torch.testing.assert_close(encoder(x), encoder.network(x / divisor))
+    assert x.max() == data.maximum == 255
+    assert "total_count=255" in config.model["likelihood"]
+
+
+@pytest.mark.parametrize(
+    ("x", "changes"),
+    [
+        (blobs(np.int64, 16), {}),
+        (blobs(), {"likelihood": "normal"}),
+        (blobs(), {"likelihood": "bernoulli", "data": {"binarization": "dynamic"}}),
+        (blobs(np.float32) / np.float32(2), {"likelihood": "normal"}),
+        (-blobs(np.int64), {"likelihood": "normal", "data": {"scaling": "none"}}),
+        (blobs(), {"input_divisor": 1}),
+    ],
+)
+def test_all_else_is_read_as_it_is(tmp_path, x, changes):
+    config, _ = of_levels(tmp_path, x, **changes)
+    assert config.model["input_divisor"] == 1
+    assert "posterior.encoder.last.weight" in config.build().state_dict()
+
+
+def test_one_huge_count_does_not_make_all_others_small(tmp_path):
+    x = np.random.default_rng(0).poisson(20, (300, 6))
+    usual = of_levels(tmp_path, x, "negative_binomial")[0].model["input_divisor"]
+    x[5, 3] = 10_000
+    huge = of_levels(tmp_path, x, "negative_binomial")[0].model["input_divisor"]
+    assert (usual, huge) == (8, 128)
+
+
+@pytest.mark.parametrize("likelihood", ["binomial", "discretized_logistic", "negative_binomial"])
+def test_levels_to_255_train_at_the_step_size_of_bits(tmp_path, likelihood):
+    np.save(tmp_path / "white.npy", 255 - blobs())
+    data = {"name": str(tmp_path / "white.npy")}
+    model = {"likelihood": likelihood, "prior": "vamp:components=5"}
+
+    def trained(**more):
+        config, dataset = Config.resolve({"data": data, "model": model | more})
+        assert config.training["learning_rate"] == BITS.training["learning_rate"]
+        settings = dict(config.training, objective=None, epochs=2)
+        return [row["elbo"] for row in fit(config.build(), dataset, **settings).metrics]
+
+    first, second = trained()
+    assert first < second
+    with pytest.raises(TrainingDivergedError):  # as they are
+        trained(input_divisor=1)
+
+
+@pytest.mark.parametrize("unit", [0.0, -1.0])
+def test_a_divisor_that_is_not_positive_is_refused(unit):
+    with pytest.raises(ValueError, match="divisor of the input must be positive"):
+        resolved(model=SMALL | {"input_divisor": unit}).build()
+
+
+def test_a_run_from_before_the_divisor_reads_x_as_it_is(tmp_path):
+    config, _ = of_levels(tmp_path, blobs())
+    path = tmp_path / "config.toml"
+    line = f"input_divisor = {config.model['input_divisor']}\n"
+    path.write_text(config.to_toml().replace(line, ""))
+    assert Config.opened(path).model["input_divisor"] == 1
+    assert Config.resolve(Config.read(path))[0].model["input_divisor"] == 1
+
+
+def test_what_is_not_x_is_not_divided(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two_networks.py").write_text(
+        "from pyrovae.posteriors import DiagonalNormal\n"
+        "class Two(DiagonalNormal):\n"
+        "    def __init__(self, latent_dim, event_shape, network):\n"
+        "        super().__init__(latent_dim, event_shape, network)\n"
+        "        self.second = network((latent_dim,), (latent_dim,))\n"
+    )
+    config, _ = of_levels(tmp_path, blobs(), input_divisor=8)
+    own = "two_networks:Two"
+    config = replace(config, model=dict(config.model) | {"posterior": own})
+    posterior = config.build(trusted={own}).posterior
+    assert type(posterior.encoder) is Divided
+    assert type(posterior.second) is MLP
 
 
 def test_paths_are_kept_whole(tmp_path, monkeypatch):

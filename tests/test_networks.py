@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from pyrovae.networks import ACTIVATIONS, MLP, NETWORKS, Activation, Conv
+from pyrovae.networks import ACTIVATIONS, MLP, NETWORKS, Activation, Conv, Divided
 
 VECTORS = [((3,), (2, 4)), ((3,), (5,)), ((2, 3), (7,))]
 IMAGES = [((1, 8, 8), (2, 4)), ((3, 9, 7), (5,)), ((4,), (1, 8, 8)), ((4,), (2, 3, 9, 7))]
@@ -64,6 +64,22 @@ def test_input_weight_scales_the_input(name, in_shape, out_shape):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_divided_is_the_network_of_x_over_c(name):
+    shapes = IMAGES[0] if name == "conv" else VECTORS[0]
+    divided = Divided(*shapes, network=NETWORKS[name], divisor=8)
+    x = torch.randn(5, 6, *shapes[0])
+    torch.testing.assert_close(divided(8 * x), divided.network(x))
+    assert divided.input_weight is divided.network.input_weight
+    assert divided.output_bias is divided.network.output_bias
+
+
+def test_divided_offers_no_more_than_its_network():
+    divided = Divided((3,), (5,), network=lambda *_: torch.nn.Linear(3, 5), divisor=8)
+    assert getattr(divided, "input_weight", None) is None
+    assert getattr(divided, "output_bias", None) is None
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_save_and_load(name):
     shapes = IMAGES[0] if name == "conv" else VECTORS[0]
     a, b = NETWORKS[name](*shapes), NETWORKS[name](*shapes)
@@ -91,6 +107,10 @@ def test_dropout_acts_in_training_only():
         (lambda: MLP((2,), (2,), hidden_dims=(4, 0)), "hidden_dims must be"),
         (lambda: MLP((2,), (2,), activation="sigmoidd"), "unknown activation 'sigmoidd'; choose"),
         (lambda: MLP((2,), (2,), dropout=1.0), "dropout must be at least 0 and below 1, got 1.0"),
+        (
+            lambda: Divided((2,), (2,), network=MLP, divisor=0),
+            "positive and finite, got 0; 1 leaves",
+        ),
         (lambda: MLP((), (2,)), "at least one dimension"),
         (lambda: Conv((4,), (2,)), "for tables and vectors use mlp"),
         (lambda: Conv((1, 8, 8), (2,), channels=(4,) * 9), "too many for images of 8 x 8"),

@@ -1,6 +1,7 @@
 """Every posterior is a distribution over z for each x, and differentiable in all its parameters."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pyro
@@ -11,7 +12,7 @@ from scipy import stats
 
 from pyrovae.components import Spec, context_of, resolve
 from pyrovae.distributions import moments
-from pyrovae.networks import Linear
+from pyrovae.networks import Divided, Linear
 from pyrovae.posteriors import (
     POSTERIORS,
     DiagonalLaplace,
@@ -151,6 +152,18 @@ def test_initialize_makes_the_encoder_blind_to_the_unit_of_x(text, network):
         posterior = make(text, 2, (5,), network)
         posterior.initialize(unit * x)
         draws.append(posterior(unit * x).sample())
+    torch.testing.assert_close(*draws, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_initialize_knows_the_divisor_of_the_encoder(text, network):
+    x = 100 * torch.randn(50, 5)
+    draws = []
+    for factory in (network, partial(Divided, network=network, divisor=32)):
+        torch.manual_seed(1)
+        posterior = make(text, 2, (5,), factory)
+        posterior.initialize(x)
+        draws.append(posterior(x).sample())
     torch.testing.assert_close(*draws, rtol=1e-4, atol=1e-4)
 
 
