@@ -12,6 +12,7 @@ __all__ = [
     "Transform",
     "Unit",
     "draw_bits",
+    "draw_bits_on_device",
     "unchanged",
 ]
 
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 Transform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
 """Gathered rows, (batch, ...), to numbers of the same rows."""
@@ -44,6 +47,27 @@ def draw_bits(
     if maximum is None:
         return np.asarray(rng.random(x.shape, dtype=np.float32) < x)
     return np.asarray(_uniform(maximum, x.shape, rng) < x)
+
+
+def draw_bits_on_device(x: Tensor, maximum: int | None) -> Tensor:
+    r"""Draw one bit per pixel by the random state of the device of `x`, unknown to the host.
+
+    .. math:: P(\mathrm{bit} = 1) = x / m
+
+    by comparing :math:`x` with 63 random bits modulo m. Nothing is drawn again, since the host
+    would have to know how much: residues differ in probability by :math:`2^{-63}`, so that the
+    error is below :math:`m 2^{-63}`, which is 3e-17 for m = 255. 0 and m themselves are certain.
+
+    Args:
+        x: counts in 0, ..., `maximum`, or real numbers in [0, 1], any shape.
+        maximum: m, or None for real numbers, whose bits are exact to 2^-24.
+
+    Returns:
+        Booleans of the shape of `x`, on its device.
+    """
+    if maximum is None:
+        return torch.rand(x.shape, device=x.device) < x
+    return torch.empty(x.shape, dtype=torch.int64, device=x.device).random_() % maximum < x
 
 
 def _uniform(maximum: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

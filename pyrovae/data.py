@@ -20,6 +20,7 @@ __all__ = [
     "SPLIT_SEED",
     "STATIC_SEEDS",
     "Dataset",
+    "Resident",
     "Split",
     "draw_bits",
     "load",
@@ -45,6 +46,7 @@ from pyrovae.binarization import (
     Transform,
     Unit,
     draw_bits,
+    draw_bits_on_device,
     unchanged,
 )
 from pyrovae.files import Rows, Source, float_range
@@ -177,12 +179,83 @@ class Split:
         starts = range(0, len(self), size)
         return (self.batch(np.arange(i, min(i + size, len(self)))) for i in starts)
 
+    def on_device(self, device: torch.device) -> "Resident":
+        """Copy all rows to a device, which then makes batches by itself.
+
+        Args:
+            device: with room for `resident_bytes`.
+
+        Returns:
+            The same rows, in the same order.
+        """
+        transform = self._transform
+        dynamic = isinstance(transform, Dynamic)
+        x: torch.Tensor | None = None
+        start = 0
+        for index in _portions(np.arange(len(self)), math.prod(self.event_shape)):
+            rows = _as_tensor(_gather(self._x, self._rows[index])) if dynamic else self.batch(index)
+            if x is None:
+                x = torch.empty((len(self), *rows.shape[1:]), dtype=rows.dtype, device=device)
+            x[start : start + len(rows)] = rows.to(device)
+            start += len(rows)
+        assert x is not None
+        return Resident(x, transform if isinstance(transform, Dynamic) else None)
+
+    def resident_bytes(self) -> int:
+        """The memory that `on_device` takes.
+
+        Four bytes a value; where bits are drawn anew, as many as in the file.
+        """
+        dynamic = isinstance(self._transform, Dynamic)
+        size = _as_tensor(self._x[:0]).element_size() if dynamic else 4
+        return len(self) * math.prod(self.event_shape) * size
+
     def digest(self) -> bytes:
         """A digest of the rows as they are stored, before any treatment, in their order."""
         digest = hashlib.sha256(f"{self._x.dtype.str}{self._x.shape[1:]}".encode())
         for index in _portions(np.arange(len(self)), math.prod(self._x.shape[1:])):
             digest.update(_gather(self._x, self._rows[index]).tobytes())
         return digest.digest()
+
+
+class Resident:
+    """A split in the memory of a device: batches are gathered and made binary there.
+
+    The host only says which rows; it neither moves data nor waits.
+
+    Args:
+        x: rows, (N, ...), on the device: finished numbers, or counts from which bits are drawn.
+        dynamic: how these are drawn anew at every visit; None for finished numbers.
+    """
+
+    def __init__(self, x: torch.Tensor, dynamic: Dynamic | None) -> None:
+        self._x, self._dynamic = x, dynamic
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._x)
+
+    def batch(self, index: torch.Tensor) -> torch.Tensor:
+        """Gather rows, and draw their bits from the random state of the device.
+
+        Args:
+            index: integers into the split, (batch,), on the device.
+
+        Returns:
+            float32, ``(batch, *event_shape)``, on the device. Finished numbers are those of
+            `Split.batch`; bits have the same probabilities and are other ones.
+        """
+        x = self._x.index_select(0, index)
+        if self._dynamic is not None:
+            x = draw_bits_on_device(x, self._dynamic.maximum)
+        return x.float()
+
+
+def _as_tensor(x: np.ndarray) -> torch.Tensor:
+    """Share an array with torch, in a type that all devices compare and index."""
+    if x.dtype.kind == "u" and x.itemsize > 1:
+        x = x.astype(np.int64)
+    return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
 
 
 def _gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:

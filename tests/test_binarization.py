@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from pyrovae.binarization import Packed, Threshold, draw_bits
+from pyrovae.binarization import Packed, Threshold, draw_bits, draw_bits_on_device
+from tests.conftest import SEEDS
 
 
 class EveryByte:
@@ -77,3 +79,28 @@ def test_packed_bits_come_back_in_shape() -> None:
     packed = np.packbits(bits.reshape(5, -1), axis=1)
     assert packed.shape == (5, 3)
     assert (Packed((1, 3, 7))(packed, None) == bits).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("maximum", [1, 16, 255, 1000, None])
+def test_bits_drawn_on_a_device_have_the_probability_of_their_pixel(maximum, seed) -> None:
+    draws, standard_errors = 40_000, 5
+    x = np.unique(np.linspace(0, maximum or 1.0, 17).astype(int if maximum else float))
+    p = x / (maximum or 1)
+    torch.manual_seed(seed)
+    bits = draw_bits_on_device(torch.from_numpy(x).expand(draws, -1), maximum)
+    assert bits.dtype == torch.bool
+    mean = bits.double().mean(0).numpy()
+    assert (np.abs(mean - p) <= standard_errors * np.sqrt(p * (1 - p) / draws)).all()
+    assert mean[0] == 0
+    assert mean[-1] == 1
+
+
+def test_bits_drawn_on_a_device_compare_63_bits_modulo_the_maximum(monkeypatch) -> None:
+    """Every residue in turn turns on a pixel of x in exactly x of m cases."""
+    x = torch.arange(256).repeat(255, 1).T  # (256, 255)
+    high = 2**63 - 2**63 % 255 - 255  # so many above a multiple of 255, below 2^63
+    words = (high + torch.arange(255)).expand(256, 255)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda self: self.copy_(words))
+    bits = draw_bits_on_device(x[:256], 255)
+    assert bits.sum(1).tolist() == list(range(256))

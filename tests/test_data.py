@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import BINARIZATIONS, STATIC_SEEDS, Dataset, Split, load, load_all, prepare
+from pyrovae.data import (
+    BINARIZATIONS,
+    SCALINGS,
+    STATIC_SEEDS,
+    Dataset,
+    Split,
+    load,
+    load_all,
+    prepare,
+)
 from pyrovae.sources import read
 
 RNG = np.random.default_rng(7)
@@ -533,3 +542,43 @@ def test_a_digest_is_of_the_rows_and_their_order_and_nothing_else(tmp_path):
     assert load(tmp_path / "a.npy", scaling="standardize").digest() == a
     assert Split.from_array(x).digest() == Split.from_array(torch.from_numpy(x)).digest()
     assert Split.from_array(x).digest() != Split.from_array(x.reshape(30, 2, 2)).digest()
+
+
+# Resident on a device
+
+
+@pytest.mark.parametrize(
+    ("binarization", "scaling"),
+    [*(("none", scaling) for scaling in SCALINGS), ("static", "none"), ("threshold", "none")],
+)
+def test_finished_numbers_on_a_device_are_those_of_the_split(binarization, scaling):
+    split = load("digits", binarization=binarization, scaling=scaling).train
+    resident = split.on_device(torch.device("cpu"))
+    index = np.random.default_rng(0).permutation(len(split))[:50]
+    batch = resident.batch(torch.from_numpy(index))
+    assert torch.equal(batch, split.batch(index))
+    assert batch.dtype == torch.float32
+    assert len(resident) == len(split)
+    assert split.resident_bytes() == 4 * len(split) * 64
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, ">i4", np.float64, np.float32])
+def test_bits_are_drawn_anew_on_a_device_from_rows_as_they_are_stored(tmp_path, dtype):
+    real = np.dtype(dtype).kind == "f"
+    counts = np.stack([np.zeros(100), np.arange(100) % 11, np.full(100, 10)], axis=1)
+    np.savez(tmp_path / "x.npz", x=(counts / 10 if real else counts).astype(dtype))
+    split = load(tmp_path / "x.npz", binarization="dynamic").train
+    resident = split.on_device(torch.device("cpu"))
+    size = 8 if dtype is np.uint16 else np.dtype(dtype).itemsize  # few devices compare uint16
+    assert split.resident_bytes() == 3 * len(split) * size
+    index = torch.arange(len(split))
+    torch.manual_seed(0)
+    draws = torch.stack([resident.batch(index) for _ in range(2_000)])
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    rng = generator()
+    host = torch.stack([split.batch(index.numpy(), rng) for _ in range(2_000)])
+    p = (draws.mean(0) + host.mean(0)) / 2
+    error = (2 * p * (1 - p) / 2_000).sqrt()
+    assert ((draws.mean(0) - host.mean(0)).abs() <= 5 * error).all()
+    torch.manual_seed(0)
+    assert torch.equal(resident.batch(index), draws[0])
