@@ -253,8 +253,9 @@ class Config:
             settings = _checked(tables)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if whole:  # of a run, which may be older than this setting
+        if whole:  # of a run, which may be older than these settings
             settings["model"].setdefault("input_divisor", 1.0)
+            settings["training"].setdefault("precision", "float32")
         return settings
 
     @classmethod

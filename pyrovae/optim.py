@@ -3,6 +3,7 @@ r"""One fused optimiser over all parameters, as Pyro's ``SVI`` takes it, and the
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
@@ -96,7 +97,12 @@ class FusedAdam(PyroOptim):
             {"params": others, "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]  # an update of each takes time
-        self.adam = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+        self.adam = torch.optim.AdamW(
+            groups,
+            lr=learning_rate,
+            fused=True,
+            capturable=all(p.is_cuda for p in self.parameters),
+        )
 
     def __call__(
         self, params: Iterable[Tensor], *args: object, norm: Tensor | None = None, **kwargs: object
@@ -134,6 +140,28 @@ class FusedAdam(PyroOptim):
         for parameter in self.parameters:  # SVI would fill them with zeros, to be added to
             parameter.grad = None
         self.steps += 1
+
+    def update_on_device(self, norm: Tensor, rate: Tensor, failed: Tensor) -> None:
+        """The same change, by operations of which the host learns nothing.
+
+        It may so be part of a CUDA graph. What the host does know, it does itself: it counts
+        ``steps``, and writes ``current_learning_rate()`` to ``rate``.
+
+        Args:
+            norm: of the whole gradient, which the parameters have.
+            rate: step size, a float32 without dimensions, on the device of the parameters.
+            failed: as ``rate``; if it is 1, nothing changes.
+        """
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.clip_norm * self.examples, norm)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        adam: Any = self.adam
+        adam.found_inf = failed  # as a gradient scaler has it
+        adam.step()
+        del adam.found_inf
+        for parameter in self.parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def _flush(self) -> None:
@@ -208,13 +236,33 @@ class MovingAverage(nn.Module):
     def update(self) -> None:
         """Take in the module's parameters as they are now."""
         averages, latest = self._parameters_of
-        n = int(self.n_averaged)
-        if n == 0:
+        if int(self.n_averaged) == 0:
             for average, value in zip(averages, latest, strict=True):
                 average.copy_(value)
         else:
-            update = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))
+            update = get_ema_multi_avg_fn(self.current_decay())
             update(averages, latest, self.n_averaged)
         for copied, buffer in zip(*self._buffers_of, strict=True):
             copied.copy_(buffer)
         self.n_averaged += 1
+
+    def current_decay(self) -> float:
+        """Decay of the update that comes next, if it is not the first."""
+        n = int(self.n_averaged)
+        return min(self.decay, (1 + n) / (10 + n))
+
+    @torch.no_grad()
+    def update_on_device(self, weight: Tensor) -> None:
+        """Take in the parameters by operations of which the host learns nothing.
+
+        The host counts ``n_averaged``, and makes the first update itself.
+
+        Args:
+            weight: of the latest values, one less ``current_decay()``; without dimensions, on their
+                device.
+        """
+        averages, latest = self._parameters_of
+        for average, value in zip(averages, latest, strict=True):
+            average.lerp_(value, weight)
+        for copied, buffer in zip(*self._buffers_of, strict=True):
+            copied.copy_(buffer)

@@ -87,6 +87,7 @@ training_options = _options(
     integer("--validate-every", help="Epochs between validation bounds."),
     text("--patience", metavar="N|none", help="Validation bounds without gain before a stop."),
     text("--compile", metavar="HOW", help="auto, off, graph or inductor."),
+    text("--precision", metavar="NAME", help="Of the networks' products: float32 or bf16."),
     text("--device", metavar="NAME", help="auto, cpu or cuda."),
     text("--config", metavar="FILE", help="TOML that fills what is not given here."),
 )

@@ -50,13 +50,12 @@ from torch.overrides import TorchFunctionMode
 from pyrovae.graphs import compiled, in_one_line
 from pyrovae.objectives import Terms
 
-__all__ = ["MODES", "Staged"]
+__all__ = ["MODES", "Stage", "Staged"]
 
 MODES = ("off", "graph", "inductor")
 """How steps can be run: as written, as a graph, as a compiled graph."""
 
 NORM = 3  # its place among what a graph returns
-TOLERANCE = 1e-4  # of loss and gradients, relative to the largest entry
 
 
 class Staged(ELBO):
@@ -75,6 +74,8 @@ class Staged(ELBO):
             moves results by rounding.
         size: of the batches that are worth compiling for; others replay the graph. None compiles
             for every size.
+        tolerance: by which loss and gradients of a replay may differ from the program's, relative
+            to the largest entry.
 
     Attributes:
         reason: why steps run eagerly, if they do.
@@ -86,7 +87,13 @@ class Staged(ELBO):
     """
 
     def __init__(
-        self, objective: ELBO, module: nn.Module, *, mode: str = "graph", size: int | None = None
+        self,
+        objective: ELBO,
+        module: nn.Module,
+        *,
+        mode: str = "graph",
+        size: int | None = None,
+        tolerance: float = 1e-4,
     ) -> None:
         if mode not in MODES[1:]:
             raise ValueError(f"mode must be one of {', '.join(MODES[1:])}, got {mode!r}")
@@ -97,10 +104,10 @@ class Staged(ELBO):
         )
         self.objective = objective
         self.module = module
-        self.mode, self.size = mode, size
+        self.mode, self.size, self.tolerance = mode, size, tolerance
         self.reason: str | None = None
         self._parameters = list(module.parameters())
-        self._stages: dict[Any, _Stage] = {}
+        self._stages: dict[Any, Stage] = {}
         self.norm: Tensor | None = None
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -123,14 +130,25 @@ class Staged(ELBO):
             args: tensors.
             kwargs: none, or steps run eagerly.
         """
-        stage = None if self.reason else self._stage(model, guide, args, kwargs)
+        stage = self.stage(model, guide, args, kwargs)
         if stage is None or not self._announced(stage):
             self.norm = None
             return float(self.objective.loss_and_grads(model, guide, *args, **kwargs))
         loss, self.norm = stage(args)
         return loss
 
-    def _stage(self, model: Any, guide: Any, args: Any, kwargs: Any) -> "_Stage | None":
+    def stage(self, model: Any, guide: Any, args: Any, kwargs: Any) -> "Stage | None":
+        """The graph for arguments of these shapes, made and checked at the first call.
+
+        Args:
+            model, guide: the programs.
+            args, kwargs: of the programs.
+
+        Returns:
+            The graph; None where the program is not staged, of which ``reason`` says why.
+        """
+        if self.reason is not None:
+            return None
         key = (
             model,
             guide,
@@ -146,7 +164,7 @@ class Staged(ELBO):
                 return None
         return self._stages[key]
 
-    def _staged(self, model: Any, guide: Any, args: Any, kwargs: Any) -> "_Stage":
+    def _staged(self, model: Any, guide: Any, args: Any, kwargs: Any) -> "Stage":
         if kwargs or not args or not all(isinstance(a, Tensor) for a in args):
             raise _NotStagedError("the programs take arguments that are no tensors")
         if not hasattr(self.objective, "_differentiable_loss_particle"):
@@ -160,12 +178,12 @@ class Staged(ELBO):
         gpus = list({a.device for a in args if a.device.type == "cuda"})
         try:
             with torch.random.fork_rng(devices=gpus):
-                return _stage(program, args, compiles=compiles)
+                return _stage(program, args, compiles=compiles, tolerance=self.tolerance)
         finally:  # statistics of batches, which each run adds to
             for name, value in self.module.named_buffers():
                 value.copy_(buffers[name])
 
-    def _announced(self, stage: "_Stage") -> bool:
+    def _announced(self, stage: "Stage") -> bool:
         """Name the parameters, as ``SVI.step`` finds them in a trace of what is inside of it."""
         if am_i_wrapped():
             for name, parameter in stage.named.items():
@@ -216,11 +234,17 @@ class _Inputs:
             scheduled=[(owner, name) for owner in owners for name in owner.scheduled],
         )
 
-    def tensors(self, args: Sequence[Tensor]) -> list[Tensor]:
+    def tensors(
+        self, args: Sequence[Tensor], numbers: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
         """Everything a graph is a function of, as it is now."""
-        values = (getattr(owner, name) for owner, name in self.scheduled)
-        numbers = [torch.as_tensor(value).to(args[0]) for value in values]
+        if numbers is None:
+            numbers = [torch.as_tensor(value).to(args[0]) for value in self.numbers()]
         return [*self.trained.values(), *self.fixed.values(), *numbers, *args]
+
+    def numbers(self) -> list[Any]:
+        """The scheduled numbers, as they are now."""
+        return [getattr(owner, name) for owner, name in self.scheduled]
 
     @contextlib.contextmanager
     def scheduled_as(self, numbers: Sequence[Tensor]) -> Iterator[None]:
@@ -292,8 +316,16 @@ class _Outcome:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """A graph with what it is replayed on, and whose gradients come out of it."""
+class Stage:
+    """A graph with what it is replayed on, and whose gradients come out of it.
+
+    Attributes:
+        inputs: what the graph is a function of.
+        graph: gives the loss, its two terms, the norm of the gradient or None, and its parts.
+        used: the parameters of these parts.
+        named: parameters by their names in Pyro's store.
+        record: takes the terms, where they are recorded.
+    """
 
     inputs: _Inputs
     graph: Callable[..., Sequence[Any]]
@@ -318,15 +350,21 @@ class _Stage:
         return loss.item(), norm if alone else None
 
     @torch.no_grad()
-    def replay(self, args: Sequence[Tensor]) -> Sequence[Any]:
+    def replay(
+        self, args: Sequence[Tensor], numbers: Sequence[Tensor] | None = None
+    ) -> Sequence[Any]:
         """Loss, its two terms where they are recorded, norm of the gradient or None, its parts.
 
         There is a part for each of the parameters used.
+
+        Args:
+            args: of the programs.
+            numbers: the scheduled numbers, of the dtype of ``args``; by default as they are now.
         """
-        return self.graph(*self.inputs.tensors(args))
+        return self.graph(*self.inputs.tensors(args, numbers))
 
 
-def _stage(program: _Program, args: Sequence[Tensor], *, compiles: bool) -> _Stage:
+def _stage(program: _Program, args: Sequence[Tensor], *, compiles: bool, tolerance: float) -> Stage:
     inputs = _Inputs.of(program.objective, program.module)
     with pyro.validation_enabled():
         first = program.eagerly(args)
@@ -339,12 +377,12 @@ def _stage(program: _Program, args: Sequence[Tensor], *, compiles: bool) -> _Sta
     except Exception as error:
         raise _NotStagedError(in_one_line(error)) from error
     record = getattr(program.objective, "record", None)
-    stage = _Stage(inputs, _without_norm(graph), used, first.named, record)
-    _check(stage, program, args)
+    stage = Stage(inputs, _without_norm(graph), used, first.named, record)
+    _check(stage, program, args, tolerance)
     if compiles:
         try:
             fast = replace(stage, graph=compiled(graph))
-            _check(fast, program, args)
+            _check(fast, program, args, tolerance)
         except Exception as error:
             warnings.warn(f"not compiled: {in_one_line(error)}", stacklevel=6)
         else:
@@ -394,7 +432,7 @@ def _without_norm(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def _check(stage: _Stage, program: _Program, args: Sequence[Tensor]) -> None:
+def _check(stage: Stage, program: _Program, args: Sequence[Tensor], tolerance: float) -> None:
     """Replay beside the program, with the batch as it is and in another order."""
     for turn in (0, 1):
         data = [a.roll(turn, 0) if a.dim() else a for a in args]
@@ -407,12 +445,12 @@ def _check(stage: _Stage, program: _Program, args: Sequence[Tensor]) -> None:
             raise _NotStagedError("not every run has gradients of the same parameters")
         names = ["loss", *(f"gradient of shape {tuple(p.shape)}" for p in stage.used)]
         for name, truth, value in zip(names, truths, [loss, *gradients], strict=True):
-            if not _agree(truth, value):
+            if not _agree(truth, value, tolerance):
                 raise _NotStagedError(f"a replay gives another {name} than the program")
 
 
-def _agree(truth: Tensor, value: Tensor) -> bool:
+def _agree(truth: Tensor, value: Tensor, tolerance: float) -> bool:
     size = truth.abs().max().item() if truth.numel() else 0.0
     return torch.allclose(
-        truth, value.to(truth), rtol=TOLERANCE, atol=TOLERANCE * size, equal_nan=True
+        truth, value.to(truth), rtol=tolerance, atol=tolerance * size, equal_nan=True
     )

@@ -25,12 +25,14 @@ from pyrovae.checkpoint import (
     write_tensors,
     write_text,
 )
-from pyrovae.data import Dataset, Split
+from pyrovae.data import Dataset, Resident, Split
+from pyrovae.device_step import DeviceStep, cuda_graph
 from pyrovae.evidence import evaluate
 from pyrovae.graphs import has_compiler
 from pyrovae.isolation import interrupt_after_step, isolated, seed_device, stream
 from pyrovae.objectives import recording
 from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
+from pyrovae.precision import PRECISIONS, products_in
 from pyrovae.progress import Progress
 from pyrovae.shares import Summed, check_sum
 from pyrovae.staging import MODES, Staged
@@ -41,6 +43,9 @@ __all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "check", "fit"
 CHECKPOINT_SECONDS = 5.0  # about as much work as a kill can lose
 STAGED_STEPS = 1_500  # staging takes a second or two, and a replay saves about a millisecond
 COMPILED_PRODUCTS = 10**13  # multiplications and additions: minutes of them repay a compilation
+STAGING_TOLERANCE = {"float32": 1e-4, "bf16": 0.05}  # the second: of what a compiler rounds later
+DEVICES = {"cuda": cuda_graph}  # whose steps stay there, and how they are captured
+READ_STEPS = 50  # steps after which the host asks such a device what they came to
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -90,6 +95,7 @@ def fit(
     patience: int | None = None,
     max_minutes: float | None = None,
     compile: str = "auto",
+    precision: str = "float32",
     device: str = "auto",
     seed: int = 0,
     out: str | Path | None = None,
@@ -132,6 +138,8 @@ def fit(
             ``"graph"``: as a replay of their tensor operations, with the same results;
             ``"inductor"``: that compiled, with the same results but for rounding; ``"auto"``: by
             the size of the run, so that the time it takes is repaid.
+        precision: of the matrix products of encoder and decoder in training steps, ``"float32"`` or
+            ``"bf16"``; all else is float32, and so are validation bounds.
         device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
         seed: of everything drawn during training.
         out: a folder for checkpoints and metrics; it must not exist, unless resuming.
@@ -168,6 +176,7 @@ def fit(
         "validate_every": validate_every,
         "patience": patience,
         "compile": compile,
+        "precision": precision,
         "seed": seed,
         "processes": processes.count(),
     }
@@ -194,8 +203,9 @@ def fit(
         objective = objective or Trace_ELBO()
         check_sum(objective)
         if not resume:
-            _try(vae, train, objective)
-        run = _Run(vae, objective, train, validation, options, folder)
+            with products_in(precision, vae):
+                _try(vae, train, objective)
+        run = _Run(vae, objective, train, validation, options, folder, where)
         if resume:
             run.restore()
         elif folder is not None:
@@ -243,8 +253,10 @@ class _Run:
         validation: Split | None,
         options: dict[str, Any],
         folder: Path | None,
+        device: torch.device,
     ) -> None:
         self.vae, self.train_data, self.validation = vae, train, validation
+        self.device = device
         self.options, self.folder = options, folder
         self.options |= {"examples": len(train), "objective": _described(objective)}
         steps_per_epoch = math.ceil(len(train) / options["batch_size"])
@@ -263,6 +275,8 @@ class _Run:
         self.best = _copy_of(vae.state_dict())
         self.best_is_saved = False
         self.progress = Progress(options["epochs"], steps_per_epoch)
+        self.device_step: DeviceStep | None = None
+        self.failed = False  # a step on the device
 
     @property
     def kept(self) -> VAE:
@@ -276,9 +290,13 @@ class _Run:
         mode = self.options["compile"]
         whole = min(self.options["batch_size"], len(self.train_data))
         share = len(range(processes.rank(), whole, processes.count()))
-        self.staged = (
-            None if mode == "off" else Staged(self.objective, self.vae, mode=mode, size=share)
-        )
+        self.staged = None
+        if mode != "off":
+            tolerance = STAGING_TOLERANCE[self.options["precision"]]
+            self.staged = Staged(
+                self.objective, self.vae, mode=mode, size=share, tolerance=tolerance
+            )
+        self.resident = _on_device(self.train_data, self.device)
         objective: ELBO = self.staged or self.objective
         stopped = "finished"
         saved = time.monotonic()
@@ -338,6 +356,7 @@ class _Run:
 
     def save(self) -> None:
         """Bring the folder up to date, what resumes last: it never points ahead of the rest."""
+        self._read()
         if self.folder is None or not processes.is_first():
             return
         if not self.best_is_saved:
@@ -399,31 +418,47 @@ class _Run:
         progress, size = self.progress, self.options["batch_size"]
         order = np.random.default_rng(stream(self.options["seed"], "order", progress.epoch))
         permutation = order.permutation(len(self.train_data))
+        if self.resident is not None:
+            self.permutation = torch.from_numpy(permutation).to(self.device)
         for position in range(progress.position, progress.steps_per_epoch):
             yield permutation[position * size : (position + 1) * size]
 
     def _step(self, index: np.ndarray) -> None:
-        """One step of SVI; its randomness depends on the seed and on its number alone.
+        """One step of training; its randomness depends on the seed and on its number alone."""
+        start = time.monotonic()
+        progress = self.progress
+        for set_schedule in self.scheduled:
+            set_schedule(progress.step / (progress.epochs * progress.steps_per_epoch))
+        try:
+            with products_in(self.options["precision"], self.vae):
+                if not self._step_on_device(index):
+                    self._step_of_svi(index)
+        except NonFiniteGradientError as error:
+            self._save_for_all()
+            raise TrainingDivergedError(self._why_diverged()) from error
+        elapsed = time.monotonic() - start
+        progress.epoch_seconds += elapsed
+        progress.seconds += elapsed
+
+    def _step_of_svi(self, index: np.ndarray) -> None:
+        """A step as ``SVI`` makes it.
 
         Several processes take a share of the batch each, with a random stream for each.
         """
-        start = time.monotonic()
         progress = self.progress
         share = index[processes.rank() :: processes.count()]
         step_seed = stream(self.options["seed"], "step", progress.step, processes.rank())
-        rng = np.random.Generator(np.random.SFC64(step_seed))
-        x = self.vae.place(self.train_data.batch(share, rng))
-        seed_device(x.device, step_seed)
+        if self.resident is None:
+            rng = np.random.Generator(np.random.SFC64(step_seed))
+            x = self.vae.place(self.train_data.batch(share, rng))
+            seed_device(x.device, step_seed)
+        else:
+            seed_device(self.device, step_seed)
+            x = self.vae.place(self.resident.batch(torch.from_numpy(share).to(self.device)))
         self.optimizer.examples = len(index)
-        for set_schedule in self.scheduled:
-            set_schedule(progress.step / (progress.epochs * progress.steps_per_epoch))
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
         with pyro.validation_enabled(progress.step == 0):
-            try:
-                loss = self._update(x)
-            except NonFiniteGradientError as error:
-                self._save_for_all()
-                raise TrainingDivergedError(self._why_diverged()) from error
+            loss = self._update(x)
         if self.average is not None:
             self.average.update()
         progress.objective -= loss
@@ -432,9 +467,59 @@ class _Run:
         progress.images += len(index)
         progress.position += 1
         progress.step += 1
-        elapsed = time.monotonic() - start
-        progress.epoch_seconds += elapsed
-        progress.seconds += elapsed
+
+    def _step_on_device(self, index: np.ndarray) -> bool:
+        """A step that stays on the device; False where there is none.
+
+        The first step of a run is Pyro's own, which checks shapes and supports. Where there are
+        several processes, gradients are summed between the two halves of a step.
+        """
+        progress, staged = self.progress, self.staged
+        if self.resident is None or staged is None or progress.step == 0 or processes.count() > 1:
+            return False
+        if self.failed:
+            raise NonFiniteGradientError("the gradient is not finite")
+        if staged.reason is not None:
+            return False
+        if self.device_step is None:
+            self.device_step = DeviceStep(
+                lambda x: staged.stage(self.vae.model, self.vae.guide, (x,), {}),
+                self.vae,
+                self.optimizer,
+                self.resident,
+                self.average,
+                batch_size=self.options["batch_size"],
+                capture=DEVICES[self.device.type],
+            )
+            self.device_step.count_from(progress.objective, progress.reconstruction, progress.kl)
+            self.first_on_device = progress.step
+        start = progress.position * self.options["batch_size"]
+        rows = self.permutation[start : start + len(index)]
+        if not self.device_step(rows, stream(self.options["seed"], "step", progress.step)):
+            self._read()
+            self.device_step = None
+            return self._step_on_device(index)  # staging has given up
+        progress.position += 1
+        progress.step += 1
+        if progress.step % READ_STEPS == 0 or progress.position == progress.steps_per_epoch:
+            self._read()
+            if self.failed:
+                raise NonFiniteGradientError("the gradient is not finite")
+        return True
+
+    def _read(self) -> None:
+        """Learn what the steps on the device came to; if one failed, that is where training is."""
+        if self.device_step is None:
+            return
+        progress, reading = self.progress, self.device_step.read()
+        beyond = progress.step - self.first_on_device - reading.taken
+        progress.step -= beyond
+        progress.position -= beyond
+        done = progress.position * self.options["batch_size"]
+        progress.images = min(done, len(self.train_data))
+        progress.objective = reading.objective
+        progress.reconstruction, progress.kl = reading.reconstruction, reading.kl
+        self.failed, self.record.terms = reading.failed, reading.terms
 
     def _update(self, x: Tensor) -> float:
         """``SVI.step``; for a replay, whose parameters are known, without the search for them."""
@@ -478,6 +563,8 @@ class _Run:
         )
         progress.position = progress.images = 0
         progress.reconstruction = progress.kl = progress.objective = progress.epoch_seconds = 0.0
+        if self.device_step is not None:
+            self.device_step.count_from(0.0, 0.0, 0.0)
 
     def _keep(self) -> None:
         self.best = _copy_of(self.kept.state_dict())
@@ -519,6 +606,10 @@ def _check_options(options: Mapping[str, Any], max_minutes: float | None) -> Non
         raise ValueError(
             f"compile must be one of auto, {', '.join(MODES)}, got {options['compile']!r}"
         )
+    if options["precision"] not in PRECISIONS:
+        raise ValueError(
+            f"precision must be one of {', '.join(PRECISIONS)}, got {options['precision']!r}"
+        )
     if options["compile"] == "inductor" and not has_compiler():
         raise ValueError("compile is inductor, and there is no C++ compiler; use graph or auto")
     if options["seed"] < 0:
@@ -559,6 +650,15 @@ def _device(name: str) -> torch.device:
             "start one for each GPU, or set device to cpu"
         )
     return torch.device("cuda", processes.local_rank())
+
+
+def _on_device(train: Split, device: torch.device) -> Resident | None:
+    """The training data on a device that makes batches; None for the CPU, or without room."""
+    if device.type not in DEVICES:
+        return None
+    if device.type == "cuda" and train.resident_bytes() > torch.cuda.mem_get_info(device)[0] / 2:
+        return None
+    return train.on_device(device)
 
 
 def _check_data(vae: VAE, train: Split) -> None:

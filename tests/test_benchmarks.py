@@ -1,5 +1,6 @@
 """The benchmarks run, small, and their figures can be read again."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -50,6 +51,22 @@ def test_steps_and_epochs_of_one_run_stand_beside_the_hand_written_ones(tmp_path
     assert again == output
     markdown = run("train.py", tmp_path, "--read", tmp_path / "figures.json", "--markdown")
     assert len([line for line in markdown.splitlines() if line.startswith("| hand-written")]) == 2
+
+
+def test_contenders_for_a_gpu_run_on_the_cpu_too(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    on_gpu = importlib.import_module("contenders.on_gpu")
+    net = on_gpu.pyrovae_fit.Net(16, 4, 100)
+    pixels = np.random.default_rng(0).integers(0, 256, (250, 784), dtype=np.uint8)
+    ran = []
+    for label, epochs in on_gpu.epochs_on("cpu").items():
+        if "inductor" in label or "torch.compile" in label:
+            continue  # they take some seconds each
+        turns = []
+        epochs(net, pixels, 2, lambda turns=turns: turns.append(1))
+        assert len(turns) == 3
+        ran.append(label)
+    assert ran == ["GPU, hand-written, PyTorch", "GPU, pyrovae staged, graph", "GPU, pyrovae eager"]
 
 
 @pytest.mark.slow

@@ -221,12 +221,17 @@ def test_a_divisor_that_is_not_positive_is_refused(unit):
         resolved(model=SMALL | {"input_divisor": unit}).build()
 
 
-def test_a_run_from_before_the_divisor_reads_x_as_it_is(tmp_path):
+def test_a_run_from_before_the_divisor_and_the_precision_opens_as_it_was(tmp_path):
     config, _ = of_levels(tmp_path, blobs())
     path = tmp_path / "config.toml"
-    line = f"input_divisor = {config.model['input_divisor']}\n"
-    path.write_text(config.to_toml().replace(line, ""))
+    lines = (f"input_divisor = {config.model['input_divisor']}\n", 'precision = "float32"\n')
+    text = config.to_toml()
+    for line in lines:
+        assert line in text
+        text = text.replace(line, "")
+    path.write_text(text)
     assert Config.opened(path).model["input_divisor"] == 1
+    assert Config.opened(path).training["precision"] == "float32"
     assert Config.resolve(Config.read(path))[0].model["input_divisor"] == 1
 
 

@@ -13,8 +13,8 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "categorical", "checkpoint", "components", "detection", "distributions"}
-    | {"files", "flows", "graphs", "importance", "isolation", "processes", "progress"}
-    | {"spheres", "structure"},
+    | {"files", "flows", "graphs", "importance", "isolation", "precision", "processes"}
+    | {"progress", "spheres", "structure"},
     {"closed_forms", "display", "figures", "masks", "mixtures", "networks", "probes"}
     | {"quadrature", "recipes", "sources"},
     {"data", "export", "likelihoods", "posteriors", "priors", "queries_figures", "traces"},
@@ -25,7 +25,8 @@ LAYERS = [
     | {"objectives", "optim"}
     | {"calibration_figures", "gap_figures", "pictures", "refit_figures"},
     {"gap", "gradients", "imputation", "methods", "population", "shares", "staging"},
-    {"diagnosis", "training"},
+    {"device_step", "diagnosis"},
+    {"training"},
     {"config"},
     {"run"},
     {"comparison", "diagnose_figures", "options", "refit", "summary"},

@@ -405,7 +405,7 @@ def test_nothing_is_left_changed(vae, digits):
         parameter.grad = torch.ones_like(parameter)
     state = torch.get_rng_state()
     staged = Staged(Elbo(), vae)
-    staged._stage(vae.model, vae.guide, (digits,), {})
+    staged.stage(vae.model, vae.guide, (digits,), {})
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(p.grad, torch.ones_like(p)) for p in vae.parameters())
     expected = run(Elbo(), vae, digits, 0)[1]

@@ -42,6 +42,7 @@ MODULES = {
     "hand_written": (),
     "pyrovae_fit": (),
     "pyro_svi": (),
+    "on_gpu": (),
     "numpyro_scan": ("jax", "numpyro"),
     "pythae_trainer": ("pythae",),
 }

@@ -41,8 +41,8 @@ class VAE(nn.Module):
         return reconstruction + kl
 
 
-def _train_on(net: Net, compiled: bool) -> Callable[[Tensor], Tensor]:
-    vae = VAE(net.hidden, net.latent_dim)
+def _train_on(net: Net, compiled: bool, device: str = "cpu") -> Callable[[Tensor], Tensor]:
+    vae = VAE(net.hidden, net.latent_dim).to(device)
     loss_of = torch.compile(vae, dynamic=False) if compiled else vae
     adam = torch.optim.Adam(vae.parameters(), LEARNING_RATE, fused=True)
 
@@ -61,16 +61,23 @@ def step(net: Net, x: np.ndarray, *, compiled: bool) -> Callable[[], Tensor]:
 
 
 def epochs(
-    net: Net, pixels: np.ndarray, epochs: int, turn: Callable[[], None], *, compiled: bool
+    net: Net,
+    pixels: np.ndarray,
+    epochs: int,
+    turn: Callable[[], None],
+    *,
+    compiled: bool,
+    device: str = "cpu",
 ) -> None:
-    """Pixels stay bytes in memory; each batch is gathered and binarised as it comes."""
-    train_on = _train_on(net, compiled)
-    images = torch.from_numpy(pixels)
+    """Pixels stay bytes on the device; each batch is gathered and binarised there as it comes."""
+    train_on = _train_on(net, compiled, device)
+    images = torch.from_numpy(pixels).to(device)
     turn()
     for _ in range(epochs):
-        total = torch.zeros(())
-        for index in torch.randperm(len(images)).split(net.batch_size):
+        total = torch.zeros((), device=device)
+        for index in torch.randperm(len(images), device=device).split(net.batch_size):
             total += train_on(torch.bernoulli(images[index] / 255))
+        total.item()  # the first time that the host waits for a GPU
         turn()
 
 

@@ -73,7 +73,14 @@ def step_with_adam(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], obj
 
 
 def epochs(
-    net: Net, pixels: np.ndarray, epochs: int, turn: Callable[[], None], *, mode: str
+    net: Net,
+    pixels: np.ndarray,
+    epochs: int,
+    turn: Callable[[], None],
+    *,
+    mode: str,
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> None:
     """``fit`` itself, told to wait its turn after each epoch."""
     data = Split(pixels.reshape(-1, 1, 28, 28), None, (1, 28, 28), transform=Dynamic(255))
@@ -92,7 +99,8 @@ def epochs(
         batch_size=net.batch_size,
         learning_rate=LEARNING_RATE,
         compile=mode,
-        device="cpu",
+        device=device,
+        precision=precision,
         report=report,
     )
 

@@ -1,0 +1,348 @@
+"""A step that stays on its device equals one of SVI, is exact in resuming, and asks for nothing."""
+
+import json
+import os
+import signal
+import warnings
+
+import pyro
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae import device_step, staging, training
+from pyrovae.binarization import Dynamic
+from pyrovae.checkpoint import read_tensors
+from pyrovae.data import Resident, load
+from pyrovae.device_step import DeviceStep
+from pyrovae.likelihoods import Bernoulli, Binomial
+from pyrovae.networks import MLP
+from pyrovae.objectives import IWAE, Analytic, Beta, Elbo, FreeBits, recording
+from pyrovae.optim import FusedAdam, MovingAverage
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import GaussianMixture, StandardNormal, VampPrior
+from pyrovae.training import TrainingDivergedError, TrainingInterrupted, fit
+from pyrovae.vae import VAE
+from tests.conftest import SEEDS
+
+SHAPE = (1, 8, 8)
+OPTIONS = {"epochs": 3, "batch_size": 60, "averaging": 0.9, "compile": "graph", "device": "cpu"}
+
+
+def network(*shapes):
+    return MLP(*shapes, hidden_dims=(16,))
+
+
+def make(prior="normal"):
+    torch.manual_seed(0)
+    posterior = DiagonalNormal(3, SHAPE, network)
+    priors = {
+        "normal": lambda: StandardNormal(3),
+        "mixture": lambda: GaussianMixture(3, components=4),
+        "vamp": lambda: VampPrior(posterior, SHAPE, components=5),
+    }
+    return VAE(priors[prior](), Binomial(3, SHAPE, network, total_count=16), posterior)
+
+
+def several_runs(operations):
+    """What a capture does as far as a CPU can: runs to warm up, one that is recorded, replays."""
+    for _ in range(4):
+        operations()
+    return operations
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """200 digits, so that the last batch of an epoch is smaller."""
+    split = load("digits").train
+    return torch.cat(list(split.batches(100)))[:200]
+
+
+@pytest.fixture(params=[None, several_runs], ids=["as written", "captured"])
+def on_device(request, monkeypatch):
+    """Steps stay on the CPU, as they would on a GPU."""
+    monkeypatch.setattr(training, "DEVICES", {"cpu": request.param})
+    monkeypatch.setattr(training, "READ_STEPS", 3)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many steps stayed on the device."""
+    seen = []
+    step = DeviceStep.__call__
+
+    def watched(self, index, seed):
+        seen.append(len(index))
+        return step(self, index, seed)
+
+    monkeypatch.setattr(DeviceStep, "__call__", watched)
+    return seen
+
+
+def numbers(result):
+    names = ("step", "elbo", "reconstruction", "kl", "objective")
+    return [[row[name] for name in names] for row in result.metrics]
+
+
+@pytest.mark.parametrize(
+    ("objective", "prior", "options"),
+    [
+        (Elbo(), "normal", {}),
+        (Elbo(particles=3), "mixture", {"averaging": 0.0}),
+        (Analytic(), "normal", {"clip_norm": 1.0, "weight_decay": 0.1}),
+        (Beta(beta=2.0, schedule="linear"), "vamp", {"schedule": "constant"}),
+        (IWAE(particles=4), "normal", {"clip_norm": 1e6}),
+        (FreeBits(), "normal", {"batch_size": 77}),
+    ],
+)
+def test_steps_are_those_of_svi_but_for_rounding(
+    on_device, calls, digits, monkeypatch, objective, prior, options
+):
+    on, off = make(prior), make(prior)
+    kept = fit(on, digits, objective=objective, **OPTIONS | options)
+    assert len(calls) == kept.metrics[-1]["step"] - 1  # the first step is Pyro's
+    monkeypatch.setattr(training, "DEVICES", {})
+    result = fit(off, digits, objective=objective, **OPTIONS | options)
+    torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(numbers(kept), numbers(result), atol=1e-3, rtol=1e-5)
+
+
+def test_compiled_steps_stay_as_well(on_device, calls, digits):
+    if not training.has_compiler():
+        pytest.skip("no C++ compiler")
+    graph, compiled = make(), make()
+    fit(graph, digits, **OPTIONS)
+    fit(compiled, digits, **OPTIONS | {"compile": "inductor"})
+    assert len(calls) == 2 * (3 * 4 - 1)
+    torch.testing.assert_close(graph.state_dict(), compiled.state_dict(), atol=1e-4, rtol=1e-3)
+
+
+def raise_signal():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4, 6, 7, 8])  # 4 and 8 end an epoch
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(on_device, digits, tmp_path, stop):
+    whole, resumed = make(), make()
+    expected = fit(whole, digits, **OPTIONS)
+
+    def interrupt(progress):
+        if progress.step == stop and (progress.position or stop % 4 == 0):
+            raise_signal()
+
+    with pytest.raises(TrainingInterrupted):
+        fit(make(), digits, **OPTIONS, out=tmp_path / "run", report=interrupt)
+    _, about = read_tensors(tmp_path / "run" / "last.safetensors")
+    assert about["progress"]["step"] in (stop, stop + 1)
+    result = fit(resumed, digits, **OPTIONS, out=tmp_path / "run", resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+    assert numbers(result) == numbers(expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bits_are_drawn_on_the_device_and_one_seed_gives_one_result(
+    on_device, calls, monkeypatch, seed
+):
+    data = load("digits", binarization="dynamic")
+
+    def trained(seed):
+        torch.manual_seed(0)
+        vae = VAE(
+            StandardNormal(3), Bernoulli(3, SHAPE, network), DiagonalNormal(3, SHAPE, network)
+        )
+        return fit(vae, data, **OPTIONS | {"epochs": 8}, seed=seed)
+
+    first, second = trained(seed), trained(seed)
+    assert numbers(first) == numbers(second)
+    assert numbers(first) != numbers(trained(seed + 1))
+    monkeypatch.setattr(training, "DEVICES", {})
+    host = trained(seed)  # other bits of the same probabilities
+    assert abs(first.metrics[-1]["elbo"] - host.metrics[-1]["elbo"]) < 0.5
+    assert numbers(first) != numbers(host)
+
+
+def test_divergence_is_found_at_its_step_and_the_weights_before_are_kept(
+    on_device, digits, tmp_path, monkeypatch
+):
+    """At step 7 the gradient is not finite, and the device is not read before step 8."""
+
+    class Spoiled(Elbo):
+        """The surrogate times a number that is infinite from half of the steps on."""
+
+        scheduled = ("factor",)
+        factor = 1.0
+
+        def at(self, progress):
+            self.factor = 1.0 if progress < 0.45 else float("inf")
+
+        def _differentiable_loss_particle(self, model_trace, guide_trace):
+            loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+            return loss, surrogate * self.factor
+
+        def loss_and_grads(self, model, guide, *args, **kwargs):
+            loss = super().loss_and_grads(model, guide, *args, **kwargs)
+            assert self.factor == 1.0
+            return loss
+
+    monkeypatch.setattr(training, "READ_STEPS", 100)
+    with pytest.raises(TrainingDivergedError, match=r"step 7 \(epoch 2\): the gradient is not"):
+        fit(make(), digits, objective=Spoiled(), **OPTIONS, out=tmp_path / "device")
+    tensors, about = read_tensors(tmp_path / "device" / "last.safetensors")
+    assert about["progress"]["step"] == 6
+    assert (about["progress"]["position"], about["progress"]["images"]) == (2, 120)
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+
+    def interrupt(progress):
+        if progress.step == 6:
+            raise_signal()
+
+    with pytest.raises(TrainingInterrupted):
+        fit(make(), digits, **OPTIONS, out=tmp_path / "whole", report=interrupt)
+    before, _ = read_tensors(tmp_path / "whole" / "last.safetensors")
+    torch.testing.assert_close(tensors, before)
+
+
+def test_what_cannot_be_staged_runs_as_pyro_runs_it(on_device, calls, digits, monkeypatch):
+    class Branching(Elbo):
+        """Its loss depends on which numbers were drawn, by an if."""
+
+        def _differentiable_loss_particle(self, model_trace, guide_trace):
+            if guide_trace.nodes["z"]["value"].sum() > 0:
+                return super()._differentiable_loss_particle(model_trace, guide_trace)
+            return super()._differentiable_loss_particle(model_trace, guide_trace)
+
+    on, off = make(), make()
+    with pytest.warns(UserWarning, match="not staged, so steps run eagerly"):
+        kept = fit(on, digits, objective=Branching(), **OPTIONS)
+    assert calls == []
+    monkeypatch.setattr(training, "DEVICES", {})
+    result = fit(off, digits, objective=Branching(), **OPTIONS | {"compile": "off"})
+    torch.testing.assert_close(on.state_dict(), off.state_dict())
+    torch.testing.assert_close(numbers(kept), numbers(result))
+
+
+def test_a_step_that_cannot_be_captured_says_so_once_and_runs_as_written(digits, monkeypatch):
+    def refuses(operations):
+        operations()
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    results = []
+    for capture in (None, refuses):
+        monkeypatch.setattr(training, "DEVICES", {"cpu": capture})
+        vae = make()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results.append(numbers(fit(vae, digits, **OPTIONS)))
+    (warning,) = caught
+    assert str(warning.message) == (
+        "steps are not captured: RuntimeError: operation not permitted when stream is capturing"
+    )
+    assert results[0] == results[1]
+
+
+class Asked(TorchDispatchMode):
+    """Counts the numbers that the host asks for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_asks_for_nothing_in_a_step(digits, monkeypatch):
+    monkeypatch.setattr(training, "DEVICES", {"cpu": None})
+    seen = []
+    step = DeviceStep.__call__
+
+    def watched(self, index, seed):
+        if len(index) not in self.stages:  # a graph is made and checked
+            return step(self, index, seed)
+        average, self.average = self.average, None
+        with Asked() as asked:
+            done = step(self, index, seed)
+        self.average = average
+        seen.append(asked.count)
+        return done
+
+    monkeypatch.setattr(DeviceStep, "__call__", watched)
+    fit(make("mixture"), digits, **OPTIONS | {"clip_norm": 1.0})
+    assert len(seen) > 5
+    assert not any(seen)
+
+
+def test_on_a_gpu_in_name_no_number_comes_from_elsewhere(monkeypatch):
+    """All operations but Adam's own, on tensors of a GPU that have no numbers.
+
+    Whatever asks for a number there raises an error, and so does what mixes devices.
+    """
+    gpu = torch.device("cuda")
+    torch.manual_seed(0)
+    vae, averaged = (
+        VAE(
+            GaussianMixture(3, components=4),
+            Bernoulli(3, SHAPE, network),
+            DiagonalNormal(3, SHAPE, network),
+        )
+        for _ in range(2)
+    )
+    objective, record = recording(Beta(schedule="linear"))
+    program = staging._Program(objective, vae, vae.model, vae.guide)
+    graphs = {}
+    for size in (20, 7):
+        x = (torch.rand(size, *SHAPE) < 0.5).float()
+        inputs = staging._Inputs.of(objective, vae)
+        graph = staging._trace(program, inputs, list(vae.parameters()), (x,))
+        graphs[size] = staging._without_norm(graph)
+        for node in graphs[size].graph.nodes:
+            if "device" in node.kwargs:
+                node.kwargs = {**node.kwargs, "device": gpu}
+        graphs[size].recompile()
+
+    def find(x):
+        inputs = staging._Inputs.of(objective, vae)
+        return staging.Stage(inputs, graphs[len(x)], list(vae.parameters()), {}, record)
+
+    monkeypatch.setattr(device_step, "seed_device", lambda device, seed: None)
+    monkeypatch.setattr(MovingAverage, "current_decay", lambda self: 0.9)
+    with pyro.validation_enabled(False), FakeTensorMode(allow_non_fake_inputs=False):
+        for module in (*vae.modules(), *averaged.modules()):
+            for name, p in module._parameters.items():
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape, device=gpu))
+            for name, b in module._buffers.items():
+                module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=gpu)
+        optimizer = FusedAdam(vae.parameters(), learning_rate=1e-3, total_steps=9, clip_norm=1.0)
+        updates = []
+
+        def adam():
+            (rate,) = {
+                id(group["lr"]): group["lr"] for group in optimizer.adam.param_groups
+            }.values()
+            failed = optimizer.adam.found_inf
+            gradients = [p.grad for p in optimizer.parameters]
+            devices = {t.device.type for t in (rate, failed, *gradients)}
+            updates.append((devices, rate.dtype, failed.dtype, failed.dim()))
+
+        monkeypatch.setattr(optimizer.adam, "step", adam)
+        data = Resident(torch.empty(50, *SHAPE, dtype=torch.uint8, device=gpu), Dynamic(16))
+        monkeypatch.setattr("copy.deepcopy", lambda module: averaged)
+        average = MovingAverage(vae, 0.9)
+        step = DeviceStep(find, vae, optimizer, data, average, batch_size=20, capture=None)
+        for rows in (20, 20, 7):
+            assert step(torch.arange(rows, device=gpu), 0)
+        with pytest.raises(DataDependentOutputException):
+            step.read()  # which does ask
+    assert updates == 3 * [({"cuda"}, torch.float32, torch.float32, 0)]
+    assert all(group["capturable"] for group in optimizer.adam.param_groups)
+
+
+def test_metrics_are_written_as_they_are_read(on_device, digits, tmp_path):
+    result = fit(make(), digits, **OPTIONS, out=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows == result.metrics
+    assert all(row["images_per_second"] > 0 for row in rows)
