@@ -89,7 +89,8 @@ class DeviceStep:
         self.device, self.dtype = parameter.device, parameter.dtype
         self.index = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         self.numbers: list[Tensor] = []  # that a schedule changes
-        self.rate, self.weight, self.failed = torch.zeros(3, device=self.device)
+        self.rate, self.failed = torch.zeros(2, device=self.device)
+        self.weight = torch.zeros((), dtype=self.dtype, device=self.device)
         self.taken = torch.zeros((), dtype=torch.float64, device=self.device)
         self.sums, self.terms = torch.zeros(2, 3, dtype=torch.float64, device=self.device)
         self.stages: dict[int, Stage] = {}

@@ -109,6 +109,16 @@ def test_steps_are_those_of_svi_but_for_rounding(
     torch.testing.assert_close(numbers(kept), numbers(result), atol=1e-3, rtol=1e-5)
 
 
+def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
+    on, off = make().double(), make().double()
+    fit(on, digits.double(), **OPTIONS)
+    assert len(calls) == 3 * 4 - 1
+    monkeypatch.setattr(training, "DEVICES", {})
+    fit(off, digits.double(), **OPTIONS)
+    assert {p.dtype for p in on.parameters()} == {torch.float64}
+    torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-7, rtol=1e-6)
+
+
 def test_compiled_steps_stay_as_well(on_device, calls, digits):
     if not training.has_compiler():
         pytest.skip("no C++ compiler")
