@@ -1,10 +1,11 @@
 """Variational autoencoders written as what they are: Bayesian models, in Pyro.
 
-The names below are imported when they are first used, so that importing the package, or asking
-the command line for help, costs nothing.
+The names below, and the modules, are imported when they are first used, so that importing the
+package, or asking the command line for help, costs nothing.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    module = f"{__name__}.{name}"
+    if name.startswith("_") or find_spec(module) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return import_module(module)
 
 
 def __dir__() -> list[str]:

@@ -131,3 +131,10 @@ def test_public_names_are_found_where_they_live():
     assert set(pyrovae.__all__) <= set(dir(pyrovae))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         pyrovae.nothing  # noqa: B018
+
+
+def test_modules_are_attributes_that_are_imported_when_used():
+    code = "import pyrovae, sys; assert 'torch' not in sys.modules; print(pyrovae.data.load)"
+    assert python(code).startswith("<function load")
+    assert pyrovae.priors.StandardNormal(2)().event_shape == (2,)
+    assert not hasattr(pyrovae, "_private")
