@@ -488,7 +488,7 @@ class _Run:
                 self.optimizer,
                 self.resident,
                 self.average,
-                batch_size=self.options["batch_size"],
+                batch_size=min(self.options["batch_size"], len(self.train_data)),
                 capture=DEVICES[self.device.type],
             )
             self.device_step.count_from(progress.objective, progress.reconstruction, progress.kl)

@@ -109,6 +109,18 @@ def test_steps_are_those_of_svi_but_for_rounding(
     torch.testing.assert_close(numbers(kept), numbers(result), atol=1e-3, rtol=1e-5)
 
 
+def test_a_batch_of_all_data_is_captured(calls, digits, monkeypatch):
+    captured = []
+
+    def capture(operations):
+        captured.append(operations)
+        return several_runs(operations)
+
+    monkeypatch.setattr(training, "DEVICES", {"cpu": capture})
+    fit(make(), digits, **OPTIONS | {"batch_size": 1_000, "epochs": 4})
+    assert (calls, len(captured)) == ([200] * 3, 1)
+
+
 def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
     on, off = make().double(), make().double()
     fit(on, digits.double(), **OPTIONS)
