@@ -161,7 +161,10 @@ class RelaxedOneHots(dist.TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.logits = logits
-        self.temperature = torch.as_tensor(temperature).to(logits)
+        if isinstance(temperature, Tensor):
+            self.temperature = temperature.to(logits)
+        else:
+            self.temperature = logits.new_full((), temperature)
         # above the smallest number, as gradients hold its inverse times other factors
         self.floor = torch.finfo(logits.dtype).tiny ** 0.8 if floor is None else floor
         super().__init__(

@@ -93,12 +93,7 @@ def _warn(message: Warning | str, *place: Any, **more: Any) -> None:
 
 def _fail(message: str, status: int) -> NoReturn:
     line = f"pyrovae: {' '.join(message.split())}"
-    status = processes.stop(lambda: click.echo(line, err=True), status)
-    if processes.count() > 1:  # to take down connections that broke off can abort, another status
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    processes.leave(processes.stop(lambda: click.echo(line, err=True), status))
 
 
 def _usage(error: click.UsageError) -> str:

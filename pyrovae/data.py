@@ -206,8 +206,11 @@ class Split:
 
         Four bytes a value; where bits are drawn anew, as many as in the file.
         """
-        dynamic = isinstance(self._transform, Dynamic)
-        size = _as_tensor(self._x[:0]).element_size() if dynamic else 4
+        kind, size = self._x.dtype.kind, self._x.itemsize
+        if not isinstance(self._transform, Dynamic):
+            size = 4
+        elif kind == "u" and size > 1:
+            size = 8
         return len(self) * math.prod(self.event_shape) * size
 
     def digest(self) -> bytes:

@@ -18,6 +18,7 @@ Such a list can be captured as a CUDA graph: recorded at its second run, and fro
 a whole. A batch of another size, the last one of an epoch, runs operation by operation.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -169,6 +170,8 @@ class DeviceStep:
     @torch.no_grad()
     def _operations(self, stage: Stage, index: Tensor) -> None:
         x = self.data.batch(index).to(self.dtype)
+        buffers = list(self.module.buffers())
+        before = [buffer.clone() for buffer in buffers]  # statistics of batches, say
         loss, reconstruction, kl, norm, *gradients = stage.replay((x,), self.numbers)
         if norm is None:
             norm = get_total_norm(gradients)
@@ -177,6 +180,8 @@ class DeviceStep:
         self.failed += (self.failed == 0) & ~norm.isfinite()
         self.sums += torch.where(self.failed > 0, 0.0, values)
         self.taken += self.failed == 0
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(torch.where(self.failed > 0, value, buffer))
         for parameter, gradient in zip(stage.used, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.update_on_device(norm, self.rate, self.failed)
@@ -195,10 +200,11 @@ class DeviceStep:
         except RuntimeError as error:
             self.capture = None
             warnings.warn(f"steps are not captured: {in_one_line(error)}", stacklevel=2)
-        for tensor, value in zip(changed, before, strict=True):
-            tensor.copy_(value)
-        for parameter in self.optimizer.parameters:
-            parameter.grad = None
+        finally:
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+            for parameter in self.optimizer.parameters:
+                parameter.grad = None
 
     def _changed(self) -> Iterator[Tensor]:
         """Every tensor that a step changes."""
@@ -234,6 +240,13 @@ def cuda_graph(operations: Operations) -> Operations:
             operations()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        operations()
+    gc.collect()  # an older graph must not be freed while this one is captured
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            operations()
+    finally:
+        if collects:
+            gc.enable()
     return graph.replay

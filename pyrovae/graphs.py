@@ -38,7 +38,12 @@ def compiled(graph: GraphModule) -> Callable[..., Any]:
     def call(*inputs: Tensor) -> Any:
         nonlocal result
         if result is None:
-            result = inductor.compile(graph, list(inputs), options={"fallback_random": True})
+            options = {"fallback_random": True}
+            if any(tensor.is_cuda for tensor in inputs) and hasattr(
+                inductor.config, "deterministic"
+            ):
+                options["deterministic"] = True  # choose by no clock between ways to compute
+            result = inductor.compile(graph, list(inputs), options=options)
         return result(*inputs)
 
     return call

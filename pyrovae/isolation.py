@@ -30,10 +30,13 @@ PURPOSES = ("build", "initialize", "order", "step")
 def isolated(device: torch.device) -> Iterator[None]:
     """A block that leaves param store, random state and warning filters as they were.
 
+    On a GPU, convolutions take algorithms inside of it that give one result.
+
     Args:
         device: whose random state is kept, besides the CPU's.
     """
     with (
+        _repeatable(device),
         pyro.get_param_store().scope(),
         torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
         warnings.catch_warnings(),
@@ -41,6 +44,20 @@ def isolated(device: torch.device) -> Iterator[None]:
         # Pyro warns of a loss that is not finite; here that ends the run, with the reason.
         warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
         yield
+
+
+@contextlib.contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    kept = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = kept
 
 
 @contextlib.contextmanager

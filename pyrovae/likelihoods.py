@@ -611,7 +611,7 @@ class NegativeBinomial(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         log_mean, dispersion = self.spread.split(self.decoder(z))
-        delta = torch.as_tensor(dispersion).to(log_mean)
+        delta = dispersion if isinstance(dispersion, Tensor) else log_mean.new_full((), dispersion)
         return distributions.NegativeBinomial(1 / delta, logits=log_mean + delta.log()).to_event(
             len(self.event_shape)
         )

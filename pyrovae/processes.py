@@ -12,10 +12,11 @@ import contextlib
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ __all__ = [
     "from_first",
     "is_first",
     "joined",
+    "leave",
     "local_rank",
     "rank",
     "stop",
@@ -51,6 +53,7 @@ class _Group:
 
 _group: _Group | None = None
 _groups = itertools.count()
+_has_joined = False  # others, at some time
 
 
 @contextlib.contextmanager
@@ -64,7 +67,7 @@ def joined() -> Iterator[None]:
     Raises:
         StoppedError: if not all processes arrive.
     """
-    global _group
+    global _group, _has_joined
     if _group is not None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -86,7 +89,7 @@ def joined() -> Iterator[None]:
             "the processes of this run do not find each other "
             f"({str(error).partition(chr(10))[0]}); start all of them with torchrun"
         ) from error
-    _group = _Group(rank, count, store)
+    _group, _has_joined = _Group(rank, count, store), True
     try:
         yield
     finally:
@@ -240,6 +243,22 @@ def stop(say: Callable[[], None], status: int) -> int:
     say()
     store.set("status", str(status))
     return status
+
+
+def leave(status: int) -> NoReturn:
+    """End this process when nothing is left to be done.
+
+    One that was joined with others does not take its connections down: where an exchange broke off
+    that can abort, and the exit status would be another.
+
+    Args:
+        status: of the exit.
+    """
+    if _has_joined:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 @contextlib.contextmanager

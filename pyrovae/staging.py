@@ -415,6 +415,8 @@ def _trace(
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten.detach.default:  # of use to autograd alone
             node.replace_all_uses_with(node.args[0])
+        if node.target is torch.ops.aten._linalg_check_errors.default and args[0].is_cuda:
+            graph.graph.erase_node(node)  # the host would wait for it; a gradient of nan tells too
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

@@ -45,6 +45,7 @@ STAGED_STEPS = 1_500  # staging takes a second or two, and a replay saves about 
 COMPILED_PRODUCTS = 10**13  # multiplications and additions: minutes of them repay a compilation
 STAGING_TOLERANCE = {"float32": 1e-4, "bf16": 0.05}  # the second: of what a compiler rounds later
 DEVICES = {"cuda": cuda_graph}  # whose steps stay there, and how they are captured
+RESIDENT_SHARE = 0.25  # of such a device's memory, at most, is for training data
 READ_STEPS = 50  # steps after which the host asks such a device what they came to
 
 
@@ -211,7 +212,10 @@ def fit(
         elif folder is not None:
             run.create(folder, files or {})
         with _reporting(report, f"{len(train):,} training examples") as told:
-            stopped = run.train(math.inf if max_minutes is None else 60 * max_minutes, told)
+            try:
+                stopped = run.train(math.inf if max_minutes is None else 60 * max_minutes, told)
+            finally:
+                run.device_step = None  # with its graph, which has to go before another is captured
         run.take_best()
     return Fit(
         metrics=run.progress.metrics,
@@ -337,6 +341,8 @@ class _Run:
             self.best = _copy_of(self.kept.state_dict())
             self.best_is_saved = False
         self._save_for_all()
+        if self.failed:  # which that reading of the device has found
+            raise TrainingDivergedError(self._why_diverged())
         return stopped
 
     def take_best(self) -> None:
@@ -656,8 +662,11 @@ def _on_device(train: Split, device: torch.device) -> Resident | None:
     """The training data on a device that makes batches; None for the CPU, or without room."""
     if device.type not in DEVICES:
         return None
-    if device.type == "cuda" and train.resident_bytes() > torch.cuda.mem_get_info(device)[0] / 2:
-        return None
+    if device.type == "cuda":
+        # by the size of the device, not by what is free: the same run always takes the same way
+        total = torch.cuda.get_device_properties(device).total_memory
+        if train.resident_bytes() > RESIDENT_SHARE * total:
+            return None
     return train.on_device(device)
 
 

@@ -69,7 +69,8 @@ def test_what_is_not_one_hot_is_outside(wrong):
 def test_the_relaxation_is_torchs(temperature):
     """A product of its densities; float64 has no coordinate that is too small here."""
     own = RelaxedOneHots(logits(5, 3, 4), temperature)
-    theirs = dist.RelaxedOneHotCategorical(torch.tensor(temperature).double(), logits=own.logits)
+    exact = torch.tensor(temperature, dtype=torch.float64)
+    theirs = dist.RelaxedOneHotCategorical(exact, logits=own.logits)
     z = own.sample((50,))
     assert own.support.check(z).all()
     expected = theirs.log_prob(z.unflatten(-1, (3, 4))).sum(-1)

@@ -1,9 +1,11 @@
 """A step that stays on its device equals one of SVI, is exact in resuming, and asks for nothing."""
 
+import gc
 import json
 import os
 import signal
 import warnings
+import weakref
 
 import pyro
 import pytest
@@ -191,27 +193,9 @@ def test_divergence_is_found_at_its_step_and_the_weights_before_are_kept(
 ):
     """At step 7 the gradient is not finite, and the device is not read before step 8."""
 
-    class Spoiled(Elbo):
-        """The surrogate times a number that is infinite from half of the steps on."""
-
-        scheduled = ("factor",)
-        factor = 1.0
-
-        def at(self, progress):
-            self.factor = 1.0 if progress < 0.45 else float("inf")
-
-        def _differentiable_loss_particle(self, model_trace, guide_trace):
-            loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
-            return loss, surrogate * self.factor
-
-        def loss_and_grads(self, model, guide, *args, **kwargs):
-            loss = super().loss_and_grads(model, guide, *args, **kwargs)
-            assert self.factor == 1.0
-            return loss
-
     monkeypatch.setattr(training, "READ_STEPS", 100)
     with pytest.raises(TrainingDivergedError, match=r"step 7 \(epoch 2\): the gradient is not"):
-        fit(make(), digits, objective=Spoiled(), **OPTIONS, out=tmp_path / "device")
+        fit(make(), digits, objective=Exploding(), **OPTIONS, out=tmp_path / "device")
     tensors, about = read_tensors(tmp_path / "device" / "last.safetensors")
     assert about["progress"]["step"] == 6
     assert (about["progress"]["position"], about["progress"]["images"]) == (2, 120)
@@ -225,6 +209,78 @@ def test_divergence_is_found_at_its_step_and_the_weights_before_are_kept(
         fit(make(), digits, **OPTIONS, out=tmp_path / "whole", report=interrupt)
     before, _ = read_tensors(tmp_path / "whole" / "last.safetensors")
     torch.testing.assert_close(tensors, before)
+
+
+class Counted(nn.Module):
+    """A network that counts its batches in a buffer, as batch normalisation does."""
+
+    def __init__(self, *shapes):
+        super().__init__()
+        self.network = network(*shapes)
+        self.register_buffer("batches", torch.tensor(0.0))
+
+    def forward(self, x):
+        if self.training:
+            self.batches += 1
+        return self.network(x)
+
+
+class Exploding(Elbo):
+    """Its surrogate is infinite from step 7 of 12 on."""
+
+    scheduled = ("factor",)
+    factor = 1.0
+
+    def at(self, progress):
+        self.factor = 1.0 if progress < 0.45 else float("inf")
+
+    def _differentiable_loss_particle(self, model_trace, guide_trace):
+        loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+        return loss, surrogate * self.factor
+
+
+def test_buffers_stay_as_before_the_step_that_failed(on_device, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "READ_STEPS", 100)
+    torch.manual_seed(0)
+    posterior = DiagonalNormal(3, SHAPE, Counted)
+    vae = VAE(StandardNormal(3), Binomial(3, SHAPE, network, total_count=16), posterior)
+    options = OPTIONS | {"out": tmp_path / "run"}
+    with pytest.raises(TrainingDivergedError, match="step 7 "):
+        fit(vae, digits, objective=Exploding(), **options)
+    tensors, _ = read_tensors(tmp_path / "run" / "last.safetensors")
+    assert tensors["vae.posterior.encoder.batches"] == 6
+    assert tensors["average.module.posterior.encoder.batches"] == 6
+
+
+def test_a_divergence_that_the_last_saving_finds_is_one(on_device, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "READ_STEPS", 100)
+
+    def late(progress):
+        if progress.step == 7:
+            progress.seconds = 1e9
+
+    options = OPTIONS | {"max_minutes": 1e6, "out": tmp_path / "run"}
+    with pytest.raises(TrainingDivergedError, match="step 7 "):
+        fit(make(), digits, objective=Exploding(), report=late, **options)
+
+
+def test_a_step_is_gone_when_training_ends(digits, monkeypatch):
+    """Its graph is not freed by chance, while the graph of another training is captured."""
+    steps = []
+    init = DeviceStep.__init__
+
+    def watched(self, *args, **kwargs):
+        steps.append(weakref.ref(self))
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(training, "DEVICES", {"cpu": None})
+    monkeypatch.setattr(DeviceStep, "__init__", watched)
+    gc.disable()
+    try:
+        fit(make(), digits, **OPTIONS)
+        assert [step() for step in steps] == [None]
+    finally:
+        gc.enable()
 
 
 def test_what_cannot_be_staged_runs_as_pyro_runs_it(on_device, calls, digits, monkeypatch):

@@ -1,7 +1,9 @@
 """What looks at a VAE leaves it in the mode that it was in, part by part."""
 
 import pytest
+import torch
 
+from pyrovae import isolation
 from pyrovae.data import Split
 from pyrovae.diagnostics import activity
 from pyrovae.evidence import evaluate
@@ -42,3 +44,21 @@ def test_the_modes_are_put_back_after_an_error(vae):
     with pytest.raises(RuntimeError):
         fail()
     assert all(part.training for part in vae.modules())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_convolutions_of_a_gpu_repeat_inside_of_the_block_alone(monkeypatch, device):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    before = cudnn.deterministic, cudnn.benchmark
+
+    def fail():
+        with isolation._repeatable(torch.device(device)):
+            seen.append((cudnn.deterministic, cudnn.benchmark))
+            raise RuntimeError
+
+    seen = []
+    with pytest.raises(RuntimeError):
+        fail()
+    assert seen == [(True, False) if device == "cuda" else before]
+    assert (cudnn.deterministic, cudnn.benchmark) == before

@@ -102,6 +102,15 @@ def test_every_network_is_replayed_exactly(name, digits):
     assert_same(objective, Staged(objective, vae), vae, digits)
 
 
+def test_fixed_numbers_are_made_where_the_graph_runs(network, digits):
+    """A constant of the host would be copied to a GPU at each replay, and the host would wait."""
+    shape = (1, 8, 8)
+    likelihood = LIKELIHOODS["negative_binomial"](2, shape, network, dispersion=0.5)
+    vae = VAE(StandardNormal(2), likelihood, DiagonalNormal(2, shape, network))
+    stage = Staged(Elbo(), vae).stage(vae.model, vae.guide, (digits,), {})
+    assert [node for node in stage.graph.graph.nodes if node.op == "get_attr"] == []
+
+
 def test_stock_pyro_and_several_particles_are_replayed_exactly(vae, digits):
     for particles in (1, 3):
         objective = Trace_ELBO(
