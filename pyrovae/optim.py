@@ -90,6 +90,7 @@ class FusedAdam(PyroOptim):
         self.clip_norm = clip_norm
         self.steps = 0
         self.examples = 1  # in the batch whose gradient comes next
+        self._spent: list[Tensor | None] = []
         decayed = [p for p in self.parameters if p.dim() > 1 and weight_decay]
         others = [p for p in self.parameters if p.dim() <= 1 or not weight_decay]
         groups = [
@@ -137,9 +138,19 @@ class FusedAdam(PyroOptim):
         self.adam.step()
         if self.steps % FLUSH_STEPS == 0:
             self._flush()
+        self._spent = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:  # SVI would fill them with zeros, to be added to
             parameter.grad = None
         self.steps += 1
+
+    def release(self) -> None:
+        """Let go of the gradients of the last step, just before the next one computes its own.
+
+        Between steps they are about all that is in memory above the weights. An allocator that sees
+        them go gives that memory back to the system, and the next step has to fetch it again, page
+        by page, which took a tenth of the time of a step of 784-512-512-32.
+        """
+        self._spent = []
 
     def update_on_device(self, norm: Tensor, rate: Tensor, failed: Tensor) -> None:
         """The same change, by operations of which the host learns nothing.

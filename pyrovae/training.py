@@ -529,6 +529,7 @@ class _Run:
 
     def _update(self, x: Tensor) -> float:
         """``SVI.step``; for a replay, whose parameters are known, without the search for them."""
+        self.optimizer.release()
         if self.staged is None or self.staged.reason is not None:
             return float(self.svi.step(x))
         loss = float(self.svi.loss_and_grads(self.vae.model, self.vae.guide, x))

@@ -1,6 +1,7 @@
 """One fused update for all parameters equals torch's AdamW, and its state is exact."""
 
 import math
+import weakref
 from itertools import pairwise
 
 import pyro
@@ -170,3 +171,14 @@ def test_moments_do_not_linger_below_the_smallest_normal_number():
                 size = moments[name].abs()
                 assert not ((size > 0) & (size < smallest)).any(), step
     assert not optimizer.adam.state[parameter]["exp_avg"].any()
+
+
+def test_gradients_are_kept_from_the_allocator_until_they_are_released(parameters):
+    optimizer = FusedAdam(parameters, learning_rate=0.1, total_steps=2)
+    fill(parameters, 0)
+    kept = [weakref.ref(p.grad) for p in parameters]
+    optimizer(parameters)
+    assert [p.grad for p in parameters] == [None, None]
+    assert all(gradient() is not None for gradient in kept)
+    optimizer.release()
+    assert [gradient() for gradient in kept] == [None, None]

@@ -45,6 +45,7 @@ def step_of_fit(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], object
     staged = None if mode == "off" else Staged(objective, vae, mode=mode)
 
     def step() -> object:
+        optimizer.release()
         with pyro.validation_enabled(False):
             if staged is None:
                 return svi.step(x)
