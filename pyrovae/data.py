@@ -33,7 +33,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -188,30 +188,25 @@ class Split:
         Returns:
             The same rows, in the same order.
         """
-        transform = self._transform
-        dynamic = isinstance(transform, Dynamic)
-        x: torch.Tensor | None = None
-        start = 0
+        dynamic = self._transform if isinstance(self._transform, Dynamic) else None
+        kind = self._resident_type()
+        dtype = torch.from_numpy(np.empty(0, kind)).dtype
+        x = torch.empty((len(self), *self.event_shape), dtype=dtype, device=device)
         for index in _portions(np.arange(len(self)), math.prod(self.event_shape)):
-            rows = _as_tensor(_gather(self._x, self._rows[index])) if dynamic else self.batch(index)
-            if x is None:
-                x = torch.empty((len(self), *rows.shape[1:]), dtype=rows.dtype, device=device)
-            x[start : start + len(rows)] = rows.to(device)
-            start += len(rows)
-        assert x is not None
-        return Resident(x, transform if isinstance(transform, Dynamic) else None)
+            rows = _gather(self._x, self._rows[index]) if dynamic else self.batch(index).numpy()
+            x[index[0] : index[-1] + 1] = torch.from_numpy(rows.astype(kind, copy=False)).to(device)
+        return Resident(x, dynamic)
 
     def resident_bytes(self) -> int:
-        """The memory that `on_device` takes.
+        """The memory that `on_device` takes."""
+        return len(self) * math.prod(self.event_shape) * self._resident_type().itemsize
 
-        Four bytes a value; where bits are drawn anew, as many as in the file.
-        """
-        kind, size = self._x.dtype.kind, self._x.itemsize
+    def _resident_type(self) -> np.dtype[Any]:
+        """float32; where bits are drawn anew, that of the file if all devices can compare it."""
+        kind = self._x.dtype.newbyteorder("=")
         if not isinstance(self._transform, Dynamic):
-            size = 4
-        elif kind == "u" and size > 1:
-            size = 8
-        return len(self) * math.prod(self.event_shape) * size
+            return np.dtype(np.float32)
+        return np.dtype(np.int64) if kind.kind == "u" and kind.itemsize > 1 else kind
 
     def digest(self) -> bytes:
         """A digest of the rows as they are stored, before any treatment, in their order."""
@@ -252,13 +247,6 @@ class Resident:
         if self._dynamic is not None:
             x = draw_bits_on_device(x, self._dynamic.maximum)
         return x.float()
-
-
-def _as_tensor(x: np.ndarray) -> torch.Tensor:
-    """Share an array with torch, in a type that all devices compare and index."""
-    if x.dtype.kind == "u" and x.itemsize > 1:
-        x = x.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
 
 
 def _gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -665,8 +666,14 @@ def _on_device(train: Split, device: torch.device) -> Resident | None:
         return None
     if device.type == "cuda":
         # by the size of the device, not by what is free: the same run always takes the same way
-        total = torch.cuda.get_device_properties(device).total_memory
-        if train.resident_bytes() > RESIDENT_SHARE * total:
+        room = RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
+        if train.resident_bytes() > room:
+            warnings.warn(
+                f"the training data take {train.resident_bytes() / 2**30:.1f} GiB, more than a "
+                f"share of {RESIDENT_SHARE:.0%} of the GPU's memory, so that each batch comes from "
+                "main memory",
+                stacklevel=2,
+            )
             return None
     return train.on_device(device)
 

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import types
 import warnings
 import weakref
 
@@ -121,6 +122,14 @@ def test_a_batch_of_all_data_is_captured(calls, digits, monkeypatch):
     monkeypatch.setattr(training, "DEVICES", {"cpu": capture})
     fit(make(), digits, **OPTIONS | {"batch_size": 1_000, "epochs": 4})
     assert (calls, len(captured)) == ([200] * 3, 1)
+
+
+def test_data_that_are_too_large_for_a_gpu_stay_where_they_are_and_a_line_says_so(monkeypatch):
+    split = load("digits").train
+    sizes = types.SimpleNamespace(total_memory=4 * split.resident_bytes() - 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: sizes)
+    with pytest.warns(UserWarning, match=r"take 0.0 GiB, more than a share of 25% .* main memory"):
+        assert training._on_device(split, torch.device("cuda")) is None
 
 
 def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
