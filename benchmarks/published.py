@@ -27,7 +27,8 @@ from torch import nn
 from pyrovae.checkpoint import write_text
 from pyrovae.data import Dataset, Split, prepare
 from pyrovae.diagnostics import active_units
-from pyrovae.evidence import Estimate, per_example
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import per_example
 from pyrovae.files import Rows, Source
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP, Gated

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
-from pyrovae.evidence import Estimate
+from pyrovae.estimates import Estimate
 from pyrovae.integration import integrated
 from pyrovae.objectives import Beta, Elbo
 from pyrovae.posteriors import Point

@@ -22,7 +22,7 @@ import pyrovae
 from pyrovae import figures
 from pyrovae.data import Split
 from pyrovae.diagnostics import active_units
-from pyrovae.evidence import Estimate
+from pyrovae.estimates import Estimate
 from pyrovae.objectives import Beta
 from pyrovae.surgery import draw
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae.data import Dataset, Split, draw_bits, load
-from pyrovae.evidence import Estimate, per_example
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import per_example
 from pyrovae.vae import VAE
 
 PRIORS = ("normal", "mixture:components=20")

@@ -21,7 +21,7 @@ from torch.distributions import kl_divergence
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
-from pyrovae.evidence import Estimate
+from pyrovae.estimates import Estimate
 from pyrovae.exact import LinearGaussian, exact, linear_gaussian
 
 LATENT_DIM = 2

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.evidence import Estimate
+from pyrovae.estimates import Estimate
 
 COLUMNS = 10  # images in the picture
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset, prepare
-from pyrovae.evidence import Estimate, per_example
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import per_example
 from pyrovae.files import Rows
 from pyrovae.likelihoods import Binomial, DiscretizedLogistic
 from pyrovae.networks import MLP, NetworkFactory, Shape

@@ -20,7 +20,8 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.evidence import Estimate, per_example
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import per_example
 from pyrovae.priors import StandardNormal
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.evidence import Estimate, WeightedBounds, per_example
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import WeightedBounds, per_example
 from pyrovae.surgery import Draws, draw, surgery
 
 PRIORS = {

@@ -25,7 +25,7 @@ import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
 from pyrovae.distributions import ContinuousBernoulli
-from pyrovae.evidence import Estimate
+from pyrovae.estimates import Estimate
 from pyrovae.exact import exact, linear_gaussian
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import Linear

@@ -32,8 +32,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that replaces ``path`` when the block ends, and vanishes if it fails.
 
     Args:
-        path: where the file will be; its folder exists.
+        path: where the file will be; its own folder is made if only that is missing.
     """
+    path.parent.mkdir(exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.distributions import moments
-from pyrovae.evidence import Batches
+from pyrovae.estimates import Examples, batches, number_of_examples
 from pyrovae.isolation import evaluating
 from pyrovae.vae import VAE
 
@@ -17,7 +17,7 @@ BATCH = 100  # examples at a time
 
 
 @torch.no_grad()
-def activity(vae: VAE, data: Batches, *, limit: int | None = None, seed: int = 0) -> Tensor:
+def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 0) -> Tensor:
     r"""How much the encoding of each latent dimension differs from one example to the next.
 
     .. math:: A_d = \operatorname{Var}_{x} \left( \mathbb{E}_{q(z \mid x)} [z_d] \right)
@@ -37,21 +37,16 @@ def activity(vae: VAE, data: Batches, *, limit: int | None = None, seed: int = 0
     Raises:
         ValueError: if there are fewer than two examples, which have no variance.
     """
-    count = len(data) if limit is None else min(limit, len(data))
-    if count < 2:
-        raise ValueError(f"the activity needs at least 2 examples, got {count}")
+    number_of_examples(data, limit, at_least=2)
     means = []
     with torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(seed)
-        for place, batch in enumerate(data.batches(BATCH)):
-            x = batch[: count - place * BATCH]
+        for x in batches(data, BATCH, limit):
             means.append(moments(vae.posterior(vae.place(x)))[0].cpu())
-            if place * BATCH + len(x) == count:
-                break
     return torch.cat(means).double().var(0)
 
 
-def active_units(vae: VAE, data: Batches, *, limit: int | None = None) -> int:
+def active_units(vae: VAE, data: Examples, *, limit: int | None = None) -> int:
     """How many latent dimensions have an :func:`activity` above ``ACTIVE``.
 
     Args:

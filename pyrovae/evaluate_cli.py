@@ -220,7 +220,7 @@ def _bracketed(
 
     from pyrovae.annealing import sandwich
     from pyrovae.display import counting
-    from pyrovae.evidence import Estimate
+    from pyrovae.estimates import Estimate
     from pyrovae.methods import summary
 
     examples = SIMULATED if limit is None else limit

@@ -14,10 +14,10 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyro
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from pyrovae import processes
 from pyrovae.checkpoint import read_tensors, write_tensors
 from pyrovae.chunks import Compiled, NotCompiledError, chunk
+from pyrovae.estimates import Estimate, Examples, batches, number_of_examples
 from pyrovae.graphs import has_compiler
 from pyrovae.importance import RELIABLE, Weights, statistics
 from pyrovae.isolation import derived, evaluating
@@ -36,7 +37,6 @@ from pyrovae.vae import VAE
 __all__ = [
     "MODES",
     "Bounds",
-    "Estimate",
     "Evidence",
     "WeightedBounds",
     "bits_per_dimension",
@@ -57,34 +57,6 @@ EXAMPLES = 20  # at least so many in a batch, where there are as many
 WORTH = 10**12  # examples times draws times parameters, from which compiling is repaid
 NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
 STORE_SECONDS = 10.0  # about as much work as an interruption can lose
-
-
-class Batches(Protocol):
-    """Data that comes in batches of a size that is asked for, in a fixed order."""
-
-    def __len__(self) -> int: ...
-
-    def batches(self, size: int) -> Iterator[Tensor]: ...
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over examples, in nats per example.
-
-    Attributes:
-        estimate: the mean.
-        standard_error: its standard error over examples; None for a single one.
-    """
-
-    estimate: float
-    standard_error: float | None
-
-    @staticmethod
-    def of(values: Tensor) -> "Estimate":
-        """The mean of ``values`` ``(examples,)`` and its standard error."""
-        values = values.double()
-        error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
-        return Estimate(values.mean().item(), error)
 
 
 @dataclass(frozen=True)
@@ -183,7 +155,7 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) 
 
 def evaluate(
     vae: VAE,
-    data: Batches,
+    data: Examples,
     *,
     samples: int = 1_000,
     limit: int | None = None,
@@ -274,7 +246,7 @@ def of_weights(weights: Weights) -> dict[str, Any]:
 
 def per_example(
     vae: VAE,
-    data: Batches,
+    data: Examples,
     *,
     samples: int = 1_000,
     limit: int | None = None,
@@ -300,11 +272,7 @@ def per_example(
     """
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be positive, got {limit}")
-    count = len(data) if limit is None else min(len(data), limit)
-    if count == 0:
-        raise ValueError("there are no examples to evaluate")
+    count = number_of_examples(data, limit)
     size = max(EXAMPLES, ROWS // samples)
     settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
     mode = _mode(compile, vae, count, samples)
@@ -325,8 +293,7 @@ def per_example(
                     warnings.warn(f"not compiled, so draws run as written: {error}", stacklevel=3)
                     kept = _Store(store, settings | {"compile": "off"}, vae, data)
                     kept.share(size)
-            for place, batch in enumerate(data.batches(size)):
-                x = batch[: count - place * size]
+            for place, x in enumerate(batches(data, size, limit)):
                 last = place * size + len(x) == count
                 if place < len(kept.parts) and len(x) == size:
                     parts.append(kept.parts[place])
@@ -343,8 +310,6 @@ def per_example(
                     turns.clear()
                 if advance is not None:
                     advance(len(x))
-                if last:
-                    break
         finally:
             kept.save()
     return WeightedBounds(
@@ -413,7 +378,7 @@ def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
     return -nats / (dimensions * math.log(2))
 
 
-def kind(vae: VAE, data: Batches, samples: int) -> str:
+def kind(vae: VAE, data: Examples, samples: int) -> str:
     """What :func:`evaluate` estimates for log p(x), in words.
 
     Args:
@@ -443,7 +408,7 @@ class _Store:
     """Bounds of the first batches of an evaluation, in a file that says whose they are."""
 
     def __init__(
-        self, path: Path | None, settings: dict[str, Any], vae: VAE, data: Batches
+        self, path: Path | None, settings: dict[str, Any], vae: VAE, data: Examples
     ) -> None:
         self.path, self.parts, self.saved = path, list[WeightedBounds](), time.monotonic()
         if path is None:
@@ -482,7 +447,7 @@ class _Store:
             write_tensors(self.path, tensors, self.about)
 
 
-def _fingerprint(vae: VAE, data: Batches) -> str:
+def _fingerprint(vae: VAE, data: Examples) -> str:
     """A digest of all weights, of all data, and of a bound, which depends on all else."""
     digest = hashlib.sha256()
     for name, value in vae.state_dict().items():

@@ -19,11 +19,11 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
 
     Args:
         out: as asked for; None takes the default.
-        default: a file in a folder that may be made.
+        default: a file whose own folder may be missing; writing makes it.
         allowed: the endings that can be written.
 
     Returns:
-        A path whose folder exists and can be written to.
+        A path that can be written to.
 
     Raises:
         ValueError: if the name has another ending.
@@ -38,13 +38,14 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
-    if out is None:
-        path.parent.mkdir(exist_ok=True)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
-    if not os.access(path.parent, os.W_OK):
+    folder = path.parent
+    if out is None and not folder.exists():
+        folder = folder.parent  # the file's own folder is made with the file
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} to write {path.name} into")
+    if not os.access(folder, os.W_OK):
         raise PermissionError(
-            f"cannot write into the folder {path.parent}; name a file elsewhere with --out"
+            f"cannot write into the folder {folder}; name a file elsewhere with --out"
         )
     return path
 

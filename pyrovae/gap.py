@@ -31,7 +31,7 @@ from torch.distributions import (
 )
 
 from pyrovae.bridge import bridge
-from pyrovae.evidence import Batches, Estimate
+from pyrovae.estimates import Estimate, Examples
 from pyrovae.exact import LinearGaussian, linear_gaussian
 from pyrovae.integration import integrated
 from pyrovae.isolation import derived, evaluating, isolated, seed_device
@@ -125,7 +125,7 @@ def _silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def gap(
     vae: VAE,
-    data: Batches,
+    data: Examples,
     *,
     images: int = 16,
     method: str = "auto",
@@ -318,7 +318,7 @@ def _of_chains(draws: Draws) -> dict[str, Any]:
     }
 
 
-def _first(data: Batches, images: int) -> Tensor:
+def _first(data: Examples, images: int) -> Tensor:
     x = next(iter(data.batches(images)), None)
     if x is None or len(x) == 0:
         raise ValueError("there are no examples to take the gap of")

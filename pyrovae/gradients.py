@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.closed_forms import closed_form
-from pyrovae.evidence import Batches
+from pyrovae.estimates import Examples, number_of_examples
 from pyrovae.isolation import derived, evaluating, isolated
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.structure import is_point, name
@@ -38,7 +38,7 @@ ESTIMATORS = ("elbo", "analytic", "stl")
 
 def compare(
     vae: VAE,
-    data: Batches,
+    data: Examples,
     *,
     draws: int = DRAWS,
     limit: int = LIMIT,
@@ -96,11 +96,7 @@ def compare(
     """
     if draws < 2:
         raise ValueError(f"draws must be at least 2, which a variance needs, got {draws}")
-    if limit < 1:
-        raise ValueError(f"limit must be positive, got {limit}")
-    count = min(len(data), limit)
-    if count == 0:
-        raise ValueError("there are no examples to compare on")
+    count = number_of_examples(data, limit)
     parameters = _trained(vae.posterior)
     x = vae.place(next(data.batches(count)))
     with isolated(x.device), torch.enable_grad(), evaluating(vae):

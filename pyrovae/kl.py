@@ -27,7 +27,7 @@ from torch.distributions import Distribution
 
 from pyrovae import mixtures
 from pyrovae.closed_forms import closed_form
-from pyrovae.evidence import Batches
+from pyrovae.estimates import Examples, batches
 from pyrovae.isolation import derived, evaluating
 from pyrovae.quadrature import integrate
 from pyrovae.structure import (
@@ -95,7 +95,7 @@ def compare(
 
 def ledger(
     vae: VAE,
-    data: Batches,
+    data: Examples,
     *,
     samples: Sequence[int] = SAMPLES,
     limit: int | None = None,
@@ -118,23 +118,15 @@ def ledger(
     Raises:
         ValueError: if ``limit`` is not positive, or as :func:`compare`.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be positive, got {limit}")
-    count = len(data) if limit is None else min(len(data), limit)
-    if count == 0:
-        raise ValueError("there are no examples to compare on")
     parts: list[_Part] = []
     with torch.random.fork_rng(), torch.no_grad(), evaluating(vae):
-        for place, batch in enumerate(data.batches(BATCH)):
-            x = batch[: count - place * BATCH]
+        for place, x in enumerate(batches(data, BATCH, limit)):
             q, p = vae.posterior(vae.place(x)), vae.prior()
             _check(q, p, samples)
             torch.manual_seed(derived(seed, place))
             parts.append(_part(q, p, samples))
             if advance is not None:
                 advance(len(x))
-            if place * BATCH + len(x) == count:
-                break
     return _summary(parts, samples)
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.annealing import CHAINS, annealed
-from pyrovae.evidence import NO_BOUND, Estimate, Evidence, kind, per_example
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import NO_BOUND, Evidence, kind, per_example
 from pyrovae.exact import exact
 from pyrovae.importance import statistics
 from pyrovae.integration import integrated

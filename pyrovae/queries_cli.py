@@ -161,7 +161,7 @@ def score(
     import torch
 
     from pyrovae.display import counting
-    from pyrovae.evidence import Estimate
+    from pyrovae.estimates import Estimate
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
     from pyrovae.importance import RELIABLE

@@ -33,7 +33,8 @@ from pyrovae.checkpoint import (
 from pyrovae.components import Spec
 from pyrovae.config import DATA_SETTINGS, Config
 from pyrovae.data import Dataset, Split
-from pyrovae.evidence import Batches, Estimate, kind, per_example
+from pyrovae.estimates import Estimate, Examples
+from pyrovae.evidence import kind, per_example
 from pyrovae.export import as_json
 from pyrovae.isolation import evaluating, isolated, stream
 from pyrovae.objectives import Elbo
@@ -122,7 +123,7 @@ def refit(
 def change(
     before: VAE,
     after: VAE,
-    data: Batches,
+    data: Examples,
     *,
     samples: int = 1_000,
     limit: int | None = None,

@@ -39,7 +39,8 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyrovae.categorical import OneHots
-from pyrovae.evidence import EXAMPLES, ROWS, Batches
+from pyrovae.estimates import Examples, batches, number_of_examples
+from pyrovae.evidence import EXAMPLES, ROWS
 from pyrovae.isolation import derived, evaluating
 from pyrovae.structure import base, components, in_float64, is_discrete, is_point, log_density, name
 from pyrovae.vae import VAE
@@ -100,7 +101,7 @@ class Draws:
 @torch.no_grad()
 def draw(
     vae: VAE,
-    data: Batches,
+    data: Examples,
     *,
     labels: NDArray[Any] | None = None,
     draws: int = DRAWS,
@@ -125,9 +126,7 @@ def draw(
     Raises:
         ValueError: if there are fewer than two data or draws, or the posterior is a point.
     """
-    count = len(data) if limit is None else min(len(data), limit)
-    if count < 2:
-        raise ValueError(f"an aggregate posterior needs at least 2 examples, got {count}")
+    count = number_of_examples(data, limit, at_least=2)
     if draws < 2:
         raise ValueError(f"draws must be at least 2, which standard errors need, got {draws}")
     size = max(EXAMPLES, ROWS // draws)
@@ -137,8 +136,8 @@ def draw(
     z: list[Tensor] = []
     log_likelihood: list[Tensor] = []
     with torch.random.fork_rng(), evaluating(vae):
-        for place, batch in enumerate(data.batches(size)):
-            x.append(vae.place(batch[: count - place * size]))
+        for place, batch in enumerate(batches(data, size, limit)):
+            x.append(vae.place(batch))
             q = vae.posterior(x[-1])
             if reason := no_density(q):
                 raise ValueError(reason)
@@ -146,8 +145,6 @@ def draw(
             z.append(q.sample((draws,)))  # (draws, batch, latent_dim)
             log_likelihood.append(vae.likelihood(z[-1]).log_prob(x[-1]))
             posteriors.append(q)
-            if place * size + len(x[-1]) == count:
-                break
         every = torch.cat(z, 1)
         partner = _partners(count, seed)
         of_others = [

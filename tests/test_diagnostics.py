@@ -56,5 +56,5 @@ def test_means_by_draws_do_not_depend_on_the_random_state(network, digits):
 
 
 def test_one_example_has_no_variance():
-    with pytest.raises(ValueError, match="at least 2 examples, got 1"):
+    with pytest.raises(ValueError, match="there are 1 examples; give at least 2"):
         activity(scaled(), Split.from_array(torch.ones(1, 3)))

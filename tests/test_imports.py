@@ -13,7 +13,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {"binarization", "categorical", "checkpoint", "components", "detection", "distributions"}
-    | {"files", "flows", "graphs", "importance", "isolation", "precision", "processes"}
+    | {"estimates", "files", "flows", "graphs", "importance", "isolation", "precision", "processes"}
     | {"progress", "spheres", "structure"},
     {"closed_forms", "display", "figures", "masks", "mixtures", "networks", "probes"}
     | {"quadrature", "recipes", "sources"},

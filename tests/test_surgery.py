@@ -294,7 +294,7 @@ def test_what_has_no_aggregate_is_refused(digits, network):
     vae = VAE(
         StandardNormal(2), Bernoulli(2, (1, 8, 8), network), DiagonalNormal(2, (1, 8, 8), network)
     )
-    with pytest.raises(ValueError, match="at least 2 examples, got 1"):
+    with pytest.raises(ValueError, match="there are 1 examples; give at least 2"):
         draw(vae, Split.from_array(digits[:1]))
     with pytest.raises(ValueError, match="draws must be at least 2"):
         draw(vae, Split.from_array(digits), draws=1)

@@ -18,7 +18,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 from pyrovae.data import load
-from pyrovae.evidence import Estimate
+from pyrovae.estimates import Estimate
 from pyrovae.exact import exact
 from pyrovae.objectives import Analytic, Beta
 from pyrovae.unamortised import log_weights

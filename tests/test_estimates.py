@@ -1,0 +1,41 @@
+"""A mean and its standard error, and the first examples in batches."""
+
+import math
+
+import pytest
+import torch
+
+from pyrovae.data import Split
+from pyrovae.estimates import Estimate, batches, number_of_examples
+from tests.conftest import SEEDS
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_standard_error_is_the_deviation_of_repeated_means(seed):
+    torch.manual_seed(seed)
+    found = [Estimate.of(torch.randn(50)) for _ in range(2_000)]
+    spread = torch.tensor([e.estimate for e in found]).std().item()
+    stated = torch.tensor([e.standard_error for e in found]).square().mean().sqrt().item()
+    assert abs(spread / stated - 1) < 4 / math.sqrt(2 * 2_000)  # error of a standard deviation
+
+
+def test_one_value_has_no_standard_error():
+    assert Estimate.of(torch.tensor([3.0])) == Estimate(3.0, None)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 7), (7, 7), (3, 3), (4, 4), (100, 7)])
+def test_batches_are_the_first_examples_in_order(limit, expected):
+    x = torch.arange(7.0)[:, None]
+    found = list(batches(Split.from_array(x), 3, limit))
+    assert [len(batch) for batch in found] == [min(3, expected - i) for i in range(0, expected, 3)]
+    assert torch.equal(torch.cat(found), x[:expected])
+
+
+def test_too_few_examples_are_refused():
+    data = Split.from_array(torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="limit must be positive, got 0"):
+        list(batches(data, 2, 0))
+    with pytest.raises(ValueError, match="there are 3 examples; give at least 4"):
+        number_of_examples(data, at_least=4)
+    with pytest.raises(ValueError, match="there are 2 examples"):
+        number_of_examples(data, 2, at_least=3)
