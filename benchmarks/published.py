@@ -24,7 +24,7 @@ import torch
 from report import describe, in_words, table
 from torch import nn
 
-from pyrovae.checkpoint import write_text
+from pyrovae._process.files import write_text
 from pyrovae.data import Dataset, Split, prepare
 from pyrovae.diagnostics import active_units
 from pyrovae.estimates import Estimate

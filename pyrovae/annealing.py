@@ -26,10 +26,10 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.distributions import moments
 from pyrovae.evidence import Evidence
 from pyrovae.importance import statistics
-from pyrovae.isolation import derived, evaluating, isolated
 from pyrovae.structure import expand, is_point, is_real
 from pyrovae.vae import VAE
 

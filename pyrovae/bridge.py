@@ -8,7 +8,7 @@ from pyro.ops.stats import effective_sample_size
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyrovae.isolation import derived, isolated, seed_device
+from pyrovae._process.isolation import derived, isolated, seed_device
 from pyrovae.nuts import Draws
 
 __all__ = ["bridge"]

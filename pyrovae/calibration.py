@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 from torch import Tensor
 
-from pyrovae.isolation import derived, evaluating, isolated
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.structure import is_discrete, is_point
 from pyrovae.vae import VAE
 

@@ -14,7 +14,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae.graphs import compiled, in_one_line
+from pyrovae._process.graphs import compiled, in_one_line
 from pyrovae.vae import VAE
 
 __all__ = ["Compiled", "NotCompiledError", "Sums", "chunk"]

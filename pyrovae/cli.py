@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import pyrovae
-from pyrovae import processes
+from pyrovae._process import processes
 from pyrovae.calibration_cli import calibrate
 from pyrovae.comparison_cli import compare
 from pyrovae.diagnose_cli import diagnose

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.checkpoint import write_text
+from pyrovae._process.files import write_text
 from pyrovae.config import Config
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units

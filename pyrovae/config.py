@@ -19,9 +19,9 @@ from pyro.infer import ELBO
 from torch import nn
 
 import pyrovae
+from pyrovae._process.isolation import stream
 from pyrovae.components import Option, Spec, context_of, failure, find, nearest, resolve
 from pyrovae.data import Dataset, prepare
-from pyrovae.isolation import stream
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS, Divided, Shape
 from pyrovae.objectives import OBJECTIVES

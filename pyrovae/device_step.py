@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from pyrovae._process.graphs import in_one_line
+from pyrovae._process.isolation import seed_device
 from pyrovae.data import Resident
-from pyrovae.graphs import in_one_line
-from pyrovae.isolation import seed_device
 from pyrovae.objectives import Terms
 from pyrovae.optim import FusedAdam, MovingAverage
 from pyrovae.staging import Stage

@@ -81,7 +81,7 @@ def diagnose(
     on after Ctrl-C.
     """
     from pyrovae import diagnose_figures, figures
-    from pyrovae.checkpoint import write_text
+    from pyrovae._process.files import write_text
     from pyrovae.diagnosis import diagnose as examine
     from pyrovae.display import TrainingDisplay, counting
     from pyrovae.export import as_json as in_json

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from pyrovae._process.isolation import evaluating
 from pyrovae.diagnosis import Diagnosis
 from pyrovae.figures import (
     _BOUND,
@@ -30,7 +31,6 @@ from pyrovae.figures import (
     _style,
     discrete,
 )
-from pyrovae.isolation import evaluating
 from pyrovae.pictures import fills_space, prior_density
 from pyrovae.structure import is_discrete
 from pyrovae.vae import VAE

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrovae._process.isolation import derived, evaluating
 from pyrovae.data import Dataset, Split
 from pyrovae.diagnostics import ACTIVE, activity
-from pyrovae.isolation import derived, evaluating
 from pyrovae.population import points, population
 from pyrovae.probes import FEWEST, probe, two_samples
 from pyrovae.surgery import DRAWS, Draws, draw, no_density, surgery

@@ -3,9 +3,9 @@ r"""What the posterior makes of the latent dimensions over a whole dataset."""
 import torch
 from torch import Tensor
 
+from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import moments
 from pyrovae.estimates import Examples, batches, number_of_examples
-from pyrovae.isolation import evaluating
 from pyrovae.vae import VAE
 
 __all__ = ["ACTIVE", "active_units", "activity"]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from pyrovae import processes
+from pyrovae._process import processes
 from pyrovae.progress import Progress
 
 __all__ = ["TrainingDisplay", "counting"]

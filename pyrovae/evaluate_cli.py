@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyrovae import processes
+from pyrovae._process import processes
 from pyrovae.options import (
     count,
     data_dir_option,

@@ -24,13 +24,13 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
-from pyrovae import processes
-from pyrovae.checkpoint import read_tensors, write_tensors
+from pyrovae._process import processes
+from pyrovae._process.files import read_tensors, write_tensors
+from pyrovae._process.graphs import has_compiler
+from pyrovae._process.isolation import derived, evaluating
 from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.estimates import Estimate, Examples, batches, number_of_examples
-from pyrovae.graphs import has_compiler
 from pyrovae.importance import RELIABLE, Weights, statistics
-from pyrovae.isolation import derived, evaluating
 from pyrovae.structure import base
 from pyrovae.vae import VAE
 
@@ -166,7 +166,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Mean bounds over a dataset, with standard errors over its examples.
 
-    Several processes, inside of :func:`pyrovae.processes.joined`, take turns at the batches, and
+    Several processes, inside of :func:`pyrovae._process.joined`, take turns at the batches, and
     each has the bounds of all.
 
     Args:

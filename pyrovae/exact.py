@@ -22,8 +22,8 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
+from pyrovae._process.isolation import evaluating
 from pyrovae.evidence import Evidence
-from pyrovae.isolation import evaluating
 from pyrovae.networks import Linear
 from pyrovae.structure import base, is_discrete
 from pyrovae.vae import VAE

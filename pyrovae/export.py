@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.checkpoint import atomic_file
+from pyrovae._process.files import atomic_file
 
 __all__ = ["as_json", "destination", "write_arrays"]
 

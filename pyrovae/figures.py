@@ -23,7 +23,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pyrovae.checkpoint import atomic_file
+from pyrovae._process.files import atomic_file
 
 __all__ = [
     "bound",

@@ -4,15 +4,15 @@ Arrays keep the dtype of their file (`uint8` pictures stay `uint8`), and a `.npy
 memory-mapped. Adding a format is one function and one entry in `READERS` at the end.
 """
 
-__all__ = ["READERS", "Rows", "Source", "chunks", "float_range", "import_for", "read_path"]
+from pyrovae._process.optional import import_for
+
+__all__ = ["READERS", "Rows", "Source", "chunks", "float_range", "read_path"]
 
 import csv
-import importlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -122,33 +122,6 @@ def float_range(where: str, x: np.ndarray) -> tuple[float, float, bool]:
         low, high = min(low, chunk.min().item()), max(high, chunk.max().item())
         bits = bits and bool(((chunk == 0) | (chunk == 1)).all())
     return low, high, bits
-
-
-def import_for(module: str, package: str, purpose: str) -> Any:
-    """Import a module that only some sources need.
-
-    Any failure counts: torchvision built for another torch raises RuntimeError or OSError.
-
-    Args:
-        module: name of the module.
-        package: what `pip install` calls it.
-        purpose: what needs it, in words.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: if it cannot be imported, with the command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        again = "" if isinstance(error, ModuleNotFoundError) else "--force-reinstall "
-        raise ImportError(
-            f"{purpose} needs {package}, which could not be imported "
-            f"({type(error).__name__}: {reason}); pip install {again}{package}"
-        ) from error
 
 
 def _describe(path: Path, parts: Mapping[str, Rows]) -> Source:

@@ -30,11 +30,11 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.bridge import bridge
 from pyrovae.estimates import Estimate, Examples
 from pyrovae.exact import LinearGaussian, linear_gaussian
 from pyrovae.integration import integrated
-from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.nuts import Draws, check_real, log_joint, posterior
 from pyrovae.structure import base
 from pyrovae.unamortised import best, log_weights, with_outputs

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.closed_forms import closed_form
 from pyrovae.estimates import Examples, number_of_examples
-from pyrovae.isolation import derived, evaluating, isolated
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.structure import is_point, name
 from pyrovae.vae import VAE

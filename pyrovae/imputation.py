@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.importance import RELIABLE, statistics
-from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.nuts import Draws, draw
 from pyrovae.proposals import FEWEST, adapted, from_mixture, moments, resampled
 from pyrovae.structure import base, is_discrete, is_real, name

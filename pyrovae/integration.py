@@ -18,9 +18,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.distributions import moments
 from pyrovae.evidence import Evidence
-from pyrovae.isolation import evaluating, isolated
 from pyrovae.structure import is_point, is_real
 from pyrovae.vae import VAE
 

@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae import mixtures
+from pyrovae._process.isolation import derived, evaluating
 from pyrovae.closed_forms import closed_form
 from pyrovae.estimates import Examples, batches
-from pyrovae.isolation import derived, evaluating
 from pyrovae.quadrature import integrate
 from pyrovae.structure import (
     base,

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.annealing import CHAINS, annealed
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import NO_BOUND, Evidence, kind, per_example
 from pyrovae.exact import exact
 from pyrovae.importance import statistics
 from pyrovae.integration import integrated
-from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.proposals import FEWEST, Whole, adapted, from_mixture
 from pyrovae.vae import VAE
 

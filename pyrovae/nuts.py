@@ -14,8 +14,8 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.distributions import moments
-from pyrovae.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.structure import is_discrete, is_point, is_real
 from pyrovae.vae import VAE
 

@@ -18,9 +18,9 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyrovae._process.isolation import evaluating, seed_device
 from pyrovae.distributions import moments
 from pyrovae.figures import bound, discrete, grid, latent, reconstructions, samples, save
-from pyrovae.isolation import evaluating, seed_device
 from pyrovae.structure import is_discrete
 from pyrovae.vae import VAE
 

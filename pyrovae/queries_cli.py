@@ -294,7 +294,7 @@ def _of_imputed(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    from pyrovae.checkpoint import write_text
+    from pyrovae._process.files import write_text
 
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     lines = [",".join(columns), *(",".join(f"{value:.9g}" for value in row) for row in rows)]

@@ -23,20 +23,20 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pyrovae import figures, refit_figures
-from pyrovae.checkpoint import (
+from pyrovae._process.files import (
     tensor_bytes,
     whole_folder,
     write_bytes,
     write_tensors,
     write_text,
 )
+from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.components import Spec
 from pyrovae.config import DATA_SETTINGS, Config
 from pyrovae.data import Dataset, Split
 from pyrovae.estimates import Estimate, Examples
 from pyrovae.evidence import kind, per_example
 from pyrovae.export import as_json
-from pyrovae.isolation import evaluating, isolated, stream
 from pyrovae.objectives import Elbo
 from pyrovae.progress import Progress
 from pyrovae.run import CONFIG, FIGURES, STATISTICS, Run

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae import processes
-from pyrovae.checkpoint import read_tensors, tensor_bytes, write_text
+from pyrovae._process import processes
+from pyrovae._process.files import read_tensors, tensor_bytes, write_text
 from pyrovae.components import Spec
 from pyrovae.config import DATA_SETTINGS, FAMILIES, Config
 from pyrovae.data import Dataset, Split, load_all
@@ -125,7 +125,7 @@ def start(
 ) -> tuple[Path, VAE, Fit]:
     """Train what a configuration says into a folder, or go on with it.
 
-    Several processes, inside of :func:`pyrovae.processes.joined`, train it together.
+    Several processes, inside of :func:`pyrovae._process.joined`, train it together.
 
     Args:
         config: of the run.

@@ -7,7 +7,7 @@ import torch
 from pyro.infer import ELBO
 from torch import nn
 
-from pyrovae import processes
+from pyrovae._process import processes
 from pyrovae.objectives import Terms
 
 __all__ = ["Summed", "check_sum"]

@@ -47,7 +47,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.graphs import compiled, in_one_line
+from pyrovae._process.graphs import compiled, in_one_line
 from pyrovae.objectives import Terms
 
 __all__ = ["MODES", "Stage", "Staged"]

@@ -13,7 +13,7 @@ from typing import Any
 import pyro
 import torch
 
-from pyrovae.checkpoint import write_bytes
+from pyrovae._process.files import write_bytes
 from pyrovae.components import Spec, options_of, write
 from pyrovae.config import FAMILIES, Config
 from pyrovae.data import Dataset

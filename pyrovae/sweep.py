@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pyrovae.checkpoint import write_text
+from pyrovae._process.files import write_text
 from pyrovae.comparison import Counting, Reporting, compare
 from pyrovae.export import as_json
 from pyrovae.run import Run

@@ -18,19 +18,19 @@ import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor
 
-from pyrovae import processes
-from pyrovae.checkpoint import (
+from pyrovae._process import processes
+from pyrovae._process.files import (
     read_tensors,
     whole_folder,
     write_bytes,
     write_tensors,
     write_text,
 )
+from pyrovae._process.graphs import has_compiler
+from pyrovae._process.isolation import interrupt_after_step, isolated, seed_device, stream
 from pyrovae.data import Dataset, Resident, Split
 from pyrovae.device_step import DeviceStep, cuda_graph
 from pyrovae.evidence import evaluate
-from pyrovae.graphs import has_compiler
-from pyrovae.isolation import interrupt_after_step, isolated, seed_device, stream
 from pyrovae.objectives import recording
 from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
 from pyrovae.precision import PRECISIONS, products_in
@@ -112,7 +112,7 @@ def fit(
     seed gives one result, bit for bit, on one machine; each step draws from a random stream of its
     own, so that a resumed run equals an uninterrupted one.
 
-    Several processes, inside of :func:`pyrovae.processes.joined`, share each batch between them and
+    Several processes, inside of :func:`pyrovae._process.joined`, share each batch between them and
     make the same steps; the first of them starts the others' weights, and alone writes to ``out``.
 
     Args:

@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.isolation import evaluating, isolated, seed_device
+from pyrovae._process.isolation import evaluating, isolated, seed_device
 from pyrovae.nuts import log_joint
 from pyrovae.proposals import Whole, adapted, from_mixture, resampled
 from pyrovae.vae import VAE

@@ -8,8 +8,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import moments
-from pyrovae.isolation import evaluating
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 

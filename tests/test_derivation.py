@@ -21,11 +21,11 @@ from pyro import poutine
 from scipy import integrate as scipy_integrate
 from scipy import stats
 
+from pyrovae._process.isolation import stream
 from pyrovae.closed_forms import closed_form
 from pyrovae.data import Split
 from pyrovae.evidence import bounds, evaluate
 from pyrovae.gradients import compare as compare_gradients
-from pyrovae.isolation import stream
 from pyrovae.kl import compare
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import Linear

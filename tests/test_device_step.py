@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae import device_step, staging, training
+from pyrovae._process.files import read_tensors
 from pyrovae.binarization import Dynamic
-from pyrovae.checkpoint import read_tensors
 from pyrovae.data import Resident, load
 from pyrovae.device_step import DeviceStep
 from pyrovae.likelihoods import Bernoulli, Binomial

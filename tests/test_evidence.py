@@ -9,6 +9,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
+from pyrovae._process.graphs import has_compiler
 from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.data import Split
 from pyrovae.evidence import (
@@ -20,7 +21,6 @@ from pyrovae.evidence import (
     evaluate,
     per_example,
 )
-from pyrovae.graphs import has_compiler
 from pyrovae.importance import statistics
 from pyrovae.likelihoods import (
     LIKELIHOODS,

@@ -12,18 +12,52 @@ import pyrovae
 PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
-    {"binarization", "categorical", "checkpoint", "components", "detection", "distributions"}
-    | {"estimates", "files", "flows", "graphs", "importance", "isolation", "precision", "processes"}
-    | {"progress", "spheres", "structure"},
-    {"closed_forms", "display", "figures", "masks", "mixtures", "networks", "probes"}
-    | {"quadrature", "recipes", "sources"},
+    {
+        "binarization",
+        "categorical",
+        "components",
+        "detection",
+        "distributions",
+        "estimates",
+        "files",
+        "flows",
+        "importance",
+        "precision",
+        "progress",
+        "spheres",
+        "structure",
+    },
+    {
+        "closed_forms",
+        "display",
+        "figures",
+        "masks",
+        "mixtures",
+        "networks",
+        "probes",
+        "quadrature",
+        "recipes",
+        "sources",
+    },
     {"data", "export", "likelihoods", "posteriors", "priors", "queries_figures", "traces"},
     {"aggregate", "vae", "weighted"},
     {"chunks", "nuts", "proposals"},
     {"bridge", "evidence", "unamortised"},
-    {"annealing", "calibration", "diagnostics", "exact", "integration", "kl", "surgery"}
-    | {"objectives", "optim"}
-    | {"calibration_figures", "gap_figures", "pictures", "refit_figures"},
+    {
+        "annealing",
+        "calibration",
+        "calibration_figures",
+        "diagnostics",
+        "exact",
+        "gap_figures",
+        "integration",
+        "kl",
+        "objectives",
+        "optim",
+        "pictures",
+        "refit_figures",
+        "surgery",
+    },
     {"gap", "gradients", "imputation", "methods", "population", "shares", "staging"},
     {"device_step", "diagnosis"},
     {"training"},
@@ -31,8 +65,16 @@ LAYERS = [
     {"run"},
     {"comparison", "diagnose_figures", "options", "refit", "summary"},
     {"sweep"},
-    {"calibration_cli", "comparison_cli", "diagnose_cli", "evaluate_cli", "gap_cli"}
-    | {"ledger_cli", "queries_cli", "refit_cli"},
+    {
+        "calibration_cli",
+        "comparison_cli",
+        "diagnose_cli",
+        "evaluate_cli",
+        "gap_cli",
+        "ledger_cli",
+        "queries_cli",
+        "refit_cli",
+    },
     {"cli"},
     {"__main__"},
 ]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pyrovae import training
-from pyrovae.checkpoint import read_tensors
+from pyrovae._process.files import read_tensors
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import Beta
 from pyrovae.posteriors import DiagonalNormal

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae import processes
+from pyrovae._process import processes
 from pyrovae.config import Config
 from pyrovae.evidence import Evidence, per_example
 from pyrovae.likelihoods import Bernoulli

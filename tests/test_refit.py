@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 import pyrovae
 from pyrovae import figures, refit_figures
-from pyrovae.checkpoint import read_tensors
+from pyrovae._process.files import read_tensors
 from pyrovae.components import Spec, context_of, resolve
 from pyrovae.config import Config
 from pyrovae.data import Split

@@ -11,7 +11,7 @@ import torch
 
 import pyrovae
 from pyrovae import run as runs
-from pyrovae.checkpoint import read_tensors, write_tensors
+from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae.config import Config
 from pyrovae.run import Run, load, next_folder, start
 from pyrovae.training import TrainingInterrupted
@@ -141,7 +141,7 @@ def test_a_folder_that_another_run_takes_meanwhile_is_left_alone(
             shutil.copytree(trained[0], rival)
         return make(*arguments, **options)
 
-    monkeypatch.setattr("pyrovae.checkpoint.tempfile.mkdtemp", make_later)
+    monkeypatch.setattr("pyrovae._process.files.tempfile.mkdtemp", make_later)
     folder, _, _ = start(*resolved, None)
     assert folder.name == "digits-normal-2"
     ours, theirs = ((path / "model.safetensors").read_bytes() for path in (folder, rival))

@@ -11,7 +11,7 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from pyrovae.graphs import has_compiler
+from pyrovae._process.graphs import has_compiler
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli
 from pyrovae.networks import MLP, NETWORKS
 from pyrovae.objectives import OBJECTIVES, Beta, Elbo, recording

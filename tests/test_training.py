@@ -15,7 +15,7 @@ from sklearn.datasets import load_diabetes, load_wine
 from sklearn.decomposition import PCA
 from torch import nn
 
-from pyrovae.checkpoint import read_tensors
+from pyrovae._process.files import read_tensors
 from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.likelihoods import Bernoulli, Binomial, Normal

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from pyrovae import isolation
+from pyrovae._process import isolation
+from pyrovae._process.isolation import evaluating
 from pyrovae.data import Split
 from pyrovae.diagnostics import activity
 from pyrovae.evidence import evaluate
 from pyrovae.gradients import compare
-from pyrovae.isolation import evaluating
 from pyrovae.kl import ledger
 
 

@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from pyrovae.checkpoint import atomic_file, read_tensors, write_tensors, write_text
+from pyrovae._process.files import atomic_file, read_tensors, write_tensors, write_text
 
 
 def test_tensors_and_header_come_back(tmp_path):

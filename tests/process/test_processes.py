@@ -18,13 +18,14 @@ from click.testing import CliRunner
 from torch import nn
 from torch.distributed import TCPStore
 
-from pyrovae import cli, processes
-from pyrovae.checkpoint import read_tensors, write_tensors
+from pyrovae import cli
+from pyrovae._process import processes
+from pyrovae._process.files import read_tensors, write_tensors
+from pyrovae._process.isolation import stream
 from pyrovae.config import Config
 from pyrovae.data import Split, load
 from pyrovae.evidence import bounds, per_example
 from pyrovae.export import as_json
-from pyrovae.isolation import stream
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP
 from pyrovae.objectives import OBJECTIVES
@@ -35,7 +36,7 @@ from pyrovae.training import TrainingInterrupted, _device, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
-PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+PATH = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
 SECONDS = 300  # after which a process is taken to hang
 SHAPE = (1, 8, 8)
 ROWS = 81  # in batches of 16: the last one has one example, so that the second process has none

@@ -1,0 +1,33 @@
+"""Libraries that only some features need: imported on use, with a clear error."""
+
+import importlib
+from typing import Any
+
+__all__ = ["import_for"]
+
+
+def import_for(module: str, package: str, purpose: str) -> Any:
+    """Import a module that only some features need.
+
+    Any failure counts: torchvision built for another torch raises RuntimeError or OSError.
+
+    Args:
+        module: name of the module.
+        package: what `pip install` calls it.
+        purpose: what needs it, in words.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: if it cannot be imported, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        again = "" if isinstance(error, ModuleNotFoundError) else "--force-reinstall "
+        raise ImportError(
+            f"{purpose} needs {package}, which could not be imported "
+            f"({type(error).__name__}: {reason}); pip install {again}{package}"
+        ) from error
