@@ -27,10 +27,9 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae.distributions import moments
+from pyrovae.distributions import expand, is_point, is_real, moments
 from pyrovae.evidence import Evidence
 from pyrovae.importance import statistics
-from pyrovae.structure import expand, is_point, is_real
 from pyrovae.vae import VAE
 
 __all__ = ["CHAINS", "Sandwich", "annealed", "sandwich", "sigmoidal"]

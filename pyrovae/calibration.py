@@ -18,7 +18,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae.structure import is_discrete, is_point
+from pyrovae.distributions import is_discrete, is_point
 from pyrovae.vae import VAE
 
 __all__ = ["BINS", "LEVEL", "PERMUTATIONS", "calibrate", "uniformity"]

@@ -21,8 +21,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from pyrovae.categorical import OneHots
-from pyrovae.structure import base, expand, name
+from pyrovae.distributions import OneHots, base, expand, name
 
 __all__ = [
     "CLOSED_FORMS",

@@ -23,11 +23,11 @@ from pyrovae._process.files import write_text
 from pyrovae.config import Config
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
+from pyrovae.distributions import is_discrete
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, kind, per_example
 from pyrovae.export import as_json
 from pyrovae.progress import Progress
 from pyrovae.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run, start
-from pyrovae.structure import is_discrete
 from pyrovae.training import check
 from pyrovae.vae import VAE
 

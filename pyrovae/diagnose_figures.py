@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pyrovae._process.isolation import evaluating
 from pyrovae.diagnosis import Diagnosis
+from pyrovae.distributions import is_discrete
 from pyrovae.figures import (
     _BOUND,
     _CLASSES,
@@ -32,7 +33,6 @@ from pyrovae.figures import (
     discrete,
 )
 from pyrovae.pictures import fills_space, prior_density
-from pyrovae.structure import is_discrete
 from pyrovae.vae import VAE
 
 __all__ = ["draw", "rate_distortion"]

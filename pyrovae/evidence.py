@@ -29,9 +29,9 @@ from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.graphs import has_compiler
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.chunks import Compiled, NotCompiledError, chunk
+from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples, batches, number_of_examples
 from pyrovae.importance import RELIABLE, Weights, statistics
-from pyrovae.structure import base
 from pyrovae.vae import VAE
 
 __all__ = [

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from pyrovae._process.isolation import evaluating
+from pyrovae.distributions import base, is_discrete
 from pyrovae.evidence import Evidence
 from pyrovae.networks import Linear
-from pyrovae.structure import base, is_discrete
 from pyrovae.vae import VAE
 
 __all__ = ["STATES", "LinearGaussian", "exact", "linear_gaussian"]

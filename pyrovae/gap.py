@@ -32,11 +32,11 @@ from torch.distributions import (
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.bridge import bridge
+from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples
 from pyrovae.exact import LinearGaussian, linear_gaussian
 from pyrovae.integration import integrated
 from pyrovae.nuts import Draws, check_real, log_joint, posterior
-from pyrovae.structure import base
 from pyrovae.unamortised import best, log_weights, with_outputs
 from pyrovae.vae import VAE
 

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
+from pyrovae.distributions import base, is_discrete, is_real, name
 from pyrovae.importance import RELIABLE, statistics
 from pyrovae.nuts import Draws, draw
 from pyrovae.proposals import FEWEST, adapted, from_mixture, moments, resampled
-from pyrovae.structure import base, is_discrete, is_real, name
 from pyrovae.vae import VAE
 
 __all__ = ["KINDS", "METHODS", "POOR", "SAMPLES", "UNMIXED", "Imputed", "impute", "work"]

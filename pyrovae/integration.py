@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import evaluating, isolated
-from pyrovae.distributions import moments
+from pyrovae.distributions import is_point, is_real, moments
 from pyrovae.evidence import Evidence
-from pyrovae.structure import is_point, is_real
 from pyrovae.vae import VAE
 
 __all__ = ["density", "integrated"]

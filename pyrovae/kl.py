@@ -28,9 +28,7 @@ from torch.distributions import Distribution
 from pyrovae import mixtures
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.closed_forms import closed_form
-from pyrovae.estimates import Examples, batches
-from pyrovae.quadrature import integrate
-from pyrovae.structure import (
+from pyrovae.distributions import (
     base,
     components,
     expand,
@@ -41,6 +39,8 @@ from pyrovae.structure import (
     log_density,
     name,
 )
+from pyrovae.estimates import Examples, batches
+from pyrovae.quadrature import integrate
 from pyrovae.vae import VAE
 
 __all__ = ["compare", "ledger"]

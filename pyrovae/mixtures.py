@@ -15,7 +15,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from pyrovae.structure import base
+from pyrovae.distributions import base
 
 __all__ = ["bounds", "infinite_variance"]
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
-from pyrovae.distributions import moments
-from pyrovae.structure import is_discrete, is_point, is_real
+from pyrovae.distributions import is_discrete, is_point, is_real, moments
 from pyrovae.vae import VAE
 
 __all__ = ["Draws", "check_real", "draw", "log_joint", "posterior"]

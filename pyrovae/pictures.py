@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyrovae._process.isolation import evaluating, seed_device
-from pyrovae.distributions import moments
+from pyrovae.distributions import is_discrete, moments
 from pyrovae.figures import bound, discrete, grid, latent, reconstructions, samples, save
-from pyrovae.structure import is_discrete
 from pyrovae.vae import VAE
 
 __all__ = ["draw", "fills_space", "prior_density"]

@@ -12,11 +12,16 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.categorical import OneHots, RelaxedOneHots, number_of_variables
-from pyrovae.distributions import cholesky_factor
-from pyrovae.flows import FlowDistribution, zuko_flows
+from pyrovae.distributions import (
+    FlowDistribution,
+    OneHots,
+    PowerSpherical,
+    RelaxedOneHots,
+    cholesky_factor,
+    number_of_variables,
+    zuko_flows,
+)
 from pyrovae.networks import Divided, NetworkFactory, Shape
-from pyrovae.spheres import PowerSpherical
 
 __all__ = [
     "POSTERIORS",

@@ -12,11 +12,18 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.categorical import OneHots, RelaxedOneHots, number_of_variables
-from pyrovae.distributions import Logistic, cholesky_factor, moments
-from pyrovae.flows import FlowDistribution, zuko_flows
+from pyrovae.distributions import (
+    FlowDistribution,
+    Logistic,
+    OneHots,
+    RelaxedOneHots,
+    UniformSphere,
+    cholesky_factor,
+    moments,
+    number_of_variables,
+    zuko_flows,
+)
 from pyrovae.networks import Shape
-from pyrovae.spheres import UniformSphere
 
 __all__ = [
     "PRIORS",

@@ -24,7 +24,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from pyrovae.structure import is_point, is_real
+from pyrovae.distributions import is_point, is_real
 from pyrovae.vae import VAE
 
 __all__ = [

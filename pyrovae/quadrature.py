@@ -18,8 +18,15 @@ from torch.distributions import (
     StudentT,
 )
 
-from pyrovae.flows import FlowDistribution
-from pyrovae.structure import base, components, expand, factorises, is_real, log_density
+from pyrovae.distributions import (
+    FlowDistribution,
+    base,
+    components,
+    expand,
+    factorises,
+    is_real,
+    log_density,
+)
 
 __all__ = ["TOLERANCES", "integrate"]
 

@@ -34,13 +34,13 @@ from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.components import Spec
 from pyrovae.config import DATA_SETTINGS, Config
 from pyrovae.data import Dataset, Split
+from pyrovae.distributions import is_discrete, is_point
 from pyrovae.estimates import Estimate, Examples
 from pyrovae.evidence import kind, per_example
 from pyrovae.export import as_json
 from pyrovae.objectives import Elbo
 from pyrovae.progress import Progress
 from pyrovae.run import CONFIG, FIGURES, STATISTICS, Run
-from pyrovae.structure import is_discrete, is_point
 from pyrovae.training import METRICS, MODEL, Fit, fit
 from pyrovae.vae import VAE
 

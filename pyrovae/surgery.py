@@ -39,10 +39,18 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyrovae._process.isolation import derived, evaluating
-from pyrovae.categorical import OneHots
+from pyrovae.distributions import (
+    OneHots,
+    base,
+    components,
+    in_float64,
+    is_discrete,
+    is_point,
+    log_density,
+    name,
+)
 from pyrovae.estimates import Examples, batches, number_of_examples
 from pyrovae.evidence import EXAMPLES, ROWS
-from pyrovae.structure import base, components, in_float64, is_discrete, is_point, log_density, name
 from pyrovae.vae import VAE
 
 __all__ = ["DRAWS", "Draws", "draw", "estimate", "no_density", "surgery"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyrovae.closed_forms import closed_form
-from pyrovae.structure import name
+from pyrovae.distributions import name
 
 __all__ = [
     "along_the_draw",

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyrovae import calibration_figures, figures
 from pyrovae.calibration import BINS, calibrate, uniformity
-from pyrovae.categorical import OneHots
+from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal

@@ -14,18 +14,13 @@ PACKAGE = Path(pyrovae.__file__).parent
 LAYERS = [
     {
         "binarization",
-        "categorical",
         "components",
         "detection",
-        "distributions",
         "estimates",
         "files",
-        "flows",
         "importance",
         "precision",
         "progress",
-        "spheres",
-        "structure",
     },
     {
         "closed_forms",
@@ -39,10 +34,30 @@ LAYERS = [
         "recipes",
         "sources",
     },
-    {"data", "export", "likelihoods", "posteriors", "priors", "queries_figures", "traces"},
-    {"aggregate", "vae", "weighted"},
-    {"chunks", "nuts", "proposals"},
-    {"bridge", "evidence", "unamortised"},
+    {
+        "data",
+        "export",
+        "likelihoods",
+        "posteriors",
+        "priors",
+        "queries_figures",
+        "traces",
+    },
+    {
+        "aggregate",
+        "vae",
+        "weighted",
+    },
+    {
+        "chunks",
+        "nuts",
+        "proposals",
+    },
+    {
+        "bridge",
+        "evidence",
+        "unamortised",
+    },
     {
         "annealing",
         "calibration",
@@ -58,13 +73,38 @@ LAYERS = [
         "refit_figures",
         "surgery",
     },
-    {"gap", "gradients", "imputation", "methods", "population", "shares", "staging"},
-    {"device_step", "diagnosis"},
-    {"training"},
-    {"config"},
-    {"run"},
-    {"comparison", "diagnose_figures", "options", "refit", "summary"},
-    {"sweep"},
+    {
+        "gap",
+        "gradients",
+        "imputation",
+        "methods",
+        "population",
+        "shares",
+        "staging",
+    },
+    {
+        "device_step",
+        "diagnosis",
+    },
+    {
+        "training",
+    },
+    {
+        "config",
+    },
+    {
+        "run",
+    },
+    {
+        "comparison",
+        "diagnose_figures",
+        "options",
+        "refit",
+        "summary",
+    },
+    {
+        "sweep",
+    },
     {
         "calibration_cli",
         "comparison_cli",
@@ -75,8 +115,12 @@ LAYERS = [
         "queries_cli",
         "refit_cli",
     },
-    {"cli"},
-    {"__main__"},
+    {
+        "cli",
+    },
+    {
+        "__main__",
+    },
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
@@ -90,7 +134,7 @@ ONLY_IN = {
     "torchvision": {"sources"},
     "sklearn": {"probes", "sources"},
     "safetensors": {"checkpoint"},
-    "zuko": {"flows"},
+    "zuko": {"-"},
 }
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

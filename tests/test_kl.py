@@ -16,9 +16,9 @@ from scipy.integrate import quad
 from torch.distributions import kl_divergence
 
 from pyrovae import figures, mixtures
-from pyrovae.categorical import OneHots
 from pyrovae.closed_forms import CLOSED_FORMS, closed_form
 from pyrovae.components import context_of
+from pyrovae.distributions import OneHots
 from pyrovae.kl import SAMPLES, compare, ledger
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.posteriors import DiagonalNormal, Point

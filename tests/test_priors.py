@@ -13,8 +13,8 @@ from scipy import stats
 from scipy.integrate import quad
 from torch import nn
 
-from pyrovae.categorical import OneHots
 from pyrovae.components import Spec, context_of, resolve
+from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical

@@ -10,8 +10,8 @@ from scipy.integrate import quad
 from torch import nn
 
 import pyrovae
-from pyrovae.categorical import OneHots
 from pyrovae.data import Split
+from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.population import population

@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from torch.distributions import kl_divergence
 from torch.nn.functional import normalize
 
-from pyrovae.spheres import PowerSpherical, UniformSphere
+from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
 from tests.conftest import SEEDS
 
 KAPPAS = [1e-3, 0.7, 5.0, 80.0]

@@ -1,0 +1,63 @@
+"""Probability distributions that torch and Pyro lack, and questions about any distribution.
+
+``stable`` holds densities that keep their digits where torch's lose them, ``flow``, ``sphere`` and
+``one_hot`` densities on other spaces, and ``structure`` what can be asked of any distribution: its
+support, its factors, its moments. A new distribution belongs here, whichever role will use it; a
+prior or a likelihood built on it belongs in :mod:`pyrovae.priors` or :mod:`pyrovae.likelihoods`.
+"""
+
+from pyrovae.distributions.flow import FlowDistribution, zuko_flows
+from pyrovae.distributions.one_hot import OneHots, RelaxedOneHots, number_of_variables
+from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
+from pyrovae.distributions.stable import (
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Logistic,
+    NegativeBinomial,
+    StudentT,
+    cholesky_factor,
+    moments,
+)
+from pyrovae.distributions.structure import (
+    base,
+    components,
+    expand,
+    factorises,
+    in_float64,
+    is_discrete,
+    is_point,
+    is_real,
+    log_density,
+    name,
+)
+
+__all__ = [
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "FlowDistribution",
+    "Logistic",
+    "NegativeBinomial",
+    "OneHots",
+    "PowerSpherical",
+    "RelaxedOneHots",
+    "StudentT",
+    "UniformSphere",
+    "base",
+    "cholesky_factor",
+    "components",
+    "expand",
+    "factorises",
+    "in_float64",
+    "is_discrete",
+    "is_point",
+    "is_real",
+    "log_density",
+    "moments",
+    "name",
+    "number_of_variables",
+    "zuko_flows",
+]
