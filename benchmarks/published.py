@@ -25,18 +25,16 @@ from report import describe, in_words, table
 from torch import nn
 
 from pyrovae._process.files import write_text
-from pyrovae.data import Dataset, Split, prepare
+from pyrovae.data import Dataset, Rows, Source, Split, prepare, read
 from pyrovae.diagnostics import active_units
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import per_example
-from pyrovae.files import Rows, Source
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP, Gated
 from pyrovae.objectives import IWAE, Elbo
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal, VampPrior
 from pyrovae.progress import Progress
-from pyrovae.sources import read
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 

@@ -14,8 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import pyrovae
 from pyrovae.cli import cli
-from pyrovae.recipes import RECIPES
-from pyrovae.sources import DATASETS, TorchvisionSet
+from pyrovae.data import DATASETS, RECIPES, TorchvisionSet
 from pyrovae.summary import catalogue
 
 project = "pyrovae"

@@ -28,10 +28,9 @@ import torch
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.data import Dataset, Split, load, prepare
+from pyrovae.data import Dataset, Rows, Source, Split, load, prepare
 from pyrovae.detection import auc
 from pyrovae.evidence import per_example
-from pyrovae.files import Rows, Source
 from pyrovae.queries_figures import detection
 from pyrovae.vae import VAE
 

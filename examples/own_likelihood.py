@@ -23,15 +23,13 @@ from torch import Tensor, nn
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.data import Dataset, prepare
+from pyrovae.data import Dataset, Rows, prepare, read
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import per_example
-from pyrovae.files import Rows
 from pyrovae.likelihoods import Binomial, DiscretizedLogistic
 from pyrovae.networks import MLP, NetworkFactory, Shape
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.sources import read
 
 LATENT_DIM = 10
 

@@ -16,8 +16,8 @@ from PIL import Image
 import pyrovae
 from pyrovae import cli
 from pyrovae.config import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
+from pyrovae.data import default_data_dir
 from pyrovae.display import TrainingDisplay
-from pyrovae.sources import default_data_dir
 
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
 SHORT = (*SMALL, "--epochs", "2")

@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae import device_step, staging, training
 from pyrovae._process.files import read_tensors
-from pyrovae.binarization import Dynamic
-from pyrovae.data import Resident, load
+from pyrovae.data import Dynamic, Resident, load
 from pyrovae.device_step import DeviceStep
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP

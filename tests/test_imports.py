@@ -13,11 +13,9 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {
-        "binarization",
         "components",
         "detection",
         "estimates",
-        "files",
         "importance",
         "precision",
         "progress",
@@ -31,11 +29,8 @@ LAYERS = [
         "networks",
         "probes",
         "quadrature",
-        "recipes",
-        "sources",
     },
     {
-        "data",
         "export",
         "likelihoods",
         "posteriors",
@@ -131,7 +126,7 @@ ONLY_IN = {
     "click": COMMANDS,
     "matplotlib": PICTURES,
     "rich": {"display"},
-    "torchvision": {"sources"},
+    "torchvision": {"-"},
     "sklearn": {"probes", "sources"},
     "safetensors": {"checkpoint"},
     "zuko": {"-"},

@@ -8,8 +8,7 @@ import pyro
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
-from pyrovae.binarization import Dynamic
-from pyrovae.data import Split
+from pyrovae.data import Dynamic, Split
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.objectives import recording

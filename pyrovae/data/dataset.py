@@ -15,14 +15,12 @@ Real numbers in [0, 1] are treated as :math:`x / m`; other real numbers cannot b
 
 __all__ = [
     "BINARIZATIONS",
-    "DATASETS",
     "SCALINGS",
     "SPLIT_SEED",
     "STATIC_SEEDS",
     "Dataset",
     "Resident",
     "Split",
-    "draw_bits",
     "load",
     "load_all",
     "prepare",
@@ -38,7 +36,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from pyrovae.binarization import (
+from pyrovae.data.named import read
+from pyrovae.data.readers import Rows, Source, float_range
+from pyrovae.data.transforms import (
     Dynamic,
     Packed,
     Standardize,
@@ -49,8 +49,6 @@ from pyrovae.binarization import (
     draw_bits_on_device,
     unchanged,
 )
-from pyrovae.files import Rows, Source, float_range
-from pyrovae.sources import DATASETS, read
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 """How pixels can be made binary: see above."""
@@ -343,7 +341,7 @@ def load(
 def prepare(
     source: Source, *, binarization: str | None = None, scaling: str | None = None
 ) -> Dataset:
-    """Split what `pyrovae.sources.read` found, and say how its numbers are treated.
+    """Split what `pyrovae.data.dataset.read` found, and say how its numbers are treated.
 
     `load` is `read` followed by this; in between, a recipe can be chosen for the source.
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pyrovae.binarization import Packed, Threshold, draw_bits, draw_bits_on_device
+from pyrovae.data.transforms import Packed, Threshold, draw_bits, draw_bits_on_device
 from tests.conftest import SEEDS
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import (
+from pyrovae.data.dataset import (
     BINARIZATIONS,
     SCALINGS,
     STATIC_SEEDS,
@@ -21,7 +21,7 @@ from pyrovae.data import (
     load_all,
     prepare,
 )
-from pyrovae.sources import read
+from pyrovae.data.named import read
 
 RNG = np.random.default_rng(7)
 PARTS = ("train", "validation", "test")
@@ -46,7 +46,7 @@ def saved(tmp_path: Path, x: np.ndarray, name: str = "x.npy") -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
-    shared = Path(__file__).parents[1].parent / "shared" / "data"
+    shared = Path(__file__).parents[2].parent / "shared" / "data"
     for folder in (os.environ.get("PYROVAE_DATA"), shared):
         if folder and (Path(folder) / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
             return Path(folder)
@@ -128,7 +128,7 @@ def test_fewer_than_ten_rows_are_refused(tmp_path: Path) -> None:
 def test_a_training_file_without_rows_to_hold_out_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_dir: Path
 ) -> None:
-    monkeypatch.setattr("pyrovae.sources.OFFICIAL_HOLDOUT", 60_000)
+    monkeypatch.setattr("pyrovae.data.named.OFFICIAL_HOLDOUT", 60_000)
     with pytest.raises(ValueError, match="training file of mnist has 60000 rows"):
         load("mnist", data_dir=mnist_dir)
 
@@ -355,7 +355,7 @@ def test_unit_leaves_the_unit_interval_and_refuses_other_reals(tmp_path: Path) -
 def test_standardizing_agrees_with_numpy(
     tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyrovae.data.CHUNK_VALUES", 50)
+    monkeypatch.setattr("pyrovae.data.dataset.CHUNK_VALUES", 50)
     x = (RNG.random((200, 7)) * 2.5 - 0.5).clip(0).astype(dtype)
     dataset = load(saved(tmp_path, x), scaling="standardize")
     train = x[np.sort(np.random.default_rng(0).permutation(200)[:140])].astype(np.float64)
@@ -518,7 +518,7 @@ def test_global_random_state_is_left_alone() -> None:
 
 @pytest.mark.parametrize("name", ["binarization", "data", "files", "sources"])
 def test_packages_of_single_sources_are_imported_by_those_only(name: str) -> None:
-    path = Path(__file__).parents[1] / "pyrovae" / f"{name}.py"
+    path = Path(__file__).parents[2] / "pyrovae" / f"{name}.py"
     found: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pyrovae.components import Spec, resolve
-from pyrovae.data import BINARIZATIONS, DATASETS, SCALINGS, load
+from pyrovae.data.dataset import BINARIZATIONS, DATASETS, SCALINGS, load
+from pyrovae.data.recipes import RECIPES, Recipe, for_array
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
-from pyrovae.recipes import RECIPES, Recipe, for_array
 
 OWN = {
     (maximum, unit_interval, event_shape): for_array(maximum, unit_interval, event_shape, 500)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pyrovae._process.optional import import_for
-from pyrovae.files import READERS, Rows, Source, read_path
+from pyrovae.data.readers import READERS, Rows, Source, read_path
 
 DOWNLOAD_TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""
