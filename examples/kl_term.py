@@ -19,8 +19,8 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.closed_forms import closed_form
 from pyrovae.data import Split
+from pyrovae.kl import closed_form
 from pyrovae.surgery import draw, surgery
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)  # of batches

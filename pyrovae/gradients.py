@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae.closed_forms import closed_form
 from pyrovae.distributions import is_point, name
 from pyrovae.estimates import Examples, number_of_examples
+from pyrovae.kl import closed_form
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.vae import VAE
 

@@ -9,8 +9,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrovae.closed_forms import closed_form
 from pyrovae.distributions import name
+from pyrovae.kl import closed_form
 
 __all__ = [
     "along_the_draw",

@@ -22,17 +22,15 @@ from scipy import integrate as scipy_integrate
 from scipy import stats
 
 from pyrovae._process.isolation import stream
-from pyrovae.closed_forms import closed_form
 from pyrovae.data import Split
 from pyrovae.evidence import bounds, evaluate
 from pyrovae.gradients import compare as compare_gradients
-from pyrovae.kl import compare
+from pyrovae.kl import closed_form, compare, integrate
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import Linear
 from pyrovae.objectives import STL, Analytic, Beta, Elbo
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.quadrature import integrate
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 from pyrovae.weighted import IWAE

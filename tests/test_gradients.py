@@ -20,7 +20,7 @@ from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, Sph
 from pyrovae.priors import GaussianMixture, Sphere, StandardNormal, VampPrior
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.test_kl import Rows
+from tests.kl.test_estimators import Rows
 from tests.test_objectives import affine
 from tests.test_objectives import closed_form as exact_elbo
 from tests.test_pairs import PAIRS

@@ -21,14 +21,11 @@ LAYERS = [
         "progress",
     },
     {
-        "closed_forms",
         "display",
         "figures",
         "masks",
-        "mixtures",
         "networks",
         "probes",
-        "quadrature",
     },
     {
         "export",
@@ -61,7 +58,6 @@ LAYERS = [
         "exact",
         "gap_figures",
         "integration",
-        "kl",
         "objectives",
         "optim",
         "pictures",

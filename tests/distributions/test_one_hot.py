@@ -9,8 +9,8 @@ from pyro import distributions as dist
 from scipy import stats
 from scipy.integrate import simpson
 
-from pyrovae.closed_forms import closed_form
 from pyrovae.distributions.one_hot import OneHots, RelaxedOneHots, number_of_variables
+from pyrovae.kl import closed_form
 from tests.conftest import SEEDS
 
 

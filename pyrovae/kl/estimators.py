@@ -25,9 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyrovae import mixtures
 from pyrovae._process.isolation import derived, evaluating
-from pyrovae.closed_forms import closed_form
 from pyrovae.distributions import (
     base,
     components,
@@ -40,7 +38,9 @@ from pyrovae.distributions import (
     name,
 )
 from pyrovae.estimates import Examples, batches
-from pyrovae.quadrature import integrate
+from pyrovae.kl.closed_forms import closed_form
+from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
+from pyrovae.kl.quadrature import integrate
 from pyrovae.vae import VAE
 
 __all__ = ["compare", "ledger"]
@@ -189,7 +189,7 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
     weights = torch.tensor(samples, dtype=torch.float64)[:, None]
     pooled = (weights * estimates).sum(1, keepdim=True) / total
     spread = (squares + weights * (estimates - pooled).square()).sum(1)
-    closed, integrated, bounds = closed_form(q, p), integrate(q, p), mixtures.bounds(q, p)
+    closed, integrated, bounds = closed_form(q, p), integrate(q, p), divergence_bounds(q, p)
     if closed is not None:
         closed = closed[0].reshape(-1).double(), closed[1]
     if integrated is not None:
@@ -207,7 +207,7 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
         integrated=integrated,
         bounds=bounds,
         marginals=_marginals(q, p),
-        infinite_variance=mixtures.infinite_variance(q, p),
+        infinite_variance=infinite_variance(q, p),
         infinite=reason,
         names=names,
     )

@@ -17,11 +17,11 @@ from torch.distributions import (
 
 from pyrovae.distributions import base
 
-__all__ = ["bounds", "infinite_variance"]
+__all__ = ["divergence_bounds", "infinite_variance"]
 
 
 @torch.no_grad()
-def bounds(q: Distribution, p: Distribution) -> tuple[Tensor, Tensor] | None:
+def divergence_bounds(q: Distribution, p: Distribution) -> tuple[Tensor, Tensor] | None:
     r"""Bounds on KL(q || p), where one or both are mixtures of normals.
 
     With :math:`q = \sum_a \omega_a f_a`, :math:`p = \sum_b \pi_b g_b`, entropies :math:`H_a` of
