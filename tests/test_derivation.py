@@ -28,12 +28,11 @@ from pyrovae.gradients import compare as compare_gradients
 from pyrovae.kl import closed_form, compare, integrate
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import Linear
-from pyrovae.objectives import STL, Analytic, Beta, Elbo
+from pyrovae.objectives import IWAE, STL, Analytic, Beta, Elbo
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.training import fit
 from pyrovae.vae import VAE
-from pyrovae.weighted import IWAE
 from tests.conftest import SEEDS
 from tests.test_vae import exact_posterior, linear_gaussian
 

@@ -21,8 +21,8 @@ from pyrovae.priors import GaussianMixture, Sphere, StandardNormal, VampPrior
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.kl.test_estimators import Rows
-from tests.test_objectives import affine
-from tests.test_objectives import closed_form as exact_elbo
+from tests.objectives.test_elbo import affine
+from tests.objectives.test_elbo import closed_form as exact_elbo
 from tests.test_pairs import PAIRS
 from tests.test_pairs import make as pair
 

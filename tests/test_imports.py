@@ -33,12 +33,9 @@ LAYERS = [
         "posteriors",
         "priors",
         "queries_figures",
-        "traces",
     },
     {
-        "aggregate",
         "vae",
-        "weighted",
     },
     {
         "chunks",
@@ -58,7 +55,6 @@ LAYERS = [
         "exact",
         "gap_figures",
         "integration",
-        "objectives",
         "optim",
         "pictures",
         "refit_figures",

@@ -10,15 +10,13 @@ by hand, or not at all.
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
-from pyrovae.aggregate import BetaTC, Info
-from pyrovae.traces import (
+from pyrovae.objectives.traces import (
     along_the_draw,
     divergence,
     divergence_by_dimension,
@@ -27,10 +25,8 @@ from pyrovae.traces import (
     reparameterised,
     sites,
 )
-from pyrovae.weighted import IWAE, DReG, Renyi
 
 __all__ = [
-    "OBJECTIVES",
     "STL",
     "Analytic",
     "Beta",
@@ -337,17 +333,3 @@ class STL(TraceMeanField_ELBO):
         log_joint = sum(site["log_prob_sum"] for site in sites(model_trace))
         value = log_joint.item() - posterior["log_prob_sum"].item()
         return -value, along_the_draw(posterior).sum() - log_joint
-
-
-OBJECTIVES: dict[str, Callable[..., ELBO]] = {
-    "elbo": Elbo,
-    "analytic": Analytic,
-    "beta": Beta,
-    "free_bits": FreeBits,
-    "iwae": IWAE,
-    "renyi": Renyi,
-    "stl": STL,
-    "dreg": DReG,
-    "beta_tc": BetaTC,
-    "info": Info,
-}

@@ -7,7 +7,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrovae.traces import draws, only_site, reparameterised, sites
+from pyrovae.objectives.traces import draws, only_site, reparameterised, sites
 
 __all__ = ["BetaTC", "Info"]
 

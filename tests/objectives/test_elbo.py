@@ -12,25 +12,17 @@ from pyro import distributions as dist
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyrovae.aggregate import BetaTC, Info
 from pyrovae.config import Config
 from pyrovae.data import load
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.objectives import (
-    OBJECTIVES,
-    STL,
-    Analytic,
-    Beta,
-    Elbo,
-    FreeBits,
-    recording,
-)
+from pyrovae.objectives.elbo import OBJECTIVES, STL, Analytic, Beta, Elbo, FreeBits, recording
+from pyrovae.objectives.multi_sample import IWAE, DReG, Renyi
+from pyrovae.objectives.regularized import BetaTC, Info
 from pyrovae.posteriors import FullNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
 from pyrovae.run import Run, start
 from pyrovae.training import TrainingInterrupted, fit
 from pyrovae.vae import VAE
-from pyrovae.weighted import IWAE, DReG, Renyi
 from tests.conftest import SEEDS
 from tests.test_training import StopAfter, same
 from tests.test_vae import exact_posterior, linear_gaussian
