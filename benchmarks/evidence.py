@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pyrovae.chunks import Compiled
 from pyrovae.data import Split
-from pyrovae.evidence import EXAMPLES, ROWS, bounds, evaluate
+from pyrovae.evidence import bounds, evaluate
+from pyrovae.evidence._compiled import Compiled
+from pyrovae.evidence.lower_bounds import EXAMPLES, ROWS
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal

@@ -23,8 +23,7 @@ from report import describe, in_words, table
 
 import pyrovae
 from pyrovae.data import Split, load
-from pyrovae.methods import METHODS
-from pyrovae.nuts import posterior
+from pyrovae.evidence import METHODS, posterior_draws
 from pyrovae.progress import Progress
 from pyrovae.vae import VAE
 
@@ -119,7 +118,7 @@ def by_method(options: argparse.Namespace) -> Iterable[tuple[str, dict[str, floa
             ten, x, seed=0, samples=16, temperatures=draws
         ),
         "quadrature, two dimensions": lambda: METHODS["quadrature"](two, x, seed=0),
-        f"NUTS, 2 chains of {draws}": lambda: posterior(
+        f"NUTS, 2 chains of {draws}": lambda: posterior_draws(
             ten, x, draws=draws, warmup=draws, chains=2
         ),
     }

@@ -21,7 +21,7 @@ import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
 from pyrovae.estimates import Estimate
-from pyrovae.integration import integrated
+from pyrovae.evidence import integrated
 from pyrovae.objectives import Beta, Elbo
 from pyrovae.posteriors import Point
 from pyrovae.priors import GaussianMixture

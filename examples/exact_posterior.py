@@ -22,7 +22,7 @@ import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
 from pyrovae.estimates import Estimate
-from pyrovae.exact import LinearGaussian, exact, linear_gaussian
+from pyrovae.evidence import LinearGaussian, exact, linear_gaussian
 
 LATENT_DIM = 2
 RATES = {"digits": 0.05, "mnist": 0.002}  # of more pixels each has to move less

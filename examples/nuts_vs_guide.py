@@ -16,13 +16,12 @@ from matplotlib.patches import Ellipse
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures, nuts
-from pyrovae.evidence import Evidence
-from pyrovae.integration import density, integrated
+from pyrovae import figures
+from pyrovae.evidence import Draws, Evidence, integrated, posterior_density, posterior_draws
 from pyrovae.unamortised import log_weights
 
 
-def table(vae: pyrovae.VAE, x: Tensor, drawn: nuts.Draws, truth: Evidence, labels) -> None:
+def table(vae: pyrovae.VAE, x: Tensor, drawn: Draws, truth: Evidence, labels) -> None:
     """Means and standard deviations of z in three ways, and the divergence of q from p(z | x)."""
     q = vae.posterior(x)
     z = drawn.z.double().flatten(0, 1)  # (draws of all chains, images, 2)
@@ -48,7 +47,7 @@ def table(vae: pyrovae.VAE, x: Tensor, drawn: nuts.Draws, truth: Evidence, label
     print(f"largest r-hat {drawn.r_hat.max():.3f}, divergences {drawn.divergences}")
 
 
-def picture(vae: pyrovae.VAE, x: Tensor, drawn: nuts.Draws, truth: Evidence, labels) -> Figure:
+def picture(vae: pyrovae.VAE, x: Tensor, drawn: Draws, truth: Evidence, labels) -> Figure:
     """For each digit the density, the draws and q."""
     q = vae.posterior(x)
     mean, covariance = truth.details["mean"], truth.details["covariance"]
@@ -57,7 +56,7 @@ def picture(vae: pyrovae.VAE, x: Tensor, drawn: nuts.Draws, truth: Evidence, lab
     high = torch.maximum(mean + 4 * exact, q.mean + 3 * q.stddev)
     steps = torch.linspace(0, 1, 200, dtype=torch.float64)
     axes_of_z = low[..., None] + (high - low)[..., None] * steps
-    _, p = density(vae, x, truth, axes=axes_of_z)
+    _, p = posterior_density(vae, x, truth, axes=axes_of_z)
     columns = min(3, len(x))
     rows = -(-len(x) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 0.8), layout="constrained")
@@ -110,7 +109,7 @@ def main() -> None:
     vae = vae.double()  # integration wants more digits than training
     x = vae.place(data.test.batch(np.arange(arguments.count)))
     labels = data.test.labels[: arguments.count]
-    drawn = nuts.posterior(
+    drawn = posterior_draws(
         vae, x, draws=arguments.draws, warmup=arguments.draws, seed=arguments.seed
     )
     truth = integrated(vae, x, seed=arguments.seed)

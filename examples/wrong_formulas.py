@@ -26,10 +26,9 @@ from pyrovae import figures
 from pyrovae.data import Dataset
 from pyrovae.distributions import ContinuousBernoulli
 from pyrovae.estimates import Estimate
-from pyrovae.exact import exact, linear_gaussian
+from pyrovae.evidence import exact, linear_gaussian, log_joint
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import Linear
-from pyrovae.nuts import log_joint
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.unamortised import log_weights

@@ -123,8 +123,7 @@ def _weighted(
     given: Mapping[str, Any],
 ) -> _Answer:
     from pyrovae.display import counting
-    from pyrovae.evidence import in_short, kind, per_example
-    from pyrovae.methods import DRAWS
+    from pyrovae.evidence import DRAWS, in_short, kind, per_example
     from pyrovae.summary import in_words
 
     vae, dataset = opened.vae(), opened.dataset(data_dir)
@@ -184,9 +183,7 @@ def _by_method(
     import torch
 
     from pyrovae.display import counting
-    from pyrovae.evidence import of_weights
-    from pyrovae.importance import Weights
-    from pyrovae.methods import METHODS, summary
+    from pyrovae.evidence import METHODS, Weights, of_weights, summary
 
     vae, test = opened.vae(), opened.dataset(data_dir).test
     x = torch.cat(list(test.batches(1_000))) if limit is None else next(iter(test.batches(limit)))
@@ -218,10 +215,9 @@ def _bracketed(
 ) -> _Answer:
     from dataclasses import asdict
 
-    from pyrovae.annealing import sandwich
     from pyrovae.display import counting
     from pyrovae.estimates import Estimate
-    from pyrovae.methods import summary
+    from pyrovae.evidence import sandwich, summary
 
     examples = SIMULATED if limit is None else limit
     with counting("bdmc", examples) as advance:

@@ -31,12 +31,18 @@ from torch.distributions import (
 )
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
-from pyrovae.bridge import bridge
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples
-from pyrovae.exact import LinearGaussian, linear_gaussian
-from pyrovae.integration import integrated
-from pyrovae.nuts import Draws, check_real, log_joint, posterior
+from pyrovae.evidence import (
+    Draws,
+    LinearGaussian,
+    bridge,
+    check_real,
+    integrated,
+    linear_gaussian,
+    log_joint,
+    posterior_draws,
+)
 from pyrovae.unamortised import best, log_weights, with_outputs
 from pyrovae.vae import VAE
 
@@ -140,7 +146,7 @@ def gap(
     r"""Take log p(x) - ELBO apart for each of the first images of a dataset.
 
     log p(x): exact for a linear decoder with normal noise and a normal prior; by quadrature in one
-    and two dimensions; elsewhere by bridge sampling, :func:`pyrovae.bridge.bridge`.
+    and two dimensions; elsewhere by bridge sampling, :func:`pyrovae.evidence.bridge`.
 
     The ELBO: closed where log p(x) is exact and q normal; else the mean over draws from q.
 
@@ -158,9 +164,9 @@ def gap(
         method: of log p(x), one of ``METHODS``.
         samples: draws of each q for each ELBO, fresh ones.
         steps: of the search for the best q.
-        draws, warmup, chains: of NUTS, see :func:`pyrovae.nuts.draw`. Bridge sampling needs it, and
-            the picture of a two-dimensional latent shows it; elsewhere, or with no draws, it is
-            left out.
+        draws, warmup, chains: of NUTS, see :func:`pyrovae.evidence.draw_chains`. Bridge sampling
+            needs it, and the picture of a two-dimensional latent shows it; elsewhere, or with no
+            draws, it is left out.
         seed: of all draws.
         counting: shows progress, as :func:`pyrovae.display.counting` does.
 
@@ -193,7 +199,7 @@ def gap(
         if method == "bridge" or (vae.latent_dim == 2 and draws > 0):
             with counting("NUTS", chains * (warmup + draws) * len(blocks)) as advance:
                 found = [
-                    posterior(
+                    posterior_draws(
                         vae,
                         part,
                         draws=draws,

@@ -10,8 +10,8 @@ its pixel out. z is drawn from :math:`p(z \mid x_\text{obs})` in one of two ways
 missing pixels from :math:`p(x_\text{miss} \mid z)`. Observed pixels stay as they are.
 
 ``importance`` draws z from a mixture that is fitted to the observed pixels, and corrects by
-weights: see :mod:`pyrovae.proposals`. The posterior in it is that at observations whose missing
-pixels are filled in. The draws that are reported are fresh ones, so that the average of their
+weights: see :mod:`pyrovae.evidence.proposals`. The posterior in it is that at observations whose
+missing pixels are filled in. The draws that are reported are fresh ones, so that the average of their
 weights has the mean :math:`p(x_\text{obs})`.
 
 ``nuts`` draws z by the No-U-Turn sampler from the density above, with its gradients.
@@ -28,9 +28,17 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.distributions import base, is_discrete, is_real, name
-from pyrovae.importance import RELIABLE, statistics
-from pyrovae.nuts import Draws, draw
-from pyrovae.proposals import FEWEST, adapted, from_mixture, moments, resampled
+from pyrovae.evidence import (
+    FEWEST,
+    RELIABLE,
+    Draws,
+    adapted,
+    draw_chains,
+    from_mixture,
+    resampled,
+    weight_statistics,
+    weighted_moments,
+)
 from pyrovae.vae import VAE
 
 __all__ = ["KINDS", "METHODS", "POOR", "SAMPLES", "UNMIXED", "Imputed", "impute", "work"]
@@ -71,7 +79,7 @@ class Imputed:
         log_evidence: estimate of :math:`\log p(x_\text{obs})`, ``(examples,)``, with an expectation
             below it; None under ``nuts``.
         standard_error: of ``log_evidence``, by the delta method.
-        pareto_k: shape of the tail of the weights, see :class:`pyrovae.importance.Weights`.
+        pareto_k: shape of the tail of the weights, see :class:`pyrovae.evidence.Weights`.
         r_hat: split Gelman-Rubin statistic of the worst dimension of z, ``(examples,)``; None under
             ``importance``.
     """
@@ -229,7 +237,7 @@ class _Given:
 def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
     z, log_w = from_mixture(given, adapted(given), samples)
     log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
-    found = statistics(log_w)
+    found = weight_statistics(log_w)
     w = log_w.softmax(0)  # (samples, examples)
     means = given.means(z)  # (samples, examples, *event_shape)
     w = w.to(means).reshape(*w.shape, *[1] * given.event_dims)
@@ -254,7 +262,7 @@ def _by_chains(
             f"{type(given.vae.prior).__name__} is not over these; take the method importance"
         )
     fitted = adapted(given)
-    loc, factor = moments(fitted.z, fitted.log_w)
+    loc, factor = weighted_moments(fitted.z, fitted.log_w)
     apart = (resampled(fitted.z, fitted.log_w, CHAINS) - loc).unsqueeze(-1)
     start = torch.linalg.solve_triangular(factor, apart, upper=False).squeeze(-1)
 
@@ -267,7 +275,7 @@ def _by_chains(
         return density.squeeze(0)
 
     with torch.enable_grad():
-        found: Draws = draw(
+        found: Draws = draw_chains(
             log_density,
             start,
             draws=_each(samples),

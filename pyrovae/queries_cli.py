@@ -162,10 +162,9 @@ def score(
 
     from pyrovae.display import counting
     from pyrovae.estimates import Estimate
+    from pyrovae.evidence import PROPOSALS, RELIABLE, importance_weighted
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
-    from pyrovae.importance import RELIABLE
-    from pyrovae.methods import PROPOSALS, importance_weighted
 
     opened = opened_run(run, own)
     path = destination(out, Path(out), (".csv", ".npz"))

@@ -17,7 +17,7 @@ from pyrovae._process.files import write_bytes
 from pyrovae.components import Spec, options_of, write
 from pyrovae.config import FAMILIES, Config
 from pyrovae.data import Dataset
-from pyrovae.importance import RELIABLE
+from pyrovae.evidence import RELIABLE
 from pyrovae.run import Run
 from pyrovae.vae import VAE
 

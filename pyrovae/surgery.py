@@ -50,7 +50,7 @@ from pyrovae.distributions import (
     name,
 )
 from pyrovae.estimates import Examples, batches, number_of_examples
-from pyrovae.evidence import EXAMPLES, ROWS
+from pyrovae.evidence import batch_size
 from pyrovae.vae import VAE
 
 __all__ = ["DRAWS", "Draws", "draw", "estimate", "no_density", "surgery"]
@@ -137,7 +137,7 @@ def draw(
     count = number_of_examples(data, limit, at_least=2)
     if draws < 2:
         raise ValueError(f"draws must be at least 2, which standard errors need, got {draws}")
-    size = max(EXAMPLES, ROWS // draws)
+    size = batch_size(draws)
     own = None if labels is None else torch.as_tensor(labels[:count])
     x: list[Tensor] = []
     posteriors: list[Any] = []

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import evaluating, isolated, seed_device
-from pyrovae.nuts import log_joint
-from pyrovae.proposals import Whole, adapted, from_mixture, resampled
+from pyrovae.evidence import Whole, adapted, from_mixture, log_joint, resampled
 from pyrovae.vae import VAE
 
 __all__ = ["best", "log_weights", "with_outputs"]
@@ -41,8 +40,8 @@ def best(
     encoder gives for x; the second from what it gives for :math:`\mathbb{E}[x \mid z']`, with
     :math:`z'` the one of 2,000 draws from the prior that makes x likeliest; the third from the q
     that makes some draws likeliest, the importance-weighted draws of a fitted mixture
-    (:mod:`pyrovae.proposals`) that are nearest to where :math:`p(x, z)` is largest. All else of the
-    posterior is held, such as the maps of a flow: the family is what the outputs can reach. A
+    (:mod:`pyrovae.evidence.proposals`) that are nearest to where :math:`p(x, z)` is largest. All
+    else of the posterior is held, such as the maps of a flow: the family is what the outputs can reach. A
     higher optimum elsewhere may be missed; the approximation gap is then too large.
 
     Args:

@@ -11,15 +11,14 @@ from pyro import distributions as dist
 from torch import nn
 
 import pyrovae
-from pyrovae.bridge import bridge
 from pyrovae.components import Spec
 from pyrovae.data import Split, load
+from pyrovae.evidence import Draws, bridge, log_joint
 from pyrovae.gap import densities, gap, summary
 from pyrovae.gap_figures import gap as gap_figure
 from pyrovae.gap_figures import posteriors
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP, Linear
-from pyrovae.nuts import Draws, log_joint
 from pyrovae.posteriors import (
     DiagonalLaplace,
     DiagonalNormal,
@@ -31,7 +30,7 @@ from pyrovae.priors import Flow, GaussianMixture, Laplace, StandardNormal, VampP
 from pyrovae.unamortised import best, log_weights, with_outputs
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.test_nuts import REFUSED
+from tests.evidence.test_nuts import REFUSED
 from tests.test_vae import exact_posterior, linear_gaussian
 
 TERMS = ("log_evidence", "elbo", "kl", "residual", "best_elbo", "approximation", "amortisation")

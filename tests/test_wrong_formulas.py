@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pyrovae.data import load
 from pyrovae.estimates import Estimate
-from pyrovae.exact import exact
+from pyrovae.evidence import exact
 from pyrovae.objectives import Analytic, Beta
 from pyrovae.unamortised import log_weights
 

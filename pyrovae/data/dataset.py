@@ -341,7 +341,7 @@ def load(
 def prepare(
     source: Source, *, binarization: str | None = None, scaling: str | None = None
 ) -> Dataset:
-    """Split what `pyrovae.data.dataset.read` found, and say how its numbers are treated.
+    """Split what `pyrovae.data.read` found, and say how its numbers are treated.
 
     `load` is `read` followed by this; in between, a recipe can be chosen for the source.
 

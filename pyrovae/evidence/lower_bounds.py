@@ -7,7 +7,7 @@ r"""The evidence log p(x), and what is known of it: bounds by sampling from q(z 
 K = 1 is the ELBO; the bound rises with K.
 
 Draws are made in chunks of ``ROWS`` rows. Where there is much to do, a chunk is compiled: see
-:mod:`pyrovae.chunks`.
+:mod:`pyrovae.evidence._compiled`.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.graphs import has_compiler
 from pyrovae._process.isolation import derived, evaluating
-from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples, batches, number_of_examples
-from pyrovae.importance import RELIABLE, Weights, statistics
+from pyrovae.evidence._compiled import Compiled, NotCompiledError, chunk
+from pyrovae.evidence.weights import RELIABLE, Weights, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Bounds",
     "Evidence",
     "WeightedBounds",
+    "batch_size",
     "bits_per_dimension",
     "bounds",
     "evaluate",
@@ -149,7 +150,7 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) 
         reconstruction=reconstruction / samples,
         kl=kl / samples,
         log_evidence=log_sum - math.log(samples),
-        **vars(statistics(torch.cat(log_weights))),
+        **vars(weight_statistics(torch.cat(log_weights))),
     )
 
 
@@ -273,7 +274,7 @@ def per_example(
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
     count = number_of_examples(data, limit)
-    size = max(EXAMPLES, ROWS // samples)
+    size = batch_size(samples)
     settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
     mode = _mode(compile, vae, count, samples)
     store = store if processes.is_first() else None
@@ -336,6 +337,15 @@ def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
     on_cpu = all(p.device.type == "cpu" for p in parameters)
     worth = samples > 1 and work >= WORTH and on_cpu and has_compiler()
     return "inductor" if worth else "off"
+
+
+def batch_size(samples: int) -> int:
+    """Examples in a batch of an evaluation; an example's draws depend on its batch.
+
+    Args:
+        samples: draws of z for each example.
+    """
+    return max(EXAMPLES, ROWS // samples)
 
 
 def _draws(examples: int, samples: int) -> int:

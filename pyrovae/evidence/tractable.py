@@ -24,7 +24,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 
 from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import base, is_discrete
-from pyrovae.evidence import Evidence
+from pyrovae.evidence.lower_bounds import Evidence
 from pyrovae.networks import Linear
 from pyrovae.vae import VAE
 

@@ -8,9 +8,9 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae.annealing import annealed, sandwich, sigmoidal
-from pyrovae.evidence import bounds
-from pyrovae.exact import exact
+from pyrovae.evidence.annealing import annealed, sandwich, sigmoidal
+from pyrovae.evidence.lower_bounds import bounds
+from pyrovae.evidence.tractable import exact
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli
 from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal, Point
@@ -18,7 +18,7 @@ from pyrovae.priors import StandardNormal
 from pyrovae.vae import VAE
 from tests import test_vae
 from tests.conftest import SEEDS
-from tests.test_evidence import OPTIONS, SHAPE, with_likelihood
+from tests.evidence.test_lower_bounds import OPTIONS, SHAPE, with_likelihood
 from tests.test_pairs import PAIRS, make
 
 MODELS = 100
@@ -70,7 +70,7 @@ def many_linear(seed):
 
 @pytest.fixture
 def one_batch(monkeypatch):
-    monkeypatch.setattr("pyrovae.annealing.ROWS", 100 * MODELS)
+    monkeypatch.setattr("pyrovae.evidence.annealing.ROWS", 100 * MODELS)
     monkeypatch.setattr(VAE, "check_data", lambda self, x: None)  # it draws one z for all
 
 

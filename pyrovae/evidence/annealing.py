@@ -28,8 +28,8 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.distributions import expand, is_point, is_real, moments
-from pyrovae.evidence import Evidence
-from pyrovae.importance import statistics
+from pyrovae.evidence.lower_bounds import Evidence
+from pyrovae.evidence.weights import weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["CHAINS", "Sandwich", "annealed", "sandwich", "sigmoidal"]
@@ -347,7 +347,7 @@ def _precision(d: Any, examples: int) -> Tensor:
 
 def _evidence(parts: list[_Chains], chains: int, kind: str) -> Evidence:
     log_weights = torch.cat([part.log_weights for part in parts], 1).cpu()
-    weights = statistics(log_weights)
+    weights = weight_statistics(log_weights)
     sign = -1 if kind == UPPER else 1
     details = {
         "ess": weights.ess,

@@ -10,18 +10,18 @@ import torch
 
 from pyrovae._process import processes
 from pyrovae.config import Config
-from pyrovae.evidence import Evidence, per_example
+from pyrovae.evidence.lower_bounds import Evidence, per_example
+from pyrovae.evidence.methods import METHODS, importance_weighted, summary
+from pyrovae.evidence.proposals import FEWEST
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.methods import METHODS, importance_weighted, summary
 from pyrovae.posteriors import Point
 from pyrovae.priors import StandardNormal
-from pyrovae.proposals import FEWEST
 from pyrovae.run import start
 from pyrovae.vae import VAE
 from tests import test_vae
 from tests.conftest import SEEDS
-from tests.test_evidence import SHAPE
-from tests.test_evidence import loose as loosened
+from tests.evidence.test_lower_bounds import SHAPE
+from tests.evidence.test_lower_bounds import loose as loosened
 
 FEW = {"ais": {"temperatures": 40, "samples": 200}, "iw": {"samples": 4_000}}
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
-from pyrovae.annealing import CHAINS, annealed
 from pyrovae.estimates import Estimate
-from pyrovae.evidence import NO_BOUND, Evidence, kind, per_example
-from pyrovae.exact import exact
-from pyrovae.importance import statistics
-from pyrovae.integration import integrated
-from pyrovae.proposals import FEWEST, Whole, adapted, from_mixture
+from pyrovae.evidence.annealing import CHAINS, annealed
+from pyrovae.evidence.lower_bounds import NO_BOUND, Evidence, kind, per_example
+from pyrovae.evidence.proposals import FEWEST, Whole, adapted, from_mixture
+from pyrovae.evidence.quadrature import integrated
+from pyrovae.evidence.tractable import exact
+from pyrovae.evidence.weights import weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["CHAINS", "DRAWS", "METHODS", "PROPOSALS", "importance_weighted", "summary"]
@@ -59,7 +59,7 @@ def importance_weighted(
         vae: the model and its posterior; dropout and the like are switched off meanwhile.
         x: data ``(examples, *event_shape)``.
         samples: draws of z for each example, at least 2, from a mixture ``FEWEST`` of
-            :mod:`pyrovae.proposals`; None for ``DRAWS``.
+            :mod:`pyrovae.evidence.proposals`; None for ``DRAWS``.
         proposal: what z is drawn from: ``"posterior"``, q(z | x), or ``"mixture"``, one that is
             fitted to each example, which takes longer, and needs no good q.
         compile: as for :func:`pyrovae.evaluate`; draws from a mixture run as written.
@@ -67,7 +67,7 @@ def importance_weighted(
 
     Returns:
         The bound; ``details`` has all else that :class:`pyrovae.evidence.WeightedBounds` has, or
-        for a mixture all else that :class:`pyrovae.importance.Weights` has.
+        for a mixture all else that :class:`pyrovae.evidence.Weights` has.
 
     Raises:
         ValueError: if ``samples`` is too small, ``proposal`` is neither, or the posterior is a
@@ -110,7 +110,7 @@ def _from_mixture(
             if advance is not None:
                 advance(len(part))
     log_w = torch.cat(every, 1)  # (samples, examples)
-    details = vars(statistics(log_w))
+    details = vars(weight_statistics(log_w))
     return Evidence(
         log_w.logsumexp(0) - math.log(len(log_w)),
         details.pop("standard_error"),

@@ -7,10 +7,10 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae.annealing import annealed
-from pyrovae.evidence import bounds
-from pyrovae.exact import exact, linear_gaussian
-from pyrovae.integration import density, integrated
+from pyrovae.evidence.annealing import annealed
+from pyrovae.evidence.lower_bounds import bounds
+from pyrovae.evidence.quadrature import integrated, posterior_density
+from pyrovae.evidence.tractable import exact, linear_gaussian
 from pyrovae.likelihoods import LIKELIHOODS, Normal
 from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal
@@ -18,7 +18,7 @@ from pyrovae.priors import LearnedNormal, StandardNormal
 from pyrovae.vae import VAE
 from tests import test_vae
 from tests.conftest import SEEDS
-from tests.test_evidence import with_likelihood
+from tests.evidence.test_lower_bounds import with_likelihood
 from tests.test_pairs import PAIRS, make
 
 
@@ -133,7 +133,7 @@ def test_every_likelihood_agrees_with_importance_weighting(name, network, digits
 def test_a_density_on_a_grid_is_the_exact_posterior_s():
     vae, x, _ = test_vae.linear_gaussian(0)
     found = integrated(vae, x[:3])
-    axes, p = density(vae, x[:3], found, points=80)
+    axes, p = posterior_density(vae, x[:3], found, points=80)
     assert (axes.shape, p.shape) == ((3, 2, 80), (3, 80, 80))
     truth = linear_gaussian(vae).posterior(x[:3])
     for i in range(3):
@@ -141,14 +141,14 @@ def test_a_density_on_a_grid_is_the_exact_posterior_s():
         expected = truth.log_prob(z[:, :, None])[..., i].exp()
         torch.testing.assert_close(p[i], expected, rtol=1e-6, atol=1e-9)
     given = torch.linspace(-1, 1, 30).double().expand(3, 2, 30)
-    again, _ = density(vae, x[:3], found, axes=given)
+    again, _ = posterior_density(vae, x[:3], found, axes=given)
     assert torch.equal(again, given)
 
 
 def test_one_dimension_has_a_curve():
     vae, x = narrow(1, 0.3)
     found = integrated(vae, x)
-    axes, p = density(vae, x, found, points=400)
+    axes, p = posterior_density(vae, x, found, points=400)
     width = axes[:, 0, 1] - axes[:, 0, 0]
     torch.testing.assert_close(p.sum(1) * width, torch.ones(8).double(), rtol=0, atol=1e-4)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pyrovae._process.isolation import derived, isolated, seed_device
-from pyrovae.nuts import Draws
+from pyrovae.evidence.nuts import Draws
 
 __all__ = ["bridge"]
 

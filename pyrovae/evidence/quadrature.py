@@ -20,10 +20,10 @@ from torch import Tensor
 
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.distributions import is_point, is_real, moments
-from pyrovae.evidence import Evidence
+from pyrovae.evidence.lower_bounds import Evidence
 from pyrovae.vae import VAE
 
-__all__ = ["density", "integrated"]
+__all__ = ["integrated", "posterior_density"]
 
 EXAMPLES = 20  # at a time
 ROWS = 8_000  # values of z times examples at a time
@@ -88,7 +88,7 @@ def integrated(
 
 
 @torch.no_grad()
-def density(
+def posterior_density(
     vae: VAE,
     x: Tensor,
     evidence: Evidence,

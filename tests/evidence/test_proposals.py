@@ -4,10 +4,10 @@ import pytest
 import torch
 from pyro import distributions as dist
 
-from pyrovae.integration import integrated
-from pyrovae.methods import importance_weighted
+from pyrovae.evidence.methods import importance_weighted
+from pyrovae.evidence.proposals import Whole, adapted, from_mixture
+from pyrovae.evidence.quadrature import integrated
 from pyrovae.priors import StandardNormal
-from pyrovae.proposals import Whole, adapted, from_mixture
 from pyrovae.vae import VAE
 from tests import test_vae
 from tests.conftest import SEEDS

@@ -10,9 +10,9 @@ from pyro import distributions as dist
 from torch import nn
 
 from pyrovae._process.graphs import has_compiler
-from pyrovae.chunks import Compiled, NotCompiledError, chunk
 from pyrovae.data import Split
-from pyrovae.evidence import (
+from pyrovae.evidence._compiled import Compiled, NotCompiledError, chunk
+from pyrovae.evidence.lower_bounds import (
     ROWS,
     Bounds,
     Estimate,
@@ -21,7 +21,7 @@ from pyrovae.evidence import (
     evaluate,
     per_example,
 )
-from pyrovae.importance import statistics
+from pyrovae.evidence.weights import weight_statistics
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -181,7 +181,7 @@ def test_statistics_of_the_weights_come_with_the_bounds(vae, digits):
     q = vae.posterior(digits[:1])
     z = torch.cat([q.sample((n,)) for n in (ROWS, ROWS, 7)])
     log_w = vae.likelihood(z).log_prob(digits[:1]) + vae.prior().log_prob(z) - q.log_prob(z)
-    expected = statistics(log_w.detach().double())
+    expected = weight_statistics(log_w.detach().double())
     for name, value in vars(expected).items():
         torch.testing.assert_close(getattr(found, name), value, rtol=1e-4, atol=1e-4)
 
@@ -211,8 +211,8 @@ def test_evaluate_is_repeatable_and_a_limit_is_a_prefix(vae, digits):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.ROWS", 50)
-    monkeypatch.setattr("pyrovae.evidence.EXAMPLES", 5)  # in a batch
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.ROWS", 50)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.EXAMPLES", 5)  # in a batch
     split, path = Split.from_array(digits), tmp_path / "evaluations/10.safetensors"
     whole = evaluate(vae, split, samples=10)
 
@@ -232,7 +232,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, m
         computed.append(1)
         return bounds(*arguments)
 
-    monkeypatch.setattr("pyrovae.evidence.bounds", counting)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counting)
     assert evaluate(vae, split, samples=10, store=path) == whole
     assert len(computed) == 1 + 13 - 6  # one to know the model by; 6 of 13 batches were done
     assert evaluate(vae, split, samples=10, store=path, limit=22)["images"] == 22
@@ -350,7 +350,7 @@ def test_the_joint_density_at_a_point_is_not_called_a_bound(network, digits):
 
 def assert_traced(vae, x, monkeypatch):
     """What is traced gives the chunk's own sums to the bit, under three seeds."""
-    monkeypatch.setattr("pyrovae.chunks.compiled", lambda graph: graph)
+    monkeypatch.setattr("pyrovae.evidence._compiled.compiled", lambda graph: graph)
     vae.eval()
     traced = Compiled(vae, x, 4)
     with torch.no_grad():
@@ -437,7 +437,7 @@ class Branching(Bernoulli):
 
 
 def test_what_cannot_be_traced_runs_as_written_and_says_why(network, digits, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     vae = VAE(StandardNormal(2), Branching(2, SHAPE, network), DiagonalNormal(2, SHAPE, network))
     data = Split.from_array(digits)
     with pytest.warns(UserWarning, match="not compiled, so draws run as written: .*[Dd]ata"):
@@ -449,14 +449,14 @@ def test_what_differs_from_the_program_is_not_used(vae, digits, monkeypatch):
     def wrong(graph):
         return lambda x: tuple(value + 0.1 for value in graph(x))
 
-    monkeypatch.setattr("pyrovae.chunks.compiled", wrong)
+    monkeypatch.setattr("pyrovae.evidence._compiled.compiled", wrong)
     with pytest.raises(NotCompiledError, match=r"mean of .* differs by 0.* nats"):
         Compiled(vae, digits[:6], 4)
 
 
 def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, monkeypatch):
-    monkeypatch.setattr("pyrovae.chunks.compiled", lambda graph: graph)
-    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence._compiled.compiled", lambda graph: graph)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     digits[50, 0, 3, 3] = 0.5
     for mode in ("off", "inductor"):
         with pytest.raises(ValueError, match="support"):
@@ -465,10 +465,10 @@ def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, 
 
 def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, monkeypatch):
     """An offset stands for rounding; after a fallback the store is one of bounds as written."""
-    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: True)
-    monkeypatch.setattr("pyrovae.chunks.ABSOLUTE", 1.0)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence._compiled.ABSOLUTE", 1.0)
     monkeypatch.setattr(
-        "pyrovae.chunks.compiled",
+        "pyrovae.evidence._compiled.compiled",
         lambda graph: lambda x: tuple(value + 0.1 for value in graph(x)),
     )
     data, path = Split.from_array(digits), tmp_path / "x.safetensors"
@@ -479,10 +479,10 @@ def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, m
     assert plain == evaluate(vae, data, samples=100, compile="off")
     assert evaluate(vae, data, **options, compile="inductor") == rounded
     with monkeypatch.context() as patch:  # what is stored whole needs no compiler
-        patch.setattr("pyrovae.evidence.Compiled", None)
+        patch.setattr("pyrovae.evidence.lower_bounds.Compiled", None)
         assert evaluate(vae, data, **options, compile="inductor") == rounded
     evaluate(vae, data, **options, compile="off", limit=40)
-    monkeypatch.setattr("pyrovae.chunks.ABSOLUTE", 0.0)
+    monkeypatch.setattr("pyrovae.evidence._compiled.ABSOLUTE", 0.0)
     with pytest.warns(UserWarning, match="not compiled"):
         assert evaluate(vae, data, **options, compile="inductor") == plain
 
@@ -494,7 +494,7 @@ def test_auto_compiles_where_it_is_worth_it(vae, digits, monkeypatch):
         asked.append((len(x), draws))
         raise NotCompiledError("asked")
 
-    monkeypatch.setattr("pyrovae.evidence.Compiled", refuse)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.Compiled", refuse)
     data = Split.from_array(digits)
     work = 64 * 100 * sum(p.numel() for p in vae.parameters())
     for worth, compiler, samples, expected in (
@@ -503,14 +503,16 @@ def test_auto_compiles_where_it_is_worth_it(vae, digits, monkeypatch):
         (work, False, 100, []),
         (1, True, 1, []),
     ):
-        monkeypatch.setattr("pyrovae.evidence.WORTH", worth)
-        monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda compiler=compiler: compiler)
+        monkeypatch.setattr("pyrovae.evidence.lower_bounds.WORTH", worth)
+        monkeypatch.setattr(
+            "pyrovae.evidence.lower_bounds.has_compiler", lambda compiler=compiler: compiler
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             evaluate(vae, data, samples=samples)
         assert asked == expected
         asked.clear()
-    monkeypatch.setattr("pyrovae.evidence.has_compiler", lambda: False)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: False)
     with pytest.raises(ValueError, match=r"needs a C.. compiler, and there is none"):
         evaluate(vae, data, compile="inductor")
     with pytest.raises(ValueError, match="one of auto, off, inductor, got 'fast'"):

@@ -34,8 +34,8 @@ __all__ = [
     "Whole",
     "adapted",
     "from_mixture",
-    "moments",
     "resampled",
+    "weighted_moments",
 ]
 
 FEWEST = 20
@@ -161,7 +161,7 @@ def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, 
         parts.append((q, max(1, round(POSTERIOR_SHARE * samples / _draws_of(q, target)))))
     if is_real(target.p):
         left = samples - sum(_draws_of(part, target) * count for part, count in parts)
-        around = dist.MultivariateStudentT(DEGREES, *moments(z, log_w))
+        around = dist.MultivariateStudentT(DEGREES, *weighted_moments(z, log_w))
         parts.append((around, max(1, left // 2)))
         parts.append((fitted.several, max(1, left - left // 2)))
     return _weighed(target, parts)
@@ -195,7 +195,7 @@ def _several(z: Tensor, log_w: Tensor) -> Any:
     that of all draws.
     """
     w = log_w.softmax(0).unsqueeze(-1).to(z)  # (draws, examples, 1)
-    middle, factor = moments(z, log_w)
+    middle, factor = weighted_moments(z, log_w)
     whole = factor.square().sum(-1).unsqueeze(1)  # (examples, 1, latent_dim)
     loc = _apart(z, log_w, whole.squeeze(1).sqrt()).transpose(0, 1)  # (examples, components, ...)
     tril = factor.unsqueeze(1).expand(*loc.shape, -1) / COMPONENTS
@@ -235,7 +235,7 @@ def _apart(z: Tensor, log_w: Tensor, unit: Tensor) -> Tensor:
     return chosen
 
 
-def moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
+def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
     """The mean of weighted draws, and a Cholesky factor of their covariance.
 
     The fewer draws there are for a dimension, the nearer the covariance is to its diagonal.

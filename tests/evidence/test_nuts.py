@@ -7,8 +7,8 @@ import pytest
 import torch
 from pyro import distributions as dist
 
+from pyrovae.evidence.nuts import draw_chains, log_joint, posterior_draws
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.nuts import draw, log_joint, posterior
 from pyrovae.posteriors import InverseAutoregressive, Point, RelaxedCategorical
 from pyrovae.posteriors import Spherical as SphericalPosterior
 from pyrovae.priors import Categorical, Flow, GaussianMixture, Laplace, Sphere, StandardNormal
@@ -23,7 +23,7 @@ SHORT = {"draws": 300, "warmup": 150, "chains": 2}
 def test_moments_are_those_of_the_exact_posterior(seed):
     """Within 4.5 standard errors of 24 means and 24 mean squares, by the effective sample size."""
     vae, x, _ = linear_gaussian(seed)
-    found = posterior(vae, x[:4], draws=400, warmup=150, chains=3, seed=seed)
+    found = posterior_draws(vae, x[:4], draws=400, warmup=150, chains=3, seed=seed)
     mean, covariance = exact_posterior(vae, x[:4])
     scale = covariance.diagonal().sqrt()
     u = (found.z - mean) / scale
@@ -58,7 +58,7 @@ def test_moments_are_those_of_the_exact_posterior(seed):
 def test_means_are_those_of_densities_that_are_not_normal(density, mean, variance):
     """Within 4.5 standard errors, of two densities drawn as a batch of two."""
     start = torch.randn(2, 2, 2)
-    found = draw(density.log_prob, start, draws=400, warmup=150, chains=2, seed=1)
+    found = draw_chains(density.log_prob, start, draws=400, warmup=150, chains=2, seed=1)
     assert found.z.shape == (2, 400, 2, 2)
     assert found.r_hat.shape == found.effective.shape == (2, 2)
     error = (torch.tensor(variance) / found.effective).sqrt()
@@ -78,7 +78,7 @@ def test_draws_of_any_real_prior_agree_with_quadrature(prior, network, digits):
     q = InverseAutoregressive(2, shape, network, transforms=1, hidden_dims=(8,))
     vae = VAE(priors[prior](), Bernoulli(2, shape, network), q)
     x = digits[:2]
-    found = posterior(vae, x, **SHORT)
+    found = posterior_draws(vae, x, **SHORT)
     axis = torch.linspace(-9, 9, 181)
     z = torch.cartesian_prod(axis, axis)[:, None]
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_one_seed_gives_the_same_draws_and_nothing_global_changes(vae, digits):
     torch.manual_seed(3)
     state = torch.get_rng_state()
     with pyro.validation_enabled(True):
-        first = posterior(vae, digits[:2], draws=10, warmup=10, chains=2, seed=5)
+        first = posterior_draws(vae, digits[:2], draws=10, warmup=10, chains=2, seed=5)
         assert pyro.distributions.is_validation_enabled()
     assert torch.equal(state, torch.get_rng_state())
     assert list(pyro.get_param_store().keys()) == ["of the user"]
@@ -104,10 +104,10 @@ def test_one_seed_gives_the_same_draws_and_nothing_global_changes(vae, digits):
     assert not vae.likelihood.training
     assert all(p.grad is None for p in vae.parameters())
     torch.manual_seed(4)
-    again = posterior(vae, digits[:2], draws=10, warmup=10, chains=2, seed=5)
+    again = posterior_draws(vae, digits[:2], draws=10, warmup=10, chains=2, seed=5)
     assert torch.equal(first.z, again.z)
     assert not torch.equal(first.z[0], first.z[1])
-    other = posterior(vae, digits[:2], draws=10, warmup=10, chains=2, seed=6)
+    other = posterior_draws(vae, digits[:2], draws=10, warmup=10, chains=2, seed=6)
     assert not torch.equal(first.z, other.z)
 
 
@@ -117,14 +117,14 @@ def test_chains_that_do_not_meet_are_seen():
         dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([[-20.0], [20.0]]), 1).to_event(1)
     )
     start = torch.tensor([[-20.0], [20.0]])
-    found = draw(modes.log_prob, start, draws=50, warmup=20, chains=2, seed=0)
+    found = draw_chains(modes.log_prob, start, draws=50, warmup=20, chains=2, seed=0)
     assert found.r_hat > 5
     assert found.effective < 10
 
 
 def test_progress_counts_every_draw():
     told = []
-    draw(
+    draw_chains(
         dist.Normal(torch.zeros(1), 1).to_event(1).log_prob,
         torch.zeros(2, 1),
         draws=6,
@@ -149,7 +149,7 @@ def test_bad_input_is_refused_before_anything_is_drawn(changes, message):
     arguments = {"start": torch.zeros(2, 1), "draws": 10, "warmup": 10, "chains": 2, "seed": 0}
     density = dist.Normal(torch.zeros(1), 1, validate_args=False).to_event(1)
     with pytest.raises(ValueError, match=message):
-        draw(density.log_prob, **(arguments | changes))
+        draw_chains(density.log_prob, **(arguments | changes))
 
 
 def categorical(network):
@@ -177,4 +177,4 @@ REFUSED = [
 @pytest.mark.parametrize(("make", "message"), REFUSED)
 def test_a_latent_that_is_no_real_vector_is_refused(make, message, network, digits):
     with pytest.raises(ValueError, match=message):
-        posterior(make(network), digits[:1], **SHORT)
+        posterior_draws(make(network), digits[:1], **SHORT)

@@ -9,7 +9,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae.exact import exact, linear_gaussian
+from pyrovae.evidence.tractable import exact, linear_gaussian
 from pyrovae.likelihoods import Bernoulli, Binomial, Laplace, Normal
 from pyrovae.networks import MLP, Linear
 from pyrovae.posteriors import DiagonalNormal, Point, RelaxedCategorical

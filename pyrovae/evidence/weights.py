@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RELIABLE", "Weights", "pareto_shape", "statistics"]
+__all__ = ["RELIABLE", "Weights", "pareto_shape", "weight_statistics"]
 
 RELIABLE = 0.7
 """The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
@@ -46,7 +46,7 @@ class Weights:
     at_a_tenth: Tensor
 
 
-def statistics(log_weights: Tensor) -> Weights:
+def weight_statistics(log_weights: Tensor) -> Weights:
     r"""Effective sample size, tail, standard error and bias of importance-weighted estimates.
 
     The first-order jackknife is

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import genpareto
 
-from pyrovae.importance import _fitted_shape, pareto_shape, statistics
+from pyrovae.evidence.weights import _fitted_shape, pareto_shape, weight_statistics
 from tests.conftest import SEEDS
 
 
@@ -15,7 +15,7 @@ def test_effective_size_and_error_are_those_of_the_weights_written_out(seed):
     torch.manual_seed(seed)
     log_w = 2 * torch.randn(50, 3).double() - 400  # far below the smallest number
     w = (log_w + 400).exp()
-    found = statistics(log_w)
+    found = weight_statistics(log_w)
     torch.testing.assert_close(found.ess, w.sum(0) ** 2 / w.square().sum(0))
     torch.testing.assert_close(found.standard_error, w.std(0) / math.sqrt(50) / w.mean(0))
     tenths = torch.stack([part.mean(0).log() - 400 for part in w.split(5)])
@@ -32,7 +32,7 @@ def test_the_jackknife_is_the_one_written_out(seed):
         torch.cat([log_w[:k], log_w[k + 1 :]]).logsumexp(0) - math.log(11) for k in range(12)
     ]
     expected = 12 * whole - 11 * torch.stack(left_out).mean(0)
-    torch.testing.assert_close(statistics(log_w).bias_corrected, expected)
+    torch.testing.assert_close(weight_statistics(log_w).bias_corrected, expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -47,7 +47,7 @@ def test_the_jackknife_takes_away_the_first_order_of_the_bias(seed):
     bias = {}
     for count in (20, 40):
         log_w = sigma * torch.randn(count, repeats).double() - sigma**2 / 2
-        found = statistics(log_w)
+        found = weight_statistics(log_w)
         bound = log_w.logsumexp(0) - math.log(count)
         bias[count] = [(v.mean().item(), v.std().item()) for v in (bound, found.bias_corrected)]
     errors = {n: [spread / math.sqrt(repeats) for _, spread in rows] for n, rows in bias.items()}
@@ -92,16 +92,16 @@ def test_thresholds_are_told_apart():
 
 def test_what_has_no_tail_has_no_shape():
     equal = torch.zeros(1_000, 2).double()
-    found = statistics(equal)
+    found = weight_statistics(equal)
     assert found.pareto_k.isnan().all()
     torch.testing.assert_close(found.ess, torch.full((2,), 1_000.0).double())
     torch.testing.assert_close(found.standard_error, torch.zeros(2).double())
     torch.testing.assert_close(found.bias_corrected, torch.zeros(2).double(), rtol=0, atol=1e-9)
-    assert statistics(torch.randn(20, 2).double()).pareto_k.isnan().all()
+    assert weight_statistics(torch.randn(20, 2).double()).pareto_k.isnan().all()
 
 
 def test_one_draw_has_a_size_and_nothing_else():
-    found = statistics(torch.tensor([[-3.0]]).double())
+    found = weight_statistics(torch.tensor([[-3.0]]).double())
     assert found.ess.item() == 1
     for name in ("standard_error", "pareto_k", "bias_corrected", "at_a_tenth"):
         assert getattr(found, name).isnan().all()

@@ -18,7 +18,7 @@ from pyrovae._process.isolation import derived, evaluating, isolated, seed_devic
 from pyrovae.distributions import is_discrete, is_point, is_real, moments
 from pyrovae.vae import VAE
 
-__all__ = ["Draws", "check_real", "draw", "log_joint", "posterior"]
+__all__ = ["Draws", "check_real", "draw_chains", "log_joint", "posterior_draws"]
 
 SPREAD = 2.0  # of the starts of chains about the mean of q, in draws of q
 FEWEST = 4  # draws of a chain, of which each half has a variance
@@ -42,7 +42,7 @@ class Draws:
     divergences: int
 
 
-def draw(
+def draw_chains(
     log_density: Callable[[Tensor], Tensor],
     start: Tensor,
     *,
@@ -124,7 +124,7 @@ def draw(
     return Draws(z, r_hat, effective, divergences)
 
 
-def posterior(
+def posterior_draws(
     vae: VAE,
     x: Tensor,
     *,
@@ -146,14 +146,14 @@ def posterior(
     Args:
         vae: the model and its posterior; dropout and the like are switched off meanwhile.
         x: data ``(batch, *event_shape)``.
-        draws, warmup, chains, seed, advance: as for :func:`draw`.
+        draws, warmup, chains, seed, advance: as for :func:`draw_chains`.
         start: a distribution for each datum, of batch shape ``(batch,)``; q(z | x) if None.
 
     Returns:
         Draws ``(chains, draws, batch, latent_dim)``.
 
     Raises:
-        ValueError: as :func:`draw` and :func:`check_real`.
+        ValueError: as :func:`draw_chains` and :func:`check_real`.
     """
     with evaluating(vae):
         check_real(vae, x)
@@ -166,7 +166,7 @@ def posterior(
             scale = torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
             first = SPREAD * (q.sample(torch.Size([chains])) - mean) / scale
         joint = log_joint(vae, x)
-        found = draw(
+        found = draw_chains(
             lambda u: joint(mean + scale * u),
             first,
             draws=draws,
