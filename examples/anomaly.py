@@ -29,8 +29,8 @@ import torch
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset, Rows, Source, Split, load, prepare
-from pyrovae.detection import auc
 from pyrovae.evidence import per_example
+from pyrovae.queries import auc
 from pyrovae.queries_figures import detection
 from pyrovae.vae import VAE
 

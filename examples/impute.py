@@ -15,8 +15,7 @@ import torch
 
 import pyrovae
 from pyrovae import figures
-from pyrovae.imputation import impute
-from pyrovae.masks import mask
+from pyrovae.queries import impute, mask
 from pyrovae.queries_figures import completions
 
 

@@ -63,10 +63,10 @@ def impute(
     import numpy as np
     import torch
 
-    from pyrovae import imputation, masks
     from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
+    from pyrovae.queries import imputation, masks
 
     opened = opened_run(run, own)
     event_shape = tuple(opened.config.data["event_shape"])

@@ -41,8 +41,8 @@ def best(
     :math:`z'` the one of 2,000 draws from the prior that makes x likeliest; the third from the q
     that makes some draws likeliest, the importance-weighted draws of a fitted mixture
     (:mod:`pyrovae.evidence.proposals`) that are nearest to where :math:`p(x, z)` is largest. All
-    else of the posterior is held, such as the maps of a flow: the family is what the outputs can reach. A
-    higher optimum elsewhere may be missed; the approximation gap is then too large.
+    else of the posterior is held, such as the maps of a flow: the family is what the outputs can
+    reach. A higher optimum elsewhere may be missed; the approximation gap is then too large.
 
     Args:
         vae: the model and its posterior, of which the part ``encoder`` gives the outputs.

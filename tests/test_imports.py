@@ -14,7 +14,6 @@ PACKAGE = Path(pyrovae.__file__).parent
 LAYERS = [
     {
         "components",
-        "detection",
         "estimates",
         "precision",
         "progress",
@@ -22,7 +21,6 @@ LAYERS = [
     {
         "display",
         "figures",
-        "masks",
         "networks",
         "probes",
     },
@@ -52,7 +50,6 @@ LAYERS = [
     {
         "gap",
         "gradients",
-        "imputation",
         "population",
         "shares",
         "staging",

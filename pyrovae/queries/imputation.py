@@ -11,8 +11,8 @@ missing pixels from :math:`p(x_\text{miss} \mid z)`. Observed pixels stay as the
 
 ``importance`` draws z from a mixture that is fitted to the observed pixels, and corrects by
 weights: see :mod:`pyrovae.evidence.proposals`. The posterior in it is that at observations whose
-missing pixels are filled in. The draws that are reported are fresh ones, so that the average of their
-weights has the mean :math:`p(x_\text{obs})`.
+missing pixels are filled in. The draws that are reported are fresh ones, so that the average of
+their weights has the mean :math:`p(x_\text{obs})`.
 
 ``nuts`` draws z by the No-U-Turn sampler from the density above, with its gradients.
 """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyrovae.masks import mask
+from pyrovae.queries.masks import mask
 
 SHAPE = (1, 5, 4)
 

@@ -9,12 +9,12 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae import imputation
-from pyrovae.imputation import impute, work
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal, Point, RelaxedCategorical
 from pyrovae.priors import Categorical, StandardNormal
+from pyrovae.queries import imputation
+from pyrovae.queries.imputation import impute, work
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.test_pairs import PAIRS, make

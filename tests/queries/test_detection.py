@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pyrovae.detection import auc
+from pyrovae.queries.detection import auc
 from tests.conftest import SEEDS
 
 
