@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
-from pyrovae.surgery import Draws, draw, estimate, surgery
+from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery, term_estimate
 
 SHOWN = 1  # the digit that has a panel of its own
 
@@ -47,7 +47,7 @@ def main() -> None:
     vae = config.build()
     pyrovae.fit(vae, data, **dict(config.training, objective=config.objective()))
 
-    draws = draw(vae, data.test, labels=data.test.labels, limit=1_000)
+    draws = aggregate_draws(vae, data.test, labels=data.test.labels, limit=1_000)
     terms = surgery(draws)["terms"]
     print(f"{len(draws.z)} test images, {draws.z.shape[1]} draws of each q(z|x)")
     print(f"  ELBO                                     {told(terms['elbo']):>16}")
@@ -64,12 +64,12 @@ def main() -> None:
     rows = {}
     for label in np.unique(draws.labels):
         members = torch.from_numpy(draws.labels == label)
-        rows[label] = {name: estimate(value[members]) for name, value in parts.items()}
+        rows[label] = {name: term_estimate(value[members]) for name, value in parts.items()}
         kl, image, digit = (told(row) for row in rows[label].values())
         print(f"{label:>5} {int(members.sum()):>7} {kl:>14} {image:>19} {digit:>24}")
-    kl, image, digit = (told(estimate(value)) for value in parts.values())
+    kl, image, digit = (told(term_estimate(value)) for value in parts.values())
     print(f"mean over images {kl:>11} {image:>19} {digit:>24}")
-    which = estimate(draws.log_class - draws.log_aggregate)
+    which = term_estimate(draws.log_class - draws.log_aggregate)
     shares = np.unique(draws.labels, return_counts=True)[1] / len(draws.labels)
     most = -(shares * np.log(shares)).sum()
     print(f"  of the last, information on the digit, at most {most:.2f} {told(which):>22}")
@@ -77,7 +77,7 @@ def main() -> None:
 
     print("\nlog p(x|z) where z is drawn for")
     for name, value in with_other_codes(vae, data, draws).items():
-        print(f"  {name:<32} {told(estimate(value)):>16}")
+        print(f"  {name:<32} {told(term_estimate(value)):>16}")
     torch.manual_seed(0)
     with torch.no_grad():
         prior = vae.prior().sample((len(draws.z),)).cpu().numpy()
@@ -85,7 +85,9 @@ def main() -> None:
 
 
 @torch.no_grad()
-def with_other_codes(vae: pyrovae.VAE, data: Dataset, draws: Draws) -> dict[str, torch.Tensor]:
+def with_other_codes(
+    vae: pyrovae.VAE, data: Dataset, draws: AggregateDraws
+) -> dict[str, torch.Tensor]:
     """log p(x|z) of each image with its own draws of z, and with those of other images."""
     count = len(draws.z)
     x = vae.place(next(iter(data.test.batches(count))))
@@ -103,7 +105,7 @@ def with_other_codes(vae: pyrovae.VAE, data: Dataset, draws: Draws) -> dict[str,
     }
 
 
-def picture(draws: Draws, prior: np.ndarray, rows: dict[int, dict]) -> Figure:
+def picture(draws: AggregateDraws, prior: np.ndarray, rows: dict[int, dict]) -> Figure:
     """The prior, all codes, those of one digit; and the KL term of each digit in its two parts."""
     figure = Figure(figsize=(9.5, 7.2), layout="constrained")
     panels = figure.subplot_mosaic([["p", "q", "one"], ["bars"] * 3], height_ratios=(1, 0.85))

@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
+from pyrovae.diagnostics import two_samples
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import integrated
 from pyrovae.objectives import Beta, Elbo
 from pyrovae.posteriors import Point
 from pyrovae.priors import GaussianMixture
-from pyrovae.probes import two_samples
 from pyrovae.refit import refit
 
 SHOWN = 8  # rows and columns of samples

@@ -21,10 +21,9 @@ from pyro import distributions as dist
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Split
-from pyrovae.diagnostics import active_units
+from pyrovae.diagnostics import active_units, aggregate_draws
 from pyrovae.estimates import Estimate
 from pyrovae.objectives import Beta
-from pyrovae.surgery import draw
 
 BETAS = (0.03, 0.3, 1.0, 2.0, 5.0, 20.0, 100.0)
 LIMIT = 1_000  # images of each part, at most
@@ -38,7 +37,7 @@ def text(found: Estimate) -> str:
 
 def terms(vae: pyrovae.VAE, images: Split) -> dict[str, Estimate]:
     """Rate, distortion, ELBO, and what log p(x|z) loses where z is the code of another image."""
-    drawn = draw(vae, images, limit=LIMIT)
+    drawn = aggregate_draws(vae, images, limit=LIMIT)
     rate = (drawn.log_posterior - drawn.log_prior).mean(1)
     distortion = -drawn.log_likelihood.mean(1)
     loss = -distortion - drawn.log_likelihood_of_others.mean(1)

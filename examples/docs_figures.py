@@ -16,18 +16,16 @@ from typing import Any
 import torch
 
 import pyrovae
-from pyrovae import (
-    calibration_figures,
-    diagnose_figures,
-    figures,
-    gap,
-    gap_figures,
-    gradients,
-    pictures,
-)
-from pyrovae.calibration import calibrate
+from pyrovae import calibration_figures, diagnose_figures, figures, gap_figures, pictures
 from pyrovae.data import Dataset
-from pyrovae.diagnosis import diagnose
+from pyrovae.diagnostics import (
+    calibrate,
+    compare_gradients,
+    diagnose,
+    gap,
+    gap_summary,
+    posterior_densities,
+)
 from pyrovae.kl import ledger
 from pyrovae.priors import GaussianMixture
 from pyrovae.refit import picture, refit
@@ -49,13 +47,13 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
-    found = gap.gap(vae, digits.test, images=8, draws=100, warmup=100)
-    result = gap.summary(found, digits.test.labels.tolist())
+    found = gap(vae, digits.test, images=8, draws=100, warmup=100)
+    result = gap_summary(found, digits.test.labels.tolist())
     made = {
         "kl": figures.divergence(ledger(vae, digits.test)),
-        "gradients": figures.gradients(gradients.compare(vae, digits.test)),
+        "gradients": figures.gradients(compare_gradients(vae, digits.test)),
         "gap": gap_figures.gap(result),
-        "posteriors": gap_figures.posteriors(gap.densities(vae, found), result),
+        "posteriors": gap_figures.posteriors(posterior_densities(vae, found), result),
         "calibration": calibration_figures.calibration(calibrate(vae)),
     } | diagnose_figures.draw(vae, diagnose(vae, digits))
     for name, figure in made.items():

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 import pyrovae
+from pyrovae.diagnostics import compare_gradients
 from pyrovae.evidence import bounds
-from pyrovae.gradients import compare
 
 EDGE, POINTS = 6.0, 401  # of the grid, in each dimension
 
@@ -95,7 +95,7 @@ def main() -> None:
     print("\nvariance of the encoder's gradient for one draw, 100 test images")
     scored = pyrovae.VAE(vae.prior, vae.likelihood, ScoreGradient(vae.posterior))
     for name, model in (("pathwise", vae), ("score", scored)):
-        row = compare(model, digits.test)["estimators"][0]["variance"]
+        row = compare_gradients(model, digits.test)["estimators"][0]["variance"]
         print(f"{name:>9}: {row['value']:.3g} +- {row['standard_error']:.1g}")
 
 

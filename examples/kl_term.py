@@ -20,15 +20,15 @@ from torch import Tensor
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Split
+from pyrovae.diagnostics import aggregate_draws, surgery
 from pyrovae.kl import closed_form
-from pyrovae.surgery import draw, surgery
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)  # of batches
 
 
 def together(vae: pyrovae.VAE, x: Tensor, seed: int) -> dict[str, Any]:
     """The KL term of the images x, and KL(q(z) || p(z)) of the mixture q(z) of their posteriors."""
-    return surgery(draw(vae, Split.from_array(x), draws=10, seed=seed))["terms"]
+    return surgery(aggregate_draws(vae, Split.from_array(x), draws=10, seed=seed))["terms"]
 
 
 def matched(q: dist.Distribution) -> dist.Distribution:

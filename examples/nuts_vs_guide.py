@@ -17,8 +17,8 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import figures
+from pyrovae.diagnostics import log_weights
 from pyrovae.evidence import Draws, Evidence, integrated, posterior_density, posterior_draws
-from pyrovae.unamortised import log_weights
 
 
 def table(vae: pyrovae.VAE, x: Tensor, drawn: Draws, truth: Evidence, labels) -> None:

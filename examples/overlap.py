@@ -24,10 +24,10 @@ from torch import Tensor, nn
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Split
+from pyrovae.diagnostics import aggregate_draws, surgery
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP
 from pyrovae.priors import StandardNormal
-from pyrovae.surgery import draw, surgery
 
 LENGTH = 0.1  # of z, within which the rough decoder can change
 OVERLAPPING, APART = 0.3, 0.003  # scales: where learning starts, and held
@@ -114,7 +114,7 @@ def main() -> None:
                 vae = pyrovae.VAE(StandardNormal(2), likelihood, table)
                 settings = {"epochs": arguments.epochs, "learning_rate": 0.03, "seed": seed}
                 pyrovae.fit(vae, Split.from_array(x), batch_size=len(x), **settings)
-                terms = surgery(draw(vae, Split.from_array(x)))["terms"]
+                terms = surgery(aggregate_draws(vae, Split.from_array(x)))["terms"]
                 parts = [terms[name]["estimate"] for name in ("mutual_information", "elbo")]
                 codes = table.loc.detach().cpu()
                 rows.append((*nearest(codes, x, labels), *parts))

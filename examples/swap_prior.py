@@ -20,9 +20,9 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import figures
+from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import WeightedBounds, per_example
-from pyrovae.surgery import Draws, draw, surgery
 
 PRIORS = {
     "normal": "normal",
@@ -66,7 +66,7 @@ def paired(values: Tensor) -> str:
 
 
 @torch.no_grad()
-def codes(axes: Axes, vae: pyrovae.VAE, drawn: Draws, title: str) -> None:
+def codes(axes: Axes, vae: pyrovae.VAE, drawn: AggregateDraws, title: str) -> None:
     """One draw of each q(z|x), over regions that hold 50, 80 and 95 % of the prior."""
     prior, z = vae.prior(), drawn.z[:SHOWN, 0]
     edge = float(z.abs().max()) + 0.5
@@ -86,7 +86,7 @@ def codes(axes: Axes, vae: pyrovae.VAE, drawn: Draws, title: str) -> None:
 
 
 def picture(
-    models: dict[str, tuple[pyrovae.VAE, Draws]], terms: dict[str, dict[str, Any]]
+    models: dict[str, tuple[pyrovae.VAE, AggregateDraws]], terms: dict[str, dict[str, Any]]
 ) -> Figure:
     """The codes over each prior, and the KL term of each in its two parts."""
     figure = Figure(figsize=(8.6, 5.8), layout="constrained")
@@ -121,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    models: dict[str, tuple[pyrovae.VAE, Draws]] = {}
+    models: dict[str, tuple[pyrovae.VAE, AggregateDraws]] = {}
     terms: dict[str, dict[str, Any]] = {}
     bounds: dict[str, WeightedBounds] = {}
     print("nats per test image; +- over images, of information and misfit over draws")
@@ -129,7 +129,7 @@ def main() -> None:
     print(f" + {'misfit to p(z)':<14} {'ELBO':>16} {'log p(x) at least':>18}")
     for name, prior in PRIORS.items():
         vae, test = trained(prior, arguments)
-        drawn = draw(vae, test, labels=test.labels[:LIMIT], draws=SAMPLES, limit=LIMIT)
+        drawn = aggregate_draws(vae, test, labels=test.labels[:LIMIT], draws=SAMPLES, limit=LIMIT)
         models[name], terms[name] = (vae, drawn), surgery(drawn)["terms"]
         bounds[name] = per_example(vae, test, samples=SAMPLES, limit=LIMIT)
         of = terms[name]

@@ -24,6 +24,7 @@ from torch.distributions import kl_divergence
 import pyrovae
 from pyrovae import figures
 from pyrovae.data import Dataset
+from pyrovae.diagnostics import log_weights
 from pyrovae.distributions import ContinuousBernoulli
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import exact, linear_gaussian, log_joint
@@ -31,7 +32,6 @@ from pyrovae.likelihoods import Normal
 from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.unamortised import log_weights
 
 W = math.sqrt(3.0)
 X = torch.tensor([[2.0]], dtype=torch.float64)  # one datum, of one number

@@ -25,7 +25,7 @@ def calibrate(
     rank among them. It says nothing about real data, nor whether the model is a good one. A
     picture goes to RUN/figures/calibration.png.
     """
-    from pyrovae import calibration, calibration_figures, figures
+    from pyrovae import calibration_figures, diagnostics, figures
     from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
@@ -34,7 +34,7 @@ def calibrate(
     path = destination(None, opened.folder / "figures/calibration.png", (".png",))
     vae = opened.vae()
     with counting("simulations", simulations) as advance:
-        result = calibration.calibrate(
+        result = diagnostics.calibrate(
             vae, simulations=simulations, draws=draws, seed=seed, advance=advance
         )
     result |= opened.roles()

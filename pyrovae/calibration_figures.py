@@ -25,7 +25,7 @@ def calibration(result: Mapping[str, Any]) -> Figure:
     Where there are more than twelve functions, those of the largest chi-squared are shown.
 
     Args:
-        result: what :func:`pyrovae.calibration.calibrate` gives.
+        result: what :func:`pyrovae.diagnostics.calibrate` gives.
 
     Returns:
         the figure.

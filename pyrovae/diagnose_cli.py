@@ -82,7 +82,7 @@ def diagnose(
     """
     from pyrovae import diagnose_figures, figures
     from pyrovae._process.files import write_text
-    from pyrovae.diagnosis import diagnose as examine
+    from pyrovae.diagnostics import diagnose as examine
     from pyrovae.display import TrainingDisplay, counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination

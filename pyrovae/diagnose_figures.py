@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from pyrovae._process.isolation import evaluating
-from pyrovae.diagnosis import Diagnosis
+from pyrovae.diagnostics import Diagnosis
 from pyrovae.distributions import is_discrete
 from pyrovae.figures import (
     _BOUND,

@@ -695,7 +695,7 @@ def gradients(result: Mapping[str, Any]) -> Figure:
     variance of zero has none either, on an axis that is logarithmic.
 
     Args:
-        result: what :func:`pyrovae.gradients.compare` gives.
+        result: what :func:`pyrovae.diagnostics.compare_gradients` gives.
 
     Returns:
         the figure.

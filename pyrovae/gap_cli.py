@@ -67,11 +67,11 @@ def gap(
     RUN/figures/posteriors.png.
     """
     from pyrovae import figures, gap_figures
+    from pyrovae.diagnostics import gap as take_apart
+    from pyrovae.diagnostics import gap_summary, posterior_densities
     from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
-    from pyrovae.gap import densities, summary
-    from pyrovae.gap import gap as take_apart
 
     opened = opened_run(run, own)
     path = destination(None, opened.folder / "figures/gap.png", (".png",))
@@ -89,10 +89,10 @@ def gap(
         counting=counting,
     )
     labels = dataset.test.labels
-    result = summary(found, None if labels is None else labels.tolist())
+    result = gap_summary(found, None if labels is None else labels.tolist())
     pictures = {path: gap_figures.gap(result)}
     if vae.latent_dim == 2:
-        panels = densities(vae, found)
+        panels = posterior_densities(vae, found)
         pictures[path.with_name("posteriors.png")] = gap_figures.posteriors(panels, result)
     for path, picture in pictures.items():
         figures.save(picture, path)

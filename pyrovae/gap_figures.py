@@ -27,7 +27,7 @@ def gap(result: Mapping[str, Any]) -> Figure:
     """Bars of the approximation and the amortisation gap of each image, and of their means.
 
     Args:
-        result: as :func:`pyrovae.gap.summary` gives it; the first 40 images are shown.
+        result: as :func:`pyrovae.diagnostics.gap_summary` gives it; the first 40 images are shown.
 
     Returns:
         the figure.
@@ -91,8 +91,8 @@ def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any])
     encoder's q and of the best q; dots are draws by NUTS. Scales differ from panel to panel.
 
     Args:
-        panels: as :func:`pyrovae.gap.densities` gives them.
-        result: as :func:`pyrovae.gap.summary` gives it.
+        panels: as :func:`pyrovae.diagnostics.posterior_densities` gives them.
+        result: as :func:`pyrovae.diagnostics.gap_summary` gives it.
 
     Returns:
         the figure.

@@ -71,10 +71,10 @@ def kl(
     for one batch of the first examples, at most 100, and draws RUN/figures/gradients.png.
     """
     from pyrovae import figures
+    from pyrovae.diagnostics import LIMIT, compare_gradients
     from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
-    from pyrovae.gradients import LIMIT, compare
     from pyrovae.kl import ledger
 
     opened = opened_run(run, own)
@@ -87,7 +87,7 @@ def kl(
     lines = list(_lines(result))
     if gradients:
         with counting("gradients", draws) as advance:
-            found = compare(
+            found = compare_gradients(
                 vae, dataset.test, draws=draws, limit=min(limit, LIMIT), seed=seed, advance=advance
             )
         result["gradients"] = found

@@ -63,10 +63,10 @@ def impute(
     import numpy as np
     import torch
 
+    from pyrovae import queries
     from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
-    from pyrovae.queries import imputation, masks
 
     opened = opened_run(run, own)
     event_shape = tuple(opened.config.data["event_shape"])
@@ -78,7 +78,7 @@ def impute(
     chosen = np.arange(min(count, len(split)))
     observed = np.ones(event_shape, bool)
     if mask is not None:
-        observed = masks.mask(mask, event_shape, len(split), seed=seed)
+        observed = queries.mask(mask, event_shape, len(split), seed=seed)
     elif present is None:
         raise ValueError(
             f"nothing is missing in {data or 'the test set'}; say with --mask what is to be hidden"
@@ -88,14 +88,14 @@ def impute(
     if present is not None:
         observed = observed & present[chosen]
     vae = opened.vae()
-    if method not in imputation.METHODS:
+    if method not in queries.METHODS:
         raise click.BadParameter(
-            f"{method!r} is not one of {', '.join(imputation.METHODS)}", param_hint="--method"
+            f"{method!r} is not one of {', '.join(queries.METHODS)}", param_hint="--method"
         )
-    total = imputation.work(method, len(x), samples)
+    total = queries.work(method, len(x), samples)
     what = "examples" if method == "importance" else "draws of the chains"
     with counting(what, total) as advance:
-        found = imputation.impute(
+        found = queries.impute(
             vae,
             x,
             torch.from_numpy(np.ascontiguousarray(observed)),
@@ -121,8 +121,8 @@ def impute(
     write_arrays(path, plain, figure)
     result = {
         "method": method,
-        "samples": imputation.SAMPLES[method] if samples is None else samples,
-        "kind": imputation.KINDS[method],
+        "samples": queries.SAMPLES[method] if samples is None else samples,
+        "kind": queries.KINDS[method],
         "completions": completions,
         "images": len(x),
         "rows": rows,

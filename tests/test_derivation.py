@@ -23,8 +23,8 @@ from scipy import stats
 
 from pyrovae._process.isolation import stream
 from pyrovae.data import Split
+from pyrovae.diagnostics import compare_gradients
 from pyrovae.evidence import bounds, evaluate
-from pyrovae.gradients import compare as compare_gradients
 from pyrovae.kl import closed_form, compare, integrate
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import Linear

@@ -22,7 +22,6 @@ LAYERS = [
         "display",
         "figures",
         "networks",
-        "probes",
     },
     {
         "export",
@@ -35,28 +34,18 @@ LAYERS = [
         "vae",
     },
     {
-        "unamortised",
-    },
-    {
-        "calibration",
         "calibration_figures",
-        "diagnostics",
         "gap_figures",
         "optim",
         "pictures",
         "refit_figures",
-        "surgery",
     },
     {
-        "gap",
-        "gradients",
-        "population",
         "shares",
         "staging",
     },
     {
         "device_step",
-        "diagnosis",
     },
     {
         "training",

@@ -18,10 +18,10 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 from pyrovae.data import load
+from pyrovae.diagnostics import log_weights
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import exact
 from pyrovae.objectives import Analytic, Beta
-from pyrovae.unamortised import log_weights
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "answers" / "wrong-formulas.md"

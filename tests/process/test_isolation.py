@@ -6,9 +6,8 @@ import torch
 from pyrovae._process import isolation
 from pyrovae._process.isolation import evaluating
 from pyrovae.data import Split
-from pyrovae.diagnostics import activity
+from pyrovae.diagnostics import activity, compare_gradients
 from pyrovae.evidence import evaluate
-from pyrovae.gradients import compare
 from pyrovae.kl import ledger
 
 
@@ -17,7 +16,7 @@ from pyrovae.kl import ledger
     [
         lambda vae, data: evaluate(vae, data, samples=2),
         lambda vae, data: ledger(vae, data, samples=(2,)),
-        lambda vae, data: compare(vae, data, draws=2),
+        lambda vae, data: compare_gradients(vae, data, draws=2),
         lambda vae, data: activity(vae, data),
         lambda vae, data: vae.check_data(next(data.batches(10))),
     ],

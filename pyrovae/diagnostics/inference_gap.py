@@ -31,6 +31,7 @@ from torch.distributions import (
 )
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
+from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples
 from pyrovae.evidence import (
@@ -43,10 +44,9 @@ from pyrovae.evidence import (
     log_joint,
     posterior_draws,
 )
-from pyrovae.unamortised import best, log_weights, with_outputs
 from pyrovae.vae import VAE
 
-__all__ = ["METHODS", "Gap", "Term", "densities", "gap", "summary"]
+__all__ = ["METHODS", "Gap", "Term", "gap", "gap_summary", "posterior_densities"]
 
 METHODS = ("auto", "exact", "quadrature", "bridge")
 BLOCK = 16  # images at a time
@@ -154,8 +154,8 @@ def gap(
     dimensions, which normalises p(z | x) too; else from draws of q, not those of the ELBO, with
     log p(x) as normaliser. Then the residual does not test log p(x), which cancels.
 
-    The best q: :func:`pyrovae.unamortised.best`. It and the encoder's q take the same noise, and
-    the standard error of the amortisation gap is that of the paired difference.
+    The best q: :func:`pyrovae.diagnostics.best_posterior`. It and the encoder's q take the same
+    noise, and the standard error of the amortisation gap is that of the paired difference.
 
     Args:
         vae: the model and its posterior; dropout and the like are switched off meanwhile.
@@ -192,7 +192,7 @@ def gap(
 
         with counting("best q", steps * len(blocks)) as advance:
             outputs = [
-                best(vae, part, steps=steps, seed=seeded(block, 0), advance=advance)
+                best_posterior(vae, part, steps=steps, seed=seeded(block, 0), advance=advance)
                 for block, part in enumerate(blocks)
             ]
         found: list[Draws] | list[None] = [None] * len(blocks)
@@ -232,7 +232,7 @@ def gap(
     )
 
 
-def densities(
+def posterior_densities(
     vae: VAE, found: Gap, *, limit: int = 16, nodes: int = 121
 ) -> list[dict[str, np.ndarray]]:
     """What a picture of a two-dimensional latent shows of each image.
@@ -276,7 +276,7 @@ def densities(
     return panels
 
 
-def summary(found: Gap, labels: Sequence[Any] | None = None) -> dict[str, Any]:
+def gap_summary(found: Gap, labels: Sequence[Any] | None = None) -> dict[str, Any]:
     """Numbers and how they were computed, for a table or JSON.
 
     Args:

@@ -11,13 +11,13 @@ from torch import nn
 
 import pyrovae
 from pyrovae.data import Split
+from pyrovae.diagnostics.aggregate_posterior import population
+from pyrovae.diagnostics.elbo_surgery import aggregate_draws, surgery
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
-from pyrovae.population import population
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Laplace, StandardNormal
-from pyrovae.surgery import draw, surgery
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.test_pairs import PAIRS, make
@@ -59,7 +59,7 @@ def near(found, truth):
 @pytest.mark.parametrize(("prior", "posterior"), [pair for pair in PAIRS if pair[1] != "point"])
 def test_the_terms_sum_to_the_elbo_that_is_evaluated_with_the_same_draws(prior, posterior, digits):
     vae, data = make(prior, posterior), Split.from_array(digits[:45])
-    result = surgery(draw(vae, data, draws=4, seed=3))
+    result = surgery(aggregate_draws(vae, data, draws=4, seed=3))
     expected = pyrovae.evaluate(vae, data, samples=4, seed=3)
     terms = {name: term["estimate"] for name, term in result["terms"].items()}
     for term in ("elbo", "reconstruction", "kl"):
@@ -93,7 +93,7 @@ FACTORISED_PRIORS = ("normal", "laplace", "student_t", "learned_normal", "logist
 def test_one_dimension_is_what_quadrature_gives(seed, prior):
     x, scale = few(seed, 12, 1), 0.3
     vae = known(1, slope=0.8, scale=scale, prior=prior)
-    result = surgery(draw(vae, Split.from_array(x), draws=400, seed=seed))
+    result = surgery(aggregate_draws(vae, Split.from_array(x), draws=400, seed=seed))
     p, centres = vae.prior(), 0.8 * x[:, 0].numpy()
 
     def density(z):
@@ -120,7 +120,9 @@ def test_one_dimension_is_what_quadrature_gives(seed, prior):
 def test_two_dimensions_are_what_a_grid_gives(seed):
     x, scale = few(seed, 8, 2), 0.4
     x[:, 1] = 0.8 * x[:, 0] + 0.2 * x[:, 1]  # so that there is total correlation
-    result = surgery(draw(known(2, scale=scale), Split.from_array(x), draws=500, seed=seed))
+    result = surgery(
+        aggregate_draws(known(2, scale=scale), Split.from_array(x), draws=500, seed=seed)
+    )
     line = torch.linspace(-7, 7, 701).double()
     step = (line[1] - line[0]).item()
     each = dist.Normal(x, scale).log_prob(line[:, None, None]).exp()  # (points, data, 2)
@@ -160,7 +162,7 @@ def test_one_hot_vectors_are_what_enumeration_gives(seed):
     prior = nn.Module()
     prior.forward = lambda: OneHots(torch.tensor([[0.0, 1.0, 0.5], [0.3, 0.0, 0.0]]).double())
     vae = VAE(prior, Normal(6, (3,), MLP).double(), posterior)
-    result = surgery(draw(vae, Split.from_array(x), draws=300, seed=seed))
+    result = surgery(aggregate_draws(vae, Split.from_array(x), draws=300, seed=seed))
     with torch.no_grad():
         q, p = vae.posterior(x.float().double()), vae.prior()
         z = p.enumerate_support()  # (9, 6)
@@ -185,7 +187,7 @@ def test_the_population_of_a_linear_gaussian_model_lies_between_the_two_estimate
     noise, count = 0.5, 1_200
     x = few(seed, count, 1) * math.sqrt(1 + noise**2)
     vae = known(1, slope=1 / (1 + noise**2), scale=noise / math.sqrt(1 + noise**2))
-    draws = draw(vae, Split.from_array(x), draws=3, seed=seed)
+    draws = aggregate_draws(vae, Split.from_array(x), draws=3, seed=seed)
     result = surgery(draws)
     information = 0.5 * math.log(1 + 1 / noise**2)
     between = result["population"]["mutual_information"]
@@ -206,7 +208,9 @@ def test_in_the_mean_over_sets_the_population_lies_between(seed):
     found = []
     for number in range(sets):
         x = few(1_000 * seed + number, count, 1) * math.sqrt(1 + noise**2)
-        between = surgery(draw(vae, Split.from_array(x), draws=10, seed=number))["population"]
+        between = surgery(aggregate_draws(vae, Split.from_array(x), draws=10, seed=number))[
+            "population"
+        ]
         found.append([between["mutual_information"][k]["estimate"] for k in ("lower", "upper")])
     lower, upper = np.mean(found, 0)
     errors = np.std(found, 0) / math.sqrt(sets)
@@ -214,7 +218,9 @@ def test_in_the_mean_over_sets_the_population_lies_between(seed):
 
 
 def test_a_collapsed_posterior_has_no_mutual_information():
-    result = surgery(draw(known(2, slope=0.0, scale=0.7), Split.from_array(few(0, 40, 2))))
+    result = surgery(
+        aggregate_draws(known(2, slope=0.0, scale=0.7), Split.from_array(few(0, 40, 2)))
+    )
     assert result["terms"]["mutual_information"]["estimate"] == pytest.approx(0, abs=1e-12)
     assert result["terms"]["mutual_information"]["standard_error"] == pytest.approx(0, abs=1e-12)
     kl = result["terms"]["kl"]["estimate"]
@@ -222,7 +228,7 @@ def test_a_collapsed_posterior_has_no_mutual_information():
 
 
 def test_posteriors_that_do_not_overlap_have_all_the_mutual_information_and_a_note():
-    result = surgery(draw(known(2, scale=1e-4), Split.from_array(few(0, 40, 2))))
+    result = surgery(aggregate_draws(known(2, scale=1e-4), Split.from_array(few(0, 40, 2))))
     assert result["terms"]["mutual_information"]["estimate"] == pytest.approx(
         math.log(40), rel=1e-9
     )
@@ -234,9 +240,9 @@ def test_an_estimate_below_zero_says_why():
     notes = []
     for seed in range(30):
         x = 1e-3 * few(seed, 40, 1)
-        notes += surgery(draw(known(1, scale=1.0), Split.from_array(x), draws=2, seed=seed))[
-            "notes"
-        ]
+        notes += surgery(
+            aggregate_draws(known(1, scale=1.0), Split.from_array(x), draws=2, seed=seed)
+        )["notes"]
     about = [note for note in notes if note.startswith("the mutual information is never negative")]
     assert about
     assert "by the noise of the draws, whose standard error is" in about[0]
@@ -247,7 +253,7 @@ def test_divergences_of_classes_are_that_of_the_population_and_what_is_told_of_t
     x, labels = few(seed, 90, 2), np.arange(90) % 3
     x += 2 * torch.eye(3).double()[labels][:, :2]
     vae = known(2)
-    draws = draw(vae, Split.from_array(x), labels=labels, draws=5, seed=seed)
+    draws = aggregate_draws(vae, Split.from_array(x), labels=labels, draws=5, seed=seed)
     result = population(draws, vae.prior().sample((90,)), seed)
     everything, *classes = result["groups"]
     assert [group["class"] for group in classes] == [0, 1, 2]
@@ -268,21 +274,21 @@ def test_the_draws_do_not_depend_on_the_random_state_and_leave_it(vae, digits):
     data = Split.from_array(digits)
     vae.train()
     before = torch.get_rng_state()
-    first = surgery(draw(vae, data, draws=3, limit=30))
+    first = surgery(aggregate_draws(vae, data, draws=3, limit=30))
     assert torch.equal(torch.get_rng_state(), before)
     assert vae.training
     torch.manual_seed(7)
-    assert surgery(draw(vae, data, draws=3, limit=30)) == first
-    assert surgery(draw(vae, data, draws=3, limit=30, seed=1)) != first
+    assert surgery(aggregate_draws(vae, data, draws=3, limit=30)) == first
+    assert surgery(aggregate_draws(vae, data, draws=3, limit=30, seed=1)) != first
     assert (first["images"], first["available"], first["draws"]) == (30, 64, 3)
 
 
 def test_chunks_do_not_matter(vae, digits, monkeypatch):
     data, labels = Split.from_array(digits), np.arange(64) % 4
-    whole = draw(vae, data, labels=labels, draws=3)
-    monkeypatch.setattr("pyrovae.surgery.VALUES", 1)
+    whole = aggregate_draws(vae, data, labels=labels, draws=3)
+    monkeypatch.setattr("pyrovae.diagnostics.elbo_surgery.VALUES", 1)
     told = []
-    parts = draw(vae, data, labels=labels, draws=3, advance=told.append)
+    parts = aggregate_draws(vae, data, labels=labels, draws=3, advance=told.append)
     for name in ("log_prior", "log_posterior", "log_aggregate", "log_others", "log_class"):
         assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-9)
     assert sum(told) == 64
@@ -290,11 +296,11 @@ def test_chunks_do_not_matter(vae, digits, monkeypatch):
 
 def test_what_has_no_aggregate_is_refused(digits, network):
     with pytest.raises(ValueError, match="is a point, which has no density"):
-        draw(make("normal", "point"), Split.from_array(digits))
+        aggregate_draws(make("normal", "point"), Split.from_array(digits))
     vae = VAE(
         StandardNormal(2), Bernoulli(2, (1, 8, 8), network), DiagonalNormal(2, (1, 8, 8), network)
     )
     with pytest.raises(ValueError, match="there are 1 examples; give at least 2"):
-        draw(vae, Split.from_array(digits[:1]))
+        aggregate_draws(vae, Split.from_array(digits[:1]))
     with pytest.raises(ValueError, match="draws must be at least 2"):
-        draw(vae, Split.from_array(digits), draws=1)
+        aggregate_draws(vae, Split.from_array(digits), draws=1)

@@ -12,8 +12,9 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae import figures, gradients
-from pyrovae.gradients import ESTIMATORS, compare
+from pyrovae import figures
+from pyrovae.diagnostics import gradient_variance
+from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta
 from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, Spherical
@@ -38,12 +39,12 @@ def kept(monkeypatch):
     """The moments that a comparison makes: of the estimators, then of differences."""
     made = []
 
-    class Kept(gradients._Moments):
+    class Kept(gradient_variance._Moments):
         def __init__(self):
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(gradients, "_Moments", Kept)
+    monkeypatch.setattr(gradient_variance, "_Moments", Kept)
     return made
 
 
@@ -60,7 +61,7 @@ def test_the_mean_is_the_gradient_of_the_exact_elbo(seed, kept):
     x = x.repeat(5, 1)
     size = sum(p.numel() for p in vae.posterior.parameters())
     expected = exact_elbo(vae, x, torch.sum)[-size:] / len(x)
-    rows = by_name(compare(vae, Rows(x), draws=200, seed=seed))
+    rows = by_name(compare_gradients(vae, Rows(x), draws=200, seed=seed))
     for moments, name in zip(kept[:3], ESTIMATORS, strict=True):
         assert within(moments, expected, 4)
         row, noise = rows[name], moments.squares.sum() / 199 / 200
@@ -85,7 +86,7 @@ def test_the_check_of_the_means_finds_another_gradient(seed, monkeypatch):
     """The gradient at beta 2 is more than 4 standard errors away."""
     monkeypatch.setitem(OBJECTIVES, "stl", lambda: Beta(beta=2.0))
     vae, x, _ = affine(seed)
-    row = by_name(compare(vae, Rows(x.repeat(20, 1)), draws=100, seed=seed))["stl"]
+    row = by_name(compare_gradients(vae, Rows(x.repeat(20, 1)), draws=100, seed=seed))["stl"]
     assert abs(row["difference"]["z_score"]) > 4
     assert row["difference"]["norm"] > 4 * row["difference"]["standard_error"]
 
@@ -93,7 +94,7 @@ def test_the_check_of_the_means_finds_another_gradient(seed, monkeypatch):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sticking_the_landing_has_no_variance_at_the_exact_posterior(seed):
     vae, x, _ = affine(seed, diagonal=False)
-    rows = by_name(compare(vae, Rows(x), draws=50, seed=seed))
+    rows = by_name(compare_gradients(vae, Rows(x), draws=50, seed=seed))
     assert rows["stl"]["variance"]["value"] < 1e-20 * rows["elbo"]["variance"]["value"]
     assert rows["stl"]["variance_ratio"]["value"] < 1e-20
     for name in ("elbo", "analytic"):
@@ -127,7 +128,7 @@ def test_the_variance_is_that_of_the_formula_in_one_dimension(seed, scale):
     prior = StandardNormal(1).double()
     prior.loc, prior.scale = prior.loc.double(), prior.scale.double()
     vae = VAE(prior, lambda z: dist.Normal(w * z, t).to_event(1), Shared(m, scale))
-    rows = by_name(compare(vae, Rows(x), draws=200, seed=seed))
+    rows = by_name(compare_gradients(vae, Rows(x), draws=200, seed=seed))
     a, (quiet, loud) = w * x / t**2, (k, 1 + k)
     linear = {"elbo": loud, "analytic": quiet, "stl": loud - scale**-2}
     inner = {"elbo": loud, "analytic": quiet, "stl": loud}
@@ -154,11 +155,11 @@ def test_moments_are_numpys_and_their_standard_error_is_what_repetition_shows(si
     found, errors = [], []
     for _ in range(1_000):
         values = 3 + rng.standard_normal((30, size)) * scale
-        moments = gradients._Moments()
+        moments = gradient_variance._Moments()
         for value in values:
             moments.add(torch.from_numpy(value))
         found.append(moments.variance)
-        errors.append(gradients._error_of_mean(moments.increments))
+        errors.append(gradient_variance._error_of_mean(moments.increments))
     np.testing.assert_allclose(moments.mean, values.mean(0))
     assert moments.variance == pytest.approx(values.var(0, ddof=1).sum())
     assert math.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=5 * 0.022)
@@ -172,7 +173,7 @@ def test_all_estimators_take_the_same_draws(vae, digits):
         seen.append(z.detach().clone())
         return likelihood(z)
 
-    compare(VAE(vae.prior, recorded, vae.posterior), Rows(digits), draws=3)
+    compare_gradients(VAE(vae.prior, recorded, vae.posterior), Rows(digits), draws=3)
     assert len(seen) == 9
     for draw in range(3):
         assert torch.equal(seen[3 * draw], seen[3 * draw + 1])
@@ -183,12 +184,12 @@ def test_all_estimators_take_the_same_draws(vae, digits):
 
 def test_the_same_seed_gives_the_same_result_of_the_first_examples(vae, digits):
     told = []
-    result = compare(vae, Rows(digits), draws=4, limit=10, advance=told.append)
+    result = compare_gradients(vae, Rows(digits), draws=4, limit=10, advance=told.append)
     assert told == [1, 1, 1, 1]
     assert (result["draws"], result["images"]) == (4, 10)
     assert result["parameters"] == sum(p.numel() for p in vae.posterior.parameters())
-    assert result == compare(vae, Rows(digits[:10]), draws=4)
-    other = compare(vae, Rows(digits), draws=4, limit=10, seed=1)
+    assert result == compare_gradients(vae, Rows(digits[:10]), draws=4)
+    other = compare_gradients(vae, Rows(digits), draws=4, limit=10, seed=1)
     assert by_name(other)["elbo"]["variance"] != by_name(result)["elbo"]["variance"]
 
 
@@ -204,7 +205,7 @@ def test_nothing_global_is_left_changed(vae, digits):
     weights = [p.detach().clone() for p in vae.parameters()]
     state, filters = torch.get_rng_state(), list(warnings.filters)
     with torch.no_grad():
-        compare(vae, Rows(digits), draws=2)
+        compare_gradients(vae, Rows(digits), draws=2)
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
     assert warnings.filters == filters
@@ -220,7 +221,7 @@ def test_nothing_global_is_left_changed(vae, digits):
 def test_only_what_is_trained_counts(vae, digits):
     name, first = next(iter(vae.posterior.named_parameters()))
     first.requires_grad_(False)
-    result = compare(vae, Rows(digits), draws=2)
+    result = compare_gradients(vae, Rows(digits), draws=2)
     assert result["parameters"] == sum(p.numel() for p in vae.posterior.parameters()) - (
         first.numel()
     )
@@ -244,7 +245,7 @@ def test_without_a_closed_form_the_analytic_row_says_so_and_has_no_numbers(kind,
         vae = make(StandardNormal(2), InverseAutoregressive(2, SHAPE, network), network)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = compare(vae, Rows(digits), draws=20)
+        result = compare_gradients(vae, Rows(digits), draws=20)
     rows = by_name(result)
     assert rows["analytic"]["reason"].startswith("no closed form of KL(")
     assert result["q"] in rows["analytic"]["reason"]
@@ -262,7 +263,7 @@ def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digi
     prior = VampPrior(posterior, SHAPE, components=3)
     vae = VAE(prior, Bernoulli(1, SHAPE, network), posterior).double()
     x = digits[:4].double()
-    result = compare(vae, Rows(x), draws=200, seed=seed)
+    result = compare_gradients(vae, Rows(x), draws=200, seed=seed)
     assert "is made of the posterior: the gradient goes through p(z), too" in result["note"]
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     q = vae.posterior(x)
@@ -272,7 +273,7 @@ def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digi
     exact = torch.autograd.grad(bound, list(posterior.parameters()))
     expected = torch.cat([part.flatten() for part in exact])
     for moments in kept[:2]:
-        direction = gradients._signs(len(expected), 7)
+        direction = gradient_variance._signs(len(expected), 7)
         error = math.sqrt((moments.squares / 199 / 200).sum())
         assert abs(direction @ (moments.mean - expected)) < 4 * error * math.sqrt(len(expected))
         assert (moments.mean - expected).norm() < 4 * error
@@ -282,7 +283,7 @@ def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digi
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_sphere_has_all_three(seed, network, digits):
     torch.manual_seed(seed)
-    result = compare(
+    result = compare_gradients(
         make(Sphere(2), Spherical(2, SHAPE, network), network), Rows(digits), draws=50, seed=seed
     )
     rows = by_name(result)
@@ -297,7 +298,7 @@ def test_a_sphere_has_all_three(seed, network, digits):
 def test_every_pair_has_numbers_or_a_reason(prior, posterior, digits):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = compare(pair(prior, posterior), Rows(digits), draws=2, limit=5)
+        result = compare_gradients(pair(prior, posterior), Rows(digits), draws=2, limit=5)
     rows = by_name(result)
     for row in rows.values():
         if row["reason"] is None:
@@ -312,7 +313,7 @@ def test_every_pair_has_numbers_or_a_reason(prior, posterior, digits):
 
 def test_a_point_has_no_noise_and_the_note_says_why(network, digits):
     vae = make(StandardNormal(2), Point(2, SHAPE, network), network)
-    result = compare(vae, Rows(digits), draws=5)
+    result = compare_gradients(vae, Rows(digits), draws=5)
     assert "is a point: nothing is drawn" in result["note"]
     assert "no bound" in result["note"]
     for row in result["estimators"]:
@@ -343,7 +344,7 @@ def test_draws_that_cannot_be_differentiated_leave_the_gradient_by_the_score(see
         return dist.Bernoulli(torch.full((2,), 0.3, dtype=torch.float64)).to_event(1)
 
     vae = VAE(prior, lambda z: dist.Normal(z @ decoder, 1.0).to_event(1), Coins())
-    rows = by_name(compare(vae, Rows(x), draws=300, seed=seed))
+    rows = by_name(compare_gradients(vae, Rows(x), draws=300, seed=seed))
     for name in ("analytic", "stl"):
         assert "has no reparameterised draws" in rows[name]["reason"]
         assert nothing(rows[name])
@@ -368,7 +369,9 @@ def test_an_infinite_divergence_has_no_gradient_in_closed_form(network, digits):
             q = self.normal(x)
             return dist.StudentT(1.5, q.mean, q.stddev).to_event(1)
 
-    row = by_name(compare(make(StandardNormal(2), Heavy(), network), Rows(digits), draws=2))
+    row = by_name(
+        compare_gradients(make(StandardNormal(2), Heavy(), network), Rows(digits), draws=2)
+    )
     assert row["analytic"]["reason"].endswith("is infinite")
     assert nothing(row["analytic"])
 
@@ -382,12 +385,12 @@ def test_an_infinite_divergence_has_no_gradient_in_closed_form(network, digits):
 )
 def test_a_wrong_number_is_refused(vae, digits, options, message):
     with pytest.raises(ValueError, match=message):
-        compare(vae, Rows(digits), **options)
+        compare_gradients(vae, Rows(digits), **options)
 
 
 def test_what_has_no_gradient_is_refused(vae, digits):
     with pytest.raises(ValueError, match="there are no examples"):
-        compare(vae, Rows(digits[:0]))
+        compare_gradients(vae, Rows(digits[:0]))
 
     def fixed(x):
         return dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1)
@@ -395,21 +398,21 @@ def test_what_has_no_gradient_is_refused(vae, digits):
     with pytest.raises(
         ValueError, match=r"the posterior fixed has no parameters .*; give a module"
     ):
-        compare(VAE(vae.prior, vae.likelihood, fixed), Rows(digits))
+        compare_gradients(VAE(vae.prior, vae.likelihood, fixed), Rows(digits))
 
     def steep(z):
         loc = (0 * z).sqrt().sum(-1)[..., None, None, None]  # (*batch, 1, 1, 1)
         return dist.Normal(loc, 1.0).expand((*z.shape[:-1], *SHAPE)).to_event(3)
 
     with pytest.raises(ValueError, match="the gradient of elbo is not finite; look for"):
-        compare(VAE(vae.prior, steep, vae.posterior), Rows(digits))
+        compare_gradients(VAE(vae.prior, steep, vae.posterior), Rows(digits))
 
 
 @pytest.mark.parametrize("kind", ["all", "no closed form", "point"])
 def test_the_figure_shows_each_layer_by_each_estimator(kind, network, digits, tmp_path):
     posterior = (Point if kind == "point" else DiagonalNormal)(2, SHAPE, network)
     prior = StandardNormal(2) if kind != "no closed form" else GaussianMixture(2, components=3)
-    result = compare(make(prior, posterior, network), Rows(digits), draws=10)
+    result = compare_gradients(make(prior, posterior, network), Rows(digits), draws=10)
     figure = figures.gradients(result)
     noise, signal = figure.axes
     rows = [row for row in result["estimators"] if row["reason"] is None]

@@ -13,8 +13,9 @@ from torch import nn
 import pyrovae
 from pyrovae.components import Spec
 from pyrovae.data import Split, load
+from pyrovae.diagnostics.inference_gap import gap, gap_summary, posterior_densities
+from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
 from pyrovae.evidence import Draws, bridge, log_joint
-from pyrovae.gap import densities, gap, summary
 from pyrovae.gap_figures import gap as gap_figure
 from pyrovae.gap_figures import posteriors
 from pyrovae.likelihoods import Bernoulli, Binomial
@@ -27,7 +28,6 @@ from pyrovae.posteriors import (
     LowRankNormal,
 )
 from pyrovae.priors import Flow, GaussianMixture, Laplace, StandardNormal, VampPrior
-from pyrovae.unamortised import best, log_weights, with_outputs
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.evidence.test_nuts import REFUSED
@@ -106,7 +106,7 @@ def test_the_best_q_is_at_another_mode_than_the_encoders_where_that_is_better(se
         q.encoder.layer.bias.copy_(torch.tensor([-1.28, -1.28, -3.0, -3.0]))
     vae, x = VAE(StandardNormal(2), likelihood, q), torch.ones(1, 2)
     vae.decode = lambda z: x
-    found = with_outputs(q, best(vae, x, steps=300, seed=seed))(x)
+    found = with_outputs(q, best_posterior(vae, x, steps=300, seed=seed))(x)
     assert found.mean.detach().flatten().tolist() == pytest.approx([0.78, 0.78], abs=0.05)
 
 
@@ -242,7 +242,7 @@ def test_gaps_are_positive_and_add_up(taken_apart):
 
 def test_summary_and_pictures_show_every_image(trained, taken_apart, tmp_path):
     vae, digits = trained
-    result = json.loads(json.dumps(summary(taken_apart, digits.test.labels.tolist())))
+    result = json.loads(json.dumps(gap_summary(taken_apart, digits.test.labels.tolist())))
     assert [row["image"] for row in result["per_image"]] == list(range(12))
     assert [row["label"] for row in result["per_image"]] == digits.test.labels[:12].tolist()
     values = taken_apart.kl.value
@@ -252,7 +252,7 @@ def test_summary_and_pictures_show_every_image(trained, taken_apart, tmp_path):
     assert result["nuts"]["chains"] == 2
     axes = gap_figure(result).axes[0]
     assert len(axes.get_xticks()) == 13
-    panels = densities(vae, taken_apart, limit=3)
+    panels = posterior_densities(vae, taken_apart, limit=3)
     assert len(posteriors(panels, result).axes) == 3
     for panel in panels:
         cell = np.diff(panel["z1"])[0] * np.diff(panel["z2"])[0]
@@ -357,7 +357,7 @@ def test_search_finds_the_place_that_the_encoder_misses():
     x = torch.tensor([[1.0, 1.0, 2.0]])
     vae = VAE(StandardNormal(2), TwoPlaces(), q)
     assert q(x).mean[0, 0] == -1
-    found = with_outputs(q, best(vae, x, steps=150))(x)
+    found = with_outputs(q, best_posterior(vae, x, steps=150))(x)
     assert found.mean[0, 0] > 0.3
     elbo, highest = (log_weights(vae, d, x, 500, 0).mean() for d in (q(x), found))
     assert highest > elbo + 100

@@ -13,10 +13,16 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.data import Dataset, Split
-from pyrovae.diagnostics import ACTIVE, activity
-from pyrovae.population import points, population
-from pyrovae.probes import FEWEST, probe, two_samples
-from pyrovae.surgery import DRAWS, Draws, draw, no_density, surgery
+from pyrovae.diagnostics.active_dimensions import ACTIVE, activity
+from pyrovae.diagnostics.aggregate_posterior import points, population
+from pyrovae.diagnostics.elbo_surgery import (
+    DRAWS,
+    AggregateDraws,
+    aggregate_draws,
+    no_density,
+    surgery,
+)
+from pyrovae.diagnostics.two_sample import FEWEST, probe, two_samples
 from pyrovae.vae import VAE
 
 __all__ = ["LIMIT", "Diagnosis", "diagnose"]
@@ -47,7 +53,7 @@ class Diagnosis:
     """
 
     report: dict[str, Any]
-    draws: Draws | None
+    draws: AggregateDraws | None
     z: Array
     prior: Array
     labels: Array | None
@@ -77,8 +83,8 @@ def diagnose(
             how much is done.
 
     Returns:
-        In ``report``: ``surgery``, of :func:`pyrovae.surgery.surgery`, or None, with
-        ``no_surgery``, the reason; ``population``, of :func:`pyrovae.population.population`;
+        In ``report``: ``surgery``, of :func:`pyrovae.diagnostics.surgery`, or None, with
+        ``no_surgery``, the reason; ``population``, of :func:`pyrovae.diagnostics.population`;
         ``activity`` of each dimension, ``active_units``, ``latent_dim``;
         ``use_of_code``, what log p(x | z) loses, in nats per example, where z is of another datum;
         ``collapse`` with ``verdict`` (``none``, ``partial`` or ``full``) and ``reason``;
@@ -105,7 +111,7 @@ def diagnose(
         if no_surgery is None:
             telling = nullcontext() if counting is None else counting("densities", count)
             with telling as advance:
-                found = draw(
+                found = aggregate_draws(
                     vae,
                     dataset.test,
                     labels=labels,
@@ -214,7 +220,7 @@ def _probes(
     return result
 
 
-def _use_of_code(draws: Draws) -> dict[str, float]:
+def _use_of_code(draws: AggregateDraws) -> dict[str, float]:
     return _mean((draws.log_likelihood - draws.log_likelihood_of_others).mean(1))
 
 

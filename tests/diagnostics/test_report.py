@@ -11,7 +11,7 @@ from torch import nn
 
 from pyrovae import diagnose_figures
 from pyrovae.data import Dataset, Split, load
-from pyrovae.diagnosis import diagnose
+from pyrovae.diagnostics.report import diagnose
 from pyrovae.export import as_json
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal

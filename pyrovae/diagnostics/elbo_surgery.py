@@ -53,7 +53,7 @@ from pyrovae.estimates import Examples, batches, number_of_examples
 from pyrovae.evidence import batch_size
 from pyrovae.vae import VAE
 
-__all__ = ["DRAWS", "Draws", "draw", "estimate", "no_density", "surgery"]
+__all__ = ["DRAWS", "AggregateDraws", "aggregate_draws", "no_density", "surgery", "term_estimate"]
 
 DRAWS = 10
 """Draws of each posterior where nothing else is asked for."""
@@ -72,7 +72,7 @@ POPULATION = (
 
 
 @dataclass(frozen=True)
-class Draws:
+class AggregateDraws:
     """Draws from the posteriors of N data, and what each density says of them, in float64.
 
     Attributes:
@@ -107,7 +107,7 @@ class Draws:
 
 
 @torch.no_grad()
-def draw(
+def aggregate_draws(
     vae: VAE,
     data: Examples,
     *,
@@ -116,7 +116,7 @@ def draw(
     limit: int | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
-) -> Draws:
+) -> AggregateDraws:
     """Draw from the posterior of each datum, and ask every density about each draw.
 
     Up to 100 draws are those of :func:`pyrovae.evaluate` with as many samples and the same seed.
@@ -162,7 +162,7 @@ def draw(
         p = vae.prior()
         names = name(posteriors[0]), name(p)
         found = _densities(every.transpose(0, 1), posteriors, p, own, advance)
-    return Draws(
+    return AggregateDraws(
         z=every.transpose(0, 1).double().cpu(),
         log_likelihood=torch.cat(log_likelihood, 1).T.double().cpu(),
         log_likelihood_of_others=torch.cat(of_others, 1).T.double().cpu(),
@@ -173,11 +173,11 @@ def draw(
     )
 
 
-def surgery(draws: Draws) -> dict[str, Any]:
+def surgery(draws: AggregateDraws) -> dict[str, Any]:
     """The terms of the ELBO, with the errors of the draws.
 
     Args:
-        draws: of :func:`draw`.
+        draws: of :func:`aggregate_draws`.
 
     Returns:
         ``terms``: ``elbo``, ``reconstruction``, ``kl``, ``mutual_information``, ``marginal_kl``
@@ -212,7 +212,7 @@ def surgery(draws: Draws) -> dict[str, Any]:
             omitted["dimension_wise_kl"] = f"the prior ({p}) does not factorise over z"
         else:
             values["dimension_wise_kl"] = (draws.parts[1] - draws.parts[2]).sum(-1)
-    terms = {term: estimate(value) for term, value in values.items()}
+    terms = {term: term_estimate(value) for term, value in values.items()}
     for term in ("elbo", "reconstruction", "kl"):
         terms[term]["over_images"] = (values[term].mean(1).std() / math.sqrt(count)).item()
     without = draws.log_posterior - draws.log_others
@@ -226,10 +226,10 @@ def surgery(draws: Draws) -> dict[str, Any]:
         "population": {
             "mutual_information": {
                 "lower": terms["mutual_information"],
-                "upper": estimate(without),
+                "upper": term_estimate(without),
             },
             "marginal_kl": {
-                "lower": estimate(values["kl"] - without),
+                "lower": term_estimate(values["kl"] - without),
                 "upper": terms["marginal_kl"],
             },
             "about": POPULATION,
@@ -246,7 +246,7 @@ def surgery(draws: Draws) -> dict[str, Any]:
     }
 
 
-def estimate(values: Tensor) -> dict[str, float]:
+def term_estimate(values: Tensor) -> dict[str, float]:
     """The mean of ``values`` ``(data, draws)``, and its error for the data that are given.
 
     Args:
@@ -360,16 +360,16 @@ def _log_parts(d: Any, z: Tensor) -> Tensor | None:
     return base(double).log_prob(z if double is d else z.double()).double()
 
 
-def _dimensions(draws: Draws) -> list[dict[str, Any]]:
+def _dimensions(draws: AggregateDraws) -> list[dict[str, Any]]:
     if draws.parts is None:
         return []
     own, aggregate, prior = draws.parts
     return [
         {
             "dimension": j + 1,
-            "mutual_information": estimate((own - aggregate)[..., j]),
-            "marginal_kl": None if prior is None else estimate((aggregate - prior)[..., j]),
-            "kl": None if prior is None else estimate((own - prior)[..., j]),
+            "mutual_information": term_estimate((own - aggregate)[..., j]),
+            "marginal_kl": None if prior is None else term_estimate((aggregate - prior)[..., j]),
+            "kl": None if prior is None else term_estimate((own - prior)[..., j]),
         }
         for j in range(own.shape[-1])
     ]

@@ -10,7 +10,7 @@ from scipy.stats import kstest, norm
 from torch import nn
 
 from pyrovae import calibration_figures, figures
-from pyrovae.calibration import BINS, calibrate, uniformity
+from pyrovae.diagnostics.calibration import BINS, calibrate, uniformity
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.probes import FEWEST, two_samples
-from pyrovae.surgery import Draws, estimate
+from pyrovae.diagnostics.elbo_surgery import AggregateDraws, term_estimate
+from pyrovae.diagnostics.two_sample import FEWEST, two_samples
 
 __all__ = ["MOST_CLASSES", "points", "population"]
 
@@ -27,22 +27,22 @@ MOST_CLASSES = 40
 """Labels of more classes than this are not taken for classes."""
 
 
-def population(draws: Draws, prior: Tensor, seed: int = 0) -> dict[str, Any]:
+def population(draws: AggregateDraws, prior: Tensor, seed: int = 0) -> dict[str, Any]:
     """How the aggregate posterior of all data, and of each class, differs from the prior.
 
     The two-sample test sees one draw for each datum, so that its draws are independent, and as
     many of the prior.
 
     Args:
-        draws: of :func:`pyrovae.surgery.draw`.
+        draws: of :func:`pyrovae.diagnostics.aggregate_draws`.
         prior: as many draws from the prior as there are data ``(N, latent_dim)``.
         seed: of the tests.
 
     Returns:
         ``groups``, a row for all data and for each class: ``class`` (None for all), ``images``,
         ``marginal_kl``, an estimate for these data with the error of the draws, and ``test``, what
-        :func:`pyrovae.probes.two_samples` gives for draws of q(z) and of p(z), None for fewer data
-        than it takes;
+        :func:`pyrovae.diagnostics.two_samples` gives for draws of q(z) and of p(z), None for fewer
+        data than it takes;
         ``class_information``, an estimate of :math:`I_q(c; z)`, and ``class_entropy``, the most
         that it can be; both None without labels.
     """
@@ -50,14 +50,14 @@ def population(draws: Draws, prior: Tensor, seed: int = 0) -> dict[str, Any]:
     everything = draws.log_aggregate - draws.log_prior
     for group in result["groups"]:
         if group["class"] is None:
-            group["marginal_kl"] = estimate(everything)
+            group["marginal_kl"] = term_estimate(everything)
         elif draws.log_class is not None:
             members = torch.from_numpy(draws.labels == group["class"])
-            group["marginal_kl"] = estimate((draws.log_class - draws.log_prior)[members])
+            group["marginal_kl"] = term_estimate((draws.log_class - draws.log_prior)[members])
     if draws.log_class is not None and draws.labels is not None:
         _, counts = np.unique(draws.labels, return_counts=True)
         shares = counts / counts.sum()
-        result["class_information"] = estimate(draws.log_class - draws.log_aggregate)
+        result["class_information"] = term_estimate(draws.log_class - draws.log_aggregate)
         result["class_entropy"] = float(-(shares * np.log(shares)).sum())
     return result
 

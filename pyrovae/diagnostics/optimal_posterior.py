@@ -12,7 +12,7 @@ from pyrovae._process.isolation import evaluating, isolated, seed_device
 from pyrovae.evidence import Whole, adapted, from_mixture, log_joint, resampled
 from pyrovae.vae import VAE
 
-__all__ = ["best", "log_weights", "with_outputs"]
+__all__ = ["best_posterior", "log_weights", "with_outputs"]
 
 ROWS = 20_000  # of z at a time
 DRAWS = 32  # of each datum in a step of the search
@@ -24,7 +24,7 @@ STARTS = 3
 CHOICE = 1_000  # draws that choose between the results
 
 
-def best(
+def best_posterior(
     vae: VAE,
     x: Tensor,
     *,

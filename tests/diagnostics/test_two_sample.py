@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from pyrovae.probes import FEWEST, probe, two_samples
+from pyrovae.diagnostics.two_sample import FEWEST, probe, two_samples
 from tests.conftest import SEEDS
 
 

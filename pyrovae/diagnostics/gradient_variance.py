@@ -30,13 +30,13 @@ from pyrovae.kl import closed_form
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.vae import VAE
 
-__all__ = ["compare"]
+__all__ = ["compare_gradients"]
 
 DRAWS, LIMIT = 100, 100
 ESTIMATORS = ("elbo", "analytic", "stl")
 
 
-def compare(
+def compare_gradients(
     vae: VAE,
     data: Examples,
     *,
