@@ -34,8 +34,7 @@ from pyrovae.networks import MLP, Gated
 from pyrovae.objectives import IWAE, Elbo
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal, VampPrior
-from pyrovae.progress import Progress
-from pyrovae.training import fit
+from pyrovae.training import Progress, fit
 from pyrovae.vae import VAE
 
 SAMPLES = 5_000

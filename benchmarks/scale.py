@@ -24,7 +24,7 @@ from report import describe, in_words, table
 import pyrovae
 from pyrovae.data import Split, load
 from pyrovae.evidence import METHODS, posterior_draws
-from pyrovae.progress import Progress
+from pyrovae.training import Progress
 from pyrovae.vae import VAE
 
 COMPONENTS = {

@@ -26,9 +26,9 @@ def calibrate(
     picture goes to RUN/figures/calibration.png.
     """
     from pyrovae import calibration_figures, diagnostics, figures
-    from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
+    from pyrovae.training import counting
 
     opened = opened_run(run, own)
     path = destination(None, opened.folder / "figures/calibration.png", (".png",))

@@ -179,9 +179,9 @@ def fit(
     taken from --config, then from the recipe of the data, then from the defaults.
     """
     from pyrovae.config import Config
-    from pyrovae.display import TrainingDisplay
     from pyrovae.run import Run, going_on, resuming, start
     from pyrovae.summary import headline
+    from pyrovae.training import TrainingDisplay
 
     given = {name: value for name, value in given.items() if value is not None}
     trusted = own_code(given)
@@ -301,9 +301,9 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
     """Mean and standard deviation of q(z|x) for all rows of a data set, in order."""
     import torch
 
-    from pyrovae.display import counting
     from pyrovae.distributions import moments
     from pyrovae.export import destination, write_arrays
+    from pyrovae.training import counting
 
     opened = opened_run(run, own)
     path = destination(out, Path(out), (".npz",))

@@ -26,9 +26,8 @@ from pyrovae.diagnostics import active_units
 from pyrovae.distributions import is_discrete
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, kind, per_example
 from pyrovae.export import as_json
-from pyrovae.progress import Progress
 from pyrovae.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run, start
-from pyrovae.training import check
+from pyrovae.training import Progress, check
 from pyrovae.vae import VAE
 
 __all__ = ["ROLES", "Candidate", "candidates", "compare", "table"]

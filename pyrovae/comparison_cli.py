@@ -62,8 +62,8 @@ def compare(
     """
     from pyrovae import comparison
     from pyrovae.components import Spec
-    from pyrovae.display import TrainingDisplay, counting
     from pyrovae.export import as_json as in_json
+    from pyrovae.training import TrainingDisplay, counting
 
     varied = {
         "prior": priors,

@@ -83,11 +83,11 @@ def diagnose(
     from pyrovae import diagnose_figures, figures
     from pyrovae._process.files import write_text
     from pyrovae.diagnostics import diagnose as examine
-    from pyrovae.display import TrainingDisplay, counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
     from pyrovae.sweep import check_weights, table
     from pyrovae.sweep import sweep as over_betas
+    from pyrovae.training import TrainingDisplay, counting
 
     check_weights(betas)
     opened = opened_run(run, own)

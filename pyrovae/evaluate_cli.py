@@ -122,9 +122,9 @@ def _weighted(
     data_dir: str | None,
     given: Mapping[str, Any],
 ) -> _Answer:
-    from pyrovae.display import counting
     from pyrovae.evidence import DRAWS, in_short, kind, per_example
     from pyrovae.summary import in_words
+    from pyrovae.training import counting
 
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     samples = given.get("samples", DRAWS)
@@ -182,8 +182,8 @@ def _by_method(
 ) -> _Answer:
     import torch
 
-    from pyrovae.display import counting
     from pyrovae.evidence import METHODS, Weights, of_weights, summary
+    from pyrovae.training import counting
 
     vae, test = opened.vae(), opened.dataset(data_dir).test
     x = torch.cat(list(test.batches(1_000))) if limit is None else next(iter(test.batches(limit)))
@@ -215,9 +215,9 @@ def _bracketed(
 ) -> _Answer:
     from dataclasses import asdict
 
-    from pyrovae.display import counting
     from pyrovae.estimates import Estimate
     from pyrovae.evidence import sandwich, summary
+    from pyrovae.training import counting
 
     examples = SIMULATED if limit is None else limit
     with counting("bdmc", examples) as advance:

@@ -69,9 +69,9 @@ def gap(
     from pyrovae import figures, gap_figures
     from pyrovae.diagnostics import gap as take_apart
     from pyrovae.diagnostics import gap_summary, posterior_densities
-    from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
+    from pyrovae.training import counting
 
     opened = opened_run(run, own)
     path = destination(None, opened.folder / "figures/gap.png", (".png",))

@@ -72,10 +72,10 @@ def kl(
     """
     from pyrovae import figures
     from pyrovae.diagnostics import LIMIT, compare_gradients
-    from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
     from pyrovae.kl import ledger
+    from pyrovae.training import counting
 
     opened = opened_run(run, own)
     path = destination(None, opened.folder / "figures/kl.png", (".png",))

@@ -64,9 +64,9 @@ def impute(
     import torch
 
     from pyrovae import queries
-    from pyrovae.display import counting
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
+    from pyrovae.training import counting
 
     opened = opened_run(run, own)
     event_shape = tuple(opened.config.data["event_shape"])
@@ -160,11 +160,11 @@ def score(
     """
     import torch
 
-    from pyrovae.display import counting
     from pyrovae.estimates import Estimate
     from pyrovae.evidence import PROPOSALS, RELIABLE, importance_weighted
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination, write_arrays
+    from pyrovae.training import counting
 
     opened = opened_run(run, own)
     path = destination(out, Path(out), (".csv", ".npz"))

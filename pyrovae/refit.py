@@ -39,9 +39,8 @@ from pyrovae.estimates import Estimate, Examples
 from pyrovae.evidence import kind, per_example
 from pyrovae.export import as_json
 from pyrovae.objectives import Elbo
-from pyrovae.progress import Progress
 from pyrovae.run import CONFIG, FIGURES, STATISTICS, Run
-from pyrovae.training import METRICS, MODEL, Fit, fit
+from pyrovae.training import METRICS, MODEL, Fit, Progress, fit
 from pyrovae.vae import VAE
 
 __all__ = ["REFIT", "change", "picture", "refit", "refit_run"]

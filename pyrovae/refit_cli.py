@@ -62,9 +62,9 @@ def refit(
     The result is a new run, which all commands take. It says by how much KL(q(z) || p(z)) and the
     importance-weighted bound change on the test set; DIR/figures/refit.png has samples of both.
     """
-    from pyrovae.display import TrainingDisplay, counting
     from pyrovae.export import as_json as in_json
     from pyrovae.refit import refit_run
+    from pyrovae.training import TrainingDisplay, counting
 
     opened = opened_run(run, own | {"prior": old_prior})
     result = refit_run(

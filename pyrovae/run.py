@@ -31,8 +31,7 @@ from pyrovae.config import DATA_SETTINGS, FAMILIES, Config
 from pyrovae.data import Dataset, Split, load_all
 from pyrovae.evidence import evaluate
 from pyrovae.export import as_json
-from pyrovae.progress import Progress
-from pyrovae.training import LAST, METRICS, MODEL, Fit, TrainingInterrupted, fit
+from pyrovae.training import LAST, METRICS, MODEL, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE
 
 __all__ = ["CHANGEABLE", "Run", "going_on", "load", "next_folder", "resuming", "start"]

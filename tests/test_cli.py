@@ -17,7 +17,7 @@ import pyrovae
 from pyrovae import cli
 from pyrovae.config import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.data import default_data_dir
-from pyrovae.display import TrainingDisplay
+from pyrovae.training import TrainingDisplay
 
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
 SHORT = (*SMALL, "--epochs", "2")
@@ -503,8 +503,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
 
 def test_a_killed_run_is_readable_and_goes_on_to_the_same_weights(command, no_figures, tmp_path):
     code = (
-        "import sys, pyrovae.training, pyrovae.cli\n"
-        "pyrovae.training.CHECKPOINT_SECONDS = 0\n"
+        "import sys, pyrovae.training.fitting, pyrovae.cli\n"
+        "pyrovae.training.fitting.CHECKPOINT_SECONDS = 0\n"
         f"sys.argv = ['pyrovae', 'fit', *{SMALL}, '--epochs', '30', '--out', 'killed']\n"
         "pyrovae.cli.main()"
     )

@@ -15,11 +15,8 @@ LAYERS = [
     {
         "components",
         "estimates",
-        "precision",
-        "progress",
     },
     {
-        "display",
         "figures",
         "networks",
     },
@@ -36,19 +33,8 @@ LAYERS = [
     {
         "calibration_figures",
         "gap_figures",
-        "optim",
         "pictures",
         "refit_figures",
-    },
-    {
-        "shares",
-        "staging",
-    },
-    {
-        "device_step",
-    },
-    {
-        "training",
     },
     {
         "config",
@@ -91,7 +77,7 @@ PICTURES = {"pictures", "refit"} | {module for module in RANK if module.endswith
 ONLY_IN = {
     "click": COMMANDS,
     "matplotlib": PICTURES,
-    "rich": {"display"},
+    "rich": {"-"},
     "torchvision": {"-"},
     "sklearn": {"probes", "sources"},
     "safetensors": {"checkpoint"},

@@ -10,13 +10,12 @@ import pyro
 import pytest
 import torch
 
-from pyrovae import training
 from pyrovae._process.files import read_tensors
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import Beta
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture
-from pyrovae.training import fit
+from pyrovae.training import fit, fitting
 from pyrovae.vae import VAE
 
 KILLS = 30
@@ -44,7 +43,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
         return fit(vae, digits, **options, out=out, resume=resume, report=report)
 
     whole = run(tmp_path / "whole", False)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "killed"
     moments = random.Random(mode)
     for _ in range(KILLS):

@@ -12,12 +12,9 @@ from pyrovae.data import Dynamic, Split
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.objectives import recording
-from pyrovae.optim import FusedAdam
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.progress import Progress
-from pyrovae.staging import Staged
-from pyrovae.training import fit
+from pyrovae.training import FusedAdam, Progress, Staged, fit
 from pyrovae.vae import VAE
 
 from . import LEARNING_RATE, Net

@@ -168,7 +168,7 @@ def gap(
             needs it, and the picture of a two-dimensional latent shows it; elsewhere, or with no
             draws, it is left out.
         seed: of all draws.
-        counting: shows progress, as :func:`pyrovae.display.counting` does.
+        counting: shows progress, as :func:`pyrovae.training.counting` does.
 
     Returns:
         The terms.

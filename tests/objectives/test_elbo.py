@@ -24,8 +24,8 @@ from pyrovae.run import Run, start
 from pyrovae.training import TrainingInterrupted, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.test_training import StopAfter, same
 from tests.test_vae import exact_posterior, linear_gaussian
+from tests.training.test_fitting import StopAfter, same
 
 COPIES = 40  # of each datum in a batch, each with draws of its own
 

@@ -32,7 +32,8 @@ from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
 from pyrovae.run import Run, start
-from pyrovae.training import TrainingInterrupted, _device, fit
+from pyrovae.training import TrainingInterrupted, fit
+from pyrovae.training.fitting import _device
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
@@ -416,7 +417,7 @@ def test_processes_join_again_whichever_is_late(tmp_path, monkeypatch):
 SPOILED = """
 import os, signal, sys
 from pyrovae import cli, processes
-from pyrovae.display import TrainingDisplay
+from pyrovae.training.display import TrainingDisplay
 import pyrovae.training
 
 def spoil(self, progress):

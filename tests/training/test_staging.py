@@ -17,8 +17,8 @@ from pyrovae.networks import MLP, NETWORKS
 from pyrovae.objectives import OBJECTIVES, Beta, Elbo, recording
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
-from pyrovae.staging import Staged
-from pyrovae.training import fit
+from pyrovae.training.fitting import fit
+from pyrovae.training.staging import Staged
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.test_pairs import PAIRS, make

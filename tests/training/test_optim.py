@@ -10,7 +10,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
+from pyrovae.training.optim import FusedAdam, MovingAverage, NonFiniteGradientError
 from tests.conftest import SEEDS
 
 

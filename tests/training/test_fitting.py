@@ -23,7 +23,7 @@ from pyrovae.networks import Linear
 from pyrovae.objectives import FreeBits
 from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
-from pyrovae.training import TrainingDivergedError, TrainingInterrupted, check, fit
+from pyrovae.training.fitting import TrainingDivergedError, TrainingInterrupted, check, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 

@@ -14,10 +14,10 @@ from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP, Conv, Gated, Residual
 from pyrovae.objectives import Elbo
 from pyrovae.posteriors import DiagonalNormal
-from pyrovae.precision import products_in
 from pyrovae.priors import Flow, StandardNormal
-from pyrovae.staging import Staged
-from pyrovae.training import fit
+from pyrovae.training.fitting import fit
+from pyrovae.training.precision import products_in
+from pyrovae.training.staging import Staged
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 

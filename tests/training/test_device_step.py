@@ -15,17 +15,17 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae import device_step, staging, training
 from pyrovae._process.files import read_tensors
 from pyrovae.data import Dynamic, Resident, load
-from pyrovae.device_step import DeviceStep
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP
 from pyrovae.objectives import IWAE, Analytic, Beta, Elbo, FreeBits, recording
-from pyrovae.optim import FusedAdam, MovingAverage
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture, StandardNormal, VampPrior
-from pyrovae.training import TrainingDivergedError, TrainingInterrupted, fit
+from pyrovae.training import device_step, fitting, staging
+from pyrovae.training.device_step import DeviceStep
+from pyrovae.training.fitting import TrainingDivergedError, TrainingInterrupted, fit
+from pyrovae.training.optim import FusedAdam, MovingAverage
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 
@@ -65,8 +65,8 @@ def digits():
 @pytest.fixture(params=[None, several_runs], ids=["as written", "captured"])
 def on_device(request, monkeypatch):
     """Steps stay on the CPU, as they would on a GPU."""
-    monkeypatch.setattr(training, "DEVICES", {"cpu": request.param})
-    monkeypatch.setattr(training, "READ_STEPS", 3)
+    monkeypatch.setattr(fitting, "DEVICES", {"cpu": request.param})
+    monkeypatch.setattr(fitting, "READ_STEPS", 3)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_steps_are_those_of_svi_but_for_rounding(
     on, off = make(prior), make(prior)
     kept = fit(on, digits, objective=objective, **OPTIONS | options)
     assert len(calls) == kept.metrics[-1]["step"] - 1  # the first step is Pyro's
-    monkeypatch.setattr(training, "DEVICES", {})
+    monkeypatch.setattr(fitting, "DEVICES", {})
     result = fit(off, digits, objective=objective, **OPTIONS | options)
     torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(numbers(kept), numbers(result), atol=1e-3, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_a_batch_of_all_data_is_captured(calls, digits, monkeypatch):
         captured.append(operations)
         return several_runs(operations)
 
-    monkeypatch.setattr(training, "DEVICES", {"cpu": capture})
+    monkeypatch.setattr(fitting, "DEVICES", {"cpu": capture})
     fit(make(), digits, **OPTIONS | {"batch_size": 1_000, "epochs": 4})
     assert (calls, len(captured)) == ([200] * 3, 1)
 
@@ -128,21 +128,21 @@ def test_data_that_are_too_large_for_a_gpu_stay_where_they_are_and_a_line_says_s
     sizes = types.SimpleNamespace(total_memory=4 * split.resident_bytes() - 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: sizes)
     with pytest.warns(UserWarning, match=r"take 0.0 GiB, more than a share of 25% .* main memory"):
-        assert training._on_device(split, torch.device("cuda")) is None
+        assert fitting._on_device(split, torch.device("cuda")) is None
 
 
 def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
     on, off = make().double(), make().double()
     fit(on, digits.double(), **OPTIONS)
     assert len(calls) == 3 * 4 - 1
-    monkeypatch.setattr(training, "DEVICES", {})
+    monkeypatch.setattr(fitting, "DEVICES", {})
     fit(off, digits.double(), **OPTIONS)
     assert {p.dtype for p in on.parameters()} == {torch.float64}
     torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-7, rtol=1e-6)
 
 
 def test_compiled_steps_stay_as_well(on_device, calls, digits):
-    if not training.has_compiler():
+    if not fitting.has_compiler():
         pytest.skip("no C++ compiler")
     graph, compiled = make(), make()
     fit(graph, digits, **OPTIONS)
@@ -190,7 +190,7 @@ def test_bits_are_drawn_on_the_device_and_one_seed_gives_one_result(
     first, second = trained(seed), trained(seed)
     assert numbers(first) == numbers(second)
     assert numbers(first) != numbers(trained(seed + 1))
-    monkeypatch.setattr(training, "DEVICES", {})
+    monkeypatch.setattr(fitting, "DEVICES", {})
     host = trained(seed)  # other bits of the same probabilities
     assert abs(first.metrics[-1]["elbo"] - host.metrics[-1]["elbo"]) < 0.5
     assert numbers(first) != numbers(host)
@@ -201,7 +201,7 @@ def test_divergence_is_found_at_its_step_and_the_weights_before_are_kept(
 ):
     """At step 7 the gradient is not finite, and the device is not read before step 8."""
 
-    monkeypatch.setattr(training, "READ_STEPS", 100)
+    monkeypatch.setattr(fitting, "READ_STEPS", 100)
     with pytest.raises(TrainingDivergedError, match=r"step 7 \(epoch 2\): the gradient is not"):
         fit(make(), digits, objective=Exploding(), **OPTIONS, out=tmp_path / "device")
     tensors, about = read_tensors(tmp_path / "device" / "last.safetensors")
@@ -248,7 +248,7 @@ class Exploding(Elbo):
 
 
 def test_buffers_stay_as_before_the_step_that_failed(on_device, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "READ_STEPS", 100)
+    monkeypatch.setattr(fitting, "READ_STEPS", 100)
     torch.manual_seed(0)
     posterior = DiagonalNormal(3, SHAPE, Counted)
     vae = VAE(StandardNormal(3), Binomial(3, SHAPE, network, total_count=16), posterior)
@@ -261,7 +261,7 @@ def test_buffers_stay_as_before_the_step_that_failed(on_device, digits, tmp_path
 
 
 def test_a_divergence_that_the_last_saving_finds_is_one(on_device, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "READ_STEPS", 100)
+    monkeypatch.setattr(fitting, "READ_STEPS", 100)
 
     def late(progress):
         if progress.step == 7:
@@ -281,7 +281,7 @@ def test_a_step_is_gone_when_training_ends(digits, monkeypatch):
         steps.append(weakref.ref(self))
         init(self, *args, **kwargs)
 
-    monkeypatch.setattr(training, "DEVICES", {"cpu": None})
+    monkeypatch.setattr(fitting, "DEVICES", {"cpu": None})
     monkeypatch.setattr(DeviceStep, "__init__", watched)
     gc.disable()
     try:
@@ -304,7 +304,7 @@ def test_what_cannot_be_staged_runs_as_pyro_runs_it(on_device, calls, digits, mo
     with pytest.warns(UserWarning, match="not staged, so steps run eagerly"):
         kept = fit(on, digits, objective=Branching(), **OPTIONS)
     assert calls == []
-    monkeypatch.setattr(training, "DEVICES", {})
+    monkeypatch.setattr(fitting, "DEVICES", {})
     result = fit(off, digits, objective=Branching(), **OPTIONS | {"compile": "off"})
     torch.testing.assert_close(on.state_dict(), off.state_dict())
     torch.testing.assert_close(numbers(kept), numbers(result))
@@ -317,7 +317,7 @@ def test_a_step_that_cannot_be_captured_says_so_once_and_runs_as_written(digits,
 
     results = []
     for capture in (None, refuses):
-        monkeypatch.setattr(training, "DEVICES", {"cpu": capture})
+        monkeypatch.setattr(fitting, "DEVICES", {"cpu": capture})
         vae = make()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -341,7 +341,7 @@ class Asked(TorchDispatchMode):
 
 
 def test_the_host_asks_for_nothing_in_a_step(digits, monkeypatch):
-    monkeypatch.setattr(training, "DEVICES", {"cpu": None})
+    monkeypatch.setattr(fitting, "DEVICES", {"cpu": None})
     seen = []
     step = DeviceStep.__call__
 

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from pyrovae import display
-from pyrovae.display import TrainingDisplay, counting, numbers
-from pyrovae.progress import Progress
+from pyrovae.training import display
+from pyrovae.training.display import TrainingDisplay, counting, numbers
+from pyrovae.training.progress import Progress
 
 MIDDLE = Progress(
     epochs=10,

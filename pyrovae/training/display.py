@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from pyrovae._process import processes
-from pyrovae.progress import Progress
+from pyrovae.training.progress import Progress
 
 __all__ = ["TrainingDisplay", "counting"]
 

@@ -29,14 +29,14 @@ from pyrovae._process.files import (
 from pyrovae._process.graphs import has_compiler
 from pyrovae._process.isolation import interrupt_after_step, isolated, seed_device, stream
 from pyrovae.data import Dataset, Resident, Split
-from pyrovae.device_step import DeviceStep, cuda_graph
 from pyrovae.evidence import evaluate
 from pyrovae.objectives import recording
-from pyrovae.optim import FusedAdam, MovingAverage, NonFiniteGradientError
-from pyrovae.precision import PRECISIONS, products_in
-from pyrovae.progress import Progress
-from pyrovae.shares import Summed, check_sum
-from pyrovae.staging import MODES, Staged
+from pyrovae.training.device_step import DeviceStep, cuda_graph
+from pyrovae.training.distributed import Summed, check_sum
+from pyrovae.training.optim import FusedAdam, MovingAverage, NonFiniteGradientError
+from pyrovae.training.precision import PRECISIONS, products_in
+from pyrovae.training.progress import Progress
+from pyrovae.training.staging import MODES, Staged
 from pyrovae.vae import VAE
 
 __all__ = ["Fit", "TrainingDivergedError", "TrainingInterrupted", "check", "fit"]
@@ -136,8 +136,8 @@ def fit(
         validate_every: epochs between validation bounds; the last epoch always has one.
         patience: stop after so many validation bounds without a better one; None never stops.
         max_minutes: stop, resumable, after so much time; None for no limit.
-        compile: how steps are run, see :mod:`pyrovae.staging`. ``"off"``: as Pyro runs them;
-            ``"graph"``: as a replay of their tensor operations, with the same results;
+        compile: how steps are run, see :mod:`pyrovae.training.staging`. ``"off"``: as Pyro runs
+            them; ``"graph"``: as a replay of their tensor operations, with the same results;
             ``"inductor"``: that compiled, with the same results but for rounding; ``"auto"``: by
             the size of the run, so that the time it takes is repaid.
         precision: of the matrix products of encoder and decoder in training steps, ``"float32"`` or
@@ -631,7 +631,7 @@ def _reporting(
     if report is not None or not sys.stderr.isatty():
         yield report or (lambda progress: None)
         return
-    from pyrovae.display import TrainingDisplay  # rich takes a while to import
+    from pyrovae.training.display import TrainingDisplay
 
     with TrainingDisplay(about) as display:
         yield display

@@ -8,9 +8,10 @@ from pyro.infer import ELBO
 from torch import nn
 
 from pyrovae._process import processes
+from pyrovae._process.processes import StoppedError, is_first, joined
 from pyrovae.objectives import Terms
 
-__all__ = ["Summed", "check_sum"]
+__all__ = ["StoppedError", "Summed", "check_sum", "is_first", "joined"]
 
 
 class Summed(ELBO):

@@ -5,7 +5,7 @@ operation itself, and a number that the host asks for holds up all of them. So a
 here as a list of operations on the device alone:
 
 1. gather the rows, and draw their bits;
-2. the staged graph: loss, its terms, gradients, see :mod:`pyrovae.staging`;
+2. the staged graph: loss, its terms, gradients, see :mod:`pyrovae.training.staging`;
 3. clip, and update weights and their moving average;
 4. add loss and terms to sums.
 
@@ -31,8 +31,8 @@ from pyrovae._process.graphs import in_one_line
 from pyrovae._process.isolation import seed_device
 from pyrovae.data import Resident
 from pyrovae.objectives import Terms
-from pyrovae.optim import FusedAdam, MovingAverage
-from pyrovae.staging import Stage
+from pyrovae.training.optim import FusedAdam, MovingAverage
+from pyrovae.training.staging import Stage
 
 __all__ = ["DeviceStep", "Reading", "cuda_graph"]
 
