@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery, term_estimate
 
@@ -81,7 +81,7 @@ def main() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         prior = vae.prior().sample((len(draws.z),)).cpu().numpy()
-    figures.save(picture(draws, prior, rows), arguments.out / "aggregate_posterior.png")
+    plots.save(picture(draws, prior, rows), arguments.out / "aggregate_posterior.png")
 
 
 @torch.no_grad()

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Dataset, Rows, Source, Split, load, prepare
 from pyrovae.evidence import per_example
+from pyrovae.plots import detection
 from pyrovae.queries import auc
-from pyrovae.queries_figures import detection
 from pyrovae.vae import VAE
 
 REPLACED = 0.1  # of the pixels that the background model is trained on
@@ -147,7 +147,7 @@ def main() -> None:
                 areas[kind] = found["log p(x)"]
             print(line, flush=True)
         drawn = detection(scores["log p(x)"], areas, real=data.name)
-        figures.save(drawn, arguments.out / f"anomaly-{data.name}.png")
+        plots.save(drawn, arguments.out / f"anomaly-{data.name}.png")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import two_samples
 from pyrovae.estimates import Estimate
@@ -162,7 +162,7 @@ def main() -> None:
     print("a draw of the model from a test image, in percent: 50 is never")
     labels = data.test.labels[: len(test)]
     figure = compared(models, test, labels, arguments.count)
-    figures.save(figure, arguments.out / "autoencoder_vs_vae.png")
+    plots.save(figure, arguments.out / "autoencoder_vs_vae.png")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from pyro import distributions as dist
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Split
 from pyrovae.diagnostics import active_units, aggregate_draws
 from pyrovae.estimates import Estimate
@@ -115,7 +115,7 @@ def main() -> None:
     every = torch.cat(list(data.test.batches(LIMIT)))[:LIMIT]
     nothing = without_z(some, every)
     print(f"\nlog p(x) of test images without any z: {text(nothing)}")
-    figures.save(picture(rows, -nothing.estimate), arguments.out / "beta_rate_distortion.png")
+    plots.save(picture(rows, -nothing.estimate), arguments.out / "beta_rate_distortion.png")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.objectives import Beta
 from pyrovae.posteriors import Point
 
@@ -117,7 +117,7 @@ def main() -> None:
     for axes, column in zip(panels[0], ("test images", *columns), strict=True):
         axes.set_title(column, size="medium")
     figure.suptitle("Means of p(x|z) are smoother than images, draws are noisier")
-    figures.save(figure, arguments.out / "blur.png")
+    plots.save(figure, arguments.out / "blur.png")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import pyrovae
-from pyrovae import calibration_figures, diagnose_figures, figures, gap_figures, pictures
+from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import (
     calibrate,
@@ -28,7 +28,7 @@ from pyrovae.diagnostics import (
 )
 from pyrovae.kl import ledger
 from pyrovae.priors import GaussianMixture
-from pyrovae.refit import picture, refit
+from pyrovae.refit import refit
 
 
 def main() -> None:
@@ -45,19 +45,19 @@ def main() -> None:
     trained = pyrovae.fit(vae, digits, **training)
     elbo = pyrovae.evaluate(vae, digits.test, samples=100)["elbo"]
     x = torch.cat(list(digits.test.batches(500)))
-    for path in pictures.draw(vae, x, digits.test.labels, trained.metrics, arguments.out):
+    for path in plots.draw_vae(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
     found = gap(vae, digits.test, images=8, draws=100, warmup=100)
     result = gap_summary(found, digits.test.labels.tolist())
     made = {
-        "kl": figures.divergence(ledger(vae, digits.test)),
-        "gradients": figures.gradients(compare_gradients(vae, digits.test)),
-        "gap": gap_figures.gap(result),
-        "posteriors": gap_figures.posteriors(posterior_densities(vae, found), result),
-        "calibration": calibration_figures.calibration(calibrate(vae)),
-    } | diagnose_figures.draw(vae, diagnose(vae, digits))
+        "kl": plots.divergence(ledger(vae, digits.test)),
+        "gradients": plots.gradients(compare_gradients(vae, digits.test)),
+        "gap": plots.gap(result),
+        "posteriors": plots.posteriors(posterior_densities(vae, found), result),
+        "calibration": plots.calibration(calibrate(vae)),
+    } | plots.diagnosis_figures(vae, diagnose(vae, digits))
     for name, figure in made.items():
-        figures.save(figure, arguments.out / f"{name}.png")
+        plots.save(figure, arguments.out / f"{name}.png")
         print(arguments.out / f"{name}.png")
     for path in another_prior(vae, digits, x, arguments.out, **changes):
         print(path)
@@ -72,10 +72,10 @@ def another_prior(
         torch.manual_seed(0)
         prior = GaussianMixture(2, vae.posterior, components=20, start="data")
     refitted, _ = refit(vae, prior, digits, **options)
-    names = {"before": "normal", "after": "mixture"}
-    figures.save(picture(vae, refitted, digits.test, names), out / "refit.png")
+    figure = plots.refit_samples(vae, refitted, digits.test, "normal", "mixture")
+    plots.save(figure, out / "refit.png")
     with tempfile.TemporaryDirectory() as folder:
-        pictures.draw(refitted, x, digits.test.labels, [], Path(folder))
+        plots.draw_vae(refitted, x, digits.test.labels, [], Path(folder))
         (out / "refit_latent.png").write_bytes((Path(folder) / "latent.png").read_bytes())
     return [out / "refit.png", out / "refit_latent.png"]
 

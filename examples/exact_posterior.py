@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import LinearGaussian, exact, linear_gaussian
@@ -143,7 +143,7 @@ def main() -> None:
     with torch.no_grad():
         truth = linear_gaussian(vae)
         table(vae, truth, data, fitted)
-        figures.save(picture(vae, truth, data), arguments.out / "exact_posterior.png")
+        plots.save(picture(vae, truth, data), arguments.out / "exact_posterior.png")
 
 
 if __name__ == "__main__":

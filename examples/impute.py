@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
+from pyrovae.plots import completions
 from pyrovae.queries import impute, mask
-from pyrovae.queries_figures import completions
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
         captions,
         "The lower half of a digit, drawn given the upper half",
     )
-    figures.save(picture, arguments.out / "impute.png")
+    plots.save(picture, arguments.out / "impute.png")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.estimates import Estimate
 
 COLUMNS = 10  # images in the picture
@@ -75,7 +75,7 @@ def main() -> None:
             print(f"{name:<17} {100 * possible.double().mean():>11.0f} % {score:>16}", end="")
             print(f" {told(away):>17}")
     pictured = [images[:COLUMNS] for images in (x, mean, drawn, decoded.sample())]
-    figures.save(picture(pictured), arguments.out / "input_or_output.png")
+    plots.save(picture(pictured), arguments.out / "input_or_output.png")
 
 
 def picture(rows: list[Tensor]) -> Figure:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pyro import distributions as dist
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.kl import compare
 
 SAMPLES = (10, 100, 1_000, 10_000)
@@ -109,7 +109,7 @@ def main() -> None:
     print(f"{'':<13}{'log q - log p':>21}{'r - 1 - log r':>23}{'mean of r':>13}")
     for name, result in results.items():
         show(name, result)
-    figures.save(picture(results), arguments.out / "kl_analytic_vs_monte_carlo.png")
+    plots.save(picture(results), arguments.out / "kl_analytic_vs_monte_carlo.png")
 
 
 if __name__ == "__main__":

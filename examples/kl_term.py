@@ -18,7 +18,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Split
 from pyrovae.diagnostics import aggregate_draws, surgery
 from pyrovae.kl import closed_form
@@ -107,7 +107,7 @@ def main() -> None:
             print(f"{size:>15} {table[-1][0]:>22.2f} {table[-1][1]:>25.2f}")
     elbo = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
     print(f"\ntest ELBO {told(elbo)} nats per image, the error over images")
-    figures.save(picture(np.array(table)), arguments.out / "kl_term.png")
+    plots.save(picture(np.array(table)), arguments.out / "kl_term.png")
 
 
 def picture(table: np.ndarray) -> Figure:

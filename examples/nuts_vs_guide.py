@@ -16,7 +16,7 @@ from matplotlib.patches import Ellipse
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.diagnostics import log_weights
 from pyrovae.evidence import Draws, Evidence, integrated, posterior_density, posterior_draws
 
@@ -116,7 +116,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     with torch.no_grad():
         table(vae, x, drawn, truth, labels)
-        figures.save(picture(vae, x, drawn, truth, labels), arguments.out / "nuts_vs_guide.png")
+        plots.save(picture(vae, x, drawn, truth, labels), arguments.out / "nuts_vs_guide.png")
     elbo = pyrovae.evaluate(vae, data.test, samples=10)["elbo"]
     print(f"ELBO of all test images {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats")
 

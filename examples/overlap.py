@@ -22,7 +22,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Split
 from pyrovae.diagnostics import aggregate_draws, surgery
 from pyrovae.likelihoods import Bernoulli, Binomial
@@ -125,7 +125,7 @@ def main() -> None:
     for name, rows in (("before training", starts), ("nearest in x itself", pixels)):
         columns = [told(list(column)) for column in zip(*rows, strict=True)]
         print(f"{name:<25} " + " ".join(f"{text:>14}" for text in columns))
-    figures.save(picture(panels, labels), arguments.out / "overlap.png")
+    plots.save(picture(panels, labels), arguments.out / "overlap.png")
 
 
 def picture(panels: dict[tuple[str, str], tuple[Tensor, list]], labels: Tensor) -> Figure:

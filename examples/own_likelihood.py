@@ -22,7 +22,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Dataset, Rows, prepare, read
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import per_example
@@ -137,7 +137,7 @@ def main() -> None:
         torch.manual_seed(arguments.seed)
         with torch.no_grad():
             drawn[name] = vae.sample(count).numpy()
-    figures.save(shares(drawn, levels), arguments.out / "own_likelihood.png")
+    plots.save(shares(drawn, levels), arguments.out / "own_likelihood.png")
 
 
 if __name__ == "__main__":

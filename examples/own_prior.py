@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import per_example
 from pyrovae.priors import StandardNormal
@@ -116,7 +116,7 @@ def main() -> None:
             power = powers[prior.start] = prior.log_power.detach().exp()
             learned = f"{power.min():.2f} to {power.max():.2f}"
         print(f"{name:<12} {learned:>12} {told[0]:>16} {told[1]:>18} {told[2]:>15}", flush=True)
-    figures.save(densities(powers), arguments.out / "own_prior.png")
+    plots.save(densities(powers), arguments.out / "own_prior.png")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 
 DRAWS, REPEATS = 10, 99
 SHOWN = 300  # images in the picture of all digits
@@ -112,7 +112,7 @@ def main() -> None:
     estimate = f"{elbo['estimate']:.2f} +- {elbo['standard_error']:.2f}"
     print(f"test ELBO {estimate} nats per image, the error over images")
     shown = max(found, key=found.__getitem__)
-    figures.save(picture(loc, scale, labels, shown), arguments.out / "posterior_ellipses.png")
+    plots.save(picture(loc, scale, labels, shown), arguments.out / "posterior_ellipses.png")
 
 
 def ellipses(axes: Axes, loc: Tensor, scale: Tensor, colour: np.ndarray | str) -> None:

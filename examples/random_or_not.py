@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 
 DRAWS = 4  # in the picture
 
@@ -87,7 +87,7 @@ def main() -> None:
     for seed in (0, 0, 1):
         elbo = pyrovae.evaluate(vae, data.test, samples=1, seed=seed)["elbo"]
         print(f"  draws of seed {seed}: {elbo['estimate']:.3f} +- {elbo['standard_error']:.3f}")
-    figures.save(picture(vae, x), arguments.out / "random_or_not.png")
+    plots.save(picture(vae, x), arguments.out / "random_or_not.png")
 
 
 def spread(vae: pyrovae.VAE, x: Tensor, draws: int = 100) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import WeightedBounds, per_example
@@ -149,7 +149,7 @@ def main() -> None:
             for term in ("reconstruction", "kl", "elbo", "log_evidence")
         )
         print(f"{name:<8} " + " ".join(f"{difference:>15}" for difference in differences))
-    figures.save(picture(models, terms), arguments.out / "swap_prior.png")
+    plots.save(picture(models, terms), arguments.out / "swap_prior.png")
 
 
 if __name__ == "__main__":

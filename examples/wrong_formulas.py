@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import log_weights
 from pyrovae.distributions import ContinuousBernoulli
@@ -346,7 +346,7 @@ def main() -> None:
             print("  {:<39} {:>7} {:>18} {:>18}".format(row.what, *numbers), flush=True)
     _, data = pyrovae.Config.resolve({"data": {"name": arguments.data}})
     torch.manual_seed(arguments.seed)
-    figures.save(picture(data, models), arguments.out / "wrong_formulas.png")
+    plots.save(picture(data, models), arguments.out / "wrong_formulas.png")
 
 
 if __name__ == "__main__":

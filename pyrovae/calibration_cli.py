@@ -25,7 +25,7 @@ def calibrate(
     rank among them. It says nothing about real data, nor whether the model is a good one. A
     picture goes to RUN/figures/calibration.png.
     """
-    from pyrovae import calibration_figures, diagnostics, figures
+    from pyrovae import diagnostics, plots
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
     from pyrovae.training import counting
@@ -38,7 +38,7 @@ def calibrate(
             vae, simulations=simulations, draws=draws, seed=seed, advance=advance
         )
     result |= opened.roles()
-    figures.save(calibration_figures.calibration(result), path)
+    plots.save(plots.calibration(result), path)
     if as_json:
         click.echo(in_json(result))
     else:

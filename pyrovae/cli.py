@@ -235,7 +235,7 @@ def sample(
     """Draw observations: z from p(z), then x from p(x|z)."""
     import torch
 
-    from pyrovae import figures
+    from pyrovae import plots
     from pyrovae.export import destination, write_arrays
 
     opened = opened_run(run, own)
@@ -247,9 +247,7 @@ def sample(
         torch.manual_seed(seed)
         x = vae.decode(vae.prior().sample((count,))) if means else vae.sample(count)
     what = "means of $p(x|z)$" if means else "draws $x \\sim p(x|z)$"
-    write_arrays(
-        path, {"x": x.numpy()}, lambda: figures.images(x.numpy(), f"{what}, $z \\sim p(z)$")
-    )
+    write_arrays(path, {"x": x.numpy()}, lambda: plots.images(x.numpy(), f"{what}, $z \\sim p(z)$"))
     click.echo(path)
 
 
@@ -273,7 +271,7 @@ def reconstruct(
     import numpy as np
     import torch
 
-    from pyrovae import figures
+    from pyrovae import plots
     from pyrovae.export import destination, write_arrays
 
     opened = opened_run(run, own)
@@ -287,7 +285,7 @@ def reconstruct(
     write_arrays(
         path,
         {"x": x.numpy(), "reconstruction": means.numpy()},
-        lambda: figures.reconstructions(x.numpy(), means.numpy()),
+        lambda: plots.reconstructions(x.numpy(), means.numpy()),
     )
     click.echo(path)
 

@@ -429,12 +429,12 @@ def _row(candidate: Candidate, results: Sequence[_Result], samples: int) -> dict
 
 @torch.no_grad()
 def _draw(summary: Mapping[str, Any], vaes: Sequence[VAE], folder: Path) -> None:
-    from pyrovae import figures  # matplotlib takes a while to import
+    from pyrovae import plots
 
     images = []
     with torch.random.fork_rng():
         for vae in vaes:
             torch.manual_seed(0)
             images.append(vae.decode(vae.prior().sample((DRAWS,))).cpu().numpy())
-    figure = figures.comparison(summary, images if images[0].ndim == 4 else None)
-    figures.save(figure, folder / "comparison.png")
+    figure = plots.comparison(summary, images if images[0].ndim == 4 else None)
+    plots.save(figure, folder / "comparison.png")

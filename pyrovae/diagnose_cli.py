@@ -80,7 +80,7 @@ def diagnose(
     the same configuration with several weights of the KL term, in RUN/sweep/; the same command goes
     on after Ctrl-C.
     """
-    from pyrovae import diagnose_figures, figures
+    from pyrovae import plots
     from pyrovae._process.files import write_text
     from pyrovae.diagnostics import diagnose as examine
     from pyrovae.export import as_json as in_json
@@ -95,7 +95,7 @@ def diagnose(
     folder = destination(None, opened.folder / "figures/surgery.png", (".png",)).parent
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     found = examine(vae, dataset, draws=draws, limit=limit, seed=seed, counting=counting)
-    pictures = diagnose_figures.draw(vae, found)
+    pictures = plots.diagnosis_figures(vae, found)
     report = dict(found.report) | {"sweep": None}
     lines = list(_lines(report, dataset.name))
     if sweep:
@@ -109,10 +109,10 @@ def diagnose(
             reporting=TrainingDisplay,
             counting=counting,
         )
-        pictures["rate_distortion"] = diagnose_figures.rate_distortion(report["sweep"])
+        pictures["rate_distortion"] = plots.rate_distortion(report["sweep"])
         lines += ["", "rate and distortion", *(f"  {line}" for line in table(report["sweep"]))]
     for name, picture in pictures.items():
-        figures.save(picture, folder / f"{name}.png")
+        plots.save(picture, folder / f"{name}.png")
     write_text(path, in_json(report, indent=2) + "\n")
     if as_json:
         click.echo(in_json(report))

@@ -62,9 +62,9 @@ def write_arrays(
     """
     first = next(iter(arrays.values()))
     if path.suffix == ".png" and figure is not None:
-        from pyrovae import figures  # matplotlib takes a while to import
+        from pyrovae import plots
 
-        figures.save(figure(), path)
+        plots.save(figure(), path)
         return
     try:
         with atomic_file(path) as file:

@@ -66,7 +66,7 @@ def gap(
     picture goes to RUN/figures/gap.png, and of a two-dimensional latent another one to
     RUN/figures/posteriors.png.
     """
-    from pyrovae import figures, gap_figures
+    from pyrovae import plots
     from pyrovae.diagnostics import gap as take_apart
     from pyrovae.diagnostics import gap_summary, posterior_densities
     from pyrovae.export import as_json as in_json
@@ -90,12 +90,12 @@ def gap(
     )
     labels = dataset.test.labels
     result = gap_summary(found, None if labels is None else labels.tolist())
-    pictures = {path: gap_figures.gap(result)}
+    pictures = {path: plots.gap(result)}
     if vae.latent_dim == 2:
         panels = posterior_densities(vae, found)
-        pictures[path.with_name("posteriors.png")] = gap_figures.posteriors(panels, result)
+        pictures[path.with_name("posteriors.png")] = plots.posteriors(panels, result)
     for path, picture in pictures.items():
-        figures.save(picture, path)
+        plots.save(picture, path)
     if as_json:
         click.echo(in_json(result))
     else:

@@ -70,7 +70,7 @@ def kl(
     --gradients compares three estimators of the gradient of the ELBO with respect to the encoder,
     for one batch of the first examples, at most 100, and draws RUN/figures/gradients.png.
     """
-    from pyrovae import figures
+    from pyrovae import plots
     from pyrovae.diagnostics import LIMIT, compare_gradients
     from pyrovae.export import as_json as in_json
     from pyrovae.export import destination
@@ -83,7 +83,7 @@ def kl(
     total = min(limit, len(dataset.test))
     with counting("KL(q || p)", total) as advance:
         result = ledger(vae, dataset.test, samples=samples, limit=limit, seed=seed, advance=advance)
-    pictures = {path: figures.divergence(result)}
+    pictures = {path: plots.divergence(result)}
     lines = list(_lines(result))
     if gradients:
         with counting("gradients", draws) as advance:
@@ -91,10 +91,10 @@ def kl(
                 vae, dataset.test, draws=draws, limit=min(limit, LIMIT), seed=seed, advance=advance
             )
         result["gradients"] = found
-        pictures[path.with_name("gradients.png")] = figures.gradients(found)
+        pictures[path.with_name("gradients.png")] = plots.gradients(found)
         lines += _lines_of_gradients(found)
     for path, picture in pictures.items():
-        figures.save(picture, path)
+        plots.save(picture, path)
     if as_json:
         click.echo(in_json(result))
     else:

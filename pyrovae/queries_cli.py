@@ -112,7 +112,7 @@ def impute(
     rows = list(_rows(found, observed))
 
     def figure() -> Any:
-        from pyrovae.queries_figures import completions as completed
+        from pyrovae.plots import completions as completed
 
         shown = plain["x"] if present is None else np.where(present[chosen], plain["x"], np.nan)
         captions = [_caption(row) for row in rows]

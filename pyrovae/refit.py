@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from pyrovae import figures, refit_figures
+from pyrovae import plots
 from pyrovae._process.files import (
     tensor_bytes,
     whole_folder,
@@ -43,13 +42,12 @@ from pyrovae.run import CONFIG, FIGURES, STATISTICS, Run
 from pyrovae.training import METRICS, MODEL, Fit, Progress, fit
 from pyrovae.vae import VAE
 
-__all__ = ["REFIT", "change", "picture", "refit", "refit_run"]
+__all__ = ["REFIT", "change", "refit", "refit_run"]
 
 REFIT = "refit.json"
 """In the folder of a refitted run: where it comes from, and what changed."""
 
 SUMMARY_SAMPLES = 100
-SHOWN = 64  # samples in the picture before, and as many after
 
 KL_ESTIMATOR = "mean of log p_before(z) - log p_after(z), z ~ q(z | x), over the examples"
 
@@ -276,7 +274,7 @@ def refit_run(
         "seed": seed,
         "figure": str(out / FIGURES / "refit.png"),
     } | changed
-    drawn = picture(before, after, dataset.test, priors, seed=seed)
+    drawn = plots.refit_samples(before, after, dataset.test, *_short(priors), seed=seed)
     with whole_folder(out) as folder:
         write_text(folder / CONFIG, config.to_toml())
         write_tensors(folder / MODEL, after.state_dict())
@@ -286,7 +284,7 @@ def refit_run(
             write_bytes(folder / STATISTICS, tensor_bytes(statistics))
         write_text(folder / REFIT, as_json(result, indent=2) + "\n")
         Run.open(folder, trusted=trusted).finish(after, dataset, fitted, samples=SUMMARY_SAMPLES)
-        figures.save(drawn, folder / FIGURES / "refit.png")
+        plots.save(drawn, folder / FIGURES / "refit.png")
     return result
 
 
@@ -351,31 +349,8 @@ def _free(folder: Path, spec: Spec) -> Path:
     return path
 
 
-@torch.no_grad()
-def picture(
-    before: VAE, after: VAE, test: Split, priors: Mapping[str, str], *, seed: int = 0
-) -> Figure:
-    """Real data, and what the same decoder makes of draws from each prior.
-
-    Args:
-        before: with one prior.
-        after: with another one.
-        test: real data.
-        priors: their specs, ``before`` and ``after``.
-        seed: of all draws.
-    """
-    images = len(test.event_shape) == 3 and test.event_shape[0] in (1, 3)
-    count = min(SHOWN if images else 2_000, len(test))
-    real = np.asarray(test.batch(np.random.default_rng(seed).permutation(len(test))[:count]))
-    drawn = []
-    for vae in (before, after):
-        with isolated(torch.device("cpu")), evaluating(vae):
-            torch.manual_seed(seed)
-            x = vae.decode(vae.prior().sample((count,))) if images else vae.sample(count)
-        drawn.append(np.asarray(x.double().cpu()))
-    if not images:
-        real, *drawn = (x.reshape(count, -1) for x in (real, *drawn))
+def _short(priors: Mapping[str, str]) -> list[str]:
+    """The names of two priors, with their options if the names are the same."""
     specs = [Spec.parse(priors[when]) for when in ("before", "after")]
     short = [spec.name for spec in specs]
-    names = short if short[0] != short[1] else list(map(str, specs))
-    return refit_figures.samples(real, drawn[0], drawn[1], *names)
+    return short if short[0] != short[1] else list(map(str, specs))

@@ -406,7 +406,7 @@ class Run:
         Returns:
             What ``summary.json`` holds.
         """
-        from pyrovae import pictures  # matplotlib takes a while to import
+        from pyrovae import plots
 
         result = self.evaluate(vae, dataset, **evaluation)
         summary = result | {
@@ -425,7 +425,7 @@ class Run:
             [batch for batch, _ in zip(dataset.test.batches(500), range(4), strict=False)]
         )
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        pictures.draw(vae, x, labels, trained.metrics, self.folder / FIGURES)
+        plots.draw_vae(vae, x, labels, trained.metrics, self.folder / FIGURES)
         write_text(self.folder / SUMMARY, as_json(summary, indent=2) + "\n")
         return summary
 

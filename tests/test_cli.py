@@ -45,7 +45,7 @@ class Fixed(torch.nn.Module):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -552,7 +552,7 @@ def test_an_interruption_after_training_says_how_to_go_on(command, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.pictures.draw", interrupted)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", interrupted)
     result = command("fit", *SHORT, "--out", "a")
     assert result.status == 130
     assert result.err.endswith("interrupted; go on with: pyrovae fit --resume a\n")

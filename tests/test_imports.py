@@ -17,7 +17,6 @@ LAYERS = [
         "estimates",
     },
     {
-        "figures",
         "networks",
     },
     {
@@ -25,16 +24,9 @@ LAYERS = [
         "likelihoods",
         "posteriors",
         "priors",
-        "queries_figures",
     },
     {
         "vae",
-    },
-    {
-        "calibration_figures",
-        "gap_figures",
-        "pictures",
-        "refit_figures",
     },
     {
         "config",
@@ -44,7 +36,6 @@ LAYERS = [
     },
     {
         "comparison",
-        "diagnose_figures",
         "options",
         "refit",
         "summary",

@@ -8,12 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from pyro import distributions as dist
 from torch import nn
 from torch.distributions import kl_divergence
 
 import pyrovae
-from pyrovae import figures, refit_figures
+from pyrovae import plots
 from pyrovae._process.files import read_tensors
 from pyrovae.components import Spec, context_of, resolve
 from pyrovae.config import Config
@@ -196,7 +197,7 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments, **options: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
 
 
 @pytest.mark.parametrize("prior", ["mixture:components=10,start=data", "flow:transforms=2"])
@@ -318,7 +319,7 @@ def test_an_interruption_leaves_no_folder(run, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyrovae.pictures.draw", interrupted)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", interrupted)
     before = sorted(path.name for path in tmp_path.iterdir())
     with contextlib.suppress(KeyboardInterrupt):
         refit_run(Run.open(run), "learned_normal", tmp_path / "new", epochs=1, samples=2, limit=9)
@@ -342,6 +343,6 @@ def test_a_table_is_refitted_and_drawn(command, tmp_path):
 def test_the_picture_of_a_table_has_a_panel_for_each_column():
     rng = np.random.default_rng(0)
     tables = [rng.normal(size=(50, 3)) for _ in range(3)]
-    figure = refit_figures.samples(*tables, "normal", "flow")
-    assert isinstance(figure, figures.Figure)
+    figure = plots.prior_swap(*tables, "normal", "flow")
+    assert isinstance(figure, Figure)
     assert len(figure.axes) == 3

@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from scipy.stats import kstest, norm
 from torch import nn
 
-from pyrovae import calibration_figures, figures
+from pyrovae import plots
 from pyrovae.diagnostics.calibration import BINS, calibrate, uniformity
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
@@ -170,7 +170,7 @@ def test_every_pair_is_tested_or_said_to_be_constant(prior, posterior, tmp_path)
     assert {"z1", "z2", "log p(x|z)"} <= names
     assert ("log p(z)" in names) == (prior not in ("sphere", "categorical"))  # uniform ones
     assert (result["coverage"] is None) == (posterior == "relaxed_categorical")
-    figures.save(calibration_figures.calibration(result), tmp_path / "calibration.png")
+    plots.save(plots.calibration(result), tmp_path / "calibration.png")
 
 
 class Enumerated(nn.Module):
@@ -210,13 +210,13 @@ def test_a_wide_latent_space_shows_its_worst_functions(network):
     vae = VAE(StandardNormal(20), Bernoulli(20, shape, network), DiagonalNormal(20, shape, network))
     result = calibrate(vae, simulations=100, draws=19)
     assert len(result["functions"]) == 22
-    picture = calibration_figures.calibration(result)
+    picture = plots.calibration(result)
     titles = [axes.get_title(loc="left").partition(":")[0] for axes in picture.axes]
     assert len([title for title in titles if title.startswith("$")]) == 12
 
 
 def test_the_command_prints_writes_and_refuses(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments, **options: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
     small = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)
     assert command("fit", *small, "--epochs", 1, "--out", "run").status == 0
     options = ("calibrate", "run", "--simulations", 200, "--draws", 19)

@@ -12,7 +12,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.diagnostics import gradient_variance
 from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
 from pyrovae.likelihoods import Bernoulli
@@ -413,7 +413,7 @@ def test_the_figure_shows_each_layer_by_each_estimator(kind, network, digits, tm
     posterior = (Point if kind == "point" else DiagonalNormal)(2, SHAPE, network)
     prior = StandardNormal(2) if kind != "no closed form" else GaussianMixture(2, components=3)
     result = compare_gradients(make(prior, posterior, network), Rows(digits), draws=10)
-    figure = figures.gradients(result)
+    figure = plots.gradients(result)
     noise, signal = figure.axes
     rows = [row for row in result["estimators"] if row["reason"] is None]
     layers = [layer["name"] for layer in rows[0]["layers"]]
@@ -434,7 +434,7 @@ def test_the_figure_shows_each_layer_by_each_estimator(kind, network, digits, tm
         )
     labels = figure.legends[0].get_texts()
     assert len(labels) == len(rows)
-    figures.save(figure, tmp_path / "gradients.png")
+    plots.save(figure, tmp_path / "gradients.png")
     assert (tmp_path / "gradients.png").stat().st_size > 10_000
 
 

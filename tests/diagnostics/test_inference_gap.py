@@ -16,10 +16,10 @@ from pyrovae.data import Split, load
 from pyrovae.diagnostics.inference_gap import gap, gap_summary, posterior_densities
 from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
 from pyrovae.evidence import Draws, bridge, log_joint
-from pyrovae.gap_figures import gap as gap_figure
-from pyrovae.gap_figures import posteriors
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP, Linear
+from pyrovae.plots import gap as gap_figure
+from pyrovae.plots import posteriors
 from pyrovae.posteriors import (
     DiagonalLaplace,
     DiagonalNormal,

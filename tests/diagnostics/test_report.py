@@ -9,7 +9,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae import diagnose_figures
+from pyrovae import plots
 from pyrovae.data import Dataset, Split, load
 from pyrovae.diagnostics.report import diagnose
 from pyrovae.export import as_json
@@ -156,7 +156,7 @@ def test_every_kind_of_model_gets_what_applies(prior, posterior, few_digits):
     groups = report["population"]["groups"]
     assert groups[0]["class"] is None
     assert groups[0]["test"] is not None
-    pictures = diagnose_figures.draw(vae, found)
+    pictures = plots.diagnosis_figures(vae, found)
     if posterior == "point":
         assert report["surgery"] is None
         assert "is a point, which has no density" in report["no_surgery"]
@@ -184,7 +184,7 @@ def test_a_few_rows_without_labels_are_enough_and_one_is_not():
     found = diagnose(known, dataset(0, 1.0, 1, 10))
     assert found.report["population"]["groups"][0]["test"] is None
     assert all(row["accuracy"] is None for row in found.report["samples"])
-    assert set(diagnose_figures.draw(known, found)) == {"surgery", "aggregate", "decoded"}
+    assert set(plots.diagnosis_figures(known, found)) == {"surgery", "aggregate", "decoded"}
     with pytest.raises(ValueError, match="limit must be at least 2, got 1"):
         diagnose(known, dataset(0, 1.0, 1, 10), limit=1)
 
@@ -194,7 +194,7 @@ SMALL = ["--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--
 
 @pytest.fixture
 def run(command, monkeypatch):
-    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
     command("fit", *SMALL, "--epochs", 1, "--out", "run")
     return "run"
 

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.integrate import quad
 from torch.distributions import kl_divergence
 
-from pyrovae import figures
+from pyrovae import plots
 from pyrovae.components import context_of
 from pyrovae.distributions import OneHots
 from pyrovae.kl.closed_forms import CLOSED_FORMS, closed_form
@@ -331,7 +331,7 @@ def test_infinite_divergences_are_reported_as_such(q, p, reason):
     assert all(row["z_score"] is None for row in result["monte_carlo"] + result["low_variance"])
     if "heavy" not in reason:
         assert result["monte_carlo"][-1]["estimate"] == math.inf
-    figures.divergence(result)
+    plots.divergence(result)
 
 
 @pytest.mark.parametrize(
@@ -494,7 +494,7 @@ def test_the_ledger_of_a_limit_is_of_the_first(vae, images):
 def test_the_figure_shows_rows_bands_and_the_truth(pair, tmp_path):
     q, p = pair
     result = compare(q(4), p())
-    figure = figures.divergence(result)
+    figure = plots.divergence(result)
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     lines = {line.get_label(): line for line in axes.get_lines()}
@@ -506,7 +506,7 @@ def test_the_figure_shows_rows_bands_and_the_truth(pair, tmp_path):
     assert any(label.startswith("bounds") for label in axes.get_legend_handles_labels()[1]) == (
         result["bounds"] is not None
     )
-    figures.save(figure, tmp_path / "kl.png")
+    plots.save(figure, tmp_path / "kl.png")
     assert (tmp_path / "kl.png").stat().st_size > 10_000
 
 
@@ -514,7 +514,7 @@ KEYS = {"closed_form", "monte_carlo", "low_variance", "quadrature", "bounds", "p
 
 
 def test_the_command_prints_writes_and_refuses(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.pictures.draw", lambda *arguments, **options: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
     small = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)
     assert command("fit", *small, "--epochs", 1, "--out", "run")[0] == 0
     status, out, _ = command("kl", "run", "--samples", "1,10,100", "--limit", 50, "--json")

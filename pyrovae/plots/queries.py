@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pyrovae.figures import _CLASSES, _MINUS, _REAL, _rgb, _show_mosaic, _style
+from pyrovae.plots.figures import _CLASSES, _MINUS, _REAL, _rgb, _show_mosaic, _style
 
 __all__ = ["completions", "detection"]
 

@@ -20,10 +20,10 @@ from torch.distributions import Independent, kl_divergence
 
 from pyrovae._process.isolation import evaluating, seed_device
 from pyrovae.distributions import is_discrete, moments
-from pyrovae.figures import bound, discrete, grid, latent, reconstructions, samples, save
+from pyrovae.plots.figures import bound, discrete, grid, latent, reconstructions, samples, save
 from pyrovae.vae import VAE
 
-__all__ = ["draw", "fills_space", "prior_density"]
+__all__ = ["draw_vae", "fills_space", "prior_density"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -32,7 +32,7 @@ _LATENTS = 400  # the most that stay readable
 
 
 @torch.no_grad()
-def draw(
+def draw_vae(
     vae: VAE,
     x_test: Tensor,
     labels: Array | None,

@@ -15,10 +15,11 @@ from pyro import distributions as dist
 from scipy.stats import norm
 from torch import nn
 
-from pyrovae import figures, pictures
 from pyrovae.components import context_of
 from pyrovae.likelihoods import Binomial, ContinuousBernoulli, Normal
 from pyrovae.networks import MLP
+from pyrovae.plots import figures
+from pyrovae.plots import vae as pictures
 from pyrovae.posteriors import POSTERIORS, DiagonalNormal
 from pyrovae.priors import PRIORS, StandardNormal
 from pyrovae.vae import VAE
@@ -92,7 +93,7 @@ def cases():
 def test_every_picture_that_applies_is_made(tmp_path, coarse, prior, latent_dim, kind):
     labels = np.arange(N) % 3
     vae = make_vae(kind, latent_dim, prior)
-    paths = pictures.draw(vae, make_data(kind), labels, [], tmp_path / "new")
+    paths = pictures.draw_vae(vae, make_data(kind), labels, [], tmp_path / "new")
     names = ["samples.png", "reconstructions.png", "latent.png"]
     if latent_dim == 2 and kind != "table":
         names.append("grid.png")
@@ -110,7 +111,7 @@ def test_every_picture_that_applies_is_made(tmp_path, coarse, prior, latent_dim,
 @pytest.mark.parametrize("prior", ["sphere", "vamp"])
 def test_a_sphere_is_drawn(tmp_path, coarse, prior, latent_dim):
     vae = make_vae("image", latent_dim, prior, posterior="power_spherical")
-    paths = pictures.draw(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)
+    paths = pictures.draw_vae(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)
     names = [path.stem for path in paths]
     assert "latent" in names
     assert "grid" not in names
@@ -122,7 +123,7 @@ def test_a_sphere_is_drawn(tmp_path, coarse, prior, latent_dim):
 def test_one_hot_vectors_are_drawn_as_probabilities(tmp_path, kept, prior, latent_dim, labels):
     vae = make_vae("image", latent_dim, prior, posterior="relaxed_categorical")
     x = make_data("image")
-    pictures.draw(vae, x, labels, [], tmp_path)
+    pictures.draw_vae(vae, x, labels, [], tmp_path)
     assert set(kept) == {"samples", "reconstructions", "latent"}
     assert vae.training
     axes = kept["latent"].axes[0]
@@ -152,7 +153,7 @@ OVER_THE_REALS = [q for q in POSTERIORS if q not in ("power_spherical", "relaxed
 @pytest.mark.parametrize("posterior", OVER_THE_REALS)
 def test_every_posterior_is_drawn(tmp_path, coarse, posterior, latent_dim):
     vae = make_vae("image", latent_dim, posterior=posterior)
-    paths = pictures.draw(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)
+    paths = pictures.draw_vae(vae, make_data("image"), np.arange(N) % 3, [], tmp_path)
     assert "latent.png" in [path.name for path in paths]
 
 
@@ -160,7 +161,7 @@ def test_every_posterior_is_drawn(tmp_path, coarse, posterior, latent_dim):
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_every_axis_is_labelled_with_its_unit(tmp_path, kept, kind, latent_dim):
     vae = make_vae(kind, latent_dim)
-    pictures.draw(vae, make_data(kind), np.arange(N) % 3, make_metrics(3), tmp_path)
+    pictures.draw_vae(vae, make_data(kind), np.arange(N) % 3, make_metrics(3), tmp_path)
     unit = "nats per example" if kind == "table" else "nats per image"
     assert [a.get_ylabel() for a in kept["bound"].axes] == [
         f"{part} ({unit})" for part in ("ELBO", "distortion", "rate")
@@ -202,13 +203,13 @@ def test_the_bound_of_a_single_epoch_is_a_marker_at_a_whole_epoch():
 def test_no_metrics_are_refused_by_bound_and_skipped_by_draw(tmp_path, coarse):
     with pytest.raises(ValueError, match="at least one epoch, got none"):
         figures.bound([])
-    paths = pictures.draw(make_vae(), make_data(), None, [], tmp_path)
+    paths = pictures.draw_vae(make_vae(), make_data(), None, [], tmp_path)
     assert "bound.png" not in [path.name for path in paths]
 
 
 def test_ellipses_have_the_posteriors_own_mean_and_standard_deviation(tmp_path, kept):
     vae, x = make_vae(), make_data()
-    pictures.draw(vae, x, None, [], tmp_path)
+    pictures.draw_vae(vae, x, None, [], tmp_path)
     (axes,) = kept["latent"].axes
     (ellipses,) = (c for c in axes.collections if type(c) is PolyCollection)
     outlines = np.stack([path.vertices[:-1] for path in ellipses.get_paths()])
@@ -222,7 +223,7 @@ def test_ellipses_have_the_posteriors_own_mean_and_standard_deviation(tmp_path, 
 
 def test_intervals_have_the_posteriors_own_standard_deviation(tmp_path, kept):
     vae, x = make_vae(latent_dim=1), make_data()
-    pictures.draw(vae, x, np.arange(N) % 3, [], tmp_path)
+    pictures.draw_vae(vae, x, np.arange(N) % 3, [], tmp_path)
     axes = kept["latent"].axes[1]
     (intervals,) = (c for c in axes.collections if isinstance(c, LineCollection))
     ends = np.stack(intervals.get_segments())[..., 0]
@@ -249,7 +250,7 @@ def test_an_ellipse_of_a_correlated_posterior_is_tilted_with_it():
 
 @pytest.mark.parametrize("latent_dim", [2, 3])
 def test_contours_of_the_standard_normal_hold_the_mass_they_claim(tmp_path, kept, latent_dim):
-    pictures.draw(make_vae(latent_dim=latent_dim), make_data(), None, [], tmp_path)
+    pictures.draw_vae(make_vae(latent_dim=latent_dim), make_data(), None, [], tmp_path)
     contours = [c for c in kept["latent"].axes[0].collections if not getattr(c, "filled", True)]
     outside = 2 * np.pi * contours[0].levels  # the density is uniform in units of its maximum
     expected = np.array([0.05, 0.2, 0.5])
@@ -257,7 +258,7 @@ def test_contours_of_the_standard_normal_hold_the_mass_they_claim(tmp_path, kept
 
 
 def test_the_grid_lies_at_the_exact_quantiles_of_the_standard_normal(tmp_path, kept):
-    pictures.draw(make_vae(), make_data(), None, [], tmp_path)
+    pictures.draw_vae(make_vae(), make_data(), None, [], tmp_path)
     (axes,) = kept["grid"].axes
     texts = [label.get_text() for label in axes.get_xticklabels()]
     z = [float(text.split("\n")[0].replace("\N{MINUS SIGN}", "-")) for text in texts]
@@ -270,7 +271,7 @@ def test_a_prior_without_a_quantile_function_gets_the_quantiles_of_its_draws():
     torch.manual_seed(0)
     prior = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
     quantiles = np.array([0.1, 0.5, 0.9])
-    z = pictures._prior_quantiles(prior, quantiles)
+    z = vae._prior_quantiles(prior, quantiles)
     error = np.sqrt(quantiles * (1 - quantiles) / 20_000) / norm.pdf(norm.ppf(quantiles))
     assert (abs(z.numpy() - norm.ppf(quantiles)[:, None]) < 4 * error[:, None]).all()
 
@@ -296,7 +297,7 @@ def test_images_keep_the_scale_of_the_data():
 
 def test_reconstructions_are_spread_evenly_over_the_classes(tmp_path, kept):
     labels = np.repeat([0, 1, 2, 3], [24, 2, 2, 2])
-    pictures.draw(make_vae(), make_data(), labels, [], tmp_path)
+    pictures.draw_vae(make_vae(), make_data(), labels, [], tmp_path)
     shown = [t.get_text() for axes in kept["reconstructions"].axes for t in axes.get_xticklabels()]
     assert shown[:8] == [f"class {label}" for label in (0, 1, 2, 3, 0, 1, 2, 3)]
 
@@ -310,7 +311,7 @@ def test_the_dimensions_of_largest_kl_are_shown(tmp_path, kept):
 
     vae = make_vae(latent_dim=4)
     vae.posterior = Informed()
-    pictures.draw(vae, make_data(), None, [], tmp_path)
+    pictures.draw_vae(vae, make_data(), None, [], tmp_path)
     (axes,) = kept["latent"].axes
     assert axes.get_xlabel() == "$z_{4}$ (KL 4.5 nats)"  # m^2 / 2
     assert axes.get_ylabel() == "$z_{2}$ (KL 2.0 nats)"
@@ -319,10 +320,10 @@ def test_the_dimensions_of_largest_kl_are_shown(tmp_path, kept):
 def test_kl_without_a_closed_form_agrees_with_the_closed_form():
     torch.manual_seed(0)
     q = dist.Normal(torch.randn(50, 3), 0.3 + torch.rand(50, 3)).to_event(1)
-    exact, closed = pictures._kl_per_dimension(q, StandardNormal(3)(), torch.zeros(1, 3))
+    exact, closed = vae._kl_per_dimension(q, StandardNormal(3)(), torch.zeros(1, 3))
     assert closed
     p = dist.MultivariateNormal(torch.zeros(3), torch.eye(3))
-    estimate, closed = pictures._kl_per_dimension(q, p, p.sample((5000,)))
+    estimate, closed = vae._kl_per_dimension(q, p, p.sample((5000,)))
     assert not closed
     np.testing.assert_allclose(estimate, exact, rtol=0.1)
 
@@ -344,18 +345,18 @@ class Banana(nn.Module):
 def test_a_posterior_that_can_only_be_sampled_is_drawn(tmp_path, coarse, latent_dim):
     vae = make_vae(latent_dim=latent_dim)
     vae.posterior = Banana(latent_dim)
-    assert pictures.draw(vae, make_data(), np.arange(N) % 3, [], tmp_path)
+    assert pictures.draw_vae(vae, make_data(), np.arange(N) % 3, [], tmp_path)
 
 
 def test_more_than_ten_classes_get_a_colour_scale(tmp_path, kept):
-    pictures.draw(make_vae(), make_data(), np.arange(N), [], tmp_path)
+    pictures.draw_vae(make_vae(), make_data(), np.arange(N), [], tmp_path)
     axes, scale = kept["latent"].axes
     assert scale.get_ylabel() == "class"
     assert not axes.texts
 
 
 def test_up_to_ten_classes_are_numbered(tmp_path, kept):
-    pictures.draw(make_vae(), make_data(), np.arange(N) % 10, [], tmp_path)
+    pictures.draw_vae(make_vae(), make_data(), np.arange(N) % 10, [], tmp_path)
     (axes,) = kept["latent"].axes
     assert [text.get_text() for text in axes.texts] == [str(label) for label in range(10)]
     assert len(set(figures._CLASSES)) == 10
@@ -376,7 +377,7 @@ def test_any_event_shape_is_drawn(tmp_path, coarse, shape):
     network = partial(MLP, hidden_dims=(8,))
     vae = VAE(StandardNormal(2), Normal(2, shape, network), DiagonalNormal(2, shape, network))
     x = torch.randn(N, *shape, generator=torch.Generator().manual_seed(0))
-    names = [path.stem for path in pictures.draw(vae, x, None, [], tmp_path)]
+    names = [path.stem for path in pictures.draw_vae(vae, x, None, [], tmp_path)]
     assert ("grid" in names) == (shape == (6, 5))
 
 
@@ -387,7 +388,7 @@ def test_drawing_changes_nothing_global(tmp_path, coarse):
     modes = {name: module.training for name, module in vae.named_modules()}
     parameters = dict.copy(matplotlib.rcParams)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
-    pictures.draw(vae, make_data(), np.arange(N) % 3, make_metrics(), tmp_path)
+    pictures.draw_vae(vae, make_data(), np.arange(N) % 3, make_metrics(), tmp_path)
     assert dict.copy(matplotlib.rcParams) == parameters
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert all(map(np.array_equal, np.random.get_state(), numpy_state))  # noqa: NPY002
@@ -410,7 +411,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_users_style(tmp_path, c
     vae, x, labels = make_vae(), make_data(), np.arange(N) % 3
 
     def drawn(name, seed):
-        paths = pictures.draw(vae, x, labels, make_metrics(), tmp_path / name, seed=seed)
+        paths = pictures.draw_vae(vae, x, labels, make_metrics(), tmp_path / name, seed=seed)
         return [path.read_bytes() for path in paths]
 
     first = drawn("first", 0)
@@ -441,5 +442,5 @@ def test_a_figure_is_saved_as_png_only(tmp_path):
 
 def test_labels_of_another_split_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one per datum: got 7 for 30"):
-        pictures.draw(make_vae(), make_data(), np.zeros(7, int), [], tmp_path / "new")
+        pictures.draw_vae(make_vae(), make_data(), np.zeros(7, int), [], tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from pyrovae.figures import _BOUND, _DISTORTION, _REAL, _style
+from pyrovae.plots.figures import _BOUND, _DISTORTION, _REAL, _style
 
 __all__ = ["calibration"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyrovae._process.isolation import evaluating
 from pyrovae.diagnostics import Diagnosis
 from pyrovae.distributions import is_discrete
-from pyrovae.figures import (
+from pyrovae.plots.figures import (
     _BOUND,
     _CLASSES,
     _DISTORTION,
@@ -32,10 +32,10 @@ from pyrovae.figures import (
     _style,
     discrete,
 )
-from pyrovae.pictures import fills_space, prior_density
+from pyrovae.plots.vae import fills_space, prior_density
 from pyrovae.vae import VAE
 
-__all__ = ["draw", "rate_distortion"]
+__all__ = ["diagnosis_figures", "rate_distortion"]
 
 Array = NDArray[Any]
 
@@ -51,7 +51,7 @@ _TERMS = (
 )
 
 
-def draw(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
+def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
     """Every picture that applies, by name.
 
     ``surgery``, the terms of the bound, where there are any; ``aggregate``, draws of the aggregate

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from pyrovae.figures import _MINUS, _style
+from pyrovae.plots.figures import _MINUS, _style
 
 __all__ = ["gap", "posteriors"]
 

@@ -3,9 +3,12 @@ r"""The picture of a refit: what the same decoder makes of draws from two priors
 import math
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
-from pyrovae.figures import (
+from pyrovae._process.isolation import evaluating, isolated
+from pyrovae.data import Split
+from pyrovae.plots.figures import (
     _DISTORTION,
     _MODEL,
     _REAL,
@@ -16,12 +19,42 @@ from pyrovae.figures import (
     _show_mosaic,
     _style,
 )
+from pyrovae.vae import VAE
 
-__all__ = ["samples"]
+__all__ = ["prior_swap", "refit_samples"]
+
+SHOWN = 64  # samples in the picture before, and as many after
+
+
+@torch.no_grad()
+def refit_samples(
+    before: VAE, after: VAE, test: Split, prior: str, other: str, *, seed: int = 0
+) -> Figure:
+    """Real data, and what the same decoder makes of draws from each of two priors.
+
+    Args:
+        before: with one prior.
+        after: with another one.
+        test: real data.
+        prior, other: names of the two priors.
+        seed: of all draws.
+    """
+    images = len(test.event_shape) == 3 and test.event_shape[0] in (1, 3)
+    count = min(SHOWN if images else 2_000, len(test))
+    real = np.asarray(test.batch(np.random.default_rng(seed).permutation(len(test))[:count]))
+    drawn = []
+    for vae in (before, after):
+        with isolated(torch.device("cpu")), evaluating(vae):
+            torch.manual_seed(seed)
+            x = vae.decode(vae.prior().sample((count,))) if images else vae.sample(count)
+        drawn.append(np.asarray(x.double().cpu()))
+    if not images:
+        real, *drawn = (x.reshape(count, -1) for x in (real, *drawn))
+    return prior_swap(real, drawn[0], drawn[1], prior, other)
 
 
 @_style()
-def samples(real: Array, before: Array, after: Array, prior: str, other: str) -> Figure:
+def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str) -> Figure:
     """Real data, and data of one decoder under two priors.
 
     Images are shown as three grids, a table as a histogram of each of its first twelve columns.
