@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 import pyrovae
 from pyrovae.cli import cli
 from pyrovae.data import DATASETS, RECIPES, TorchvisionSet
-from pyrovae.summary import catalogue
+from pyrovae.runs import catalogue
 
 project = "pyrovae"
 author = "The pyrovae authors"

@@ -26,7 +26,7 @@ from pyrovae.evidence import integrated
 from pyrovae.objectives import Beta, Elbo
 from pyrovae.posteriors import Point
 from pyrovae.priors import GaussianMixture
-from pyrovae.refit import refit
+from pyrovae.runs import refit
 
 SHOWN = 8  # rows and columns of samples
 # fmt: off

@@ -28,7 +28,7 @@ from pyrovae.diagnostics import (
 )
 from pyrovae.kl import ledger
 from pyrovae.priors import GaussianMixture
-from pyrovae.refit import refit
+from pyrovae.runs import refit
 
 
 def main() -> None:

@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrovae.config import Config
     from pyrovae.evidence import evaluate
-    from pyrovae.run import load
+    from pyrovae.runs import Config, load
     from pyrovae.training import fit
     from pyrovae.vae import VAE
 
@@ -21,10 +20,10 @@ __all__ = ["VAE", "Config", "evaluate", "fit", "load"]
 
 _HOMES = {
     "VAE": "pyrovae.vae",
-    "Config": "pyrovae.config",
+    "Config": "pyrovae.runs.config",
     "evaluate": "pyrovae.evidence",
     "fit": "pyrovae.training",
-    "load": "pyrovae.run",
+    "load": "pyrovae.runs.run",
 }
 
 

@@ -26,8 +26,8 @@ def calibrate(
     picture goes to RUN/figures/calibration.png.
     """
     from pyrovae import diagnostics, plots
-    from pyrovae.export import as_json as in_json
-    from pyrovae.export import destination
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import destination
     from pyrovae.training import counting
 
     opened = opened_run(run, own)

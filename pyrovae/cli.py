@@ -178,9 +178,7 @@ def fit(
     With no options: the 1,797 handwritten digits that come with scikit-learn. What is not given is
     taken from --config, then from the recipe of the data, then from the defaults.
     """
-    from pyrovae.config import Config
-    from pyrovae.run import Run, going_on, resuming, start
-    from pyrovae.summary import headline
+    from pyrovae.runs import Config, Run, going_on, headline, resuming, start
     from pyrovae.training import TrainingDisplay
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -236,7 +234,7 @@ def sample(
     import torch
 
     from pyrovae import plots
-    from pyrovae.export import destination, write_arrays
+    from pyrovae.runs import destination, write_arrays
 
     opened = opened_run(run, own)
     image = len(opened.config.data["event_shape"]) == 3
@@ -272,7 +270,7 @@ def reconstruct(
     import torch
 
     from pyrovae import plots
-    from pyrovae.export import destination, write_arrays
+    from pyrovae.runs import destination, write_arrays
 
     opened = opened_run(run, own)
     path = destination(out, opened.folder / "figures/reconstructed.png", (".png", ".npz"))
@@ -300,7 +298,7 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
     import torch
 
     from pyrovae.distributions import moments
-    from pyrovae.export import destination, write_arrays
+    from pyrovae.runs import destination, write_arrays
     from pyrovae.training import counting
 
     opened = opened_run(run, own)
@@ -330,7 +328,7 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
 @run_options
 def show(run: str, **own: str | None) -> None:
     """What a run is: roles, distributions, shapes, parameters, and a drawing of its programs."""
-    from pyrovae.summary import describe, draw_programs
+    from pyrovae.runs import describe, draw_programs
 
     opened = opened_run(run, own)
     vae = opened.vae()
@@ -342,14 +340,14 @@ def show(run: str, **own: str | None) -> None:
 @json_option
 def components(as_json: bool) -> None:
     """Every prior, posterior, likelihood, network and objective, with its options."""
-    from pyrovae.summary import catalogue, table
+    from pyrovae.runs import catalogue, text_table
 
     families = catalogue()
-    click.echo(json.dumps(families) if as_json else "\n".join(table(families)))
+    click.echo(json.dumps(families) if as_json else "\n".join(text_table(families)))
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    from pyrovae.export import as_json as in_json
-    from pyrovae.summary import in_words, reliability
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import in_words, reliability
 
     click.echo(in_json(result) if as_json else "\n".join(in_words(result) + reliability(result)))

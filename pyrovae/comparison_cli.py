@@ -19,7 +19,7 @@ __all__ = ["compare"]
 
 
 def _specs(context: click.Context, option: click.Parameter, value: str | None) -> list[str]:
-    from pyrovae.components import Spec
+    from pyrovae.runs import Spec
 
     try:
         return [] if value is None else Spec.several(value)
@@ -60,9 +60,9 @@ def compare(
     --priors normal,mixture:components=20,flow. Several lists give all combinations. Runs that
     are in DIR or beside it already are reused; the same command goes on after Ctrl-C.
     """
-    from pyrovae import comparison
-    from pyrovae.components import Spec
-    from pyrovae.export import as_json as in_json
+    from pyrovae import runs
+    from pyrovae.runs import Spec
+    from pyrovae.runs import as_json as in_json
     from pyrovae.training import TrainingDisplay, counting
 
     varied = {
@@ -73,7 +73,7 @@ def compare(
     }
     named = [Spec.parse(spec) for specs in varied.values() for spec in specs]
     named += [Spec.parse(given[role]) for role in ("encoder", "decoder") if given[role]]
-    result = comparison.compare(
+    result = runs.compare(
         settings(config, {name: value for name, value in given.items() if value is not None}),
         varied,
         seeds=seeds,
@@ -89,7 +89,7 @@ def compare(
     if as_json:
         click.echo(in_json(result))
         return
-    click.echo("\n".join(comparison.table(result)))
+    click.echo("\n".join(runs.comparison_table(result)))
     reused = sum(sum(row["reused"]) for row in result["rows"])
     if reused:
         click.echo(f"{reused} of the runs were there already")

@@ -83,10 +83,9 @@ def diagnose(
     from pyrovae import plots
     from pyrovae._process.files import write_text
     from pyrovae.diagnostics import diagnose as examine
-    from pyrovae.export import as_json as in_json
-    from pyrovae.export import destination
-    from pyrovae.sweep import check_weights, table
-    from pyrovae.sweep import sweep as over_betas
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import check_weights, destination, sweep_table
+    from pyrovae.runs import sweep_betas as over_betas
     from pyrovae.training import TrainingDisplay, counting
 
     check_weights(betas)
@@ -110,7 +109,11 @@ def diagnose(
             counting=counting,
         )
         pictures["rate_distortion"] = plots.rate_distortion(report["sweep"])
-        lines += ["", "rate and distortion", *(f"  {line}" for line in table(report["sweep"]))]
+        lines += [
+            "",
+            "rate and distortion",
+            *(f"  {line}" for line in sweep_table(report["sweep"])),
+        ]
     for name, picture in pictures.items():
         plots.save(picture, folder / f"{name}.png")
     write_text(path, in_json(report, indent=2) + "\n")

@@ -75,8 +75,8 @@ def evaluate(
     for linear-Gaussian models and categorical z, exact; and on data simulated from the model, two
     bounds that hold log p(x) between them, bdmc.
     """
-    from pyrovae.export import as_json as in_json
-    from pyrovae.export import destination, write_arrays
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import destination, write_arrays
 
     given = {"samples": samples, "temperatures": temperatures, "start": start}
     given |= {"proposal": proposal, "compile": compile}
@@ -123,7 +123,7 @@ def _weighted(
     given: Mapping[str, Any],
 ) -> _Answer:
     from pyrovae.evidence import DRAWS, in_short, kind, per_example
-    from pyrovae.summary import in_words
+    from pyrovae.runs import in_words
     from pyrovae.training import counting
 
     vae, dataset = opened.vae(), opened.dataset(data_dir)

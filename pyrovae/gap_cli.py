@@ -69,8 +69,8 @@ def gap(
     from pyrovae import plots
     from pyrovae.diagnostics import gap as take_apart
     from pyrovae.diagnostics import gap_summary, posterior_densities
-    from pyrovae.export import as_json as in_json
-    from pyrovae.export import destination
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import destination
     from pyrovae.training import counting
 
     opened = opened_run(run, own)

@@ -72,9 +72,9 @@ def kl(
     """
     from pyrovae import plots
     from pyrovae.diagnostics import LIMIT, compare_gradients
-    from pyrovae.export import as_json as in_json
-    from pyrovae.export import destination
     from pyrovae.kl import ledger
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import destination
     from pyrovae.training import counting
 
     opened = opened_run(run, own)

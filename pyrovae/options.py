@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pyrovae.run import Run
+    from pyrovae.runs import Run
 
 __all__ = [
     "ROLES",
@@ -105,7 +105,7 @@ run_options = _options(
 
 def settings(config: str | None, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings of a file, and of the command line, which wins."""
-    from pyrovae.config import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS, Config
+    from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS, Config
 
     written = {} if config is None else Config.read(Path(config))
     given = {"name" if name == "data" else name: value for name, value in given.items()}
@@ -118,7 +118,7 @@ def settings(config: str | None, given: Mapping[str, Any]) -> dict[str, dict[str
 
 def own_code(given: dict[str, Any]) -> frozenset[str]:
     """The names outside pyrovae that were given for a role, and so may be imported."""
-    from pyrovae.components import Spec
+    from pyrovae.runs import Spec
 
     named = (*ROLES, "objective")
     specs = [Spec.parse(given[role]) for role in named if given.get(role)]
@@ -127,7 +127,7 @@ def own_code(given: dict[str, Any]) -> frozenset[str]:
 
 def opened_run(run: str, own: dict[str, str | None]) -> "Run":
     """The run in a folder, with what was named of the user's own code."""
-    from pyrovae.run import Run
+    from pyrovae.runs import Run
 
     opened = Run.open(run, trusted=own_code(own))
     opened.check_named(own)

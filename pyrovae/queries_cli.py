@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pyrovae.data import Split
-    from pyrovae.run import Run
+    from pyrovae.runs import Run
 
 __all__ = ["impute", "score"]
 
@@ -64,8 +64,8 @@ def impute(
     import torch
 
     from pyrovae import queries
-    from pyrovae.export import as_json as in_json
-    from pyrovae.export import destination, write_arrays
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import destination, write_arrays
     from pyrovae.training import counting
 
     opened = opened_run(run, own)
@@ -162,8 +162,8 @@ def score(
 
     from pyrovae.estimates import Estimate
     from pyrovae.evidence import PROPOSALS, RELIABLE, importance_weighted
-    from pyrovae.export import as_json as in_json
-    from pyrovae.export import destination, write_arrays
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import destination, write_arrays
     from pyrovae.training import counting
 
     opened = opened_run(run, own)

@@ -62,8 +62,8 @@ def refit(
     The result is a new run, which all commands take. It says by how much KL(q(z) || p(z)) and the
     importance-weighted bound change on the test set; DIR/figures/refit.png has samples of both.
     """
-    from pyrovae.export import as_json as in_json
-    from pyrovae.refit import refit_run
+    from pyrovae.runs import as_json as in_json
+    from pyrovae.runs import refit_run
     from pyrovae.training import TrainingDisplay, counting
 
     opened = opened_run(run, own | {"prior": old_prior})

@@ -15,8 +15,8 @@ from PIL import Image
 
 import pyrovae
 from pyrovae import cli
-from pyrovae.config import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.data import default_data_dir
+from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.training import TrainingDisplay
 
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
@@ -68,8 +68,7 @@ def refused(command):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a run of two epochs."""
-    from pyrovae.config import Config
-    from pyrovae.run import start
+    from pyrovae.runs import Config, start
 
     model = {"encoder": SMALL[1], "decoder": SMALL[3], "latent_dim": 2}
     resolved = Config.resolve({"model": model, "training": {"epochs": 2}})
@@ -519,7 +518,7 @@ def test_a_killed_run_is_readable_and_goes_on_to_the_same_weights(command, no_fi
         process.wait()
     assert command("show", "killed").status == 0
     assert command("evaluate", "killed", "--samples", 1, "--limit", 5).status == 0
-    assert len(pyrovae.run.Run.open("killed").metrics()) < 30
+    assert len(pyrovae.runs.Run.open("killed").metrics()) < 30
     assert command("fit", "--resume", "killed").status == 0
     assert command("fit", "--config", "killed/config.toml", "--out", "whole").status == 0
     killed, whole = (Path(f"{name}/model.safetensors").read_bytes() for name in ("killed", "whole"))

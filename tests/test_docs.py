@@ -16,9 +16,7 @@ import pytest
 
 import pyrovae
 from pyrovae.cli import cli
-from pyrovae.components import Spec, find, options_of
-from pyrovae.config import FAMILIES
-from pyrovae.summary import catalogue
+from pyrovae.runs import FAMILIES, Spec, catalogue, find, options_of
 from pyrovae.vae import VAE
 
 ROOT = Path(__file__).parents[1]

@@ -13,14 +13,12 @@ PACKAGE = Path(pyrovae.__file__).parent
 
 LAYERS = [
     {
-        "components",
         "estimates",
     },
     {
         "networks",
     },
     {
-        "export",
         "likelihoods",
         "posteriors",
         "priors",
@@ -29,19 +27,7 @@ LAYERS = [
         "vae",
     },
     {
-        "config",
-    },
-    {
-        "run",
-    },
-    {
-        "comparison",
         "options",
-        "refit",
-        "summary",
-    },
-    {
-        "sweep",
     },
     {
         "calibration_cli",

@@ -10,7 +10,6 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.special import log_softmax
 
-from pyrovae.components import options_of
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -29,6 +28,7 @@ from pyrovae.likelihoods import (
 from pyrovae.networks import Conv, Linear
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
+from pyrovae.runs import options_of
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 

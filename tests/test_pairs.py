@@ -11,8 +11,6 @@ import torch
 from pyro.infer import Trace_ELBO
 
 import pyrovae
-from pyrovae.components import Spec, context_of, resolve
-from pyrovae.config import Config
 from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.kl import ledger
@@ -20,7 +18,7 @@ from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
-from pyrovae.run import start
+from pyrovae.runs import Config, Spec, context_of, resolve, start
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 

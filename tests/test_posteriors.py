@@ -10,7 +10,6 @@ import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from scipy import stats
 
-from pyrovae.components import Spec, context_of, resolve
 from pyrovae.distributions import moments
 from pyrovae.networks import Divided, Linear
 from pyrovae.posteriors import (
@@ -23,6 +22,7 @@ from pyrovae.posteriors import (
     RelaxedCategorical,
     Spherical,
 )
+from pyrovae.runs import Spec, context_of, resolve
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 

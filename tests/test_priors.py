@@ -13,7 +13,6 @@ from scipy import stats
 from scipy.integrate import quad
 from torch import nn
 
-from pyrovae.components import Spec, context_of, resolve
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import Linear
@@ -30,6 +29,7 @@ from pyrovae.priors import (
     StudentT,
     VampPrior,
 )
+from pyrovae.runs import Spec, context_of, resolve
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 

@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 import pyrovae
-from pyrovae.config import Config
 from pyrovae.data import load
 from pyrovae.evidence import per_example
-from pyrovae.run import start
+from pyrovae.runs import Config, start
 
 
 @pytest.fixture(scope="module")

@@ -334,7 +334,7 @@ def rate_distortion(result: Mapping[str, Any]) -> Figure:
     """Rate against distortion for each weight of the KL term, over lines of equal ELBO.
 
     Args:
-        result: what :func:`pyrovae.sweep.sweep` gives.
+        result: what :func:`pyrovae.runs.sweep.sweep` gives.
 
     Returns:
         the figure.

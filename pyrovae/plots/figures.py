@@ -645,7 +645,7 @@ def comparison(result: Mapping[str, Any], images: Sequence[Array] | None) -> Fig
     bars make it look, for all are of the same examples.
 
     Args:
-        result: what :func:`pyrovae.comparison.compare` gives.
+        result: what :func:`pyrovae.runs.compare` gives.
         images: of each model, means of p(x | z) at z drawn from its prior, ``(n, C, H, W)`` with C
             1 or 3; None where x is no image.
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae.components import Spec, resolve
 from pyrovae.data.dataset import BINARIZATIONS, DATASETS, SCALINGS, load
 from pyrovae.data.recipes import RECIPES, Recipe, for_array
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
+from pyrovae.runs import Spec, resolve
 
 OWN = {
     (maximum, unit_interval, event_shape): for_array(maximum, unit_interval, event_shape, 500)

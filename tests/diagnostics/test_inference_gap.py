@@ -11,7 +11,6 @@ from pyro import distributions as dist
 from torch import nn
 
 import pyrovae
-from pyrovae.components import Spec
 from pyrovae.data import Split, load
 from pyrovae.diagnostics.inference_gap import gap, gap_summary, posterior_densities
 from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
@@ -28,6 +27,7 @@ from pyrovae.posteriors import (
     LowRankNormal,
 )
 from pyrovae.priors import Flow, GaussianMixture, Laplace, StandardNormal, VampPrior
+from pyrovae.runs import Spec
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.evidence.test_nuts import REFUSED
@@ -400,7 +400,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     settings = {"model": {"latent_dim": 2}, "training": {"epochs": 2}}
     config, digits = pyrovae.Config.resolve(settings)
-    from pyrovae.run import start
+    from pyrovae.runs import start
 
     start(config, digits, folder)
     assert Spec.parse(config.model["posterior"]).name == "diagonal"

@@ -12,10 +12,9 @@ from torch import nn
 from pyrovae import plots
 from pyrovae.data import Dataset, Split, load
 from pyrovae.diagnostics.report import diagnose
-from pyrovae.export import as_json
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.sweep import check_weights
+from pyrovae.runs import as_json, check_weights
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.test_pairs import make

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from pyrovae._process import processes
-from pyrovae.config import Config
 from pyrovae.evidence.lower_bounds import Evidence, per_example
 from pyrovae.evidence.methods import METHODS, importance_weighted, summary
 from pyrovae.evidence.proposals import FEWEST
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.posteriors import Point
 from pyrovae.priors import StandardNormal
-from pyrovae.run import start
+from pyrovae.runs import Config, start
 from pyrovae.vae import VAE
 from tests import test_vae
 from tests.conftest import SEEDS

@@ -16,7 +16,6 @@ from scipy.integrate import quad
 from torch.distributions import kl_divergence
 
 from pyrovae import plots
-from pyrovae.components import context_of
 from pyrovae.distributions import OneHots
 from pyrovae.kl.closed_forms import CLOSED_FORMS, closed_form
 from pyrovae.kl.estimators import SAMPLES, compare, ledger
@@ -25,6 +24,7 @@ from pyrovae.kl.quadrature import integrate
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import PRIORS, StandardNormal
+from pyrovae.runs import context_of
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 

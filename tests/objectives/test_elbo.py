@@ -12,7 +12,6 @@ from pyro import distributions as dist
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyrovae.config import Config
 from pyrovae.data import load
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives.elbo import OBJECTIVES, STL, Analytic, Beta, Elbo, FreeBits, recording
@@ -20,7 +19,7 @@ from pyrovae.objectives.multi_sample import IWAE, DReG, Renyi
 from pyrovae.objectives.regularized import BetaTC, Info
 from pyrovae.posteriors import FullNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
-from pyrovae.run import Run, start
+from pyrovae.runs import Config, Run, start
 from pyrovae.training import TrainingInterrupted, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS

@@ -15,13 +15,13 @@ from pyro import distributions as dist
 from scipy.stats import norm
 from torch import nn
 
-from pyrovae.components import context_of
 from pyrovae.likelihoods import Binomial, ContinuousBernoulli, Normal
 from pyrovae.networks import MLP
 from pyrovae.plots import figures
 from pyrovae.plots import vae as pictures
 from pyrovae.posteriors import POSTERIORS, DiagonalNormal
 from pyrovae.priors import PRIORS, StandardNormal
+from pyrovae.runs import context_of
 from pyrovae.vae import VAE
 
 SHAPES = {"image": (1, 6, 5), "colour": (3, 5, 6), "table": (3,)}
@@ -271,7 +271,7 @@ def test_a_prior_without_a_quantile_function_gets_the_quantiles_of_its_draws():
     torch.manual_seed(0)
     prior = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
     quantiles = np.array([0.1, 0.5, 0.9])
-    z = vae._prior_quantiles(prior, quantiles)
+    z = pictures._prior_quantiles(prior, quantiles)
     error = np.sqrt(quantiles * (1 - quantiles) / 20_000) / norm.pdf(norm.ppf(quantiles))
     assert (abs(z.numpy() - norm.ppf(quantiles)[:, None]) < 4 * error[:, None]).all()
 
@@ -320,10 +320,10 @@ def test_the_dimensions_of_largest_kl_are_shown(tmp_path, kept):
 def test_kl_without_a_closed_form_agrees_with_the_closed_form():
     torch.manual_seed(0)
     q = dist.Normal(torch.randn(50, 3), 0.3 + torch.rand(50, 3)).to_event(1)
-    exact, closed = vae._kl_per_dimension(q, StandardNormal(3)(), torch.zeros(1, 3))
+    exact, closed = pictures._kl_per_dimension(q, StandardNormal(3)(), torch.zeros(1, 3))
     assert closed
     p = dist.MultivariateNormal(torch.zeros(3), torch.eye(3))
-    estimate, closed = vae._kl_per_dimension(q, p, p.sample((5000,)))
+    estimate, closed = pictures._kl_per_dimension(q, p, p.sample((5000,)))
     assert not closed
     np.testing.assert_allclose(estimate, exact, rtol=0.1)
 

@@ -22,16 +22,14 @@ from pyrovae import cli
 from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import stream
-from pyrovae.config import Config
 from pyrovae.data import Split, load
 from pyrovae.evidence import bounds, per_example
-from pyrovae.export import as_json
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
-from pyrovae.run import Run, start
+from pyrovae.runs import Config, Run, as_json, start
 from pyrovae.training import TrainingInterrupted, fit
 from pyrovae.training.fitting import _device
 from pyrovae.vae import VAE

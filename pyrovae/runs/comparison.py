@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.files import write_text
-from pyrovae.config import Config
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import is_discrete
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, kind, per_example
-from pyrovae.export import as_json
-from pyrovae.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run, start
+from pyrovae.runs.config import Config
+from pyrovae.runs.export import as_json
+from pyrovae.runs.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run, start
 from pyrovae.training import Progress, check
 from pyrovae.vae import VAE
 
-__all__ = ["ROLES", "Candidate", "candidates", "compare", "table"]
+__all__ = ["ROLES", "Candidate", "candidates", "compare", "comparison_table"]
 
 ROLES = ("prior", "posterior", "likelihood", "objective")
 """What can be varied, in the order of the table's columns."""
@@ -221,12 +221,12 @@ def compare(
         "rows": rows,
     }
     write_text(folder / "comparison.json", as_json(summary, indent=2) + "\n")
-    write_text(folder / "comparison.txt", "\n".join(table(summary)) + "\n")
+    write_text(folder / "comparison.txt", "\n".join(comparison_table(summary)) + "\n")
     _draw(summary, [results[candidate.label][0].vae for candidate in chosen], folder)
     return summary
 
 
-def table(summary: Mapping[str, Any]) -> list[str]:
+def comparison_table(summary: Mapping[str, Any]) -> list[str]:
     """Lines for what :func:`compare` gives.
 
     Args:

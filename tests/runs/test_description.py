@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from pyrovae import summary
-from pyrovae.components import options_of
-from pyrovae.config import FAMILIES, Config
-from pyrovae.run import Run, start
+from pyrovae.runs import description
+from pyrovae.runs.config import FAMILIES, Config
+from pyrovae.runs.run import Run, start
+from pyrovae.runs.specs import options_of
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def run(tmp_path_factory):
 
 
 def test_the_catalogue_has_every_component_and_option():
-    catalogue = summary.catalogue()
-    lines = "\n".join(summary.table(catalogue))
+    catalogue = description.catalogue()
+    lines = "\n".join(description.table(catalogue))
     for role, family in FAMILIES.items():
         entries = catalogue["network" if role in ("encoder", "decoder") else role]
         assert entries.keys() == family.keys()
@@ -35,7 +35,7 @@ def test_the_catalogue_has_every_component_and_option():
 
 
 def test_the_table_says_how_components_are_written():
-    lines = summary.table(summary.catalogue())
+    lines = description.table(description.catalogue())
     assert max(map(len, lines)) <= 100
     assert any("--prior mixture:components=20" in line for line in lines)
 
@@ -49,7 +49,9 @@ def test_columns_that_keep_their_units_are_told_of(tmp_path, monkeypatch):
     def lines(data, likelihood=None, scaling=None):
         model = {} if likelihood is None else {"likelihood": likelihood}
         settings = {"name": data, "scaling": scaling}
-        return summary.headline(*Config.resolve({"data": settings, "model": model})).splitlines()
+        return description.headline(
+            *Config.resolve({"data": settings, "model": model})
+        ).splitlines()
 
     said = "the columns are not standardised: --scaling standardize does that"
     assert lines("x.npy", "student_t")[1:] == [said]
@@ -65,7 +67,7 @@ def test_columns_that_keep_their_units_are_told_of(tmp_path, monkeypatch):
 
 def test_a_description_names_roles_distributions_shapes_and_counts(run):
     vae = run.vae()
-    lines = summary.describe(run, vae)
+    lines = description.describe(run, vae)
     text = "\n".join(lines)
     assert (
         "MixtureSameFamily of Normal (2,), mixture:components=3,start=random; 15 parameters" in text
@@ -78,18 +80,18 @@ def test_a_description_names_roles_distributions_shapes_and_counts(run):
 
 def test_a_heavy_tail_of_the_weights_is_told_of():
     weights = {"unreliable": 0.125, "largest_pareto_k": 0.9}
-    (line,) = summary.reliability({"weights": weights})
+    (line,) = description.reliability({"weights": weights})
     shown = "Pareto k-hat above 0.7 12.5% of the examples: log p(x) may be far above there"
     assert " ".join(line.split()) == shown
     for nothing in (None, weights | {"unreliable": 0.0}):
-        assert summary.reliability({"weights": nothing}) == []
+        assert description.reliability({"weights": nothing}) == []
 
 
 def test_programs_are_drawn_where_graphviz_is(run, tmp_path):
     pytest.importorskip("graphviz")
     if shutil.which("dot") is None:
         pytest.skip("graphviz has no dot here")
-    line = summary.draw_programs(run.vae(), (1, 8, 8), tmp_path / "figures")
+    line = description.draw_programs(run.vae(), (1, 8, 8), tmp_path / "figures")
     for name in ("model", "guide"):
         path = tmp_path / "figures" / f"{name}.png"
         assert str(path) in line
@@ -98,5 +100,7 @@ def test_programs_are_drawn_where_graphviz_is(run, tmp_path):
 
 def test_missing_graphviz_is_said(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "install graphviz" in summary.draw_programs(run.vae(), (1, 8, 8), tmp_path / "figures")
+    assert "install graphviz" in description.draw_programs(
+        run.vae(), (1, 8, 8), tmp_path / "figures"
+    )
     assert not (tmp_path / "figures").exists()

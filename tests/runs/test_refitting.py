@@ -16,13 +16,13 @@ from torch.distributions import kl_divergence
 import pyrovae
 from pyrovae import plots
 from pyrovae._process.files import read_tensors
-from pyrovae.components import Spec, context_of, resolve
-from pyrovae.config import Config
 from pyrovae.data import Split
 from pyrovae.evidence import evaluate
 from pyrovae.priors import PRIORS, LearnedNormal, StandardNormal, VampPrior
-from pyrovae.refit import change, refit, refit_run
-from pyrovae.run import Run, start
+from pyrovae.runs.config import Config
+from pyrovae.runs.refitting import change, refit, refit_run
+from pyrovae.runs.run import Run, start
+from pyrovae.runs.specs import Spec, context_of, resolve
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.test_pairs import FEW, PAIRS, PRIOR_SPACES, SHAPE, make
@@ -258,7 +258,7 @@ def test_a_comparison_does_not_take_a_refitted_run_for_a_trained_one(command, ru
     options = ("--epochs", 1, "--samples", 2, "--limit", 20, "--out", "refitted")
     assert command("refit", "run", "--prior", "mixture:components=2", *options).status == 0
     config = Config.opened(tmp_path / "refitted/config.toml")
-    from pyrovae.comparison import _find
+    from pyrovae.runs.comparison import _find
 
     dataset = Run.open(tmp_path / "refitted").dataset()
     assert _find(config, dataset, (tmp_path,)) is None

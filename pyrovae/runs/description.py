@@ -14,14 +14,22 @@ import pyro
 import torch
 
 from pyrovae._process.files import write_bytes
-from pyrovae.components import Spec, options_of, write
-from pyrovae.config import FAMILIES, Config
 from pyrovae.data import Dataset
 from pyrovae.evidence import RELIABLE
-from pyrovae.run import Run
+from pyrovae.runs.config import FAMILIES, Config
+from pyrovae.runs.run import Run
+from pyrovae.runs.specs import Spec, options_of, write
 from pyrovae.vae import VAE
 
-__all__ = ["catalogue", "describe", "draw_programs", "headline", "in_words", "reliability", "table"]
+__all__ = [
+    "catalogue",
+    "describe",
+    "draw_programs",
+    "headline",
+    "in_words",
+    "reliability",
+    "text_table",
+]
 
 TABLE_WIDTH = 96
 REAL = ("normal", "laplace", "student_t")  # likelihoods of columns in any units
@@ -50,7 +58,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
     }
 
 
-def table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def text_table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines for a catalogue, and how components are written.
 
     Args:
@@ -97,7 +105,7 @@ def headline(config: Config, dataset: Dataset) -> str:
 
 
 def in_words(result: Mapping[str, Any]) -> list[str]:
-    """Lines for what :meth:`pyrovae.run.Run.evaluate` gives.
+    """Lines for what :meth:`pyrovae.runs.Run.evaluate` gives.
 
     Args:
         result: of it.

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pyrovae.export import as_json, destination, write_arrays
+from pyrovae.runs.export import as_json, destination, write_arrays
 
 X = np.arange(6.0).reshape(3, 2)
 

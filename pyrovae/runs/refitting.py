@@ -30,15 +30,15 @@ from pyrovae._process.files import (
     write_text,
 )
 from pyrovae._process.isolation import evaluating, isolated, stream
-from pyrovae.components import Spec
-from pyrovae.config import DATA_SETTINGS, Config
 from pyrovae.data import Dataset, Split
 from pyrovae.distributions import is_discrete, is_point
 from pyrovae.estimates import Estimate, Examples
 from pyrovae.evidence import kind, per_example
-from pyrovae.export import as_json
 from pyrovae.objectives import Elbo
-from pyrovae.run import CONFIG, FIGURES, STATISTICS, Run
+from pyrovae.runs.config import DATA_SETTINGS, Config
+from pyrovae.runs.export import as_json
+from pyrovae.runs.run import CONFIG, FIGURES, STATISTICS, Run
+from pyrovae.runs.specs import Spec
 from pyrovae.training import METRICS, MODEL, Fit, Progress, fit
 from pyrovae.vae import VAE
 

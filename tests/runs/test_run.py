@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import run as runs
 from pyrovae._process.files import read_tensors, write_tensors
-from pyrovae.config import Config
-from pyrovae.run import Run, load, next_folder, start
+from pyrovae.runs import run as runs
+from pyrovae.runs.config import Config
+from pyrovae.runs.run import Run, load, next_folder, start
 from pyrovae.training import TrainingInterrupted
 
 SMALL = {

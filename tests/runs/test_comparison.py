@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import comparison
-from pyrovae.comparison import _estimate, candidates, compare, table
-from pyrovae.components import Spec
-from pyrovae.config import Config
-from pyrovae.run import Run, start
+from pyrovae.runs import comparison
+from pyrovae.runs.comparison import _estimate, candidates, compare, comparison_table
+from pyrovae.runs.config import Config
+from pyrovae.runs.run import Run, start
+from pyrovae.runs.specs import Spec
 from tests.conftest import SEEDS
 
 SMALL = {
@@ -105,7 +105,7 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
         second["log_evidence"]["estimate"] - first["log_evidence"]["estimate"]
     )
     assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(summary))
-    assert (folder / "comparison.txt").read_text().splitlines() == table(summary)
+    assert (folder / "comparison.txt").read_text().splitlines() == comparison_table(summary)
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -269,7 +269,7 @@ def test_likelihoods_of_one_treatment_are_compared_in_bits_and_others_are_told_a
     assert third["difference"] is None
     assert third["bits_per_dimension"] is None
     assert third["measure"] == "density"
-    lines = table(summary)
+    lines = comparison_table(summary)
     assert "bits/dim" in lines[1]
     assert lines[-1].startswith("not to be compared with binomial")
     assert lines[-1].endswith(": normal")
@@ -286,7 +286,7 @@ def test_a_point_has_no_bound_to_compare(tmp_path):
         out=tmp_path / "compared",
     )
     assert summary["rows"][1]["difference"] is None
-    assert "no bound" in table(summary)[-1]
+    assert "no bound" in comparison_table(summary)[-1]
 
 
 def test_a_table_of_data_is_compared_without_images(tmp_path):

@@ -5,9 +5,9 @@ import sys
 import pytest
 from torch import nn
 
-from pyrovae.components import Option, Spec, context_of, find, nearest, options_of, resolve, write
-from pyrovae.config import FAMILIES
 from pyrovae.priors import PRIORS, GaussianMixture, Laplace
+from pyrovae.runs.config import FAMILIES
+from pyrovae.runs.specs import Option, Spec, context_of, find, nearest, options_of, resolve, write
 
 ENTRIES = [(role, name) for role, family in FAMILIES.items() for name in family]
 

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyrovae._process.files import write_text
-from pyrovae.comparison import Counting, Reporting, compare
-from pyrovae.export import as_json
-from pyrovae.run import Run
+from pyrovae.runs.comparison import Counting, Reporting, compare
+from pyrovae.runs.export import as_json
+from pyrovae.runs.run import Run
 
-__all__ = ["BETAS", "check_weights", "sweep", "table"]
+__all__ = ["BETAS", "check_weights", "sweep_betas", "sweep_table"]
 
 BETAS = (0.1, 0.5, 1.0, 2.0, 4.0)
 """Weights of the KL term where no others are asked for."""
@@ -30,7 +30,7 @@ BETAS = (0.1, 0.5, 1.0, 2.0, 4.0)
 SAMPLES = 100
 
 
-def sweep(
+def sweep_betas(
     run: Run,
     *,
     betas: Sequence[float] = BETAS,
@@ -44,7 +44,7 @@ def sweep(
     """Train a run's configuration anew with the objective beta at several weights.
 
     The runs are ordinary ones in ``RUN/sweep``. Those that are there are taken as they are, and one
-    that was stopped goes on, as in :func:`pyrovae.comparison.compare`.
+    that was stopped goes on, as in :func:`pyrovae.runs.compare`.
 
     Args:
         run: whose configuration is trained; its own objective is left aside.
@@ -53,7 +53,7 @@ def sweep(
         seeds: runs of each weight, from the run's own seed upwards.
         data_dir: where named datasets are now, if not where they were.
         limit: only the first so many test examples.
-        reporting, counting: as for :func:`pyrovae.comparison.compare`.
+        reporting, counting: as for :func:`pyrovae.runs.compare`.
 
     Returns:
         ``rows``, in order of the weight: ``beta``, ``rate``, ``distortion``, ``elbo`` and
@@ -119,8 +119,8 @@ def check_weights(betas: Sequence[float]) -> None:
         raise ValueError(f"betas must be finite and not negative, got {list(betas)}")
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """Lines for what :func:`sweep` gives.
+def sweep_table(result: dict[str, Any]) -> list[str]:
+    """Lines for what :func:`sweep_betas` gives.
 
     Args:
         result: of it.

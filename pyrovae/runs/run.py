@@ -26,11 +26,11 @@ from torch import Tensor
 
 from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, tensor_bytes, write_text
-from pyrovae.components import Spec
-from pyrovae.config import DATA_SETTINGS, FAMILIES, Config
 from pyrovae.data import Dataset, Split, load_all
 from pyrovae.evidence import evaluate
-from pyrovae.export import as_json
+from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config
+from pyrovae.runs.export import as_json
+from pyrovae.runs.specs import Spec
 from pyrovae.training import LAST, METRICS, MODEL, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE
 

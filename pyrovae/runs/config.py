@@ -20,13 +20,13 @@ from torch import nn
 
 import pyrovae
 from pyrovae._process.isolation import stream
-from pyrovae.components import Option, Spec, context_of, failure, find, nearest, resolve
 from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, for_array, prepare, read
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS, Divided, Shape
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
+from pyrovae.runs.specs import Option, Spec, context_of, failure, find, nearest, resolve
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
