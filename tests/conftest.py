@@ -70,7 +70,7 @@ class Result(NamedTuple):
 @pytest.fixture
 def command(capsys, monkeypatch, tmp_path) -> Callable[..., Result]:
     """Run ``pyrovae`` in this process and an empty working folder."""
-    from pyrovae import cli
+    from pyrovae.cli import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
@@ -79,7 +79,7 @@ def command(capsys, monkeypatch, tmp_path) -> Callable[..., Result]:
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["pyrovae", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            app.main()
         captured = capsys.readouterr()
         return Result(int(caught.value.code or 0), captured.out, captured.err)
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,87 +12,86 @@ import pyrovae
 
 PACKAGE = Path(pyrovae.__file__).parent
 
-LAYERS = [
-    {
-        "estimates",
-    },
-    {
-        "networks",
-    },
-    {
-        "likelihoods",
-        "posteriors",
-        "priors",
-    },
-    {
-        "vae",
-    },
-    {
-        "options",
-    },
-    {
-        "calibration_cli",
-        "comparison_cli",
-        "diagnose_cli",
-        "evaluate_cli",
-        "gap_cli",
-        "ledger_cli",
-        "queries_cli",
-        "refit_cli",
-    },
-    {
-        "cli",
-    },
-    {
-        "__main__",
-    },
-]
-RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-
-COMMANDS = {"cli", "options"} | {module for module in RANK if module.endswith("_cli")}
-PICTURES = {"pictures", "refit"} | {module for module in RANK if module.endswith("figures")}
-
+# From the bottom up: a file imports its own wing, and wings above it in this list.
+ORDER = [
+    "_process", "distributions", "networks", "data", "estimates", "priors", "likelihoods",
+    "posteriors", "vae", "kl", "objectives", "evidence", "queries", "diagnostics", "training",
+    "plots", "runs", "cli", "__main__",
+]  # fmt: skip
 ONLY_IN = {
-    "click": COMMANDS,
-    "matplotlib": PICTURES,
-    "rich": {"-"},
-    "torchvision": {"-"},
-    "sklearn": {"probes", "sources"},
-    "safetensors": {"checkpoint"},
-    "zuko": {"-"},
+    "click": "cli",
+    "matplotlib": "plots",
+    "rich": "training",
+    "torchvision": "data",
+    "safetensors": "_process",
+    "zuko": "distributions",
 }
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+def module_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = sorted(
+    module_of(path)
+    for path in PACKAGE.rglob("*.py")
+    if path.parent != PACKAGE or path.stem != "__init__"
+)
 
 
 def imported(module):
-    """Names of the modules that a module imports, anywhere in it."""
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    """The modules that a module imports, anywhere in it, with the names taken from each."""
+    path = PACKAGE.joinpath(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            names = [alias.name for alias in node.names]
             if node.module == "pyrovae":
-                yield from (f"pyrovae.{alias.name}" for alias in node.names)
+                yield from ((f"pyrovae.{name}", ()) for name in names)
+            else:
+                yield node.module, names
 
 
-def test_every_module_has_a_layer():
-    assert set(MODULES) == set(RANK)
+def wing_of(module):
+    return module.partition(".")[0]
+
+
+def test_every_wing_has_a_place():
+    assert {wing_of(module) for module in MODULES} == set(ORDER)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_one_way(module):
-    for name in imported(module):
+    own = ORDER.index(wing_of(module))
+    for name, _ in imported(module):
         package, _, inner = name.partition(".")
-        if package == "pyrovae" and inner in RANK:
-            assert RANK[inner] < RANK[module], f"{module} imports {inner}, which is not below it"
+        if package == "pyrovae" and inner:
+            other = ORDER.index(wing_of(inner))
+            assert other <= own, f"{module} imports {inner}, which is not below it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_private_crosses_a_wing(module):
+    """Another wing is imported through its face, and its faces show no private names."""
+    for name, taken in imported(module):
+        package, _, inner = name.partition(".")
+        if package != "pyrovae" or not inner or wing_of(inner) == wing_of(module):
+            continue
+        assert not [name for name in taken if name.startswith("_")], f"{module} imports {taken}"
+        if wing_of(inner) != "_process":
+            assert "." not in inner, f"{module} imports {inner}: take it from the wing's __init__"
+            face = import_module(f"pyrovae.{inner}").__all__
+            assert set(taken) <= set(face), f"{module} imports {taken} from {inner}"
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_heavy_libraries_have_one_home(module):
-    for name in imported(module):
-        homes = ONLY_IN.get(name.partition(".")[0])
-        assert homes is None or module in homes, f"{module} imports {name}"
+    for name, _ in imported(module):
+        home = ONLY_IN.get(name.partition(".")[0])
+        assert home is None or wing_of(module) == home, f"{module} imports {name}"
 
 
 def python(code):

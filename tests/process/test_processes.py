@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from torch import nn
 from torch.distributed import TCPStore
 
-from pyrovae import cli
 from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import stream
+from pyrovae.cli import app
 from pyrovae.data import Split, load
 from pyrovae.evidence import bounds, per_example
 from pyrovae.likelihoods import Bernoulli, Binomial
@@ -165,7 +165,7 @@ def work(folder):
         start(*config, folder / "run")
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             arguments = ["evaluate", str(folder / "run"), "--samples", "100", "--json"]
-            cli.cli(arguments, standalone_mode=False)
+            app.cli(arguments, standalone_mode=False)
         found["printed"] = printed.getvalue()
         whole = make()
         result = fit(whole, digits(), **OPTIONS, out=folder / "whole")
@@ -357,7 +357,7 @@ def test_processes_that_do_not_meet_say_so(monkeypatch, capsys):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        app.main()
     line = capsys.readouterr().err
     assert caught.value.code == 1
     assert line.startswith("pyrovae: the processes of this run do not find each other (")
@@ -484,6 +484,6 @@ def test_two_processes_evaluate_as_one_does_and_the_first_prints(pair):
 
 def test_other_commands_are_for_one_process(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
-    result = CliRunner().invoke(cli.cli, ["sample", "run"])
+    result = CliRunner().invoke(app.cli, ["sample", "run"])
     assert result.exit_code == 2
     assert "sample is for one process; only fit and evaluate share" in result.output

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyrovae.options import (
+from pyrovae.cli.options import (
     count,
     data_dir_option,
     json_option,

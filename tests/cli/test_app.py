@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import pyrovae
-from pyrovae import cli
+from pyrovae.cli import app
 from pyrovae.data import default_data_dir
 from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.training import TrainingDisplay
@@ -124,7 +124,7 @@ def test_no_command_shows_help(command):
 
 
 def test_options_of_fit_are_the_settings():
-    options = {parameter.name for parameter in cli.fit.params}
+    options = {parameter.name for parameter in app.fit.params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
     assert options == settings | {"data", "config", "out", "resume", "as_json"}
 
@@ -505,7 +505,7 @@ def test_a_killed_run_is_readable_and_goes_on_to_the_same_weights(command, no_fi
         "import sys, pyrovae.training.fitting, pyrovae.cli\n"
         "pyrovae.training.fitting.CHECKPOINT_SECONDS = 0\n"
         f"sys.argv = ['pyrovae', 'fit', *{SMALL}, '--epochs', '30', '--out', 'killed']\n"
-        "pyrovae.cli.main()"
+        "pyrovae.cli.app.main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:

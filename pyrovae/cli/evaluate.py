@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyrovae._process import processes
-from pyrovae.options import (
+from pyrovae.cli.options import (
     count,
     data_dir_option,
     json_option,

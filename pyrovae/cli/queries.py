@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyrovae.options import (
+from pyrovae.cli.options import (
     count,
     data_dir_option,
     json_option,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyrovae.options import count, json_option, opened_run, run_options, seed_option
+from pyrovae.cli.options import count, json_option, opened_run, run_options, seed_option
 
 __all__ = ["calibrate"]
 

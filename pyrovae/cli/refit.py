@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pyrovae.options import (
+from pyrovae.cli.options import (
     ROLES,
     count,
     data_dir_option,

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from pyrovae.options import (
+from pyrovae.cli.options import (
     count,
     data_options,
     integer,

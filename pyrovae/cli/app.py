@@ -12,13 +12,13 @@ import click
 
 import pyrovae
 from pyrovae._process import processes
-from pyrovae.calibration_cli import calibrate
-from pyrovae.comparison_cli import compare
-from pyrovae.diagnose_cli import diagnose
-from pyrovae.evaluate_cli import evaluate
-from pyrovae.gap_cli import gap
-from pyrovae.ledger_cli import kl
-from pyrovae.options import (
+from pyrovae.cli.calibrate import calibrate
+from pyrovae.cli.compare import compare
+from pyrovae.cli.diagnose import diagnose
+from pyrovae.cli.evaluate import evaluate
+from pyrovae.cli.gap import gap
+from pyrovae.cli.kl import kl
+from pyrovae.cli.options import (
     ROLES,
     count,
     data_dir_option,
@@ -34,8 +34,8 @@ from pyrovae.options import (
     text,
     training_options,
 )
-from pyrovae.queries_cli import impute, score
-from pyrovae.refit_cli import refit
+from pyrovae.cli.queries import impute, score
+from pyrovae.cli.refit import refit
 
 __all__ = ["cli", "main"]
 
