@@ -231,9 +231,9 @@ def run(row: Row, folder: Path, options: argparse.Namespace) -> None:
     )
     evidence = Estimate.of(found.log_evidence)
     result = {
-        "nll": -evidence.estimate,
+        "nll": -evidence.value,
         "standard_error": evidence.standard_error,
-        "negative_elbo": -Estimate.of(found.elbo).estimate,
+        "negative_elbo": -Estimate.of(found.elbo).value,
         "active": active_units(vae, test),
         "samples": options.samples,
         "images": len(found.elbo),

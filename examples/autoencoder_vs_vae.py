@@ -73,7 +73,7 @@ def with_fitted_prior(vae: pyrovae.VAE, data: Dataset, epochs: int) -> pyrovae.V
 def text(values: torch.Tensor) -> str:
     """A mean over images, with its standard error."""
     found = Estimate.of(values)
-    return f"{found.estimate:.2f} +- {found.standard_error:.2f}"
+    return f"{found.value:.2f} +- {found.standard_error:.2f}"
 
 
 def told(vae: pyrovae.VAE, test: torch.Tensor) -> str:

@@ -32,7 +32,7 @@ TRAINING, TEST = "#4477AA", "#EE6677"
 
 def text(found: Estimate) -> str:
     """A number with its error."""
-    return f"{found.estimate:.2f} +- {found.standard_error:.2f}"
+    return f"{found.value:.2f} +- {found.standard_error:.2f}"
 
 
 def terms(vae: pyrovae.VAE, images: Split) -> dict[str, Estimate]:
@@ -58,7 +58,7 @@ def picture(rows: list[dict[str, Any]], nothing: float) -> Figure:
     axes = figure.add_subplot()
     for part, colour in (("test", TEST), ("training", TRAINING)):
         rate, distortion = (
-            [row[part][name].estimate for row in rows] for name in ("rate", "distortion")
+            [row[part][name].value for row in rows] for name in ("rate", "distortion")
         )
         axes.plot(rate, distortion, "o-", color=colour, ms=5, lw=0.8, label=f"{part} images")
     wide, high = 1.12 * max(rate), 1.3 * (nothing - min(distortion))
@@ -115,7 +115,7 @@ def main() -> None:
     every = torch.cat(list(data.test.batches(LIMIT)))[:LIMIT]
     nothing = without_z(some, every)
     print(f"\nlog p(x) of test images without any z: {text(nothing)}")
-    plots.save(picture(rows, -nothing.estimate), arguments.out / "beta_rate_distortion.png")
+    plots.save(picture(rows, -nothing.value), arguments.out / "beta_rate_distortion.png")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def trained(
 def told(values: Tensor, sign: str = "") -> str:
     """A mean over images, with its standard error."""
     found = Estimate.of(values)
-    return f"{found.estimate:{sign}.2f} +- {found.standard_error:.2f}"
+    return f"{found.value:{sign}.2f} +- {found.standard_error:.2f}"
 
 
 def rising(vae: VAE, dataset: Dataset, limit: int | None, most: int) -> None:

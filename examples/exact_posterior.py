@@ -45,9 +45,9 @@ def table(vae: pyrovae.VAE, truth: LinearGaussian, data: Dataset, fitted: PCA) -
     print(
         f"  ELBO                      {result['estimate']:9.3f} +- {result['standard_error']:.3f}"
     )
-    print(f"+ KL(q(z|x) || p(z|x))      {gap.estimate:9.3f} +- {gap.standard_error:.3f}")
-    print(f"= log p(x), exact           {evidence.estimate:9.3f} +- {evidence.standard_error:.3f}")
-    print(f"  log p(x) under PCA        {best.estimate:9.3f} +- {best.standard_error:.3f}")
+    print(f"+ KL(q(z|x) || p(z|x))      {gap.value:9.3f} +- {gap.standard_error:.3f}")
+    print(f"= log p(x), exact           {evidence.value:9.3f} +- {evidence.standard_error:.3f}")
+    print(f"  log p(x) under PCA        {best.value:9.3f} +- {best.standard_error:.3f}")
 
     print("\nq(z|x) beside p(z|x), first test images")
     scale, exactly = q.stddev, p.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()

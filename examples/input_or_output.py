@@ -25,7 +25,7 @@ COLUMNS = 10  # images in the picture
 def told(values: Tensor) -> str:
     """The mean over images and its error."""
     mean = Estimate.of(values)
-    return f"{mean.estimate:.2f} +- {mean.standard_error:.2f}"
+    return f"{mean.value:.2f} +- {mean.standard_error:.2f}"
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ def main() -> None:
         sums = total(vae, levels)
         assert torch.allclose(sums, torch.ones(()), atol=1e-3)
         told = [
-            f"{e.estimate:.2f} +- {e.standard_error:.2f}"
+            f"{e.value:.2f} +- {e.standard_error:.2f}"
             for e in map(Estimate.of, (found, found - reference))
         ]
         name = make.func.__name__

@@ -110,7 +110,7 @@ def main() -> None:
         found = per_example(vae, data.test, samples=50, limit=1_000)
         normal = found if normal is None else normal
         columns = (found.elbo, found.elbo - normal.elbo, found.kl)
-        told = [f"{e.estimate:.2f} +- {e.standard_error:.2f}" for e in map(Estimate.of, columns)]
+        told = [f"{e.value:.2f} +- {e.standard_error:.2f}" for e in map(Estimate.of, columns)]
         learned = "2"
         if isinstance(prior, ExponentialPowerPrior):
             power = powers[prior.start] = prior.log_power.detach().exp()

@@ -62,7 +62,7 @@ def text(estimate: dict[str, float], error: str = "standard_error") -> str:
 def paired(values: Tensor) -> str:
     """A mean over images of a difference, with its standard error."""
     found = Estimate.of(values)
-    return f"{found.estimate:+.2f} +- {found.standard_error:.2f}"
+    return f"{found.value:+.2f} +- {found.standard_error:.2f}"
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def main() -> None:
         parts = (text(of[term], "over_images") for term in ("reconstruction", "kl", "elbo"))
         reconstruction, kl, elbo = parts
         information, misfit = (text(of[term]) for term in ("mutual_information", "marginal_kl"))
-        evidence = text(vars(Estimate.of(bounds[name].log_evidence)))
+        evidence = text(Estimate.of(bounds[name].log_evidence).to_dict())
         print(f"{name:<8} {reconstruction:>16} {kl:>13} = {information:>12}", end="")
         print(f" + {misfit:<14} {elbo:>16} {evidence:>18}", flush=True)
 

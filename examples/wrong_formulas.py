@@ -302,7 +302,7 @@ def picture(data: Dataset, models: dict[str, pyrovae.VAE], columns: int = 12) ->
 def told(number: float | Estimate | None) -> str:
     """A number as it is printed."""
     if isinstance(number, Estimate):
-        return f"{number.estimate:.3f} +- {number.standard_error:.3f}"
+        return f"{number.value:.3f} +- {number.standard_error:.3f}"
     return "-" if number is None else f"{number:.3f}"
 
 

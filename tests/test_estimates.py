@@ -14,7 +14,7 @@ from tests.conftest import SEEDS
 def test_the_standard_error_is_the_deviation_of_repeated_means(seed):
     torch.manual_seed(seed)
     found = [Estimate.of(torch.randn(50)) for _ in range(2_000)]
-    spread = torch.tensor([e.estimate for e in found]).std().item()
+    spread = torch.tensor([e.value for e in found]).std().item()
     stated = torch.tensor([e.standard_error for e in found]).square().mean().sqrt().item()
     assert abs(spread / stated - 1) < 4 / math.sqrt(2 * 2_000)  # error of a standard deviation
 

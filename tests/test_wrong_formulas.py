@@ -69,7 +69,7 @@ def run(wrong_formulas, name, *options):
 
 
 def value(number):
-    return number.estimate if isinstance(number, Estimate) else number
+    return number.value if isinstance(number, Estimate) else number
 
 
 def error(number):
@@ -137,7 +137,7 @@ def test_the_surrogate_is_above_the_evidence_and_the_bound_is_pyros(wrong_formul
     _, rows = run(wrong_formulas, "surrogate")
     ((truth, right, wrong),) = rows.values()
     assert truth == pytest.approx(LOG_P, abs=1e-6)
-    assert right.estimate < truth < wrong.estimate - 100 * error(wrong)
+    assert right.value < truth < wrong.value - 100 * error(wrong)
     vae, x = wrong_formulas.small(exact_posterior=False), wrong_formulas.X.expand(20_000, 1)
     renyi = RenyiELBO(alpha=0, num_particles=10, vectorize_particles=True, max_plate_nesting=1)
     pyros = -renyi.loss(vae.model, vae.guide, x) / len(x)
@@ -171,7 +171,7 @@ def test_averages_in_the_wrong_place_are_other_quantities(wrong_formulas):
     gap = kl_divergence(Normal(0.0, 1.0).expand(posterior.batch_shape), posterior).mean().item()
     for truth, right, _ in rows.values():
         assert truth == pytest.approx(each.mean().item(), abs=1e-6)
-        assert right.estimate < truth
+        assert right.value < truth
         assert agree(right, Estimate(pyros, right.standard_error))
     pooled, product, logs = (
         rows[what][2]
@@ -179,12 +179,12 @@ def test_averages_in_the_wrong_place_are_other_quantities(wrong_formulas):
     )
     ceiling = each.logsumexp(0).item() - math.log(len(each))
     assert f"${ceiling:.3f}$" in PAGE.read_text()
-    assert truth + 20 * error(pooled) < pooled.estimate < ceiling + TOLERANCE * error(pooled)
+    assert truth + 20 * error(pooled) < pooled.value < ceiling + TOLERANCE * error(pooled)
     assert agree(logs, truth - gap)
-    assert logs.estimate + 20 * error(product) < product.estimate
-    assert product.estimate < right.estimate - 50 * error(product)
+    assert logs.value + 20 * error(product) < product.value
+    assert product.value < right.value - 50 * error(product)
     variance = (4.5 + 3 * x.square()).mean().item()  # of one log weight, -(x - sqrt(3) z)^2 / 2
-    assert product.estimate - logs.estimate < math.sqrt(10 * variance / len(each))
+    assert product.value - logs.value < math.sqrt(10 * variance / len(each))
 
 
 def test_the_mean_over_dimensions_is_a_weight_of_one_over_their_number(vae, digits):
@@ -281,7 +281,7 @@ def check_better(rows, *names):
 def test_training_with_the_averaged_kl_is_as_shown(wrong_formulas, page):
     rows = retrained(wrong_formulas, page, "averaged_kl")
     _, right, wrong = rows["trained: KL(q || p)"]
-    assert wrong.estimate > 2 * right.estimate
+    assert wrong.value > 2 * right.value
     check_better(rows, "trained: ELBO", "trained: log p(x) at least")
 
 
@@ -303,5 +303,5 @@ def test_training_with_squared_errors_is_as_shown(wrong_formulas, page):
     for loss, scale in (("0.5 * sum", 1.0), ("mean", math.sqrt(32))):
         assert rows[f"{loss}: scale, of pixels in [0, 1]"][2] == pytest.approx(scale)
         _, right, wrong = rows[f"{loss}, trained: KL(q || p)"]
-        assert wrong.estimate < 0.05 < right.estimate
+        assert wrong.value < 0.05 < right.value
         check_better(rows, f"{loss}, trained: ELBO")

@@ -213,7 +213,6 @@ def _bracketed(
     seed: int,
     given: Mapping[str, Any],
 ) -> _Answer:
-    from dataclasses import asdict
 
     from pyrovae.estimates import Estimate
     from pyrovae.evidence import sandwich, summary
@@ -223,7 +222,7 @@ def _bracketed(
     with counting("bdmc", examples) as advance:
         both = sandwich(opened.vae(), examples, seed=seed, advance=advance, **given)
     sides = {"lower": both.lower, "upper": both.upper}
-    gap = asdict(Estimate.of(both.upper.log_evidence - both.lower.log_evidence))
+    gap = Estimate.of(both.upper.log_evidence - both.lower.log_evidence).to_dict()
     result: dict[str, Any] = {"method": "bdmc"}
     result |= {name: summary(side) for name, side in sides.items()}
     result |= {"gap": gap, "images": examples} | opened.roles()

@@ -205,7 +205,7 @@ def score(
         return
     error = "" if mean.standard_error is None else f" +- {mean.standard_error:.2f}"
     click.echo(
-        f"log p(x), mean of {len(split):,} examples: {mean.estimate:.2f}{error} nats "
+        f"log p(x), mean of {len(split):,} examples: {mean.value:.2f}{error} nats "
         f"({found.kind}, {samples:,} samples each)"
     )
     if heavy:

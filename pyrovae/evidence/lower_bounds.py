@@ -15,7 +15,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +219,7 @@ def in_short(every: WeightedBounds, samples: int, kind: str) -> dict[str, Any]:
         kind: as :func:`kind` gives it.
     """
     result: dict[str, Any] = {
-        field.name: asdict(Estimate.of(getattr(every, field.name))) for field in fields(Bounds)
+        field.name: Estimate.of(getattr(every, field.name)).to_dict() for field in fields(Bounds)
     }
     result["log_evidence"] |= {"samples": samples, "kind": kind}
     result["weights"] = of_weights(every) if samples > 1 and kind != NO_BOUND else None
@@ -236,8 +236,8 @@ def of_weights(weights: Weights) -> dict[str, Any]:
     fitted = weights.pareto_k[~weights.pareto_k.isnan()]
     whole = not weights.at_a_tenth.isnan().any()
     return {
-        "at_a_tenth": asdict(Estimate.of(weights.at_a_tenth)) if whole else None,
-        "bias_corrected": asdict(Estimate.of(weights.bias_corrected)),
+        "at_a_tenth": Estimate.of(weights.at_a_tenth).to_dict() if whole else None,
+        "bias_corrected": Estimate.of(weights.bias_corrected).to_dict(),
         "sampling_error": (weights.standard_error.norm() / len(weights.ess)).item(),
         "ess": {"median": weights.ess.median().item(), "minimum": weights.ess.min().item()},
         "unreliable": (weights.pareto_k > RELIABLE).double().mean().item(),

@@ -6,7 +6,7 @@ returns :class:`pyrovae.evidence.Evidence`. ``samples=None`` is what each takes 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -131,7 +131,7 @@ def summary(evidence: Evidence) -> dict[str, Any]:
         that there might have been others and that each was sampled; ``sampling_error``, the part
         of it that comes from sampling, or integration, alone; ``samples`` and ``kind``.
     """
-    mean = asdict(Estimate.of(evidence.log_evidence))
+    mean = Estimate.of(evidence.log_evidence).to_dict()
     error = evidence.standard_error.norm().item() / len(evidence.standard_error)
     return mean | {
         "sampling_error": error,

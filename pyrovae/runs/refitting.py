@@ -13,7 +13,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +161,14 @@ def change(
     def three(name: str) -> dict[str, Any]:
         values = [getattr(bound, name) for bound in bounds]
         return {
-            "before": asdict(Estimate.of(values[0])),
-            "after": asdict(Estimate.of(values[1])),
-            "change": asdict(Estimate.of(values[1] - values[0])),
+            "before": Estimate.of(values[0]).to_dict(),
+            "after": Estimate.of(values[1]).to_dict(),
+            "change": Estimate.of(values[1] - values[0]).to_dict(),
         }
 
     return {
         "marginal_kl": {
-            "change": asdict(Estimate.of(new.kl - old.kl)),
+            "change": Estimate.of(new.kl - old.kl).to_dict(),
             "estimator": KL_ESTIMATOR,
         },
         "elbo": three("elbo"),

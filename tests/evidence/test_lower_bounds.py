@@ -268,7 +268,7 @@ def test_evaluate_reports_means_and_their_standard_errors(vae, digits):
     assert result["log_evidence"]["kind"] == "importance-weighted lower bound"
     values = torch.randn(1_000) * 3 + 1
     estimate = Estimate.of(values)
-    assert estimate.estimate == pytest.approx(values.mean().item(), rel=1e-5)
+    assert estimate.value == pytest.approx(values.mean().item(), rel=1e-5)
     assert estimate.standard_error == pytest.approx(3 / math.sqrt(1_000), rel=0.1)
     assert evaluate(vae, Split.from_array(digits[:1]))["elbo"]["standard_error"] is None
 
