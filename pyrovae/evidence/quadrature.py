@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.distributions import is_point, is_real, moments
-from pyrovae.evidence.lower_bounds import Evidence
+from pyrovae.evidence.results import Evidence
 from pyrovae.vae import VAE
 
 __all__ = ["integrated", "posterior_density"]
@@ -45,7 +45,7 @@ def integrated(
     *,
     samples: int | None = None,
     seed: int = 0,
-    advance: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Evidence:
     """log p(x) by adaptive quadrature, for a real z of one or two dimensions.
 
@@ -54,7 +54,7 @@ def integrated(
         x: data ``(examples, *event_shape)``.
         samples: None, as nothing is sampled.
         seed: of the draws that say where a prior or posterior without a formula for it lies.
-        advance: told how many examples are done.
+        progress: callback, called with the number of examples finished.
 
     Returns:
         log p(x); in place of standard errors the sum, over all cells, of what changed when a cell
@@ -78,8 +78,8 @@ def integrated(
             mesh = _Mesh(vae)
             for batch in x.split(EXAMPLES):
                 parts.append(_batch(mesh, vae, vae.place(batch)))
-                if advance is not None:
-                    advance(len(batch))
+                if progress is not None:
+                    progress(len(batch))
     value, error, mean, covariance, nodes = (
         torch.cat(columns).cpu() for columns in zip(*parts, strict=True)
     )

@@ -333,7 +333,7 @@ def _run(
     telling_count = contextlib.nullcontext() if counting is None else counting(about, total)
     with telling_count as advance:
         every = per_example(
-            vae, dataset.test, **evaluation, store=run.folder / BOUNDS, advance=advance
+            vae, dataset.test, **evaluation, store=run.folder / BOUNDS, progress=advance
         )
     if trained is not None:
         run.finish(vae, dataset, trained, **evaluation, store=run.folder / BOUNDS)

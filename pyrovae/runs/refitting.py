@@ -153,7 +153,7 @@ def change(
         ValueError: if ``samples`` or ``limit`` is not positive.
     """
     bounds = [
-        per_example(vae, data, samples=samples, limit=limit, seed=seed, advance=advance)
+        per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=advance)
         for vae in (before, after)
     ]
     old, new = bounds

@@ -431,7 +431,7 @@ class Run:
 
     def evaluate(self, vae: VAE, dataset: Dataset, **options: Any) -> dict[str, Any]:
         """Test bounds under the names of the roles; options as :func:`pyrovae.evaluate`."""
-        return evaluate(vae, dataset.test, **options) | self.roles()
+        return evaluate(vae, dataset.test, **options).to_dict() | self.roles()
 
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path | None]:

@@ -537,7 +537,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(command, run, monkey
             raise KeyboardInterrupt
         return bounds(*arguments)
 
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", interrupted)
+    monkeypatch.setattr("pyrovae.evidence.over_dataset.bounds", interrupted)
     result = command(*arguments)
     assert (result.status, result.out) == (130, "")
     assert result.err.strip() == ("pyrovae: interrupted; the same command goes on from here")

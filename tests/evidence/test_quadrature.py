@@ -176,7 +176,7 @@ def test_batches_progress_and_modes(vae, digits):
     vae.train()
     told = []
     state = torch.get_rng_state()
-    whole = integrated(vae, digits[:25], advance=told.append)
+    whole = integrated(vae, digits[:25], progress=told.append)
     assert told == [20, 5]
     assert vae.training
     assert torch.equal(state, torch.get_rng_state())

@@ -310,7 +310,7 @@ def test_one_process_goes_on_with_the_evaluation_of_two(pair, monkeypatch):
         calls.append(1)
         return bounds(*arguments)
 
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counted)
+    monkeypatch.setattr("pyrovae.evidence.over_dataset.bounds", counted)
     assert equal(vars(evaluated(folder / "store")), vars(evaluated()))
     # 77 images in batches of 20: the last one is smaller and not kept, and one call tells whose the
     # kept ones are

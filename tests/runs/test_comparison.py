@@ -84,7 +84,7 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
             ("rate", "kl", 1),
             ("distortion", "reconstruction", -1),
         ]:
-            mean = sum(result[key]["estimate"] for result in results) / 2
+            mean = sum(getattr(result, key).value for result in results) / 2
             assert row[name]["estimate"] == pytest.approx(sign * mean, rel=1e-12)
         assert row["elbo"]["estimate"] == pytest.approx(
             -row["distortion"]["estimate"] - row["rate"]["estimate"], rel=1e-9
