@@ -187,8 +187,8 @@ TABLES: dict[str, Table] = {
             "validation and the official 10,000 for testing, as in the authors' code; dynamic "
             "binarization (training bits anew at every pass, the others drawn once) or "
             f"Larochelle's static bits; gated 784-300-300-40; {PSEUDO_INPUTS} pseudo-inputs; "
-            "batches of 100; the weights with the best validation bound; -log p(x) by importance weighting with "
-            f"{SAMPLES:,} draws"
+            "batches of 100; the weights with the best validation bound; -log p(x) by importance "
+            f"weighting with {SAMPLES:,} draws"
         ),
         deviations=(
             "There is no warm-up of the KL term; the authors' code has 100 epochs of it. Adam's "
@@ -289,7 +289,8 @@ def show(name: str, folder: Path, markdown: bool, absent: Mapping[str, str]) -> 
         if not found:
             lines.append((title, published, absent.get(title, "not run"), *5 * ("",)))
     print(
-        f"{chosen.source}.\n\nProtocol: {chosen.protocol}.\n\nDifferences from the paper: {chosen.deviations}.\n"
+        f"{chosen.source}.\n\nProtocol: {chosen.protocol}.\n\n"
+        f"Differences from the paper: {chosen.deviations}.\n"
     )
     titles = (
         "row",

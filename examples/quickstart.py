@@ -1,9 +1,9 @@
 """Swap the prior p(z) of a VAE and keep everything else: one line of a model, four answers.
 
-Four priors on scikit-learn's digits, including a Gumbel prior, which pyrovae does not have. The last
-two columns are means over the test images in nats, with their standard errors; higher is better. All
-priors are tested on the same images, so the difference of two rows has a smaller error than the rows
-themselves.
+Four priors on scikit-learn's digits, including a Gumbel prior, which pyrovae does not have. The
+last two columns are means over the test images in nats, with their standard errors; higher is
+better. All priors are tested on the same images, so the difference between two rows has a smaller
+error than the rows themselves.
 
     python examples/quickstart.py --epochs 60
 """
@@ -26,7 +26,7 @@ LATENT_DIM = 10
 
 
 class Gumbel(nn.Module):
-    """A prior that you write yourself: a module whose ``forward()`` returns a distribution over z."""
+    """A prior of your own: a module whose ``forward()`` returns a distribution over z."""
 
     def __init__(self, latent_dim: int, *, loc: float = 0.0) -> None:
         super().__init__()
