@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrovae.distributions import moments
 from pyrovae.evidence import Evidence
 from pyrovae.isolation import evaluating, isolated
-from pyrovae.structure import is_point, is_real
+from pyrovae.structure import base, is_point, is_real
 from pyrovae.vae import VAE
 
 __all__ = ["density", "integrated"]
@@ -280,11 +280,11 @@ def _first(mesh: _Mesh, vae: VAE, x: Tensor) -> "_Cells":
 def _rounding(mesh: _Mesh, vae: VAE, x: Tensor, sums: "_Sums", nodes: Tensor) -> Tensor:
     r"""What rounding does to log p(x), to first order: the mean of :math:`|\delta|` under p(z | x).
 
-    :math:`\delta` is the rounding of log p(x, z). It comes from rounding the two logarithms, from
-    rounding z, which counts where the peak is narrow, and from rounding inside the decoder and
-    likelihood. The last two are measured: z is moved by its rounding, one dimension at a time.
-    What changes is the slope times the move, and whatever rounds differently. The sum over nodes
-    adds its own rounding, which grows with the root of their number.
+    :math:`\delta` is the rounding of log p(x, z). It comes from rounding log p(z) and the terms of
+    log p(x | z), which pixels of one scale round all alike; from rounding z, which counts where the
+    peak is narrow; and from rounding inside the decoder. The last two are measured: z is moved by
+    its rounding, one dimension at a time. What changes is the slope times the move, and whatever
+    rounds differently. The sum over nodes adds its own, which grows with the root of their number.
     """
     digits, double = torch.finfo(x.dtype).eps, torch.finfo(torch.float64).eps
     cells = sums.largest
@@ -296,8 +296,8 @@ def _rounding(mesh: _Mesh, vae: VAE, x: Tensor, sums: "_Sums", nodes: Tensor) ->
     ):
         at = z.to(x)
         log_joint = _log_joint(vae, mesh.prior, at, x[some])
-        log_prior = mesh.prior.log_prob(at).double()
-        off = digits * (log_prior.abs() + (log_joint - log_prior).abs())
+        terms = base(vae.likelihood(at)).log_prob(x[some]).reshape(len(at), -1)
+        off = digits * (mesh.prior.log_prob(at).abs() + terms.abs().sum(1)).double()
         for move in moves:
             moved = (z + move * (mesh.loc.abs() + (z - mesh.loc).abs())).to(x)
             off += (_log_joint(vae, mesh.prior, moved, x[some]) - log_joint).abs()
