@@ -26,9 +26,9 @@ def assert_finite(*values):
 
 
 def assert_within(value, truth, error, errors=4.0, floor=0.0):
-    """|value - truth| is at most so many errors, and the floor; all three are finite."""
-    value, truth, error = map(double, (value, truth, error))
-    assert_finite(value, truth, error)
+    """|value - truth| is at most so many errors, and the floor; all of them are finite."""
+    value, truth, error, floor = map(double, (value, truth, error, floor))
+    assert_finite(value, truth, error, floor)
     off, allowed = (value - truth).abs(), errors * error + floor
     assert (off <= allowed).all(), f"off by {off}, with {allowed} allowed"
 
@@ -46,6 +46,13 @@ def assert_adds_up(row):
     assert_finite(elbo, row["reconstruction"], row["kl"])
     size = abs(row["reconstruction"]) + abs(row["kl"])
     assert abs(elbo - difference) <= 1e-6 * size, f"{elbo} is not {difference}"
+
+
+def assert_reached(parameter, name=""):
+    """A gradient came to a parameter: finite, and not all zeros."""
+    assert parameter.grad is not None, name
+    assert parameter.grad.isfinite().all(), name
+    assert parameter.grad.any(), name
 
 
 def rational_evidence(vae, x: Tensor) -> Tensor:

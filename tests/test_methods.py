@@ -20,6 +20,7 @@ from pyrovae.run import start
 from pyrovae.vae import VAE
 from tests import test_vae
 from tests.conftest import SEEDS
+from tests.oracles import assert_within
 from tests.test_evidence import SHAPE
 from tests.test_evidence import loose as loosened
 
@@ -36,7 +37,7 @@ def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
         found = METHODS[name](vae, x, seed=seed, **FEW.get(name, {}))
     assert isinstance(found, Evidence)
     assert found.log_evidence.shape == found.standard_error.shape == (20,)
-    assert ((found.log_evidence - evidence).abs() <= 4.5 * found.standard_error + 1e-9).all()
+    assert_within(found.log_evidence, evidence, found.standard_error, 4.5, floor=1e-9)
     assert all(len(value) == 20 for value in found.details.values())
     told = []
     again = METHODS[name](

@@ -34,6 +34,7 @@ from pyrovae.run import Run, start
 from pyrovae.training import TrainingInterrupted, _device, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.oracles import assert_within
 
 PATH = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 SECONDS = 300  # after which a process is taken to hang
@@ -283,7 +284,7 @@ def test_noisy_losses_are_those_of_one_process_but_for_noise(pair, seed):
     """Within 4 standard errors of the difference of two means over 12 epochs."""
     two, one = (np.array(values) for values in (pair[1][0]["noisy"][seed], noisy(seed)))
     error = math.sqrt((two.var(ddof=1) + one.var(ddof=1)) / len(one))
-    assert abs(two.mean() - one.mean()) < 4 * error
+    assert_within(two.mean(), one.mean(), error)
     assert error < 0.1
     assert not np.isclose(two, one, rtol=1e-9).any()  # streams of their own
     assert pair[1][0]["noisy"] == pair[1][1]["noisy"]
