@@ -34,8 +34,8 @@ from pyrovae.priors import StandardNormal
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_within
-from tests.test_vae import exact_posterior, linear_gaussian
 
 PAGE = Path(__file__).parents[1] / "docs" / "derivation.md"
 BITS = np.array(list(itertools.product([0.0, 1.0], repeat=3)))  # all x there are
