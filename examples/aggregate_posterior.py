@@ -74,7 +74,7 @@ def main() -> None:
     shares = np.unique(draws.labels, return_counts=True)[1] / len(draws.labels)
     most = -(shares * np.log(shares)).sum()
     print(f"{f'  in the last column: I(c; z), at most {most:.2f}':<49} {told(which):>23}")
-    print(f"  and KL(q(z) || p(z)), all images together      {told(terms['marginal_kl']):>26}")
+    print(f"  and KL(q(z) || p(z)), all images together      {told(terms['marginal_kl']):>24}")
 
     print("\nlog p(x|z) if z is drawn for")
     for name, value in with_other_codes(vae, data, draws).items():

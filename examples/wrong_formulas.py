@@ -227,7 +227,7 @@ def averaged_kl(name: str, epochs: int, seed: int, samples: int) -> Trained:
 
 
 def grey_bernoulli(name: str, epochs: int, seed: int, samples: int) -> Trained:
-    """(e) x log(p) + (1 - x) log(1 - p) for grey x"""
+    """(e) x log(p) + (1 - x) log(1 - p) for gray x"""
     kinds = ContinuousBernoulli, WithoutConstant
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(50))
     logit = torch.tensor(0.1, dtype=torch.float64).logit()
