@@ -39,6 +39,7 @@ __all__ = [
 DRAWS = 1_000
 """Default number of draws of z per example."""
 NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
+"""Name of the estimate for a posterior that is a point."""
 
 # Batches and chunks draw one after the other, so both numbers are part of what a seed means.
 ROWS = 2_000  # examples times draws in a chunk

@@ -35,10 +35,11 @@ from pyrovae.posteriors import Point
 from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, start
 from pyrovae.vae import VAE
-from tests import test_vae
+from tests import models
 from tests.conftest import SEEDS
-from tests.evidence.test_lower_bounds import SHAPE
-from tests.evidence.test_lower_bounds import loose as loosened
+from tests.models import SHAPE
+from tests.models import loose as loosened
+from tests.oracles import assert_within
 
 FUNCTIONS = {
     "iw": (importance_weighted, {"samples": 4_000}),
@@ -64,14 +65,14 @@ def test_the_names_of_the_command_line_are_those_of_the_registry():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
     """Within 4.5 errors for each of 20 x, and a rounding of 1e-9."""
-    _, x, evidence = test_vae.linear_gaussian(seed)
-    vae, _ = loosened(test_vae.linear_gaussian(seed)[0])
+    _, x, evidence = models.linear_gaussian(seed)
+    vae, _ = loosened(models.linear_gaussian(seed)[0])
     function, options = FUNCTIONS[name]
     with torch.no_grad():
         found = function(vae, x, seed=seed, **options)
     assert isinstance(found, Evidence)
     assert found.log_evidence.shape == found.standard_error.shape == (20,)
-    assert ((found.log_evidence - evidence).abs() <= 4.5 * found.standard_error + 1e-9).all()
+    assert_within(found.log_evidence, evidence, found.standard_error, 4.5, floor=1e-9)
     assert all(len(value) == 20 for value in found.details.values())
     told = []
     again = function(vae, x, seed=seed, progress=told.append, **options)
@@ -271,8 +272,8 @@ def test_the_weights_are_described_in_words(command, runs):
     ("arguments", "part"),
     [
         ("plain --method exact", "there is no exact log p(x): the decoder is MLP, not linear"),
-        ("linear --method quadrature", "takes one or two latent dimensions, and z has 3"),
-        ("discrete --method quadrature", "quadrature is over real z, and the prior Categorical"),
+        ("linear --method quadrature", "takes one or two latent dimensions, but z has 3"),
+        ("discrete --method quadrature", "quadrature is over real z, but the prior Categorical"),
         ("discrete --method ais", "annealing moves z over real vectors, but the prior Categorica"),
         ("discrete --method bdmc", "annealing moves z over real vectors, but the prior Categorica"),
         (
