@@ -18,7 +18,6 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae._process.memory import rows_per_chunk
 from pyrovae.distributions import is_discrete, is_point
 from pyrovae.vae import VAE
 
@@ -37,7 +36,7 @@ LEVEL = 0.05
 
 NOMINAL = (0.5, 0.8, 0.9)  # of central intervals; whole numbers of ranks for every L allowed
 SEEN = 3.0  # standard errors from which a shape is named
-ROWS = 2_000  # simulations times draws in a chunk, which has a seed of its own
+ROWS = 2_000  # simulations times draws held at a time
 NAMED = 4  # functions of z in the verdict of all
 TAIL = 2  # bins at each end that a U fills and a cap leaves empty
 
@@ -97,7 +96,7 @@ def calibrate(
             f"draws + 1 must be a multiple of {BINS}, so that each bin holds as many ranks; got "
             f"{draws}, take {above}"
         )
-    size = rows_per_chunk(draws + 1, ROWS)
+    size = max(1, ROWS // (draws + 1))
     parts = []
     device = next(vae.parameters(), torch.empty(0)).device
     with isolated(device), evaluating(vae):

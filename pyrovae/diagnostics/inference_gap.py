@@ -31,7 +31,6 @@ from torch.distributions import (
 )
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
-from pyrovae._process.memory import in_chunks
 from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples
@@ -51,6 +50,7 @@ __all__ = ["METHODS", "Gap", "Term", "gap", "gap_summary", "posterior_densities"
 
 METHODS = ("auto", "exact", "quadrature", "bridge")
 BLOCK = 16  # images at a time
+ROWS = 20_000  # of z at a time
 DEVIATIONS = 8.0  # of p(z | x), that a grid reaches
 NODES = (101, 201, 401, 801)  # of a grid in each dimension
 TOLERANCE = 1e-5  # nats, between a grid and every second node of it
@@ -424,7 +424,7 @@ def _root(*errors: Tensor) -> Tensor:
 
 def _in_parts(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     """A function of points ``(n, batch, latent_dim)``, of some of them at a time, in float64."""
-    parts = in_chunks(points, points.shape[1])
+    parts = points.split(max(1, ROWS // points.shape[1]))
     return torch.cat([function(part).double() for part in parts])
 
 
@@ -456,7 +456,7 @@ def _refined(
     every_second = (slice(None, None, 2),) * dimensions
     for nodes in NODES:
         z, cell = _grid(low, high, nodes)
-        parts = [log_densities(part[:, None]) for part in in_chunks(z)]
+        parts = [log_densities(part[:, None]) for part in z.split(ROWS)]
         log_p, log_q = (
             torch.cat(logs)[:, 0].double().reshape([nodes] * dimensions)
             for logs in zip(*parts, strict=True)

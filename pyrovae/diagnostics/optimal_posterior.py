@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import evaluating, isolated, seed_device
-from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.evidence import Whole, adapted, from_mixture, log_joint, resampled
 from pyrovae.vae import VAE
 
 __all__ = ["best_posterior", "log_weights", "with_outputs"]
 
-ROWS = 20_000  # of z in a chunk; they draw one after the other, so a seed depends on it
+ROWS = 20_000  # of z at a time
 DRAWS = 32  # of each datum in a step of the search
 RATE = 0.05  # of Adam, at first
 CANDIDATES = 2_000  # draws from the prior, for another start
@@ -126,8 +125,8 @@ def _around(vae: VAE, outputs: Tensor, x: Tensor, heap: Tensor) -> Tensor:
 def _likeliest(vae: VAE, x: Tensor) -> Tensor:
     """Of draws from the prior, for each datum the one that makes it likeliest."""
     z = vae.prior().sample(torch.Size([CANDIDATES]))
-    parts = in_chunks(z, len(x))
-    log = torch.cat([vae.likelihood(part[:, None]).log_prob(x) for part in parts])
+    size = max(1, ROWS // len(x))
+    log = torch.cat([vae.likelihood(part[:, None]).log_prob(x) for part in z.split(size)])
     return z[log.argmax(0)]
 
 
@@ -169,7 +168,7 @@ def log_weights(vae: VAE, q: Any, x: Tensor, samples: int, seed: int) -> Tensor:
     Returns:
         ``(samples, batch)``, in double precision.
     """
-    joint, size, parts = log_joint(vae, x), rows_per_chunk(len(x), ROWS), []
+    joint, size, parts = log_joint(vae, x), max(1, ROWS // len(x)), []
     with isolated(x.device):
         seed_device(x.device, seed)
         for start in range(0, samples, size):
