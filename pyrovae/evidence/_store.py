@@ -104,7 +104,8 @@ class Store:
         self.saved = time.monotonic()
         if self.path is not None and self.parts:
             tensors = {
-                name: torch.stack([getattr(part, name) for part in self.parts]) for name in NAMES
+                name: torch.stack([getattr(part, name).cpu() for part in self.parts])
+                for name in NAMES
             }  # (batches, size)
             self.path.parent.mkdir(exist_ok=True)
             write_tensors(self.path, tensors, self.about)
