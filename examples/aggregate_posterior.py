@@ -19,13 +19,14 @@ import pyrovae
 from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery, term_estimate
+from pyrovae.estimates import Estimate
 
 SHOWN = 1  # the digit that has a panel of its own
 
 
-def told(term: dict[str, float]) -> str:
+def told(term: Estimate) -> str:
     """An estimate and its error."""
-    return f"{term['estimate']:.2f} +- {term['standard_error']:.2f}"
+    return f"{term.value:.2f} +- {term.standard_error:.2f}"
 
 
 def main() -> None:
@@ -48,12 +49,12 @@ def main() -> None:
     pyrovae.fit(vae, data, **dict(config.training, objective=config.objective()))
 
     draws = aggregate_draws(vae, data.test, labels=data.test.labels, limit=1_000)
-    terms = surgery(draws)["terms"]
+    terms = surgery(draws)
     print(f"{len(draws.z)} test images, {draws.z.shape[1]} draws of each q(z|x)")
-    print(f"  ELBO                                     {told(terms['elbo']):>16}")
-    print(f"  = reconstruction, E log p(x|z)           {told(terms['reconstruction']):>16}")
-    print(f"  - mutual information of image and z      {told(terms['mutual_information']):>16}")
-    print(f"  - KL(q(z) || p(z)), all images together  {told(terms['marginal_kl']):>16}")
+    print(f"  ELBO                                     {told(terms.elbo):>16}")
+    print(f"  = reconstruction, E log p(x|z)           {told(terms.reconstruction):>16}")
+    print(f"  - mutual information of image and z      {told(terms.mutual_information):>16}")
+    print(f"  - KL(q(z) || p(z)), all images together  {told(terms.marginal_kl):>16}")
 
     print("\ndigit  images        KL term   which image of it   KL(q(z) of it || p(z))")
     parts = {
@@ -73,7 +74,7 @@ def main() -> None:
     shares = np.unique(draws.labels, return_counts=True)[1] / len(draws.labels)
     most = -(shares * np.log(shares)).sum()
     print(f"  of the last, information on the digit, at most {most:.2f} {told(which):>22}")
-    print(f"  and KL(q(z) || p(z)), all images together      {told(terms['marginal_kl']):>27}")
+    print(f"  and KL(q(z) || p(z)), all images together      {told(terms.marginal_kl):>27}")
 
     print("\nlog p(x|z) where z is drawn for")
     for name, value in with_other_codes(vae, data, draws).items():
@@ -126,7 +127,7 @@ def picture(draws: AggregateDraws, prior: np.ndarray, rows: dict[int, dict]) -> 
         panels[name].set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", title=title)
         panels[name].set(xlabel="$z_1$", ylabel="$z_2$")
     bars = panels["bars"]
-    digit, image = ([row[name]["estimate"] for row in rows.values()] for name in ("digit", "image"))
+    digit, image = ([row[name].value for row in rows.values()] for name in ("digit", "image"))
     places = np.arange(len(rows))
     bars.bar(places, digit, color="#AA3377", label="KL(q(z) of the digit || p(z))")
     bars.bar(places, image, bottom=digit, color="#88CCEE", label="which image of the digit it is")
