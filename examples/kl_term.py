@@ -106,9 +106,8 @@ def main() -> None:
             table.append([np.mean([f.terms[k].value for f in found]) for k in rows.values()])
             print(f"{size:>15} {table[-1][0]:>22.2f} {table[-1][1]:>25.2f}")
     elbo = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
-    print(
-        f"\ntest ELBO {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats per image, the error over images"
-    )
+    elbo = Estimate(elbo["estimate"], elbo["standard_error"])
+    print(f"\ntest ELBO {told(elbo)} nats per image, the error over images")
     plots.save(picture(np.array(table)), arguments.out / "kl_term.png")
 
 

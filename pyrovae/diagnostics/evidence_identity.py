@@ -129,7 +129,7 @@ def batch_terms(
     moments = None
     if method == "exact":
         model = linear_gaussian(vae)
-        log_p = model.marginal().log_prob(x.double().flatten(1))
+        log_p = model.log_evidence(x)
         evidence = Term(log_p, torch.zeros_like(log_p))
         q, best = (_as_normal(q) for q in qs)
         if q is not None and best is not None:
