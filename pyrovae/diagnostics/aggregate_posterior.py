@@ -122,7 +122,7 @@ def points(z: Tensor, prior: Tensor, labels: NDArray[Any] | None, seed: int = 0)
         >>> points(vae.encode(x), torch.randn(64, 2), labels=None).class_information is None
         True
     """
-    codes, p = z.double().cpu().numpy(), prior.double().cpu().numpy()
+    codes, p = (part.detach().double().cpu().numpy() for part in (z, prior))
     members: dict[int | None, NDArray[Any]] = {None: np.arange(len(codes))}
     if labels is not None and len(np.unique(labels)) <= MOST_CLASSES:
         members |= {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}

@@ -8,7 +8,7 @@ environment variables.
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,7 +73,7 @@ class Probe(Result):
     linear: Accuracy
     neighbors: Accuracy
     chance: float
-    right: Mapping[str, Array]
+    right: Mapping[str, Array] = field(compare=False)
 
     def to_dict(self) -> dict[str, object]:
         """Plain data: the two accuracies."""

@@ -285,7 +285,7 @@ def test_the_draws_do_not_depend_on_the_random_state_and_leave_it(vae, digits):
 def test_chunks_do_not_matter(vae, digits, monkeypatch):
     data, labels = Split.from_array(digits), np.arange(64) % 4
     whole = aggregate_draws(vae, data, labels=labels, draws=3)
-    monkeypatch.setattr("pyrovae.diagnostics.elbo_surgery.VALUES", 1)
+    monkeypatch.setattr("pyrovae.diagnostics.aggregate_densities.VALUES", 1)
     told = []
     parts = aggregate_draws(vae, data, labels=labels, draws=3, progress=told.append)
     for name in ("log_prior", "log_posterior", "log_aggregate", "log_others", "log_class"):
