@@ -571,7 +571,7 @@ def test_the_gradient_by_the_score_is_the_noisier(seed):
             return not_differentiable(self.encoder(x))
 
     scored = compare_gradients(VAE(vae.prior, vae.likelihood, Scored()), split, draws=200)
-    variances = [found["estimators"][0]["variance"]["value"] for found in (pathwise, scored)]
+    variances = [found.estimators[0].noise.variance.value for found in (pathwise, scored)]
     assert_finite(variances)
     assert variances[1] > 2 * variances[0]
 
