@@ -18,6 +18,7 @@ from pyrovae.priors import Laplace as LaplacePrior
 from pyrovae.vae import VAE
 from tests import test_vae
 from tests.conftest import SEEDS
+from tests.oracles import assert_within, rational_evidence
 
 
 def pca_data(seed):
@@ -86,6 +87,22 @@ def test_any_normal_prior_gives_the_dense_normal_and_its_posterior(covariance, s
     torch.testing.assert_close(result.log_evidence, joint - posterior.log_prob(z))
     assert (result.standard_error == 0).all()
     assert result.kind == "exact, by formula"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+def test_small_noise_takes_no_digits_but_those_of_the_residual(scale, seed):
+    """Against rational arithmetic. The residual over the noise, about one, is off by eps |x| / s.
+
+    The factor is for the four roundings of a residual.
+    """
+    torch.manual_seed(seed)
+    weight = torch.randn(6, 2).double()
+    vae = linear_vae(weight, torch.randn(6).double(), torch.tensor(scale).double())
+    with torch.no_grad():
+        x = vae.likelihood(torch.randn(8, 2).double()).sample()
+    rounding = torch.finfo(x.dtype).eps * (1 + x.abs().sum(-1) / scale)
+    assert_within(exact(vae, x).log_evidence, rational_evidence(vae, x), rounding, 4, floor=1e-13)
 
 
 def test_the_exact_posterior_is_the_one_written_out():
