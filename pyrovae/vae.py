@@ -83,6 +83,38 @@ class VAE(nn.Module):
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))
 
+    def log_joint(
+        self,
+        x: Tensor,
+        z: Tensor,
+        *,
+        prior: dist.Distribution | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        r"""The log density of each pair of x and z, in nats.
+
+        .. math:: \log p(x, z) = \log p(z) + \log p(x \mid z)
+
+        Args:
+            x: data ``(*batch, *event_shape)``.
+            z: latents ``(*sample_shape, *batch, latent_dim)``.
+            prior: p(z) as ``self.prior()`` returned it, to save building it again; None builds it.
+            dtype: type in which the two terms are added; by default their own.
+
+        Returns:
+            ``(*sample_shape, *batch)``.
+
+        Example:
+            >>> vae.log_joint(x, torch.zeros(64, 2)).shape
+            torch.Size([64])
+            >>> vae.log_joint(x, torch.zeros(100, 64, 2), dtype=torch.float64).shape
+            torch.Size([100, 64])
+        """
+        p = self.prior() if prior is None else prior
+        log_prior: Tensor = p.log_prob(z)
+        log_likelihood: Tensor = self.likelihood(z).log_prob(x)
+        return log_prior.to(dtype) + log_likelihood.to(dtype)
+
     def declare(self, *roles: str) -> None:
         """Tell Pyro of the parameters that a program uses, by ``pyro.module``, role by role.
 

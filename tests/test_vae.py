@@ -34,6 +34,17 @@ def by_hand(vae, x, z):
     return vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x) - vae.posterior(x).log_prob(z)
 
 
+def test_the_log_joint_is_the_sum_of_the_two_terms(vae, digits):
+    z = torch.randn(5, len(digits), vae.latent_dim)
+    terms = vae.prior().log_prob(z), vae.likelihood(z).log_prob(digits)
+    joint = vae.log_joint(digits, z)
+    assert joint.shape == (5, len(digits))
+    assert torch.equal(joint, terms[0] + terms[1])
+    assert torch.equal(vae.log_joint(digits, z, prior=vae.prior()), joint)
+    wide = vae.log_joint(digits, z, dtype=torch.float64)
+    assert torch.equal(wide, terms[0].double() + terms[1].double())
+
+
 def test_svi_lowers_the_loss(vae, digits):
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(digits) for _ in range(80)]
