@@ -235,7 +235,7 @@ def test_grey_values_are_refused_by_a_bernoulli_with_reason_and_choices(vae):
     x = torch.zeros(3, 1, 8, 8)
     x[1, 0, 2, 2] = 0.25
     with pytest.raises(
-        ValueError, match=r"holds 0.25, outside .* Bernoulli; .* not normalised; .*"
+        ValueError, match=r"holds 0.25, outside .* Bernoulli; .* not normalized; .*"
     ):
         vae.check_data(x)
     with pytest.raises(ValueError, match=r"shape \(1, 8, 8\), the data's have \(64,\)"):
