@@ -15,6 +15,7 @@ from pyrovae.runs.config import Config
 from pyrovae.runs.run import Run, start
 from pyrovae.runs.specs import Spec
 from tests.conftest import SEEDS
+from tests.oracles import assert_finite, assert_within
 
 SMALL = {
     "model": {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2},
@@ -86,6 +87,7 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
         ]:
             mean = sum(result[key]["estimate"] for result in results) / 2
             assert row[name]["estimate"] == pytest.approx(sign * mean, rel=1e-12)
+        assert_finite(*(row[name]["estimate"] for name in ("log_evidence", "elbo", "rate")))
         assert row["elbo"]["estimate"] == pytest.approx(
             -row["distortion"]["estimate"] - row["rate"]["estimate"], rel=1e-9
         )
@@ -196,7 +198,7 @@ def test_the_error_covers_the_spread_over_examples_and_seeds(seed):
     truth = 1 / 50 + 0.25 / 5 + 1 / 250
     assert abs(spread / truth - 1) < 4 * math.sqrt(2 / 2_000)
     claimed = torch.tensor([e["standard_error"] for e in estimates]).square()
-    assert abs(claimed.mean() - (truth + 1 / 250)) < 4 * claimed.std() / math.sqrt(2_000)
+    assert_within(claimed.mean(), truth + 1 / 250, claimed.std() / math.sqrt(2_000))
 
 
 def test_the_error_of_one_seed_is_over_examples():
