@@ -20,9 +20,16 @@ from pyrovae.cli.options import (
 
 if TYPE_CHECKING:
     from pyrovae.estimates import Estimate
-    from pyrovae.evidence import Bracket, Evaluation, Evidence, MeanEvidence, Range, WeightSummary
+    from pyrovae.evidence import (
+        Evaluation,
+        Evidence,
+        MeanEvidence,
+        MeanSandwich,
+        Range,
+        WeightSummary,
+    )
 
-    Result = Evaluation | MeanEvidence | Bracket
+    Result = Evaluation | MeanEvidence | MeanSandwich
 
 __all__ = ["METHODS", "evaluate"]
 
@@ -142,7 +149,7 @@ def _plain(result: "Result", roles: Mapping[str, str]) -> dict[str, object]:
 
 
 def _lines(result: "Result") -> Iterator[str]:
-    from pyrovae.evidence import Bracket, Evaluation
+    from pyrovae.evidence import Evaluation, MeanSandwich
     from pyrovae.runs import in_words
 
     if isinstance(result, Evaluation):
@@ -150,7 +157,7 @@ def _lines(result: "Result") -> Iterator[str]:
         yield from _lines_of_weights(result.weights, fitted=False)
         return
     units = "nats per example (+- standard error):"
-    if isinstance(result, Bracket):
+    if isinstance(result, MeanSandwich):
         yield f"{result.images:,} examples simulated from the model, {units}"
         yield from _lines_of_evidence(result.per_example.lower)
         yield from _lines_of_evidence(result.per_example.upper)

@@ -37,11 +37,11 @@ from pyrovae.evidence.proposals import (
 )
 from pyrovae.evidence.quadrature import integrated, posterior_density
 from pyrovae.evidence.results import (
-    Bracket,
     Evaluation,
     Evidence,
     EvidenceEstimate,
     MeanEvidence,
+    MeanSandwich,
     Range,
     Sandwich,
 )
@@ -66,7 +66,6 @@ __all__ = [
     "SIMULATED",
     "STATES",
     "Bounds",
-    "Bracket",
     "Draws",
     "Evaluation",
     "Evidence",
@@ -74,6 +73,7 @@ __all__ = [
     "Fitted",
     "LinearGaussian",
     "MeanEvidence",
+    "MeanSandwich",
     "Range",
     "Sandwich",
     "Target",

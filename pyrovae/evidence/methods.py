@@ -13,7 +13,7 @@ from pyrovae.evidence.importance import importance_weighted
 from pyrovae.evidence.lower_bounds import DRAWS, kind
 from pyrovae.evidence.over_dataset import per_example
 from pyrovae.evidence.quadrature import integrated
-from pyrovae.evidence.results import Bracket, Evaluation, Evidence, MeanEvidence
+from pyrovae.evidence.results import Evaluation, Evidence, MeanEvidence, MeanSandwich
 from pyrovae.evidence.tractable import exact
 from pyrovae.evidence.weights import Weights
 from pyrovae.vae import VAE
@@ -45,13 +45,13 @@ def evaluate(
 @overload
 def evaluate(
     vae: VAE, data: Examples | None, *, method: Literal["bdmc"], **options: Any
-) -> Bracket: ...
+) -> MeanSandwich: ...
 
 
 @overload
 def evaluate(
     vae: VAE, data: Examples | None, *, method: str = ..., **options: Any
-) -> Evaluation | MeanEvidence | Bracket: ...
+) -> Evaluation | MeanEvidence | MeanSandwich: ...
 
 
 def evaluate(
@@ -67,7 +67,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     store: Path | None = None,
     **options: Any,
-) -> Evaluation | MeanEvidence | Bracket:
+) -> Evaluation | MeanEvidence | MeanSandwich:
     """Estimate the mean of log p(x) over a dataset, with its standard error over examples.
 
     The default method also gives the ELBO and its two parts. Several processes, inside
@@ -95,8 +95,8 @@ def evaluate(
             ``bdmc``, as for :func:`annealed`.
 
     Returns:
-        For ``iw`` from the posterior an :class:`Evaluation`, for ``bdmc`` a :class:`Bracket`, and
-        a :class:`MeanEvidence` otherwise. In nats per example.
+        For ``iw`` from the posterior an :class:`Evaluation`, for ``bdmc`` a
+        :class:`MeanSandwich`, and a :class:`MeanEvidence` otherwise. In nats per example.
 
     Raises:
         TypeError: if the method does not have one of the options.
@@ -161,9 +161,9 @@ def _by_example(
 
 def _by_simulation(
     vae: VAE, data: Examples | None, *, limit: int | None = None, **options: Any
-) -> Bracket:
+) -> MeanSandwich:
     both = sandwich(vae, SIMULATED if limit is None else limit, **options)
-    return Bracket(
+    return MeanSandwich(
         method="bdmc",
         lower=both.lower.mean(),
         upper=both.upper.mean(),
@@ -173,7 +173,7 @@ def _by_simulation(
     )
 
 
-METHODS: dict[str, Callable[..., Evaluation | MeanEvidence | Bracket]] = {
+METHODS: dict[str, Callable[..., Evaluation | MeanEvidence | MeanSandwich]] = {
     "iw": _by_weighting,
     "ais": partial(_by_example, "ais", annealed),
     "quadrature": partial(_by_example, "quadrature", integrated),

@@ -10,11 +10,11 @@ from pyrovae.evidence.lower_bounds import NO_BOUND, WeightedBounds
 from pyrovae.evidence.weights import WeightSummary
 
 __all__ = [
-    "Bracket",
     "Evaluation",
     "Evidence",
     "EvidenceEstimate",
     "MeanEvidence",
+    "MeanSandwich",
     "Range",
     "Sandwich",
 ]
@@ -226,7 +226,7 @@ class MeanEvidence(Result):
 
 
 @dataclass(frozen=True, repr=False)
-class Bracket(Result):
+class MeanSandwich(Result):
     """Two bounds on the mean of log p(x) over examples drawn from the model.
 
     Attributes:

@@ -236,8 +236,7 @@ def _summed(vae: VAE, p: Any, x: Tensor, progress: Callable[[float], None] | Non
     z = _values(p)
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     for part in in_chunks(z, len(x)):
-        log_prior = p.log_prob(part).double()[:, None]
-        log_joint = log_prior + vae.likelihood(part[:, None]).log_prob(x).double()
+        log_joint = vae.log_joint(x, part[:, None], prior=p, dtype=torch.float64)
         total = torch.logaddexp(total, log_joint.logsumexp(0))
         if progress is not None:
             progress(len(x) * len(part) / len(z))

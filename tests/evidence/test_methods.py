@@ -19,10 +19,10 @@ from pyrovae.evidence import (
     FEWEST,
     METHODS,
     PROPOSALS,
-    Bracket,
     Evaluation,
     Evidence,
     MeanEvidence,
+    MeanSandwich,
     annealed,
     evaluate,
     exact,
@@ -110,7 +110,7 @@ def test_one_function_applies_every_method_to_the_first_examples(vae, digits, me
 def test_both_bounds_come_from_the_same_function_without_data(vae):
     options = {"samples": 3, "temperatures": 5, "limit": 6}
     found = evaluate(vae, None, method="bdmc", **options)
-    assert isinstance(found, Bracket)
+    assert isinstance(found, MeanSandwich)
     assert list(found.to_dict()) == ["method", "lower", "upper", "gap", "images"]
     assert found.gap.value == pytest.approx(found.upper.value - found.lower.value)
     assert found.images == len(found.per_example.x) == 6
