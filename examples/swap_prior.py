@@ -77,11 +77,11 @@ def codes(axes: Axes, vae: pyrovae.VAE, drawn: AggregateDraws, title: str) -> No
     at_draws = prior.log_prob(prior.sample((4_000,))).exp()
     levels = at_draws.quantile(torch.tensor([0.05, 0.2, 0.5])).tolist()
     top = max(float(density.max()), 1.01 * levels[-1])
-    greys = ["0.93", "0.86", "0.76"]
-    axes.contourf(points, points, density, levels=[*levels, top], colors=greys)
+    grays = ["0.93", "0.86", "0.76"]
+    axes.contourf(points, points, density, levels=[*levels, top], colors=grays)
     axes.contour(points, points, density, levels=levels, colors="0.3", linewidths=0.6)
-    colours = [CLASSES[label] for label in drawn.labels[:SHOWN]]
-    axes.scatter(*z.T, c=colours, s=4, linewidths=0)
+    colors = [CLASSES[label] for label in drawn.labels[:SHOWN]]
+    axes.scatter(*z.T, c=colors, s=4, linewidths=0)
     axes.set(title=title, xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     models: dict[str, tuple[pyrovae.VAE, AggregateDraws]] = {}
     terms: dict[str, Surgery] = {}
     bounds: dict[str, WeightedBounds] = {}
-    print("nats per test image; +- over images, of information and misfit over draws")
+    print("nats per test image; +- the error over images, for information and misfit over draws")
     print(f"{'prior':<8} {'reconstruction':>16} {'KL term':>13} = {'information':>12}", end="")
     print(f" + {'misfit to p(z)':<14} {'ELBO':>16} {'log p(x) at least':>18}")
     for name, prior in PRIORS.items():
@@ -147,7 +147,7 @@ def main() -> None:
         print(f"{name:<8} {reconstruction:>16} {kl:>13} = {information:>12}", end="")
         print(f" + {misfit:<14} {elbo:>16} {evidence:>18}", flush=True)
 
-    print("\nless the normal's, of the same images")
+    print("\nminus the normal's, for the same images")
     normal = bounds["normal"]
     print(f"{'prior':<8} {'reconstruction':>16} {'KL term':>15} {'ELBO':>15} {'log p(x)':>15}")
     for name in list(PRIORS)[1:]:

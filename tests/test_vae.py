@@ -27,6 +27,7 @@ from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, StandardNormal, VampPrior
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_within
 
 
@@ -340,40 +341,6 @@ def test_a_second_vae_in_one_process_trains_nothing_without_a_scope(network, dig
         SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(digits)
         moved = any(not torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
         assert moved is expected
-
-
-class ExactPosterior(nn.Module):
-    """p(z | x) of a linear-Gaussian model, by the formula."""
-
-    def __init__(self, likelihood):
-        super().__init__()
-        self.likelihood = likelihood
-
-    def forward(self, x):
-        layer = self.likelihood.decoder.layer
-        variance = self.likelihood.scale**2
-        precision = torch.eye(layer.in_features).to(x) + layer.weight.T @ layer.weight / variance
-        loc = (x - layer.bias) @ layer.weight @ torch.linalg.inv(precision) / variance
-        return dist.MultivariateNormal(loc, precision_matrix=precision)
-
-
-def linear_gaussian(seed):
-    """A linear decoder with Normal likelihood, its exact posterior, data, and log p(x)."""
-    torch.manual_seed(seed)
-    likelihood = Normal(2, (5,), Linear, scale=0.6)
-    vae = VAE(StandardNormal(2), likelihood, ExactPosterior(likelihood)).double()
-    layer = likelihood.decoder.layer
-    with torch.no_grad():
-        layer.weight.mul_(3)
-    covariance = layer.weight @ layer.weight.T + 0.36 * torch.eye(5).double()
-    x = dist.MultivariateNormal(layer.bias, covariance).sample((20,))
-    evidence = dist.MultivariateNormal(layer.bias, covariance).log_prob(x).detach()
-    return vae, x, evidence
-
-
-def exact_posterior(vae, x):
-    q = vae.posterior(x)
-    return q.mean.detach(), q.covariance_matrix[0].detach()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -18,9 +18,9 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Categorical, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import PAIRS, linear_gaussian
+from tests.models import make_pair as make
 from tests.oracles import assert_within
-from tests.test_pairs import PAIRS, make
-from tests.test_vae import linear_gaussian
 
 CORRECT = 20  # seeds for which the exact posterior is tested
 

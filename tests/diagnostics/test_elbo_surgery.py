@@ -21,8 +21,9 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Laplace, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import PAIRS
+from tests.models import make_pair as make
 from tests.oracles import assert_finite
-from tests.test_pairs import PAIRS, make
 
 ERRORS = 4.5  # standard errors, for some hundred comparisons
 

@@ -13,7 +13,7 @@ from pyro import distributions as dist
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics.active_dimensions import gradient_variance
+from pyrovae.diagnostics import gradient_variance
 from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta
@@ -21,12 +21,9 @@ from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, Sph
 from pyrovae.priors import GaussianMixture, Sphere, StandardNormal, VampPrior
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.kl.test_estimators import Rows
-from tests.objectives.test_elbo import affine
-from tests.objectives.test_elbo import closed_form as exact_elbo
-from tests.oracles import assert_finite, assert_within
-from tests.test_pairs import PAIRS
-from tests.test_pairs import make as pair
+from tests.models import PAIRS, Rows, affine
+from tests.models import make_pair as pair
+from tests.oracles import assert_finite, assert_within, exact_elbo
 
 SHAPE = (1, 8, 8)
 
@@ -363,7 +360,7 @@ def test_draws_that_cannot_be_differentiated_leave_the_gradient_by_the_score(see
     assert rows["elbo"].formula.endswith("times the score of q")
 
 
-def test_an_infinite_divergence_has_no_gradient_in_closed_form(network, digits):
+def test_an_infinite_divergence_has_no_gradient_in_exact_elbo(network, digits):
     plain = DiagonalNormal(2, SHAPE, network)
 
     class Heavy(nn.Module):

@@ -30,9 +30,8 @@ from pyrovae.priors import Flow, GaussianMixture, Laplace, StandardNormal, VampP
 from pyrovae.runs import Spec
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.evidence.test_nuts import REFUSED
+from tests.models import NO_REAL_LATENT, exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_no_less, assert_within
-from tests.test_vae import exact_posterior, linear_gaussian
 
 TERMS = ("log_evidence", "elbo", "kl", "residual", "best_elbo", "approximation", "amortization")
 QUICK = {"samples": 200, "steps": 20, "nuts": NutsSettings(draws=8, warmup=8, chains=2)}
@@ -57,7 +56,7 @@ def with_diagonal_normal(seed, optimal=False):
 
 def best_mean_field_gap(vae, x):
     """KL(q* || p) of the diagonal q* whose precisions are the diagonal of that of p."""
-    from tests.test_vae import ExactPosterior
+    from tests.models import ExactPosterior
 
     exact = ExactPosterior(vae.likelihood)(x)
     precision = exact.precision_matrix[0].detach()
@@ -371,7 +370,7 @@ def test_search_finds_the_place_that_the_encoder_misses():
     assert highest > elbo + 100
 
 
-@pytest.mark.parametrize(("make", "message"), REFUSED)
+@pytest.mark.parametrize(("make", "message"), NO_REAL_LATENT)
 def test_a_latent_that_is_no_real_vector_is_refused(make, message, network, digits):
     with pytest.raises(ValueError, match=message):
         gap(make(network), Split.from_array(digits), images=1)

@@ -18,8 +18,8 @@ from pyrovae.priors import StandardNormal
 from pyrovae.runs import as_json, check_weights
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import make_pair as make
 from tests.oracles import assert_finite
-from tests.test_pairs import make
 
 PAIRS = [
     ("normal", "diagonal"),
