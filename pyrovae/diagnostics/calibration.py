@@ -67,6 +67,11 @@ class Coverage(Result):
         nominal: mass of the interval under q.
         observed: share of the simulations whose z* it contains, with its standard error over
             simulations; equal to ``nominal`` for the exact posterior.
+
+    Example:
+        >>> from pyrovae.diagnostics import Coverage
+        >>> Coverage(0.8, Estimate(0.65, 0.02))
+        Coverage(nominal=0.8, observed=0.65 ± 0.02)
     """
 
     nominal: float
@@ -95,6 +100,12 @@ class RankedFunction(Result):
         verdict: shape of the histogram in words.
         error_ratio: root mean squared error of q's mean, divided by the standard deviation that q
             claims, 1 for the exact posterior; None for functions other than dimensions of z.
+
+    Example:
+        >>> from pyrovae.diagnostics import calibrate
+        >>> row = calibrate(vae, simulations=100, draws=19).functions[0]
+        >>> row.name, sum(row.histogram), len(row.coverage)
+        ('z1', 100, 3)
     """
 
     name: str
@@ -121,6 +132,12 @@ class Uniformity(Result):
         coverage: mean coverage over all functions with intervals, for each nominal mass; None if
             there are none.
         verdict: the result in words.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyrovae.diagnostics import uniformity
+        >>> uniformity(np.zeros((100, 20, 1)), ["nothing"]).functions[0].name
+        'nothing'
     """
 
     p_value: float
@@ -144,6 +161,12 @@ class Calibration(Uniformity):
         simulations: number of pairs of z* and x.
         draws: number of draws from q(z | x) for each pair.
         seed: seed of all draws.
+
+    Example:
+        >>> from pyrovae.diagnostics import calibrate
+        >>> found = calibrate(vae, simulations=100, draws=19)
+        >>> found.simulations, found.draws, 0 < found.p_value <= 1
+        (100, 19, True)
     """
 
     estimator: str

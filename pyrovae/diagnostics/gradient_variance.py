@@ -52,6 +52,11 @@ class Variance(Estimate):
     Attributes:
         value: the variance.
         standard_error: its standard error; None for two draws.
+
+    Example:
+        >>> from pyrovae.diagnostics import Variance
+        >>> Variance(0.012345, 0.00067)
+        0.01235 ± 0.00067
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {}
@@ -69,6 +74,11 @@ class GradientMean(Result):
         norm: its length.
         standard_error: root mean squared length of the noise in the mean, :math:`\sqrt{V / N}`.
         squared_norm: unbiased estimate of its squared length; may be negative.
+
+    Example:
+        >>> from pyrovae.diagnostics import GradientMean
+        >>> GradientMean(norm=2.0, standard_error=0.5, squared_norm=3.75)
+        GradientMean(norm=2, standard_error=0.5, squared_norm=3.75)
     """
 
     norm: float
@@ -85,6 +95,11 @@ class GradientDifference(Result):
         standard_error: root mean squared length of its noise, the expected ``norm`` if the two
             gradients differ only by noise.
         z_score: z-score of its component in one random direction; None without noise.
+
+    Example:
+        >>> from pyrovae.diagnostics import GradientDifference
+        >>> GradientDifference(norm=0.1, standard_error=0.09, z_score=0.7)
+        GradientDifference(norm=0.1, standard_error=0.09, z_score=0.7)
     """
 
     norm: float
@@ -101,6 +116,11 @@ class LayerNoise(Result):
         parameters: its number of elements.
         squared_norm: unbiased estimate of the squared length of the mean gradient.
         variance: variance of the gradient of one draw.
+
+    Example:
+        >>> from pyrovae.diagnostics import LayerNoise
+        >>> LayerNoise("encoder.bias", parameters=4, squared_norm=-0.1, variance=2.5)
+        LayerNoise(name='encoder.bias', parameters=4, squared_norm=-0.1, variance=2.5)
     """
 
     name: str
@@ -120,6 +140,12 @@ class GradientNoise(Result):
         variance_ratio: V divided by V of ``elbo``; None if the latter is zero.
         difference: difference from the mean gradient of ``elbo``; None for ``elbo``.
         layers: the same for each parameter tensor.
+
+    Example:
+        >>> from pyrovae.diagnostics import compare_gradients
+        >>> noise = compare_gradients(vae, data, draws=3).estimators[0].noise
+        >>> noise.variance.value > 0, noise.difference is None
+        (True, True)
     """
 
     mean: GradientMean
@@ -139,6 +165,11 @@ class GradientEstimator(Result):
         formula: its formula; None if it does not apply.
         noise: its mean and noise; None if it does not apply.
         reason: the reason if it does not apply.
+
+    Example:
+        >>> from pyrovae.diagnostics import GradientEstimator
+        >>> GradientEstimator("analytic", formula=None, noise=None, reason="no closed form")
+        GradientEstimator(name='analytic', formula=None, noise=None, reason='no closed form')
     """
 
     name: str
@@ -165,6 +196,12 @@ class GradientComparison(Result):
         q: name of the posterior.
         p: name of the prior.
         note: anything else that the numbers depend on, or None.
+
+    Example:
+        >>> from pyrovae.diagnostics import compare_gradients
+        >>> found = compare_gradients(vae, data, draws=3)
+        >>> found.draws, found.examples
+        (3, 64)
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
