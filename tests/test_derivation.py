@@ -249,12 +249,12 @@ def test_equation_4_the_divergence_is_a_mean_of_log_ratios(seed):
         lambda z: n.pdf(z) * (n.logpdf(z) - laplace.logpdf(z)), -8, 8, points=[0.5], epsabs=1e-12
     )
     found = compare(q, p, samples=(20_000,), seed=seed)
-    assert found["quadrature"]["value"] == pytest.approx(exact, abs=1e-7)
-    (row,) = found["monte_carlo"]
-    assert_within(row["estimate"], exact, row["standard_error"])
+    assert found.quadrature.value == pytest.approx(exact, abs=1e-7)
+    (row,) = found.monte_carlo
+    assert_within(row.estimate.value, exact, row.estimate.standard_error)
     assert exact > 0
     same = compare(q, q, samples=(1,))
-    assert same["quadrature"]["value"] == pytest.approx(0, abs=1e-12)
+    assert same.quadrature.value == pytest.approx(0, abs=1e-12)
 
 
 @each_seed
