@@ -42,6 +42,7 @@ from pyrovae.diagnostics.gradient_moments import (
     Variance,
 )
 from pyrovae.diagnostics.gradient_variance import (
+    GRADIENT_LIMIT,
     GradientComparison,
     GradientEstimator,
     compare_gradients,
@@ -89,6 +90,7 @@ __all__ = [
     "BINS",
     "DRAWS",
     "FEWEST",
+    "GRADIENT_LIMIT",
     "LEVEL",
     "LIMIT",
     "METHODS",

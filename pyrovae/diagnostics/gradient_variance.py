@@ -29,9 +29,12 @@ from pyrovae.kl import closed_form
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.vae import VAE
 
-__all__ = ["GradientComparison", "GradientEstimator", "compare_gradients"]
+__all__ = ["GRADIENT_LIMIT", "GradientComparison", "GradientEstimator", "compare_gradients"]
 
-DRAWS, LIMIT = 100, 100
+GRADIENT_LIMIT = 100
+"""Default number of examples in the batch."""
+
+DRAWS = 100
 ESTIMATORS = ("elbo", "analytic", "stl")
 
 
@@ -99,7 +102,7 @@ def compare_gradients(
     data: Examples,
     *,
     draws: int = DRAWS,
-    limit: int = LIMIT,
+    limit: int = GRADIENT_LIMIT,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> GradientComparison:

@@ -471,6 +471,13 @@ def test_the_command_prints_writes_and_refuses(command, tmp_path):
     assert "figure   run/figures/gradients.png" in out
 
 
+def test_the_command_takes_a_batch_of_at_most_100(command):
+    assert command("fit", *SMALL, "--epochs", 1, "--out", "run")[0] == 0
+    many = ("--samples", 2, "--limit", 120, "--gradients", "--draws", 2, "--json")
+    result = json.loads(command("kl", "run", *many)[1])
+    assert (result["images"], result["gradients"]["images"]) == (120, 100)
+
+
 def test_the_command_says_what_is_not_there(command):
     assert command("fit", *SMALL, "--prior", "mixture", "--epochs", 1, "--out", "run")[0] == 0
     _, out, _ = command(*FEW)
