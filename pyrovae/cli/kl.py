@@ -75,7 +75,7 @@ def kl(
     for one batch of the first examples, at most 100, and draws RUN/figures/gradients.png.
     """
     from pyrovae import plots
-    from pyrovae.diagnostics import LIMIT, compare_gradients
+    from pyrovae.diagnostics import GRADIENT_LIMIT, compare_gradients
     from pyrovae.kl import ledger
     from pyrovae.runs import as_json as in_json
     from pyrovae.runs import destination
@@ -97,7 +97,7 @@ def kl(
                 vae,
                 dataset.test,
                 draws=draws,
-                limit=min(limit, LIMIT),
+                limit=min(limit, GRADIENT_LIMIT),
                 seed=seed,
                 progress=progress,
             )

@@ -52,6 +52,11 @@ class MeanTerm(Estimate):
         value: the mean.
         standard_error: its standard error over examples; None for a single example.
         error: error of the mean that is due to the errors of the terms.
+
+    Example:
+        >>> from pyrovae.diagnostics import MeanTerm
+        >>> MeanTerm(-90.5, 0.9, error=0.01)
+        -90.50 ± 0.90
     """
 
     error: float
@@ -64,6 +69,11 @@ class Term:
     Attributes:
         value: ``(examples,)``.
         error: its standard error or quadrature error; zero for a closed form ``(examples,)``.
+
+    Example:
+        >>> from pyrovae.diagnostics import Term
+        >>> Term(torch.tensor([1.0, 3.0]), error=torch.tensor([0.1, 0.1]))
+        Term(mean 2.00 ± 1.00, 2 examples)
     """
 
     value: Tensor

@@ -20,7 +20,7 @@ from pyrovae.plots.figures import (
     save,
 )
 from pyrovae.plots.inference_gap import gap, posteriors
-from pyrovae.plots.queries import completions, detection
+from pyrovae.plots.queries import completions
 from pyrovae.plots.rank_histograms import calibration
 from pyrovae.plots.refit import prior_swap, refit_samples
 from pyrovae.plots.vae import draw_vae, fills_space, prior_density
@@ -30,7 +30,6 @@ __all__ = [
     "calibration",
     "comparison",
     "completions",
-    "detection",
     "diagnosis_figures",
     "discrete",
     "divergence",

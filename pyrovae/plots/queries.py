@@ -1,6 +1,6 @@
-r"""Pictures of answers to queries: completions of images, and how well inputs are told apart."""
+r"""Figures of answers to queries: completions of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pyrovae.plots.figures import _CLASSES, _MINUS, _REAL, _rgb, _show_mosaic, _style
+from pyrovae.plots.figures import _rgb, _show_mosaic, _style
 
-__all__ = ["completions", "detection"]
+__all__ = ["completions"]
 
 Array = NDArray[Any]
 
@@ -70,73 +70,3 @@ def _hiding(images: Array, seen: Array) -> Array:
     """Images (n, H, W, 3) with a colour where a pixel is not seen in any channel."""
     hidden = np.logical_not(seen.all(1))  # (n, H, W)
     return np.where(np.expand_dims(hidden, -1), to_rgb(_HIDDEN), images)
-
-
-@_style()
-def detection(
-    scores: Mapping[str, Array],
-    areas: Mapping[str, tuple[float, float]],
-    *,
-    real: str,
-    score: str = "log p(x), lower bound (nats)",
-) -> Figure:
-    """How inputs of other kinds score beside real ones, and the curves of telling them apart.
-
-    An input is held to be of another kind if it scores low. A curve below the diagonal is of
-    inputs that score higher than real ones.
-
-    Args:
-        scores: of each kind of input ``(n,)``, real ones among them.
-        areas: area under the curve of each other kind, and its standard error.
-        real: name of the real ones.
-        score: what it is.
-
-    Returns:
-        the figure.
-    """
-    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
-    boxes, curves = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    others = [kind for kind in scores if kind != real]
-    colours = dict(zip(others, _CLASSES, strict=False)) | {real: _REAL}
-    kinds = [real, *others]
-    drawn = boxes.boxplot(
-        [scores[kind] for kind in kinds],
-        orientation="horizontal",
-        whis=(1, 99),
-        widths=0.6,
-        showfliers=False,
-        patch_artist=True,
-        medianprops={"color": "black"},
-    )
-    for box, kind in zip(drawn["boxes"], kinds, strict=True):
-        box.set(facecolor=colours[kind], alpha=0.6)
-    middle = float(np.median(scores[real]))
-    boxes.axvline(middle, color=_REAL, lw=1, ls="--", zorder=0)
-    boxes.set_yticks(range(1, len(kinds) + 1), kinds)
-    boxes.invert_yaxis()
-    boxes.grid(visible=False, axis="y")
-    ends = np.concatenate([np.quantile(scores[kind], (0.01, 0.99)) for kind in kinds])
-    low, high = float(ends.min()), float(ends.max())
-    boxes.set_xscale("symlog", linthresh=100)
-    boxes.set_xlim(low - 0.2 * abs(low), high + 0.2 * abs(high))
-    boxes.set(xlabel=f"{score}; logarithmic beyond 100")
-    boxes.set_title("quartiles, and from 1 to 99 % of the inputs", loc="left")
-    figure.suptitle(f"A VAE trained on {real}, and other inputs")
-    levels = np.linspace(0, 1, 501)
-    for kind in others:
-        found = np.quantile(scores[real], levels)  # so many real ones score below
-        share = (scores[kind][:, None] < found).mean(0)
-        area, error = areas[kind]
-        label = f"{kind}: {area:.3f} ± {error:.3f}".replace("-", _MINUS)
-        curves.plot(levels, share, color=colours[kind], lw=1.8, label=label)
-    curves.plot([0, 1], [0, 1], color=_REAL, lw=1, ls="--")
-    curves.set(
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
-        aspect="equal",
-        xlabel=f"share of {real} called other",
-        ylabel="share of others found",
-    )
-    curves.set_title("low scores called other: area under the curve", loc="left")
-    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure

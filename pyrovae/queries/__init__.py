@@ -1,11 +1,9 @@
 """Questions to a trained VAE about given examples: what is missing in one, how probable is one.
 
-``imputation`` fills in what is missing, ``masks`` says what is missing, ``detection`` judges how
-well a score tells two kinds of data apart. A new question is a file here and a command in
-:mod:`pyrovae.cli`.
+``imputation`` fills in what is missing, ``masks`` says what is missing. A new question is a file
+here and a command in :mod:`pyrovae.cli`.
 """
 
-from pyrovae.queries.detection import auc
 from pyrovae.queries.imputation import KINDS, METHODS, POOR, SAMPLES, UNMIXED, Imputed, impute, work
 from pyrovae.queries.masks import HALVES, mask
 
@@ -17,7 +15,6 @@ __all__ = [
     "SAMPLES",
     "UNMIXED",
     "Imputed",
-    "auc",
     "impute",
     "mask",
     "work",
