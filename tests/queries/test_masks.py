@@ -75,7 +75,7 @@ def test_what_is_no_mask_is_refused(tmp_path):
             tmp_path / "other.npy",
             r"shape \(1, 4, 5\); .* \(1, 5, 4\), or of all examples, \(6, 1, 5",
         ),
-        (tmp_path / "few.npy", r"shape \(5, 1, 5, 4\); it must be"),
+        (tmp_path / "few.npy", r"shape \(5, 1, 5, 4\); it must have"),
         (tmp_path / "two.npz", "holds the arrays a, b; name the array with the mask 'mask'"),
         (tmp_path / "broken.npy", "cannot be read"),
     ):
