@@ -6,21 +6,12 @@ that suit each dataset, and ``dataset`` the splits themselves. A new file format
 ``readers`` and one line in its dictionary ``READERS``.
 """
 
-from pyrovae.data.dataset import (
-    BINARIZATIONS,
-    SCALINGS,
-    SPLIT_SEED,
-    STATIC_SEEDS,
-    Dataset,
-    Resident,
-    Split,
-    load,
-    load_all,
-    prepare,
-)
+from pyrovae.data.dataset import SPLIT_SEED, Dataset, load, load_all, prepare
 from pyrovae.data.named import DATASETS, TorchvisionSet, default_data_dir, read
-from pyrovae.data.readers import READERS, Rows, Source, chunks, float_range, read_path
+from pyrovae.data.readers import READERS, read_path
 from pyrovae.data.recipes import RECIPES, Recipe, for_array
+from pyrovae.data.sources import Rows, Source, chunks, float_range
+from pyrovae.data.splits import Resident, Split
 from pyrovae.data.transforms import (
     Dynamic,
     Packed,
@@ -32,6 +23,7 @@ from pyrovae.data.transforms import (
     draw_bits_on_device,
     unchanged,
 )
+from pyrovae.data.treatment import BINARIZATIONS, SCALINGS, STATIC_SEEDS
 
 __all__ = [
     "BINARIZATIONS",

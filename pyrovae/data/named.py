@@ -3,8 +3,6 @@
 Adding a dataset is one entry in `DATASETS` at the end of this module.
 """
 
-__all__ = ["DATASETS", "TorchvisionSet", "default_data_dir", "read"]
-
 import contextlib
 import difflib
 import http.client
@@ -22,7 +20,10 @@ from typing import Any
 import numpy as np
 
 from pyrovae._process.optional import import_for
-from pyrovae.data.readers import READERS, Rows, Source, read_path
+from pyrovae.data.readers import READERS, read_path
+from pyrovae.data.sources import Rows, Source
+
+__all__ = ["DATASETS", "TorchvisionSet", "default_data_dir", "read"]
 
 DOWNLOAD_TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""

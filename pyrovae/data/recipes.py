@@ -3,12 +3,12 @@
 Everything here is text and numbers; the command line reads it before anything heavy is imported.
 """
 
-__all__ = ["RECIPES", "Recipe", "for_array"]
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+__all__ = ["RECIPES", "Recipe", "for_array"]
 
 
 @dataclass(frozen=True)

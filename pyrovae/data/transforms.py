@@ -4,6 +4,13 @@ Each class is called with rows, (batch, ...), and a source of randomness that on
 and returns numbers of the shape ``(batch, *event_shape)``.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
 __all__ = [
     "Dynamic",
     "Packed",
@@ -15,13 +22,6 @@ __all__ = [
     "draw_bits_on_device",
     "unchanged",
 ]
-
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import Tensor
 
 Transform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
 """Gathered rows, (batch, ...), to numbers of the same rows."""
