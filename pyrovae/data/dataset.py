@@ -22,27 +22,35 @@ from pyrovae.data.treatment import (
 __all__ = ["SPLIT_SEED", "Dataset", "load", "load_all", "prepare"]
 
 SPLIT_SEED = 0
-"""Seed of the permutation that splits arrays without splits of their own."""
+"""Seed of the permutation that splits arrays which come without splits."""
 
 MINIMUM_ROWS = 10
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one source under one treatment.
+    """Training, validation and test splits of one source, under one treatment.
 
     Args:
-        name: the dataset's name, or the file name of a path.
+        name: name of the dataset, or file name of a path.
         train: training rows.
-        validation: rows for choices made while training.
+        validation: rows for choices during training.
         test: rows for reported numbers.
         binarization: one of `BINARIZATIONS`.
         scaling: one of `SCALINGS`.
         maximum: largest count of integer pixels, or None for real numbers.
-        unit_interval: whether these are real numbers that all lie in [0, 1].
-        splits: the rule that made the splits, in words.
+        unit_interval: whether the values are real numbers that all lie in [0, 1].
+        splits: description of the rule that made the splits.
         statistics: `loc` and `scale`, ``(*event_shape)``, under `standardize`; otherwise empty.
-        seeds: seeds of the bits that were drawn once, by split; empty where there are none.
+        seeds: seeds of static binarization, by split; empty without it.
+
+    Example:
+        >>> from pyrovae.data import load
+        >>> digits = load("digits")
+        >>> [len(split) for split in (digits.train, digits.validation, digits.test)]
+        [1258, 180, 359]
+        >>> digits.maximum, digits.digest()[:8]
+        (16, 'a41209da')
     """
 
     name: str
@@ -59,11 +67,11 @@ class Dataset:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one observation: (C, H, W) for images, (D,) for tables."""
+        """Shape of one example: (C, H, W) for images, (D,) for tables."""
         return self.train.event_shape
 
     def digest(self) -> str:
-        """A digest of all rows and of how they are split, 64 hexadecimal digits."""
+        """Hash all rows and their splits, as 64 hexadecimal digits."""
         parts = (self.train, self.validation, self.test)
         return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
@@ -79,10 +87,10 @@ def load(
 ) -> Dataset:
     """Load a dataset by name or by path, and split it.
 
-    Official test sets are kept, and the last 5,000 rows of their training files are the validation
+    Official test sets are kept, and the last 5,000 rows of the training file become the validation
     set. Splits in a file are kept. An array without splits is permuted once with seed
-    `SPLIT_SEED`: the last 20% are the test set, the 10% before it the validation set; where a file
-    holds training and test rows only, the last 10% of its permuted training rows are the
+    `SPLIT_SEED`: the last 20% become the test set and the 10% before them the validation set. If a
+    file holds training and test rows only, the last 10% of its permuted training rows become the
     validation set.
 
     Args:
@@ -90,21 +98,27 @@ def load(
             of images.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
-        binarization: one of `BINARIZATIONS`; None is `none`.
-        scaling: one of `SCALINGS`; None is `none`.
-        image_size: side to which the images of a folder are resized; None keeps their size.
-        download: whether a named dataset that is absent may be downloaded.
+        binarization: one of `BINARIZATIONS`; None means `none`.
+        scaling: one of `SCALINGS`; None means `none`.
+        image_size: side length to which the images of a folder are resized; None keeps their size.
+        download: whether a missing named dataset may be downloaded.
 
     Returns:
         The dataset.
 
     Raises:
-        ValueError: for an unknown name or option, contents that cannot be used, fewer than 10
-            rows, or a treatment that does not fit the numbers.
-        FileNotFoundError: for a path that does not exist, or a named dataset that is absent and
+        ValueError: for an unknown name or option, unusable contents, fewer than 10 rows, or a
+            treatment that does not fit the numbers.
+        FileNotFoundError: for a path that does not exist, or a named dataset that is missing and
             could not be downloaded.
         ImportError: if a package that this source needs cannot be imported.
-        TypeError: if `image_size` is given for anything but a folder of images.
+        TypeError: if `image_size` is given for anything other than a folder of images.
+
+    Example:
+        >>> from pyrovae.data import load
+        >>> bits = load("digits", binarization="static")
+        >>> bits.test.batch(torch.arange(3).numpy()).unique()
+        tensor([0., 1.])
     """
     check_options(binarization or "none", scaling or "none")
     source = read(data, data_dir=data_dir, image_size=image_size, download=download)
@@ -114,14 +128,14 @@ def load(
 def prepare(
     source: Source, *, binarization: str | None = None, scaling: str | None = None
 ) -> Dataset:
-    """Split what `pyrovae.data.read` found, and say how its numbers are treated.
+    """Split the arrays that `pyrovae.data.read` returned, and choose their treatment.
 
-    `load` is `read` followed by this; in between, a recipe can be chosen for the source.
+    `load` calls `read` and then this function; in between, a recipe can be chosen for the source.
 
     Args:
         source: arrays by part.
-        binarization: one of `BINARIZATIONS`; None is `none`.
-        scaling: one of `SCALINGS`; None is `none`.
+        binarization: one of `BINARIZATIONS`; None means `none`.
+        scaling: one of `SCALINGS`; None means `none`.
 
     Returns:
         The dataset, by the rules of `load`.
@@ -129,6 +143,12 @@ def prepare(
     Raises:
         ValueError: for an unknown option, fewer than 10 rows, or a treatment that does not fit
             the numbers.
+
+    Example:
+        >>> from pyrovae.data import Rows, Source, prepare
+        >>> rows = Rows(torch.eye(20).numpy())
+        >>> prepare(Source("mine", {"all": rows}, maximum=None), scaling="standardize").scaling
+        'standardize'
     """
     binarization, scaling = binarization or "none", scaling or "none"
     check_options(binarization, scaling)
@@ -170,28 +190,32 @@ def load_all(
 ) -> Split:
     """Load all rows of a source, in file order, under the treatment of a trained model.
 
-    Training rows come first, then validation and test rows, where the source holds such parts.
-    Dynamic binarization becomes static here.
+    Training rows come first, then validation and test rows if the source holds such parts. Dynamic
+    binarization becomes static here.
 
     Args:
         data: a name or a path, as in `load`.
         data_dir: folder of named datasets, as in `load`.
-        binarization: of the trained model's dataset.
-        scaling: of the trained model's dataset.
-        statistics: of the trained model's dataset.
-        image_size: of the trained model's dataset, for a folder of images.
-        maximum: of the trained model's dataset.
-        download: whether a named dataset that is absent may be downloaded.
+        binarization: binarization of the trained model's dataset.
+        scaling: scaling of the trained model's dataset.
+        statistics: statistics of the trained model's dataset.
+        image_size: image size of the trained model's dataset, for a folder of images.
+        maximum: maximum of the trained model's dataset.
+        download: whether a missing named dataset may be downloaded.
 
     Returns:
         One split.
 
     Raises:
-        ValueError: as in `load`, and if the numbers are not on the scale that the model was
-            trained on.
+        ValueError: as in `load`, and if the numbers are not on the scale of the training data.
         FileNotFoundError: as in `load`.
         ImportError: as in `load`.
         TypeError: as in `load`.
+
+    Example:
+        >>> from pyrovae.data import load_all
+        >>> len(load_all("digits", maximum=16))
+        1797
     """
     binarization, scaling = binarization or "none", scaling or "none"
     check_options(binarization, scaling)
@@ -208,7 +232,7 @@ def load_all(
         if shapes != {"loc": x.shape[1:], "scale": x.shape[1:]}:
             raise ValueError(
                 f"statistics have the shapes {shapes}, and the rows of {source.name} have "
-                f"{x.shape[1:]}; give dataset.statistics of the training data, and rows like them"
+                f"{x.shape[1:]}; give dataset.statistics of the training data and rows like it"
             )
     kind = "static" if binarization == "dynamic" else binarization
     index = np.arange(len(x))
@@ -216,7 +240,7 @@ def load_all(
 
 
 def _assign(source: Source) -> tuple[dict[str, tuple[Rows, np.ndarray]], str]:
-    """Say which rows of which part make each split, and by what rule."""
+    """Assign rows of the source's parts to splits, and describe the rule."""
     parts = source.parts
     first = parts.get("all") or parts["train"]
     count = len(first.x)

@@ -23,9 +23,9 @@ IMAGE_MODES: Mapping[str, str] = {
     "YCbCr": "RGB",
     "CMYK": "RGB",
 }
-"""Modes of image files, and the mode each is read in: grey (L) or colour (RGB).
+"""Modes of image files, and the mode that each is converted to: gray (L) or color (RGB).
 
-Alpha is dropped; a palette is colour, so every .gif is.
+Alpha is dropped. A palette counts as color, and so does every .gif.
 """
 
 
@@ -71,21 +71,19 @@ def read_folder(folder: Path, image_size: int | None) -> Rows:
             shape = (array.shape[2:] or (1,)) + array.shape[:2]
             x = np.empty((len(paths), *shape), np.uint8)  # (N, C, H, W)
         if mode != first_mode:
-            grey, colour = (paths[0], path) if mode == "RGB" else (path, paths[0])
-            raise ValueError(
-                f"{grey} is grey and {colour} is in colour; save all of them in one mode"
-            )
+            gray, color = (paths[0], path) if mode == "RGB" else (path, paths[0])
+            raise ValueError(f"{gray} is gray and {color} is in color; save all images in one mode")
         if size != first_size:
             raise ValueError(
                 f"{paths[0]} is {first_size} and {path} is {size}; "
-                "give image_size=N (--image-size N) to resize all of them to N x N"
+                "give image_size=N (--image-size N) to resize all images to N x N"
             )
         x[i] = array if mode == "L" else np.moveaxis(array, 2, 0)
     return Rows(x, _folder_labels(folder, paths))
 
 
 def _folder_labels(folder: Path, paths: Sequence[Path]) -> np.ndarray | None:
-    """Number the sub-folders in sorted order: one class each."""
+    """Number the classes, one for each sub-folder in sorted order."""
     parts = [path.relative_to(folder).parts for path in paths]
     if all(len(p) == 1 for p in parts):
         return None

@@ -23,14 +23,22 @@ def read_path(path: Path, image_size: int | None = None) -> Source:
 
     Args:
         path: a file with a suffix in `READERS`, or a folder.
-        image_size: side to which the images of a folder are resized; None keeps their size.
+        image_size: side length to which the images of a folder are resized; None keeps their size.
 
     Returns:
         The arrays, checked: numeric, not empty, finite, in a known layout.
 
     Raises:
-        ValueError: if the contents cannot be read as numbers, or the suffix is not known.
+        ValueError: if the contents cannot be read as numbers, or the suffix is unknown.
         TypeError: if `image_size` is given for a file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy
+        >>> from pyrovae.data import read_path
+        >>> numpy.save("x.npy", numpy.eye(20))
+        >>> read_path(Path("x.npy")).maximum
+        1
     """
     if path.is_dir():
         return describe(path, {"all": read_folder(path, image_size)})
@@ -73,7 +81,7 @@ NPZ_LAYOUTS: tuple[Mapping[str, tuple[str, str]], ...] = (
         "test": ("test_images", "test_labels"),
     },
 )
-"""Keys that an .npz file may have: data and labels by part; labels and validation are optional."""
+"""Allowed keys of an .npz file: data and labels by part; labels and validation are optional."""
 
 
 def _npz_layout(path: Path, keys: Sequence[str]) -> Mapping[str, tuple[str, str]]:
@@ -118,7 +126,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _first_bad_cell(path: Path, header: Sequence[str] | None) -> str:
-    """Say where a table that did not parse goes wrong."""
+    """Describe the first cell that cannot be parsed as a number."""
     width = 0 if header is None else len(header)
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
@@ -132,11 +140,11 @@ def _first_bad_cell(path: Path, header: Sequence[str] | None) -> str:
                 if not _is_number(cell):
                     name = f" ({header[column]})" if header else ""
                     return f"line {reader.line_num}, column {column + 1}{name} holds {cell!r}"
-    return "its numbers are written in an unknown way"
+    return "its numbers are in an unknown format"
 
 
 def _read_csv(path: Path) -> Mapping[str, Rows]:
-    """Read a table: a first line without any number is a header, whole numbers become integers."""
+    """Read a table. A first line without numbers is a header; whole numbers become integers."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -186,7 +194,7 @@ def _read_parquet(path: Path) -> Mapping[str, Rows]:
     if others:
         raise ValueError(
             f"{path}: {', '.join(others)}: not numeric; columns must be integers, floats or "
-            "booleans: drop these or turn them into numbers"
+            "booleans: drop these columns or convert them to numbers"
         )
     if table.num_rows == 0 or table.num_columns == 0:
         raise ValueError(f"{path} is empty; it needs rows and columns of numbers")
@@ -207,4 +215,4 @@ READERS: Mapping[str, Callable[[Path], Mapping[str, Rows]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-"""A reader for each suffix of a file."""
+"""Readers by file suffix."""

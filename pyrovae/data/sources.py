@@ -1,4 +1,4 @@
-"""Sources: arrays as a file or a library holds them, checked but not yet split or transformed."""
+"""Sources: arrays as they are in a file or a library, checked but not yet split or transformed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 __all__ = ["Rows", "Source", "chunks", "describe", "float_range", "rows_of"]
 
 CHUNK_VALUES = 1 << 22
-"""Values read at a time where a whole array is gone through once."""
+"""Number of values read at a time in a pass over a whole array."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,13 @@ class Rows:
 
     Args:
         x: data, (N, C, H, W) for images or (N, D) for tables, in the dtype of the file.
-        labels: integers, (N,), or None where the file has none.
+        labels: integers, (N,), or None if the file has none.
+
+    Example:
+        >>> from pyrovae.data import read
+        >>> rows = read("digits").parts["all"]
+        >>> rows.x.shape, rows.labels.shape
+        ((1797, 1, 8, 8), (1797,))
     """
 
     x: np.ndarray
@@ -27,15 +33,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Source:
-    """What a name or a path holds, before it is split and transformed.
+    """The contents of a named dataset or a path, before they are split and transformed.
 
     Args:
-        name: the dataset's name, or the file name of a path.
+        name: name of the dataset, or file name of a path.
         parts: rows by part: `all`, or `train` and `test`, or `train`, `validation` and `test`.
         maximum: largest count of integer pixels, or None for real numbers.
-        unit_interval: whether these are real numbers that all lie in [0, 1].
-        holdout: how many last rows of the training file are the validation set by the dataset's
-            own rule, or None where the rule for arrays of one's own applies.
+        unit_interval: whether the values are real numbers that all lie in [0, 1].
+        holdout: number of last rows of the training file that form the validation set, by the
+            dataset's own rule; None if the rule for the user's arrays applies.
+
+    Example:
+        >>> from pyrovae.data import read
+        >>> read("digits").maximum
+        16
     """
 
     name: str
@@ -46,13 +57,18 @@ class Source:
 
 
 def chunks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Go through an array a few megabytes at a time.
+    """Iterate over an array a few megabytes at a time.
 
     Args:
         x: array, (N, ...).
 
     Yields:
-        The number of the first row, and a view of the rows from there.
+        The index of the first row of the chunk, and a view of its rows.
+
+    Example:
+        >>> from pyrovae.data import chunks
+        >>> [(start, len(rows)) for start, rows in chunks(torch.zeros(5, 1 << 21).numpy())]
+        [(0, 2), (2, 2), (4, 1)]
     """
     step = max(1, CHUNK_VALUES // max(1, x[0].size))
     for start in range(0, len(x), step):
@@ -60,17 +76,22 @@ def chunks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def float_range(where: str, x: np.ndarray) -> tuple[float, float, bool]:
-    """Find the range of an array, and make sure that float32 holds every value of it.
+    """Find the range of an array, and check that float32 can hold all of its values.
 
     Args:
-        where: what to call the array in an error.
+        where: name of the array in an error message.
         x: numbers, (N, ...).
 
     Returns:
         The smallest value, the largest, and whether only 0 and 1 occur.
 
     Raises:
-        ValueError: at the first NaN, infinity or number beyond float32.
+        ValueError: at the first NaN, infinity or number outside the range of float32.
+
+    Example:
+        >>> from pyrovae.data import float_range
+        >>> float_range("x", torch.tensor([[0.0, 1.0]]).numpy())
+        (0.0, 1.0, True)
     """
     low, high, bits = np.inf, -np.inf, True
     for start, chunk in chunks(x):
@@ -91,7 +112,7 @@ def float_range(where: str, x: np.ndarray) -> tuple[float, float, bool]:
 
 
 def describe(path: Path, parts: Mapping[str, Rows]) -> Source:
-    """Check the parts of a path against each other and find what their numbers are."""
+    """Check that the parts of a path agree, and find the maximum and kind of their numbers."""
     first = next(iter(parts.values())).x
     for part, rows in parts.items():
         if rows.x.dtype != first.dtype or rows.x.shape[1:] != first.shape[1:]:
@@ -103,8 +124,8 @@ def describe(path: Path, parts: Mapping[str, Rows]) -> Source:
     if first.dtype == bool:
         return Source(path.name, parts, maximum=1)
     if first.dtype == np.uint8:
-        grey = any(chunk.max() > 1 for rows in parts.values() for _, chunk in chunks(rows.x))
-        return Source(path.name, parts, maximum=255 if grey else 1)
+        gray = any(chunk.max() > 1 for rows in parts.values() for _, chunk in chunks(rows.x))
+        return Source(path.name, parts, maximum=255 if gray else 1)
     ranges = [float_range(f"{path}: {part}", rows.x) for part, rows in parts.items()]
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
     if first.dtype.kind in "iu":
@@ -135,7 +156,7 @@ def rows_of(where: str, x: np.ndarray, labels: np.ndarray | None = None) -> Rows
             raise ValueError(
                 f"{where} has shape {x.shape}: axis 1 or the last axis must be the channels, one "
                 f"of 1 and 3, and {'both' if first else 'neither'} could be; "
-                "save grey images as (N, H, W), or flatten the rows to a table (N, D)"
+                "save gray images as (N, H, W), or flatten the rows to a table (N, D)"
             )
         if last:
             x = np.moveaxis(x, 3, 1)  # (N, C, H, W)

@@ -14,22 +14,30 @@ from pyrovae.data.transforms import Dynamic, Transform, draw_bits_on_device, unc
 __all__ = ["Resident", "Split", "gather", "portions"]
 
 CHUNK_VALUES = 1 << 20
-"""Values gathered at a time where all rows of a split are gone through once."""
+"""Number of values gathered at a time in a pass over all rows of a split."""
 
 
 class Split:
-    """One part of a dataset: rows of an array, made float tensors a batch at a time.
+    """One part of a dataset: rows of an array, converted to float tensors a batch at a time.
 
     Args:
         x: data, (N, ...); never copied, so it may be memory-mapped.
         labels: integers, one for each of `rows`, or None.
-        event_shape: shape of one observation: (C, H, W) for images, (D,) for tables.
-        rows: which rows of `x` belong to this split; None for all.
-        transform: from gathered rows to the values of the tensor.
+        event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
+        rows: the rows of `x` that belong to this split; None for all.
+        transform: function from gathered rows to the values of the tensor.
 
     Attributes:
-        event_shape: shape of one observation.
+        event_shape: shape of one example.
         labels: integers of this split, (len(split),), or None.
+
+    Example:
+        >>> from pyrovae.data import load
+        >>> split = load("digits").train
+        >>> len(split), split.event_shape
+        (1258, (1, 8, 8))
+        >>> [len(batch) for batch in split.batches(500)]
+        [500, 500, 258]
     """
 
     def __init__(
@@ -49,7 +57,7 @@ class Split:
 
     @classmethod
     def from_array(cls, x: torch.Tensor | np.ndarray, labels: np.ndarray | None = None) -> Self:
-        """Take a tensor or an array as it is.
+        """Make a split of a tensor or an array, without any treatment.
 
         Args:
             x: numbers, ``(N, *event_shape)``.
@@ -60,8 +68,13 @@ class Split:
 
         Raises:
             TypeError: if `x` is neither a tensor nor an array.
-            ValueError: if `x` is empty, not numeric, not finite, or has no event dimension, or
-                `labels` has another length.
+            ValueError: if `x` is empty, not numeric, not finite, or has no event dimension, or if
+                `labels` has a different length.
+
+        Example:
+            >>> from pyrovae.data import Split
+            >>> Split.from_array(torch.zeros(10, 3)).event_shape
+            (3,)
         """
         if isinstance(x, torch.Tensor):
             x = x.detach().cpu()
@@ -87,34 +100,34 @@ class Split:
         return len(self._rows)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None = None) -> torch.Tensor:
-        """Gather rows and make them binary or scale them.
+        """Gather rows, and binarize or scale them.
 
         Args:
             index: integers into this split, (batch,).
-            rng: source of randomness, for dynamic binarization only.
+            rng: source of randomness, needed for dynamic binarization only.
 
         Returns:
             float32, ``(batch, *event_shape)``.
 
         Raises:
-            IndexError: if an index is beyond the split.
-            ValueError: if binarization is dynamic and there is no `rng`.
+            IndexError: if an index is out of range.
+            ValueError: if binarization is dynamic and `rng` is None.
         """
         x = self._transform(gather(self._x, self._rows[index]), rng)
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
     def batches(self, size: int) -> Iterator[torch.Tensor]:
-        """Go through the split in order, for evaluation.
+        """Iterate over the split in order, for evaluation.
 
         Args:
-            size: rows per batch; the last one holds what remains.
+            size: rows per batch; the last batch holds the remainder.
 
         Returns:
             An iterator over float32 tensors, ``(size, *event_shape)``.
 
         Raises:
-            ValueError: if `size` is not positive, or binarization is dynamic: such a split has no
-                one value in each pixel.
+            ValueError: if `size` is not positive, or if binarization is dynamic, since the pixels
+                of such a split have no fixed values.
         """
         if size < 1:
             raise ValueError(f"size must be positive, got {size}, e.g. 256")
@@ -127,10 +140,10 @@ class Split:
         return (self.batch(np.arange(i, min(i + size, len(self)))) for i in starts)
 
     def on_device(self, device: torch.device) -> "Resident":
-        """Copy all rows to a device, which then makes batches by itself.
+        """Copy all rows to a device, where batches are then made without the host.
 
         Args:
-            device: with room for `resident_bytes`.
+            device: the device; it needs `resident_bytes` of memory.
 
         Returns:
             The same rows, in the same order.
@@ -145,18 +158,18 @@ class Split:
         return Resident(x, dynamic)
 
     def resident_bytes(self) -> int:
-        """The memory that `on_device` takes."""
+        """The memory that `on_device` needs, in bytes."""
         return len(self) * math.prod(self.event_shape) * self._resident_type().itemsize
 
     def _resident_type(self) -> np.dtype[Any]:
-        """float32; where bits are drawn anew, that of the file if all devices can compare it."""
+        """float32; for dynamic binarization, the type in the file if all devices can compare it."""
         kind = self._x.dtype.newbyteorder("=")
         if not isinstance(self._transform, Dynamic):
             return np.dtype(np.float32)
         return np.dtype(np.int64) if kind.kind == "u" and kind.itemsize > 1 else kind
 
     def digest(self) -> bytes:
-        """A digest of the rows as they are stored, before any treatment, in their order."""
+        """Hash the rows as they are stored, before any treatment, in their order."""
         digest = hashlib.sha256(f"{self._x.dtype.str}{self._x.shape[1:]}".encode())
         for index in portions(np.arange(len(self)), math.prod(self._x.shape[1:])):
             digest.update(gather(self._x, self._rows[index]).tobytes())
@@ -164,13 +177,18 @@ class Split:
 
 
 class Resident:
-    """A split in the memory of a device: batches are gathered and made binary there.
+    """A split in the memory of a device, where batches are gathered and binarized.
 
-    The host only says which rows; it neither moves data nor waits.
+    The host only chooses the rows; it neither moves data nor waits.
 
     Args:
-        x: rows, (N, ...), on the device: finished numbers, or counts from which bits are drawn.
-        dynamic: how these are drawn anew at every visit; None for finished numbers.
+        x: rows, (N, ...), on the device: final values, or counts from which bits are drawn.
+        dynamic: the transform that draws new bits at every visit; None for final values.
+
+    Example:
+        >>> resident = data.on_device(torch.device("cpu"))
+        >>> len(resident), resident.batch(torch.tensor([3, 5])).shape
+        (64, torch.Size([2, 1, 8, 8]))
     """
 
     def __init__(self, x: torch.Tensor, dynamic: Dynamic | None) -> None:
@@ -181,14 +199,14 @@ class Resident:
         return len(self._x)
 
     def batch(self, index: torch.Tensor) -> torch.Tensor:
-        """Gather rows, and draw their bits from the random state of the device.
+        """Gather rows, and draw their bits with the random state of the device.
 
         Args:
             index: integers into the split, (batch,), on the device.
 
         Returns:
-            float32, ``(batch, *event_shape)``, on the device. Finished numbers are those of
-            `Split.batch`; bits have the same probabilities and are other ones.
+            float32, ``(batch, *event_shape)``, on the device. Final values equal those of
+            `Split.batch`; bits have the same probabilities but are different draws.
         """
         x = self._x.index_select(0, index)
         if self._dynamic is not None:
@@ -197,12 +215,13 @@ class Resident:
 
 
 def gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Copy rows of an array: `take` where it needs no copy of the whole array first."""
+    """Copy rows of an array, by `take` where it does not copy the whole array first."""
     if x.flags.c_contiguous and x.dtype.isnative:
         return np.take(x, rows, axis=0)
     return np.asarray(x[rows])
 
 
 def portions(index: np.ndarray, row_values: int) -> Iterator[np.ndarray]:
+    """Split an index into portions of at most ``CHUNK_VALUES`` gathered values."""
     step = max(1, CHUNK_VALUES // row_values)
     return (index[i : i + step] for i in range(0, len(index), step))

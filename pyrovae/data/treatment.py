@@ -3,12 +3,12 @@ r"""Treatments: how the numbers of a dataset are made binary or scaled.
 A pixel is a count :math:`x` out of a maximum :math:`m` (16 for digits, 255 for most images). It is
 made binary in one of these ways:
 
-- `dynamic`: a fresh bit at every visit, :math:`P(\mathrm{bit} = 1) = x / m` exactly. The
-  validation and test sets are static all the same, so that bounds can be compared across epochs.
-- `static`: one bit by the same rule, drawn once from the seeds in `STATIC_SEEDS`.
+- `dynamic`: a new bit at every visit, with :math:`P(\mathrm{bit} = 1) = x / m` exactly. The
+  validation and test sets are static, so that bounds can be compared across epochs.
+- `static`: one bit with the same probability, drawn once from the seeds in `STATIC_SEEDS`.
 - `threshold`: 1 where :math:`x > m / 2`.
-- `none`: left as it is, then scaled: `none`, `unit` (:math:`x / m`) or `standardize`
-  (:math:`(x - \mathrm{loc}) / \mathrm{scale}` per column, from the training rows).
+- `none`: unchanged, then scaled by `none`, `unit` (:math:`x / m`) or `standardize`
+  (:math:`(x - \mathrm{loc}) / \mathrm{scale}` per column, computed from the training rows).
 
 Real numbers in [0, 1] are treated as :math:`x / m`; other real numbers cannot be made binary.
 """
@@ -42,13 +42,13 @@ __all__ = [
 ]
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
-"""How pixels can be made binary: see above."""
+"""Ways to make pixels binary, see above."""
 
 SCALINGS = ("none", "unit", "standardize")
-"""How numbers that are not made binary can be scaled: see above."""
+"""Ways to scale numbers that are not made binary, see above."""
 
 STATIC_SEEDS: Mapping[str, int] = {"train": 1, "validation": 2, "test": 3, "all": 4}
-"""Seeds of the bits that are drawn once, by split; `all` is for `load_all`."""
+"""Seeds of static binarization, by split; `all` is for `load_all`."""
 
 
 def check_options(binarization: str, scaling: str) -> None:
@@ -60,20 +60,20 @@ def check_options(binarization: str, scaling: str) -> None:
             raise ValueError(f"unknown {option} {value!r}; choose one of {', '.join(allowed)}")
     if binarization != "none" and scaling != "none":
         raise ValueError(
-            f"binarization {binarization!r} gives bits, which scaling {scaling!r} would undo; "
+            f"binarization {binarization!r} returns bits, which scaling {scaling!r} would undo; "
             "set one of the two to 'none'"
         )
 
 
 def check_treatment(source: Source, maximum: int | None, binarization: str, scaling: str) -> None:
-    """Refuse to divide by a maximum, or to make binary, what has no maximum."""
+    """Refuse numbers without a maximum if the treatment needs one."""
     if maximum is not None or source.unit_interval or source.maximum == 1:
         return
     if binarization != "none":
         raise ValueError(
             f"binarization {binarization!r} needs counts or real numbers in [0, 1], and "
-            f"{source.name} holds others; use binarization 'none' with the likelihood normal, or "
-            "rescale the values to [0, 1]"
+            f"{source.name} holds other numbers; use binarization 'none' with the likelihood "
+            "normal, or rescale the values to [0, 1]"
         )
     if scaling == "unit":
         raise ValueError(
@@ -83,11 +83,11 @@ def check_treatment(source: Source, maximum: int | None, binarization: str, scal
 
 
 def check_maximum(source: Source, maximum: int | None, scaling: str) -> None:
-    """Refuse numbers on another scale than the model's.
+    """Refuse numbers on a scale different from the model's training data.
 
-    The maximum of bytes and of named datasets is a property of the format, and must be the same.
-    That of other integers is the largest value that happened to occur: it may be less, and does
-    not matter to columns that are standardized.
+    For bytes and named datasets the maximum is a property of the format, so it must be the same.
+    For other integers it is the largest value that occurs in the data: it may be smaller, and it
+    is irrelevant for standardized columns.
     """
     found = source.maximum
     dtype = next(iter(source.parts.values())).x.dtype
@@ -117,7 +117,7 @@ def treat(
     maximum: int | None,
     statistics: Mapping[str, np.ndarray],
 ) -> Split:
-    """Make one split under one treatment."""
+    """Make a split from the rows at ``index``, with the transform of the treatment."""
     x = rows.x
     event_shape = x.shape[1:]
     labels = None if rows.labels is None else rows.labels[index]
@@ -137,17 +137,17 @@ def treat(
 
 
 def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: int) -> np.ndarray:
-    """Draw one bit per pixel, a portion at a time, and pack them: (rows, bytes)."""
+    """Draw one bit per pixel, a portion at a time, and pack the bits: (rows, bytes)."""
     rng = np.random.Generator(np.random.SFC64(seed))
     bits = (draw_bits(gather(x, some), maximum, rng) for some in portions(index, x[0].size))
     return np.concatenate([np.packbits(b.reshape(len(b), -1), axis=1) for b in bits])
 
 
 def statistics_of(rows: Rows, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the mean and the standard deviation of every column over some rows.
+    """Compute the mean and the standard deviation of every column over the rows at ``index``.
 
     Columns are shifted by their first value, so that a constant column has a standard deviation of
-    exactly 0; its scale is then 1.
+    exactly 0; its scale is then set to 1.
     """
     x = rows.x
     shift = x[index[0]].astype(np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyrovae import data
 from pyrovae.data import (
     BINARIZATIONS,
     SCALINGS,
@@ -517,9 +518,11 @@ def test_global_random_state_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before_torch)
 
 
-@pytest.mark.parametrize("name", ["binarization", "data", "files", "sources"])
-def test_packages_of_single_sources_are_imported_by_those_only(name: str) -> None:
-    path = Path(__file__).parents[2] / "pyrovae" / f"{name}.py"
+FILES = sorted(Path(data.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_packages_of_single_sources_are_imported_by_those_only(path: Path) -> None:
     found: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):

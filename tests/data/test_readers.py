@@ -359,7 +359,7 @@ def test_image_size_must_be_a_positive_integer(tmp_path: Path, image_size: int) 
 def test_grey_beside_colour_names_both_files(tmp_path: Path) -> None:
     save_images(tmp_path, GREY)
     Image.fromarray(COLOUR[0]).save(tmp_path / "odd.png")
-    with pytest.raises(ValueError, match=r"000\.png is grey and .*odd\.png is in colour"):
+    with pytest.raises(ValueError, match=r"000\.png is gray and .*odd\.png is in color"):
         read_path(tmp_path)
 
 
