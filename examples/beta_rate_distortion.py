@@ -57,11 +57,11 @@ def picture(rows: list[dict[str, Any]], nothing: float) -> Figure:
     """Plot rate and distortion for each beta, with the expected slope -beta."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot()
-    for part, colour in (("test", TEST), ("training", TRAINING)):
+    for part, color in (("test", TEST), ("training", TRAINING)):
         rate, distortion = (
             [row[part][name].value for row in rows] for name in ("rate", "distortion")
         )
-        axes.plot(rate, distortion, "o-", color=colour, ms=5, lw=0.8, label=f"{part} images")
+        axes.plot(rate, distortion, "o-", color=color, ms=5, lw=0.8, label=f"{part} images")
     wide, high = 1.12 * max(rate), 1.3 * (nothing - min(distortion))
     for row, r, d in zip(rows, rate, distortion, strict=True):
         reach = min(0.06 * wide, 0.06 * high / row["beta"])  # of the tangent, on each side
@@ -98,8 +98,8 @@ def main() -> None:
     config, data = pyrovae.Config.resolve({"data": {"name": arguments.data}, "training": training})
     some = data.train.batch(np.arange(min(LIMIT, len(data.train))), np.random.default_rng(0))
     parts = {"training": Split.from_array(some), "test": data.test}
-    print("nats per image, +- over images; all but the second ELBO are of test images")
-    print("loss: what log p(x|z) loses where z is the code of another image")
+    print("nats per test image, +- the error over images; one column is for training images")
+    print("loss: how much log p(x|z) falls if z is the code of another image")
     heads = ("rate", "distortion", "ELBO", "ELBO, training", "loss")
     print(f"{'beta':>5} " + " ".join(f"{head:>16}" for head in heads) + "  active units")
     rows = []

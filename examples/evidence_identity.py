@@ -81,9 +81,10 @@ def main() -> None:
         print(f"= sum                      {reconstruction - to_prior + to_posterior:10.4f}")
         print(f"  log p(x)                 {evidence:10.4f}")
         change = max(abs(fine[name] - coarse[name]) for name in fine)
-        print(f"a grid of half as many points in each dimension moves no number by {change:.0e}\n")
+        print("with half as many points in each dimension, no number changes by more than", end="")
+        print(f" {change:.0e}\n")
 
-        print("log p(x) by sampling, done 50 times: mean and standard deviation")
+        print("log p(x) by sampling, repeated 50 times: mean and standard deviation")
         print(f"{'draws':>6} {'z from p(z)':>20} {'z from q(z|x)':>20}")
         prior = vae.prior()
         from_prior = pyrovae.VAE(vae.prior, vae.likelihood, lambda x: prior.expand([len(x)]))
@@ -95,8 +96,8 @@ def main() -> None:
     print("\nvariance of the encoder's gradient for one draw, 100 test images")
     scored = pyrovae.VAE(vae.prior, vae.likelihood, ScoreGradient(vae.posterior))
     for name, model in (("pathwise", vae), ("score", scored)):
-        row = compare_gradients(model, digits.test)["estimators"][0]["variance"]
-        print(f"{name:>9}: {row['value']:.3g} +- {row['standard_error']:.1g}")
+        variance = compare_gradients(model, digits.test).estimators[0].noise.variance
+        print(f"{name:>9}: {variance.value:.3g} +- {variance.standard_error:.1g}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """What the KL term compares: q(z|x) of one x with p(z), and neither batches nor classes with it.
 
-The KL term of an image depends on that image alone, whatever else is in the batch. Beside it stand
-divergences that it is taken for: of all codes of a batch together, of those of a class, and of the
-normal with the mean and variance of the codes. In nats; the errors are those of the draws.
+The KL term of an image depends on that image alone, whatever else is in the batch. The script also
+prints the divergences for which it is mistaken: of all codes of a batch together, of the codes of a
+class, and of the normal with the mean and variance of the codes. Numbers are in nats; the errors
+are over draws.
 
     python examples/kl_term.py
 """
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +20,16 @@ from torch import Tensor
 import pyrovae
 from pyrovae import plots
 from pyrovae.data import Split
-from pyrovae.diagnostics import aggregate_draws, surgery
+from pyrovae.diagnostics import Surgery, aggregate_draws, surgery
+from pyrovae.estimates import Estimate
 from pyrovae.kl import closed_form
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)  # of batches
 
 
-def together(vae: pyrovae.VAE, x: Tensor, seed: int) -> dict[str, Any]:
+def together(vae: pyrovae.VAE, x: Tensor, seed: int) -> Surgery:
     """The KL term of the images x, and KL(q(z) || p(z)) of the mixture q(z) of their posteriors."""
-    return surgery(aggregate_draws(vae, Split.from_array(x), draws=10, seed=seed))["terms"]
+    return surgery(aggregate_draws(vae, Split.from_array(x), draws=10, seed=seed))
 
 
 def matched(q: dist.Distribution) -> dist.Distribution:
@@ -37,17 +38,17 @@ def matched(q: dist.Distribution) -> dist.Distribution:
     return dist.Normal(q.mean.mean(0), variance.sqrt()).to_event(1)
 
 
-def told(term: dict[str, float]) -> str:
-    """An estimate and its error."""
-    return f"{term['estimate']:.2f} +- {term['standard_error']:.2f}"
+def told(term: Estimate) -> str:
+    """An estimate with its standard error."""
+    return f"{term.value:.2f} +- {term.standard_error:.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def main() -> None:
         alone = torch.cat([closed_form(vae.posterior(image[None]), p)[0] for image in x])
         others = closed_form(vae.posterior(torch.cat([x[:4], x[4:].flip(0)])), p)[0]
         print("KL(q(z|x) || p(z)) of four test images")
-        print("image            loc          scale   formula   alone   in a batch   in another")
+        print("image             mu          sigma   formula   alone   in a batch   in another")
         for i in range(4):
             loc, scale = (
                 " ".join(f"{value:6.2f}" for value in part[i].tolist())
@@ -79,19 +80,19 @@ def main() -> None:
             values = f"{by_hand[i]:9.4f} {alone[i]:7.4f} {term[i]:12.4f} {others[i]:12.4f}"
             print(f"a {labels[i]:<3} {loc:>14} {scale:>14} {values}")
 
-        print("\ndivergences from p(z)          batch of 256     its images of")
-        print("                                                 one digit, mean")
+        print("\ndivergences from p(z)          batch of 256     images of one")
+        print("                                            digit, on average")
         classes = [x[torch.as_tensor(labels == label)] for label in np.unique(labels)]
         batch = together(vae, x, seed=0)
         each = [together(vae, members, seed) for seed, members in enumerate(classes, 1)]
         rows = {"mean of KL(q(z|x) || p(z))": "kl", "KL(mean of q(z|x) || p(z))": "marginal_kl"}
         for name, key in (rows | {"their difference": "mutual_information"}).items():
-            terms = [part[key] for part in each]
+            terms = [part.terms[key] for part in each]
             share = np.array([len(members) for members in classes]) / len(x)
-            mean = share @ [term["estimate"] for term in terms]
-            error = np.linalg.norm(share * [term["standard_error"] for term in terms])
-            of_class = told({"estimate": mean, "standard_error": error})
-            print(f"{name:<28} {told(batch[key]):>14} {of_class:>17}")
+            mean = share @ [term.value for term in terms]
+            error = np.linalg.norm(share * [term.standard_error for term in terms])
+            of_class = told(Estimate(mean, error))
+            print(f"{name:<28} {told(batch.terms[key]):>14} {of_class:>17}")
         normal = [
             closed_form(matched(vae.posterior(group)), p)[0].item() for group in (x, *classes)
         ]
@@ -103,9 +104,10 @@ def main() -> None:
         for size in SIZES:
             groups = x[: len(x) // size * size].split(size)
             found = [together(vae, group, seed) for seed, group in enumerate(groups)]
-            table.append([np.mean([f[k]["estimate"] for f in found]) for k in rows.values()])
+            table.append([np.mean([f.terms[k].value for f in found]) for k in rows.values()])
             print(f"{size:>15} {table[-1][0]:>22.2f} {table[-1][1]:>25.2f}")
     elbo = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
+    elbo = Estimate(elbo["estimate"], elbo["standard_error"])
     print(f"\ntest ELBO {told(elbo)} nats per image, the error over images")
     plots.save(picture(np.array(table)), arguments.out / "kl_term.png")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import plots
-from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery
+from pyrovae.diagnostics import AggregateDraws, Surgery, aggregate_draws, surgery
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import WeightedBounds, per_example
 
@@ -54,9 +54,9 @@ def trained(prior: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Any
     return vae.cpu(), data.test
 
 
-def text(estimate: dict[str, float], error: str = "standard_error") -> str:
-    """An estimate and its error as text."""
-    return f"{estimate['estimate']:.2f} +- {estimate[error]:.2f}"
+def text(value: float, error: float) -> str:
+    """A number and its error as text."""
+    return f"{value:.2f} +- {error:.2f}"
 
 
 def paired(values: Tensor) -> str:
@@ -77,16 +77,16 @@ def codes(axes: Axes, vae: pyrovae.VAE, drawn: AggregateDraws, title: str) -> No
     at_draws = prior.log_prob(prior.sample((4_000,))).exp()
     levels = at_draws.quantile(torch.tensor([0.05, 0.2, 0.5])).tolist()
     top = max(float(density.max()), 1.01 * levels[-1])
-    greys = ["0.93", "0.86", "0.76"]
-    axes.contourf(points, points, density, levels=[*levels, top], colors=greys)
+    grays = ["0.93", "0.86", "0.76"]
+    axes.contourf(points, points, density, levels=[*levels, top], colors=grays)
     axes.contour(points, points, density, levels=levels, colors="0.3", linewidths=0.6)
-    colours = [CLASSES[label] for label in drawn.labels[:SHOWN]]
-    axes.scatter(*z.T, c=colours, s=4, linewidths=0)
+    colors = [CLASSES[label] for label in drawn.labels[:SHOWN]]
+    axes.scatter(*z.T, c=colors, s=4, linewidths=0)
     axes.set(title=title, xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
 
 
 def picture(
-    models: dict[str, tuple[pyrovae.VAE, AggregateDraws]], terms: dict[str, dict[str, Any]]
+    models: dict[str, tuple[pyrovae.VAE, AggregateDraws]], terms: dict[str, Surgery]
 ) -> Figure:
     """Plot the codes over each prior, and the two parts of each KL term."""
     figure = Figure(figsize=(8.6, 5.8), layout="constrained")
@@ -95,7 +95,7 @@ def picture(
         codes(axes, vae, drawn, name)
     names = list(terms)[::-1]
     information, marginal = (
-        np.array([terms[name][term]["estimate"] for name in names])
+        np.array([getattr(terms[name], term).value for name in names])
         for term in ("mutual_information", "marginal_kl")
     )
     bars.barh(names, information, color=INFORMATION, label="information on the image")
@@ -122,25 +122,32 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     models: dict[str, tuple[pyrovae.VAE, AggregateDraws]] = {}
-    terms: dict[str, dict[str, Any]] = {}
+    terms: dict[str, Surgery] = {}
     bounds: dict[str, WeightedBounds] = {}
-    print("nats per test image; +- over images, of information and misfit over draws")
+    print("nats per test image; +- the error over images, for information and misfit over draws")
     print(f"{'prior':<8} {'reconstruction':>16} {'KL term':>13} = {'information':>12}", end="")
     print(f" + {'misfit to p(z)':<14} {'ELBO':>16} {'log p(x) at least':>18}")
     for name, prior in PRIORS.items():
         vae, test = trained(prior, arguments)
         drawn = aggregate_draws(vae, test, labels=test.labels[:LIMIT], draws=SAMPLES, limit=LIMIT)
-        models[name], terms[name] = (vae, drawn), surgery(drawn)["terms"]
+        models[name], terms[name] = (vae, drawn), surgery(drawn)
         bounds[name] = per_example(vae, test, samples=SAMPLES, limit=LIMIT)
         of = terms[name]
-        parts = (text(of[term], "over_images") for term in ("reconstruction", "kl", "elbo"))
-        reconstruction, kl, elbo = parts
-        information, misfit = (text(of[term]) for term in ("mutual_information", "marginal_kl"))
-        evidence = text(Estimate.of(bounds[name].log_evidence).to_dict())
+        reconstruction, kl, elbo = (
+            text(term.value, term.over_examples) for term in (of.reconstruction, of.kl, of.elbo)
+        )
+        information, misfit, evidence = (
+            text(term.value, term.standard_error)
+            for term in (
+                of.mutual_information,
+                of.marginal_kl,
+                Estimate.of(bounds[name].log_evidence),
+            )
+        )
         print(f"{name:<8} {reconstruction:>16} {kl:>13} = {information:>12}", end="")
         print(f" + {misfit:<14} {elbo:>16} {evidence:>18}", flush=True)
 
-    print("\nless the normal's, of the same images")
+    print("\nminus the normal's, for the same images")
     normal = bounds["normal"]
     print(f"{'prior':<8} {'reconstruction':>16} {'KL term':>15} {'ELBO':>15} {'log p(x)':>15}")
     for name in list(PRIORS)[1:]:

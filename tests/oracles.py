@@ -99,3 +99,26 @@ def eliminated(matrix, vectors):
             for v in vectors:
                 v[j] -= factor * v[i]
     return determinant, squares
+
+
+def same(a, b):
+    """Whether two models have the same weights, to the bit."""
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def with_gradient(bound, vae):
+    gradient = torch.autograd.grad(bound, list(vae.parameters()), materialize_grads=True)
+    return torch.cat([bound.detach().reshape(1), *(g.flatten() for g in gradient)])
+
+
+def exact_elbo(vae, x, of_kl):
+    """E log p(x | z) by hand, less what ``of_kl`` makes of KL ``(batch, latent_dim)``."""
+    q, layer = vae.posterior(x), vae.likelihood.decoder.layer
+    variance = vae.likelihood.scale**2
+    square = (x - q.mean @ layer.weight.T - layer.bias).square().sum()
+    spread = len(x) * (layer.weight.square() @ q.variance[0]).sum()
+    reconstruction = -x.numel() / 2 * math.log(2 * math.pi * variance)
+    reconstruction = reconstruction - (square + spread) / (2 * variance)
+    kl = (q.mean.square() + q.variance - q.variance.log() - 1) / 2
+    return with_gradient(reconstruction - of_kl(kl), vae)

@@ -34,8 +34,8 @@ from pyrovae.priors import StandardNormal
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_within
-from tests.test_vae import exact_posterior, linear_gaussian
 
 PAGE = Path(__file__).parents[1] / "docs" / "derivation.md"
 BITS = np.array(list(itertools.product([0.0, 1.0], repeat=3)))  # all x there are
@@ -571,7 +571,7 @@ def test_the_gradient_by_the_score_is_the_noisier(seed):
             return not_differentiable(self.encoder(x))
 
     scored = compare_gradients(VAE(vae.prior, vae.likelihood, Scored()), split, draws=200)
-    variances = [found["estimators"][0]["variance"]["value"] for found in (pathwise, scored)]
+    variances = [found.estimators[0].noise.variance.value for found in (pathwise, scored)]
     assert_finite(variances)
     assert variances[1] > 2 * variances[0]
 
@@ -655,6 +655,20 @@ def test_equation_30_the_bound_rises_with_the_draws_towards_the_evidence(seed):
         else:
             found.append(objective.loss(vae.model, vae.guide, x_of()))
     assert found[1] == pytest.approx(found[0], rel=1e-12)
+
+
+@each_seed
+def test_the_mean_elbo_is_minus_one_divergence_of_pairs_and_a_constant(seed):
+    vae = small(seed)
+    theta, phi = theta_of(vae), phi_of(vae)
+    data = np.random.default_rng(seed).dirichlet(np.ones(len(BITS)))  # p_D, of all x there are
+    log_pairs = np.log(data)[:, None] + log_q(phi)
+    log_joint = log_prior(GRID) + log_likelihood(theta, BITS, GRID)
+    divergence = (over_grid(np.exp(log_pairs) * (log_pairs - log_joint))).sum()
+    assert divergence > 0
+    exact = -divergence + data @ np.log(data)
+    assert data @ exact_elbo(theta, phi) == pytest.approx(exact, rel=1e-9)
+    agree(repeated_bounds(vae, 1)["elbo"] @ data, exact)
 
 
 # The page itself.

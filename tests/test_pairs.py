@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pyro
@@ -14,48 +13,20 @@ import pyrovae
 from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.kl import ledger
-from pyrovae.likelihoods import Bernoulli
-from pyrovae.networks import MLP
 from pyrovae.posteriors import POSTERIORS
-from pyrovae.priors import PRIORS
-from pyrovae.runs import Config, Spec, context_of, resolve, start
+from pyrovae.runs import Config, start
+from pyrovae.runs.pairs import matching_priors
 from pyrovae.training import fit
-from pyrovae.vae import VAE
+from pyrovae.vae import SpaceError
+from tests.models import ACROSS, PAIRS, UNDEFINED_PAIRS, make_pair
 from tests.oracles import assert_adds_up, assert_reached
-
-SHAPE = (1, 8, 8)
-REFUSED = {("vamp", "point")}
-PRIOR_SPACES = {"sphere": "sphere", "categorical": "one-hot"}  # the others are over real vectors
-POSTERIOR_SPACES = {"power_spherical": "sphere", "relaxed_categorical": "one-hot"}
-PAIRS = [
-    (p, q)
-    for p in PRIORS
-    for q in POSTERIORS
-    if (p, q) not in REFUSED and (p == "vamp" or PRIOR_SPACES.get(p) == POSTERIOR_SPACES.get(q))
-]
-ACROSS = [(p, q) for p in PRIORS for q in POSTERIORS if (p, q) not in [*PAIRS, *REFUSED]]
-FEW = {"components": 5}  # parts, where there are many by default
-
-
-def make(prior, posterior):
-    """A small VAE of two components by name."""
-    known = {"latent_dim": 2, "event_shape": SHAPE}
-    known["network"] = partial(MLP, hidden_dims=(8,))
-
-    def build(role, family, name):
-        _, options = resolve(role, family[name], Spec.parse(name), FEW)
-        return family[name](**context_of(family[name], known), **options)
-
-    known["posterior"] = build("posterior", POSTERIORS, posterior)
-    prior = build("prior", PRIORS, prior)
-    return VAE(prior, Bernoulli(2, SHAPE, known["network"]), known["posterior"])
 
 
 @pytest.mark.parametrize(("prior", "posterior"), PAIRS)
 def test_a_step_has_finite_gradients_everywhere_and_the_result_is_evaluated(
     prior, posterior, digits
 ):
-    vae = make(prior, posterior)
+    vae = make_pair(prior, posterior)
     objective = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
     with pyro.validation_enabled():
         assert math.isfinite(objective.loss_and_grads(vae.model, vae.guide, digits))
@@ -106,16 +77,32 @@ def test_a_run_is_saved_and_loaded_to_the_bit(prior, posterior, few_digits, tmp_
 
 
 @pytest.mark.parametrize(("prior", "posterior"), ACROSS)
-def test_a_pair_over_two_spaces_is_refused_with_the_pairs_that_work(prior, posterior, digits):
+def test_a_pair_over_two_spaces_is_refused(prior, posterior, digits):
+    with pytest.raises(SpaceError, match=r"they must be over the same space$"):
+        fit(make_pair(prior, posterior), digits, epochs=1)
+
+
+def test_the_pairs_that_go_together_are_found_from_their_supports():
+    found = [
+        (prior, posterior) for posterior in POSTERIORS for prior in matching_priors()[posterior]
+    ]
+    assert sorted(found) == sorted(PAIRS)
+
+
+def test_a_run_over_two_spaces_is_refused_with_the_pairs_that_go_together(few_digits, tmp_path):
+    config, _ = Config.resolve({"model": {"prior": "sphere", "latent_dim": 2}})
     message = (
-        "On the sphere are the priors sphere and vamp with the posterior power_spherical. Over "
-        "one-hot vectors are the priors categorical and vamp with the posterior relaxed_categorical"
+        "Sphere is over points of the unit sphere .* over real vectors .* same space. These go "
+        "together: the priors normal, .*, vamp, flow with the posteriors diagonal, .*, flow; the "
+        "priors normal, .* with the posterior point; the priors vamp, sphere with the posterior "
+        "power_spherical; the priors vamp, categorical with the posterior relaxed_categorical$"
     )
-    with pytest.raises(ValueError, match=message):
-        fit(make(prior, posterior), digits, epochs=1)
+    with pytest.raises(SpaceError, match=message):
+        start(config, few_digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("prior", "posterior"), sorted(REFUSED))
+@pytest.mark.parametrize(("prior", "posterior"), sorted(UNDEFINED_PAIRS))
 def test_a_pair_without_a_density_is_refused(prior, posterior):
     with pytest.raises(ValueError, match="has no density; take a posterior with one"):
-        make(prior, posterior)
+        make_pair(prior, posterior)

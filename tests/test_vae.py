@@ -27,12 +27,24 @@ from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, StandardNormal, VampPrior
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_within
 
 
 def by_hand(vae, x, z):
     """log p(z) + log p(x | z) - log q(z | x), from the distributions themselves."""
     return vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x) - vae.posterior(x).log_prob(z)
+
+
+def test_the_log_joint_is_the_sum_of_the_two_terms(vae, digits):
+    z = torch.randn(5, len(digits), vae.latent_dim)
+    terms = vae.prior().log_prob(z), vae.likelihood(z).log_prob(digits)
+    joint = vae.log_joint(digits, z)
+    assert joint.shape == (5, len(digits))
+    assert torch.equal(joint, terms[0] + terms[1])
+    assert torch.equal(vae.log_joint(digits, z, prior=vae.prior()), joint)
+    wide = vae.log_joint(digits, z, dtype=torch.float64)
+    assert torch.equal(wide, terms[0].double() + terms[1].double())
 
 
 def test_svi_lowers_the_loss(vae, digits):
@@ -222,11 +234,22 @@ def test_what_is_no_prior_is_refused(vae, prior, message):
         VAE(prior, vae.likelihood, vae.posterior)
 
 
-def test_grey_values_are_refused_by_a_bernoulli_with_reason_and_choices(vae):
+def test_components_that_cannot_be_called_are_refused_in_one_line(vae):
+    with pytest.raises(
+        TypeError, match=r"^prior\(\) must .*, got the class StandardNormal; make an"
+    ):
+        VAE(StandardNormal, vae.likelihood, vae.posterior)
+    with pytest.raises(
+        TypeError, match=r"^likelihood\(z\) must .* when it is called, got a Tensor$"
+    ):
+        VAE(vae.prior, torch.zeros(3), vae.posterior)
+
+
+def test_gray_values_are_refused_by_a_bernoulli_with_reason_and_choices(vae):
     x = torch.zeros(3, 1, 8, 8)
     x[1, 0, 2, 2] = 0.25
     with pytest.raises(
-        ValueError, match=r"holds 0.25, outside .* Bernoulli; .* not normalised; .*"
+        ValueError, match=r"holds 0.25, outside .* Bernoulli; .* not normalized; .*"
     ):
         vae.check_data(x)
     with pytest.raises(ValueError, match=r"shape \(1, 8, 8\), the data's have \(64,\)"):
@@ -260,14 +283,14 @@ def three(x):
     ("prior", "posterior", "message"),
     [
         (real, simplex, "over real vectors .*, the posterior function over points of the simplex"),
-        (simplex, real, "over points of the simplex .* over real vectors .* the posteriors diagon"),
+        (simplex, real, "over points of the simplex .* over real vectors of shape"),
         (one_hot, simplex, "over one-hot vectors of shape .* over points of the simplex of shape"),
         (simplex, one_hot, "over points of the simplex of shape .* over one-hot vectors of shape"),
         (positive, real, r"over vectors of GreaterThan of shape \(2,\), .* over real vectors"),
         (
             real,
             three,
-            r"real vectors of shape \(2,\), .* of shape \(3,\); .* but vamp with point",
+            r"real vectors of shape \(2,\), .* of shape \(3,\); they must be over the same space$",
         ),
     ],
 )
@@ -283,8 +306,7 @@ def test_one_hot_vectors_of_other_classes_are_refused_naming_both(network, digit
     vae = VAE(Categorical(12, classes=3), Bernoulli(12, (1, 8, 8), network), posterior)
     message = (
         r"Categorical is over one-hot vectors side by side of 3 classes each of shape \(12,\), the "
-        r"posterior RelaxedCategorical over one-hot vectors side by side of 4 classes each .* of "
-        "the same classes"
+        r"posterior RelaxedCategorical over one-hot vectors side by side of 4 classes each of shape"
     )
     with pytest.raises(ValueError, match=message):
         vae.check_data(digits)
@@ -340,40 +362,6 @@ def test_a_second_vae_in_one_process_trains_nothing_without_a_scope(network, dig
         SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(digits)
         moved = any(not torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
         assert moved is expected
-
-
-class ExactPosterior(nn.Module):
-    """p(z | x) of a linear-Gaussian model, by the formula."""
-
-    def __init__(self, likelihood):
-        super().__init__()
-        self.likelihood = likelihood
-
-    def forward(self, x):
-        layer = self.likelihood.decoder.layer
-        variance = self.likelihood.scale**2
-        precision = torch.eye(layer.in_features).to(x) + layer.weight.T @ layer.weight / variance
-        loc = (x - layer.bias) @ layer.weight @ torch.linalg.inv(precision) / variance
-        return dist.MultivariateNormal(loc, precision_matrix=precision)
-
-
-def linear_gaussian(seed):
-    """A linear decoder with Normal likelihood, its exact posterior, data, and log p(x)."""
-    torch.manual_seed(seed)
-    likelihood = Normal(2, (5,), Linear, scale=0.6)
-    vae = VAE(StandardNormal(2), likelihood, ExactPosterior(likelihood)).double()
-    layer = likelihood.decoder.layer
-    with torch.no_grad():
-        layer.weight.mul_(3)
-    covariance = layer.weight @ layer.weight.T + 0.36 * torch.eye(5).double()
-    x = dist.MultivariateNormal(layer.bias, covariance).sample((20,))
-    evidence = dist.MultivariateNormal(layer.bias, covariance).log_prob(x).detach()
-    return vae, x, evidence
-
-
-def exact_posterior(vae, x):
-    q = vae.posterior(x)
-    return q.mean.detach(), q.covariance_matrix[0].detach()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

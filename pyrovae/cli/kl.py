@@ -1,7 +1,7 @@
 r"""The command that computes the KL term of a run in every available way."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,7 @@ from pyrovae.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pyrovae.diagnostics import GradientComparison, GradientNoise, Variance
     from pyrovae.kl import Ledger
 
 __all__ = ["kl"]
@@ -91,11 +92,16 @@ def kl(
     pictures = {path: plots.divergence(result)}
     lines, plain = list(_lines(result)), result.to_dict()
     if gradients:
-        with counting("gradients", draws) as advance:
+        with counting("gradients", draws) as progress:
             found = compare_gradients(
-                vae, dataset.test, draws=draws, limit=min(limit, LIMIT), seed=seed, advance=advance
+                vae,
+                dataset.test,
+                draws=draws,
+                limit=min(limit, LIMIT),
+                seed=seed,
+                progress=progress,
             )
-        plain["gradients"] = found
+        plain["gradients"] = found.to_dict()
         pictures[path.with_name("gradients.png")] = plots.gradients(found)
         lines += _lines_of_gradients(found)
     for path, picture in pictures.items():
@@ -150,43 +156,43 @@ def _lines(result: "Ledger") -> Iterator[str]:
 _TITLES = {"elbo": "Monte Carlo KL", "analytic": "analytic KL", "stl": "sticking the landing"}
 
 
-def _lines_of_gradients(result: Mapping[str, Any]) -> Iterator[str]:
+def _lines_of_gradients(result: "GradientComparison") -> Iterator[str]:
     yield (
         "gradient of the ELBO per example with respect to the encoder: "
-        f"{result['parameters']:,} parameters, {result['draws']:,} draws for a batch of the first "
-        f"{result['images']:,} test examples"
+        f"{result.parameters:,} parameters, {result.draws:,} draws for a batch of the first "
+        f"{result.examples:,} test examples"
     )
-    if result["note"]:
-        yield result["note"]
-    for row in result["estimators"]:
-        title = _TITLES[row["name"]]
-        if row["reason"]:
-            yield f"{title:<21} {row['reason']}"
+    if result.note:
+        yield result.note
+    for row in result.estimators:
+        title, noise = _TITLES[row.name], row.noise
+        if noise is None:
+            yield f"{title:<21} {row.reason}"
             continue
-        mean, ratio, snr = row["mean"], row["variance_ratio"], row["signal_to_noise"]
-        line = f"{title:<21} variance {_with_error(row['variance'])}"
-        if ratio is not None and row["name"] != "elbo":
+        mean, ratio, snr = noise.mean, noise.variance_ratio, noise.signal_to_noise
+        line = f"{title:<21} variance {_with_error(noise.variance)}"
+        if ratio is not None and row.name != "elbo":
             line += f", {_with_error(ratio)} of that of Monte Carlo KL"
         yield line
         yield (
-            f"{'':21} mean of norm {mean['norm']:.4g} +- {mean['standard_error']:.2g}, signal to "
-            "noise " + (_no_ratio(row, result["draws"]) if snr is None else f"{snr:.3g}")
+            f"{'':21} mean of norm {mean.norm:.4g} +- {mean.standard_error:.2g}, signal to "
+            "noise " + (_no_ratio(noise, result.draws) if snr is None else f"{snr:.3g}")
         )
-        if row["difference"] is not None:
-            z_score = row["difference"]["z_score"]
+        if noise.difference is not None:
+            z_score = noise.difference.z_score
             yield (
-                f"{'':21} mean less that of Monte Carlo KL: norm {row['difference']['norm']:.2g}, "
-                f"from noise alone {row['difference']['standard_error']:.2g}"
+                f"{'':21} mean less that of Monte Carlo KL: norm {noise.difference.norm:.2g}, "
+                f"from noise alone {noise.difference.standard_error:.2g}"
                 + ("" if z_score is None else f", z = {z_score:+.2f}")
             )
 
 
-def _with_error(number: Mapping[str, Any]) -> str:
-    error = number["standard_error"]
-    return f"{number['value']:.4g}" + ("" if error is None else f" +- {error:.2g}")
+def _with_error(number: "Variance") -> str:
+    error = number.standard_error
+    return f"{number.value:.4g}" + ("" if error is None else f" +- {error:.2g}")
 
 
-def _no_ratio(row: Mapping[str, Any], draws: int) -> str:
-    if row["variance"]["value"] == 0:
+def _no_ratio(noise: "GradientNoise", draws: int) -> str:
+    if noise.variance.value == 0:
         return "infinite, there is no noise"
     return f"below about {draws**-0.5:.2g}: the mean is lost in the noise"

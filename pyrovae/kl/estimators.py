@@ -31,7 +31,7 @@ from pyrovae.distributions import (
     base,
     components,
     expand,
-    factorises,
+    factorizes,
     in_float64,
     is_discrete,
     is_point,
@@ -343,7 +343,7 @@ def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | Non
 
 def _marginals(q: Any, p: Any) -> tuple[Tensor, str] | None:
     p = expand(p, q.batch_shape)
-    if not factorises(q, p):
+    if not factorizes(q, p):
         return None
     marginal_q, marginal_p = base(q), base(p)
     found = closed_form(marginal_q, marginal_p)

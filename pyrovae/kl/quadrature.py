@@ -23,7 +23,7 @@ from pyrovae.distributions import (
     base,
     components,
     expand,
-    factorises,
+    factorizes,
     is_real,
     log_density,
 )
@@ -69,7 +69,7 @@ def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | N
     if not is_real(q) or len(q.event_shape) > 1:
         return None
     p = expand(p, q.batch_shape)
-    if factorises(q, p):
+    if factorizes(q, p):
         marginal_q, marginal_p = base(q), base(p)
         value, error = _refined(marginal_q, marginal_p, _line, 1_024)
         how = "one dimension" if q.event_shape.numel() == 1 else "dimension by dimension"

@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pyrovae._process.files import atomic_file
+from pyrovae.diagnostics import GradientComparison
 from pyrovae.kl import Ledger
 
 __all__ = [
@@ -689,7 +690,7 @@ def comparison(result: Mapping[str, Any], images: Sequence[Array] | None) -> Fig
 
 
 @_style()
-def gradients(result: Mapping[str, Any]) -> Figure:
+def gradients(result: GradientComparison) -> Figure:
     """The noise of each estimator of the encoder's gradient, and its signal, layer by layer.
 
     Where the mean over draws is lost in the noise there is no mark for the ratio of the two; a
@@ -701,25 +702,26 @@ def gradients(result: Mapping[str, Any]) -> Figure:
     Returns:
         the figure.
     """
-    rows = [row for row in result["estimators"] if row["reason"] is None]
-    layers = [layer["name"] for layer in rows[0]["layers"]]
+    rows = [(row.name, row.noise) for row in result.estimators if row.noise is not None]
+    layers = [layer.name for layer in rows[0][1].layers]
     places = np.arange(len(layers) + 1)
     figure = Figure(figsize=(10, 2.6 + 0.4 * len(places)), layout="constrained")
     noise, signal = figure.subplots(1, 2, sharey=True)
-    for row, offset in zip(rows, (-0.18, 0.0, 0.18), strict=False):
-        label, colour, marker = _ESTIMATORS[row["name"]]
-        parts = [*row["layers"], row["mean"] | {"variance": row["variance"]["value"]}]
-        variance = np.array([part["variance"] for part in parts])
-        squared = np.array([part["squared_norm"] for part in parts])
+    for (name, found), offset in zip(rows, (-0.18, 0.0, 0.18), strict=False):
+        label, colour, marker = _ESTIMATORS[name]
+        variance = np.array([*(layer.variance for layer in found.layers), found.variance.value])
+        squared = np.array(
+            [*(layer.squared_norm for layer in found.layers), found.mean.squared_norm]
+        )
         seen = (squared > 0) & (variance > 0)
-        ratio = np.sqrt(np.divide(squared, variance, out=np.zeros(len(parts)), where=seen))
+        ratio = np.sqrt(np.divide(squared, variance, out=np.zeros(len(squared)), where=seen))
         dots: dict[str, Any] = {"color": colour, "marker": marker, "ls": "", "ms": 6}
         noise.plot(np.where(variance > 0, variance, np.nan), places + offset, label=label, **dots)
         signal.plot(np.where(seen, ratio, np.nan), places + offset, **dots)
     for axes in (noise, signal):
         axes.axhline(len(layers) - 0.5, color=_REAL, lw=0.8)
         axes.grid(visible=False, axis="y")
-    if any(row["variance"]["value"] > 0 for row in rows):
+    if any(found.variance.value > 0 for _, found in rows):
         noise.set_xscale("log")
         signal.set_xlim(left=0)
     else:
@@ -732,8 +734,8 @@ def gradients(result: Mapping[str, Any]) -> Figure:
     signal.set_xlabel("signal to noise of one draw")
     figure.legend(loc="outside lower center", ncols=3)
     figure.suptitle(
-        f"Gradient of the ELBO with respect to the encoder: {result['draws']:,} draws for a batch "
-        f"of {result['images']:,}\nq: {result['q']}, p: {result['p']}"
+        f"Gradient of the ELBO with respect to the encoder: {result.draws:,} draws for a batch "
+        f"of {result.examples:,}\nq: {result.q}, p: {result.p}"
     )
     return figure
 

@@ -16,11 +16,11 @@ from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
 from pyrovae.vae import VAE
-from tests import test_vae
+from tests import models
 from tests.conftest import SEEDS
-from tests.evidence.test_lower_bounds import OPTIONS, SHAPE, with_likelihood
+from tests.models import OPTIONS, PAIRS, SHAPE, with_likelihood
+from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_no_less, assert_within
-from tests.test_pairs import PAIRS, make
 
 MODELS = 100
 
@@ -119,7 +119,7 @@ def test_the_sandwich_brackets_the_evidence_of_100_models(seed, one_batch, monke
 @pytest.mark.parametrize("seed", SEEDS)
 def test_one_chain_has_the_evidence_as_mean_weight_at_few_temperatures(seed):
     """Mean of w / p(x) over 4,000 chains is one, as is that of p(x) / w backwards; 4 errors."""
-    vae, x, _ = test_vae.linear_gaussian(seed)
+    vae, x, _ = models.linear_gaussian(seed)
     vae.posterior = DiagonalNormal(2, (5,), Linear).double()
     with torch.no_grad():
         vae.likelihood.decoder.layer.weight.div_(6)  # weights of a finite variance both ways
@@ -218,7 +218,7 @@ def test_no_examples_are_refused(vae):
 
 
 def test_grey_values_are_refused_with_the_remedy(vae, digits):
-    with pytest.raises(ValueError, match=r"0.5, outside .* Bernoulli; .* not normalised"):
+    with pytest.raises(ValueError, match=r"0.5, outside .* Bernoulli; .* not normalized"):
         annealed(vae, digits[:2] / 2, samples=2, temperatures=2)
 
 

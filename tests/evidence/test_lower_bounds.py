@@ -36,22 +36,11 @@ from pyrovae.priors import Categorical as CategoricalPrior
 from pyrovae.priors import Laplace, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import PAIRS, SHAPE, linear_gaussian, loose, with_likelihood
+from tests.models import make_pair as make
 from tests.oracles import assert_adds_up, assert_finite, assert_no_less, assert_within
-from tests.test_pairs import PAIRS, make
-from tests.test_vae import linear_gaussian
 
 compiled = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
-
-
-def loose(vae):
-    """The model with a posterior that is off, so that the bounds are not tight."""
-    exact = vae.posterior
-
-    def posterior(x):
-        q = exact(x)
-        return dist.MultivariateNormal(q.mean + 0.2, 1.6 * q.covariance_matrix)
-
-    return VAE(vae.prior, vae.likelihood, posterior), exact
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -372,16 +361,6 @@ def assert_traced(vae, x, monkeypatch):
 @pytest.mark.parametrize(("prior", "posterior"), PAIRS)
 def test_chunks_of_every_pair_are_traced_exactly(prior, posterior, digits, monkeypatch):
     assert_traced(make(prior, posterior), digits[:6], monkeypatch)
-
-
-SHAPE = (1, 8, 8)
-OPTIONS = {"binomial": {"total_count": 3}, "discretized_logistic": {"levels": 4}}
-OPTIONS["categorical"] = {"levels": 4}
-
-
-def with_likelihood(name, network):
-    likelihood = LIKELIHOODS[name](2, SHAPE, network, **OPTIONS.get(name, {}))
-    return VAE(StandardNormal(2), likelihood, DiagonalNormal(2, SHAPE, network))
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)

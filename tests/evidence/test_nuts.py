@@ -9,13 +9,12 @@ from pyro import distributions as dist
 
 from pyrovae.evidence.nuts import draw_chains, log_joint, posterior_draws
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.posteriors import InverseAutoregressive, Point, RelaxedCategorical
-from pyrovae.posteriors import Spherical as SphericalPosterior
-from pyrovae.priors import Categorical, Flow, GaussianMixture, Laplace, Sphere, StandardNormal
+from pyrovae.posteriors import InverseAutoregressive
+from pyrovae.priors import Flow, GaussianMixture, Laplace
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import NO_REAL_LATENT, exact_posterior, linear_gaussian
 from tests.oracles import assert_within
-from tests.test_vae import exact_posterior, linear_gaussian
 
 SHORT = {"draws": 300, "warmup": 150, "chains": 2}
 
@@ -153,29 +152,7 @@ def test_bad_input_is_refused_before_anything_is_drawn(changes, message):
         draw_chains(density.log_prob, **(arguments | changes))
 
 
-def categorical(network):
-    q = RelaxedCategorical(4, (1, 8, 8), network, classes=2)
-    return VAE(Categorical(4, classes=2), Bernoulli(4, (1, 8, 8), network), q)
-
-
-def sphere(network):
-    q = SphericalPosterior(3, (1, 8, 8), network)
-    return VAE(Sphere(3), Bernoulli(3, (1, 8, 8), network), q)
-
-
-def point(network):
-    q = Point(2, (1, 8, 8), network)
-    return VAE(StandardNormal(2), Bernoulli(2, (1, 8, 8), network), q)
-
-
-REFUSED = [
-    (categorical, "the prior Categorical is discrete"),
-    (sphere, "the prior Sphere is not over all real vectors"),
-    (point, "the posterior Point is a point, which has no density"),
-]
-
-
-@pytest.mark.parametrize(("make", "message"), REFUSED)
+@pytest.mark.parametrize(("make", "message"), NO_REAL_LATENT)
 def test_a_latent_that_is_no_real_vector_is_refused(make, message, network, digits):
     with pytest.raises(ValueError, match=message):
         posterior_draws(make(network), digits[:1], **SHORT)

@@ -9,7 +9,7 @@ from pyrovae.evidence.proposals import Whole, adapted, from_mixture
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.priors import StandardNormal
 from pyrovae.vae import VAE
-from tests import test_vae
+from tests import models
 from tests.conftest import SEEDS
 from tests.oracles import assert_finite, assert_within
 
@@ -17,7 +17,7 @@ from tests.oracles import assert_finite, assert_within
 @pytest.mark.parametrize("seed", SEEDS)
 def test_it_needs_no_good_posterior(seed):
     """One far off and far too narrow, and a point: within 4 errors for each of 20 x, all small."""
-    vae, x, evidence = test_vae.linear_gaussian(seed)
+    vae, x, evidence = models.linear_gaussian(seed)
 
     def narrow(x):
         q = vae.posterior(x)
@@ -66,7 +66,7 @@ def test_several_narrow_modes_are_found(seed):
 def test_weighted_draws_have_the_moments_of_the_posterior(seed):
     """Mean and variance of each x within 4.5 errors of the exact ones."""
     torch.manual_seed(seed)
-    vae, x, _ = test_vae.linear_gaussian(seed)
+    vae, x, _ = models.linear_gaussian(seed)
     q = vae.posterior(x)  # the exact posterior
     with torch.no_grad():
         target = Whole(vae, x)

@@ -21,16 +21,16 @@ from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import LearnedNormal, StandardNormal
 from pyrovae.vae import VAE
-from tests import test_vae
+from tests import models
 from tests.conftest import SEEDS
-from tests.evidence.test_lower_bounds import with_likelihood
+from tests.models import PAIRS, with_likelihood
+from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_within, rational_evidence
-from tests.test_pairs import PAIRS, make
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_two_dimensions_give_the_exact_evidence_and_posterior(seed):
-    vae, x, evidence = test_vae.linear_gaussian(seed)
+    vae, x, evidence = models.linear_gaussian(seed)
     found = integrated(vae, x)
     assert_within(found.log_evidence, evidence, found.standard_error, 1)
     assert found.standard_error.max() < 1e-7
@@ -208,7 +208,7 @@ def test_every_likelihood_agrees_with_importance_weighting(name, network, digits
 
 
 def test_a_density_on_a_grid_is_the_exact_posterior_s():
-    vae, x, _ = test_vae.linear_gaussian(0)
+    vae, x, _ = models.linear_gaussian(0)
     found = integrated(vae, x[:3])
     axes, p = posterior_density(vae, x[:3], found, points=80)
     assert (axes.shape, p.shape) == ((3, 2, 80), (3, 80, 80))

@@ -16,7 +16,7 @@ from pyrovae.posteriors import DiagonalNormal, Point, RelaxedCategorical
 from pyrovae.priors import Categorical, LearnedNormal, StandardNormal
 from pyrovae.priors import Laplace as LaplacePrior
 from pyrovae.vae import VAE
-from tests import test_vae
+from tests import models
 from tests.conftest import SEEDS
 from tests.oracles import assert_within, rational_evidence
 
@@ -106,7 +106,7 @@ def test_small_noise_takes_no_digits_but_those_of_the_residual(scale, seed):
 
 
 def test_the_exact_posterior_is_the_one_written_out():
-    vae, x, evidence = test_vae.linear_gaussian(0)
+    vae, x, evidence = models.linear_gaussian(0)
     found, expected = linear_gaussian(vae).posterior(x), vae.posterior(x)
     torch.testing.assert_close(found.mean, expected.mean.detach())
     torch.testing.assert_close(found.covariance_matrix, expected.covariance_matrix.detach())
@@ -205,4 +205,4 @@ def test_too_many_values_are_refused_before_they_are_written_down():
 
 def test_samples_are_refused():
     with pytest.raises(ValueError, match="samples is 10, and an exact"):
-        exact(test_vae.linear_gaussian(0)[0], torch.zeros(2, 5).double(), samples=10)
+        exact(models.linear_gaussian(0)[0], torch.zeros(2, 5).double(), samples=10)

@@ -27,6 +27,7 @@ from pyrovae.priors import PRIORS, StandardNormal
 from pyrovae.runs import context_of
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import Rows
 from tests.oracles import assert_finite, assert_no_less, assert_within
 
 BATCH = 5  # parameter draws of one example; 40 examples make 200
@@ -441,19 +442,6 @@ def test_nothing_global_is_changed():
     assert registry == torch.distributions.kl._KL_REGISTRY
     with pytest.raises(NotImplementedError):
         kl_divergence(q, p)  # torch has none: TraceMeanField_ELBO samples, as without pyrovae
-
-
-class Rows:
-    """Data as a ledger takes it."""
-
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def batches(self, size):
-        return iter(self.x.split(size))
 
 
 @pytest.fixture

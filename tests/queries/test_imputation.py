@@ -17,9 +17,9 @@ from pyrovae.queries import imputation
 from pyrovae.queries.imputation import impute, work
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import PAIRS, linear_gaussian
+from tests.models import make_pair as make
 from tests.oracles import assert_within
-from tests.test_pairs import PAIRS, make
-from tests.test_vae import linear_gaussian
 
 MASKS = torch.tensor(
     [[1, 1, 0, 0, 1], [0, 0, 0, 1, 1], [1, 0, 1, 1, 1], [0, 1, 0, 1, 0]], dtype=torch.bool

@@ -25,9 +25,9 @@ from pyrovae.runs.run import Run, start
 from pyrovae.runs.specs import Spec, context_of, resolve
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import FEW, PAIRS, PRIOR_SPACES, SHAPE, exact_posterior, linear_gaussian
+from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_within
-from tests.test_pairs import FEW, PAIRS, PRIOR_SPACES, SHAPE, make
-from tests.test_vae import exact_posterior, linear_gaussian
 
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)
 FIRST = {None: "normal", "sphere": "sphere", "one-hot": "categorical"}

@@ -1,7 +1,6 @@
 """Training reaches known optima, repeats to the bit, resumes exactly and leaves nothing behind."""
 
 import json
-import os
 import signal
 import threading
 import warnings
@@ -26,7 +25,8 @@ from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
 from pyrovae.training.fitting import TrainingDivergedError, TrainingInterrupted, check, fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.oracles import assert_adds_up, assert_finite
+from tests.models import StopAfter
+from tests.oracles import assert_adds_up, assert_finite, same
 
 SHORT = {"epochs": 3, "batch_size": 24, "warmup": 0.1, "averaging": 0.9, "device": "cpu"}
 
@@ -45,11 +45,6 @@ def make(network):
         )
 
     return make
-
-
-def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def standardised(data):
@@ -183,17 +178,6 @@ def test_validate_every_and_the_last_epoch(make):
     result = fit(make(), data, **SHORT | {"epochs": 5}, validate_every=2)
     measured = [row["validation_elbo"] is not None for row in result.metrics]
     assert measured == [False, True, False, True, True]
-
-
-class StopAfter:
-    """Sends what Ctrl-C sends after so many steps."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def __call__(self, progress):
-        if progress.step == self.steps:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 6, 8])

@@ -21,7 +21,8 @@ from pyrovae.training.fitting import fit
 from pyrovae.training.staging import Staged
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.test_pairs import PAIRS, make
+from tests.models import PAIRS
+from tests.models import make_pair as make
 
 compiled = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
 
