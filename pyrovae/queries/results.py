@@ -122,6 +122,13 @@ class Imputed(Result):
             )
         )
 
+    def __repr__(self) -> str:
+        return (
+            f"Imputed({self.completions.shape[1]} completions of each of {len(self.x)} examples by "
+            f"{self.method}, effective draws of z from {self.effective.min():.0f} to "
+            f"{self.effective.max():.0f})"
+        )
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, without those that the method does not have."""
         numbers = ("mean", "mean_error", "effective", "log_evidence", "standard_error")
@@ -177,6 +184,12 @@ class Scores(Result):
     def heavy_tails(self) -> int:
         """The number of examples whose weights have a heavy tail."""
         return int((self.pareto_k > RELIABLE).sum())
+
+    def __repr__(self) -> str:
+        return (
+            f"Scores(log p(x) {self.mean}, mean of {len(self.log_evidence)} examples, "
+            f"{self.heavy_tails} with heavy tails of the weights)"
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The columns of the table, one row for each example."""
