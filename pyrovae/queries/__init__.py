@@ -1,11 +1,14 @@
-"""Questions to a trained VAE about given examples: what is missing in one, how probable is one.
+"""Questions to a trained VAE about given examples: missing pixels, and the probability of each.
 
-``imputation`` fills in what is missing, ``masks`` says what is missing. A new question is a file
-here and a command in :mod:`pyrovae.cli`.
+``imputation`` draws missing pixels, and ``masks`` defines which pixels are missing. ``scoring``
+estimates log p(x) of each example. ``results`` holds the objects that are returned. A new question is a file here and a
+command in :mod:`pyrovae.cli`.
 """
 
-from pyrovae.queries.imputation import KINDS, METHODS, POOR, SAMPLES, UNMIXED, Imputed, impute, work
+from pyrovae.queries.imputation import METHODS, POOR, SAMPLES, UNMIXED, impute, work
 from pyrovae.queries.masks import HALVES, mask
+from pyrovae.queries.results import KINDS, Imputed, ImputedExample, Scores
+from pyrovae.queries.scoring import score
 
 __all__ = [
     "HALVES",
@@ -15,7 +18,10 @@ __all__ = [
     "SAMPLES",
     "UNMIXED",
     "Imputed",
+    "ImputedExample",
+    "Scores",
     "impute",
     "mask",
+    "score",
     "work",
 ]

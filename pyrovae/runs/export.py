@@ -56,7 +56,8 @@ def write_arrays(
     """Write arrays, or the picture of them, in the format that the file's ending asks for.
 
     Args:
-        path: ``.npz`` takes all arrays, ``.npy`` and ``.csv`` the first, ``.png`` the picture.
+        path: ``.npz`` takes all arrays, ``.npy`` and ``.csv`` the first, ``.png`` the picture;
+            in ``.csv`` one-dimensional arrays are the columns of a table with their names.
         arrays: by name.
         figure: makes the picture.
     """
@@ -72,6 +73,9 @@ def write_arrays(
                 np.savez(file, **dict(arrays))  # type: ignore[arg-type]
             elif path.suffix == ".npy":
                 np.save(file, first, allow_pickle=False)
+            elif first.ndim == 1:
+                table, header = np.column_stack(list(arrays.values())), ",".join(arrays)
+                np.savetxt(file, table, delimiter=",", fmt="%.9g", header=header, comments="")
             else:
                 np.savetxt(file, first, delimiter=",", fmt="%.9g")
     except OSError as error:
