@@ -45,10 +45,10 @@ def test_a_step_has_finite_gradients_everywhere_and_the_result_is_evaluated(
     assert vae.encode(digits).shape == (64, 2)
     divergence = ledger(vae, Split.from_array(digits[:10]), samples=(2, 10))
     if posterior == "point":
-        assert divergence["infinite"]
+        assert divergence.infinite
     else:
-        assert divergence["infinite"] is None
-        assert all(math.isfinite(row["estimate"]) for row in divergence["monte_carlo"])
+        assert divergence.infinite is None
+        assert all(math.isfinite(row.estimate.value) for row in divergence.monte_carlo)
 
 
 @pytest.fixture(scope="module")
