@@ -1,8 +1,8 @@
 """Questions to a trained VAE about given examples: missing pixels, and the probability of each.
 
-``imputation`` draws missing pixels, and ``masks`` defines which pixels are missing. ``scoring``
-estimates log p(x) of each example. ``results`` holds the objects that are returned. A new question is a file here and a
-command in :mod:`pyrovae.cli`.
+``imputation`` draws missing pixels, ``masks`` defines which pixels are missing, ``scoring``
+estimates log p(x) of each example, and ``results`` holds the objects that are returned. A new
+question is a file here and a command in :mod:`pyrovae.cli`.
 """
 
 from pyrovae.queries.imputation import METHODS, POOR, SAMPLES, UNMIXED, impute, work
