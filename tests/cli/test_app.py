@@ -502,8 +502,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
 
 def test_a_killed_run_is_readable_and_goes_on_to_the_same_weights(command, no_figures, tmp_path):
     code = (
-        "import sys, pyrovae.training.fitting, pyrovae.cli\n"
-        "pyrovae.training.fitting.CHECKPOINT_SECONDS = 0\n"
+        "import sys, pyrovae.training.loop, pyrovae.cli\n"
+        "pyrovae.training.loop.CHECKPOINT_SECONDS = 0\n"
         f"sys.argv = ['pyrovae', 'fit', *{SMALL}, '--epochs', '30', '--out', 'killed']\n"
         "pyrovae.cli.app.main()"
     )
