@@ -178,7 +178,7 @@ def fit(
     With no options: the 1,797 handwritten digits that come with scikit-learn. What is not given is
     taken from --config, then from the recipe of the data, then from the defaults.
     """
-    from pyrovae.runs import Config, Run, going_on, headline, resuming, start
+    from pyrovae.runs import Config, Run, headline, resume_command, start, with_resume_command
     from pyrovae.training import TrainingDisplay
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -202,15 +202,15 @@ def fit(
             report=display,
         )
     run = Run.open(folder, trusted=trusted)
-    with going_on(folder):
+    with with_resume_command(folder):
         summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
     if not processes.is_first():
         return
-    _print_result(summary, as_json)
+    _print_result(summary.to_dict(), as_json)
     if trained.best_epoch == 0:
         click.echo("no validation bound yet: these are the weights of the last step", err=True)
     if trained.stopped == "max_minutes":
-        click.echo(f"time is up; go on with: {resuming(folder)}", err=True)
+        click.echo(f"time is up; resume with: {resume_command(folder)}", err=True)
     if not as_json:
         click.echo(
             f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
@@ -343,7 +343,11 @@ def components(as_json: bool) -> None:
     from pyrovae.runs import catalogue, text_table
 
     families = catalogue()
-    click.echo(json.dumps(families) if as_json else "\n".join(text_table(families)))
+    plain = {
+        role: {name: entry.to_dict() for name, entry in family.items()}
+        for role, family in families.items()
+    }
+    click.echo(json.dumps(plain) if as_json else "\n".join(text_table(families)))
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

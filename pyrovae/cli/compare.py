@@ -73,7 +73,7 @@ def compare(
     }
     named = [Spec.parse(spec) for specs in varied.values() for spec in specs]
     named += [Spec.parse(given[role]) for role in ("encoder", "decoder") if given[role]]
-    result = runs.compare(
+    found = runs.compare(
         settings(config, {name: value for name, value in given.items() if value is not None}),
         varied,
         seeds=seeds,
@@ -84,13 +84,15 @@ def compare(
         reporting=TrainingDisplay,
         counting=counting,
     )
-    for line in result["left_out"]:
+    for line in found.left_out:
         click.echo(line, err=True)
     if as_json:
-        click.echo(in_json(result))
+        click.echo(in_json(found.to_dict()))
         return
-    click.echo("\n".join(runs.comparison_table(result)))
-    reused = sum(sum(row["reused"]) for row in result["rows"])
+    click.echo("\n".join(found.table()))
+    reused = sum(sum(row.reused) for row in found.rows)
     if reused:
         click.echo(f"{reused} of the runs were there already")
-    click.echo(f"figure  {result['folder']}/comparison.png")
+    click.echo(f"figure  {found.folder}/comparison.png")
+    if found.betas():
+        click.echo(f"figure  {found.folder}/rate_distortion.png")

@@ -6,13 +6,11 @@ from typing import Any
 import click
 
 from pyrovae.cli.options import (
-    count,
     data_dir_option,
     json_option,
     opened_run,
     run_options,
     seed_option,
-    text,
 )
 
 __all__ = ["diagnose"]
@@ -20,13 +18,12 @@ __all__ = ["diagnose"]
 SHOWN = 10  # dimensions on the terminal
 
 
-def _weights(context: click.Context, option: click.Parameter, value: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{value!r} must be numbers joined by commas, such as 0.1,0.5,1,2,4"
-        ) from error
+def _moved(context: click.Context, option: click.Parameter, value: object) -> None:
+    if value:
+        raise click.UsageError(
+            "--sweep is now a comparison of objectives: pyrovae compare --config RUN/config.toml "
+            "--objectives beta:beta=0.5,beta:beta=1,beta:beta=2"
+        )
 
 
 @click.command()
@@ -47,17 +44,8 @@ def _weights(context: click.Context, option: click.Parameter, value: str) -> tup
     show_default=True,
     help="Draws of each posterior.",
 )
-@click.option("--sweep", is_flag=True, help="Also rate and distortion, by training anew.")
-@text(
-    "--betas",
-    metavar="X,X,...",
-    default="0.1,0.5,1,2,4",
-    show_default=True,
-    callback=_weights,
-    help="Weights of the KL term in the sweep.",
-)
-@count("--epochs", metavar="N", help="Of each training of the sweep. [the run's]")
-@count("--seeds", metavar="N", default=1, show_default=True, help="Runs of each weight.")
+@click.option("--sweep", is_flag=True, hidden=True, expose_value=False, callback=_moved)
+@click.option("--betas", "--epochs", "--seeds", hidden=True, expose_value=False, callback=_moved)
 @seed_option
 @data_dir_option
 @json_option
@@ -65,10 +53,6 @@ def diagnose(
     run: str,
     limit: int,
     draws: int,
-    sweep: bool,
-    betas: tuple[float, ...],
-    epochs: int | None,
-    seeds: int,
     seed: int,
     data_dir: str | None,
     as_json: bool,
@@ -76,44 +60,23 @@ def diagnose(
 ) -> None:
     """What a run has learnt: the ELBO taken apart, the codes against the prior, samples, probes.
 
-    On the test set. All numbers go to RUN/diagnosis.json, pictures to RUN/figures/. --sweep trains
-    the same configuration with several weights of the KL term, in RUN/sweep/; the same command goes
-    on after Ctrl-C.
+    On the test set. All numbers go to RUN/diagnosis.json, pictures to RUN/figures/.
     """
     from pyrovae import plots
     from pyrovae._process.files import write_text
     from pyrovae.diagnostics import diagnose as examine
     from pyrovae.runs import as_json as in_json
-    from pyrovae.runs import check_weights, destination, sweep_table
-    from pyrovae.runs import sweep_betas as over_betas
-    from pyrovae.training import TrainingDisplay, counting
+    from pyrovae.runs import destination
+    from pyrovae.training import counting
 
-    check_weights(betas)
     opened = opened_run(run, own)
     path = destination(None, opened.folder / "diagnosis.json", (".json",))
     folder = destination(None, opened.folder / "figures/surgery.png", (".png",)).parent
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     found = examine(vae, dataset, draws=draws, limit=limit, seed=seed, counting=counting)
     pictures = plots.diagnosis_figures(vae, found)
-    report = dict(found.report) | {"sweep": None}
+    report = dict(found.report) | {"sweep": None}  # the key that files of older versions have
     lines = list(_lines(report, dataset.name))
-    if sweep:
-        report["sweep"] = over_betas(
-            opened,
-            betas=betas,
-            epochs=epochs,
-            seeds=seeds,
-            data_dir=data_dir,
-            limit=limit,
-            reporting=TrainingDisplay,
-            counting=counting,
-        )
-        pictures["rate_distortion"] = plots.rate_distortion(report["sweep"])
-        lines += [
-            "",
-            "rate and distortion",
-            *(f"  {line}" for line in sweep_table(report["sweep"])),
-        ]
     for name, picture in pictures.items():
         plots.save(picture, folder / f"{name}.png")
     write_text(path, in_json(report, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 ``report`` is the whole examination; the other files hold one diagnostic each: ``elbo_surgery`` (the
 terms of the ELBO), ``aggregate_posterior`` (q(z) against the prior), ``active_dimensions``,
+``marginals`` (single dimensions of z),
 ``two_sample`` (classifier tests), ``calibration`` (simulation-based), ``inference_gap`` (log p(x) -
 ELBO) with ``optimal_posterior``, ``gradient_variance``. A new diagnostic is a file here, its figure
 a function in :mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
@@ -26,6 +27,12 @@ from pyrovae.diagnostics.inference_gap import (
     gap,
     gap_summary,
     posterior_densities,
+)
+from pyrovae.diagnostics.marginals import (
+    kl_per_dimension,
+    marginal_density,
+    marginal_moments,
+    marginal_quantiles,
 )
 from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
 from pyrovae.diagnostics.report import LIMIT, Diagnosis, diagnose
@@ -55,7 +62,11 @@ __all__ = [
     "diagnose",
     "gap",
     "gap_summary",
+    "kl_per_dimension",
     "log_weights",
+    "marginal_density",
+    "marginal_moments",
+    "marginal_quantiles",
     "no_density",
     "points",
     "population",

@@ -297,7 +297,7 @@ def gap_summary(found: Gap, labels: Sequence[Any] | None = None) -> dict[str, An
     for name, term in terms.items():
         of_images = Estimate.of(term.value)
         error = term.error.square().sum().sqrt().item() / len(term.value)
-        mean[name] = vars(of_images) | {"error": error}
+        mean[name] = of_images.to_dict() | {"error": error}
     return {
         "images": len(found.x),
         "method": found.method,

@@ -8,29 +8,26 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
-from pyrovae.plots.figures import _MINUS, _style
+from pyrovae.plots.style import Array, styled, typeset
 
 __all__ = ["gap", "posteriors"]
 
-Array = NDArray[Any]
-
-_APPROXIMATION, _AMORTISATION = "#EE6677", "#4477AA"
+_APPROXIMATION, _AMORTIZATION = "#EE6677", "#4477AA"
 _TRUTH = "0.35"
 _MOST = 40  # images that stay readable
 _LEVELS = (0.95, 0.8, 0.5)  # of the mass inside
 
 
-@_style()
+@styled()
 def gap(result: Mapping[str, Any]) -> Figure:
-    """Bars of the approximation and the amortisation gap of each image, and of their means.
+    """Bars of the approximation and the amortization gap of each image, and of their means.
 
     Args:
         result: as :func:`pyrovae.diagnostics.gap_summary` gives it; the first 40 images are shown.
 
     Returns:
-        the figure.
+        The figure.
     """
     rows = result["per_image"][:_MOST]
     figure = Figure(figsize=(max(6.5, 2.5 + 0.42 * len(rows)), 4.6), layout="constrained")
@@ -46,22 +43,22 @@ def gap(result: Mapping[str, Any]) -> Figure:
         (
             "amortisation",
             "ELBO(best q) \N{MINUS SIGN} ELBO(encoder's q)",
-            _AMORTISATION,
+            _AMORTIZATION,
             0.2,
         ),
     )
     error = {"ecolor": "0.2", "elinewidth": 1, "capsize": 2}
-    for name, label, colour, shift in series:
+    for name, label, color, shift in series:
         values = [row[name]["value"] for row in rows]
         errors = [2 * row[name]["error"] for row in rows]
         mean = result["mean"][name]
-        number = f"{mean['estimate']:.2f}".replace("-", _MINUS)
+        number = typeset(f"{mean['estimate']:.2f}")
         label = f"{name} gap: {label}; mean {number}"
-        axes.bar(at + shift, values, 0.38, yerr=errors, color=colour, label=label, error_kw=error)
+        axes.bar(at + shift, values, 0.38, yerr=errors, color=color, label=label, error_kw=error)
         over_images = mean["standard_error"]
         spread = None if over_images is None else [2 * over_images]
         axes.bar(
-            len(rows) + 0.6 + shift, mean["estimate"], 0.38, yerr=spread, color=colour,
+            len(rows) + 0.6 + shift, mean["estimate"], 0.38, yerr=spread, color=color,
             error_kw=error, edgecolor="0.2", linewidth=1,
         )  # fmt: skip
     axes.axvline(len(rows) - 0.2, color="0.7", linewidth=1)
@@ -83,7 +80,7 @@ def gap(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_style()
+@styled()
 def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any]) -> Figure:
     """The true posterior of each image, and what stands for it, in two dimensions.
 
@@ -95,7 +92,7 @@ def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any])
         result: as :func:`pyrovae.diagnostics.gap_summary` gives it.
 
     Returns:
-        the figure.
+        The figure.
     """
     across = min(4, len(panels))
     down = math.ceil(len(panels) / across)
@@ -113,7 +110,7 @@ def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any])
     handles = [
         Line2D([], [], color=_TRUTH, label="p(z|x): 50, 80 and 95 % inside"),
         Line2D([], [], color="0.1", marker=".", markersize=4, ls="", label="NUTS draws of p(z|x)"),
-        Line2D([], [], color=_AMORTISATION, lw=1.8, label="encoder's q(z|x): 80 % inside"),
+        Line2D([], [], color=_AMORTIZATION, lw=1.8, label="encoder's q(z|x): 80 % inside"),
         Line2D([], [], color=_APPROXIMATION, lw=1.8, label="best q: 80 % inside"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, 2 * across))
@@ -130,8 +127,8 @@ def _posterior(axes: Axes, panel: Mapping[str, Array]) -> None:
         axes.contour(z1, z2, density, levels, colors=_TRUTH, linewidths=0.7)
     draws = panel["draws"][:: max(1, len(panel["draws"]) // 200)]
     axes.plot(*draws.T, ".", color="0.1", markersize=2.5, alpha=0.5, markeredgewidth=0)
-    for name, colour in (("encoder", _AMORTISATION), ("best", _APPROXIMATION)):
-        axes.contour(z1, z2, panel[name], [_level(panel[name], 0.8)], colors=colour, linewidths=1.8)
+    for name, color in (("encoder", _AMORTIZATION), ("best", _APPROXIMATION)):
+        axes.contour(z1, z2, panel[name], [_level(panel[name], 0.8)], colors=color, linewidths=1.8)
     axes.set(xlim=(z1[0], z1[-1]), ylim=(z2[0], z2[-1]), aspect="equal")
     axes.grid(visible=False)
     axes.tick_params(labelsize="x-small")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from pyrovae.plots.figures import _BOUND, _DISTORTION, _REAL, _style
+from pyrovae.plots.style import BOUND, DISTORTION, REAL, styled
 
 __all__ = ["calibration"]
 
@@ -18,7 +18,7 @@ _MASS = 0.95  # of uniform histograms lies wholly inside the band, at least
 _NAMES = {"log p(z)": r"$\log p(z)$", "log p(x|z)": r"$\log p(x|z)$"}
 
 
-@_style()
+@styled()
 def calibration(result: Mapping[str, Any]) -> Figure:
     """Histograms of ranks with the band of uniform ones, and the coverage of central intervals.
 
@@ -28,7 +28,7 @@ def calibration(result: Mapping[str, Any]) -> Figure:
         result: what :func:`pyrovae.diagnostics.calibrate` gives.
 
     Returns:
-        the figure.
+        The figure.
     """
     functions, curve = result["functions"], result["coverage"]
     worst = sorted(functions, key=lambda row: -row["chi_squared"])[:_SHOWN]
@@ -68,7 +68,7 @@ def _ranks(axes: Axes, row: Mapping[str, Any], low: float, high: float) -> None:
     edges = np.linspace(0, 1, len(histogram) + 1)
     axes.axhspan(low, high, color="0.85", lw=0)
     flat = row["verdict"] == "flat"
-    axes.stairs(histogram, edges, fill=True, color=_BOUND if flat else _DISTORTION, alpha=0.75)
+    axes.stairs(histogram, edges, fill=True, color=BOUND if flat else DISTORTION, alpha=0.75)
     name = row["name"]
     name = _NAMES.get(name, f"$z_{{{name.removeprefix('z')}}}$")
     axes.set_title(
@@ -93,11 +93,11 @@ def _coverage(axes: Axes, result: Mapping[str, Any]) -> None:
     nominal, estimate, error = (
         np.array([row[key] for row in rows]) for key in ("nominal", "estimate", "standard_error")
     )
-    axes.plot([0, 1], [0, 1], color=_REAL, lw=1, label="calibrated")
+    axes.plot([0, 1], [0, 1], color=REAL, lw=1, label="calibrated")
     axes.fill_between(
-        nominal, estimate - 2 * error, estimate + 2 * error, color=_BOUND, alpha=0.25, lw=0
+        nominal, estimate - 2 * error, estimate + 2 * error, color=BOUND, alpha=0.25, lw=0
     )
-    axes.plot(nominal, estimate, color=_BOUND, label="mean of all dimensions of z")
+    axes.plot(nominal, estimate, color=BOUND, label="mean of all dimensions of z")
     axes.set(
         xlim=(0, 1),
         ylim=(0, 1),

@@ -8,17 +8,9 @@ from matplotlib.figure import Figure
 
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.data import Split
-from pyrovae.plots.figures import (
-    _DISTORTION,
-    _MODEL,
-    _REAL,
-    Array,
-    _bins,
-    _column_panels,
-    _rgb,
-    _show_mosaic,
-    _style,
-)
+from pyrovae.plots.columns import column_histograms, column_panels
+from pyrovae.plots.image_grids import rgb, show_mosaic
+from pyrovae.plots.style import DISTORTION, MODEL, Array, styled
 from pyrovae.vae import VAE
 
 __all__ = ["prior_swap", "refit_samples"]
@@ -53,7 +45,7 @@ def refit_samples(
     return prior_swap(real, drawn[0], drawn[1], prior, other)
 
 
-@_style()
+@styled()
 def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str) -> Figure:
     """Real data, and data of one decoder under two priors.
 
@@ -67,7 +59,7 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
         other: name of the second.
 
     Returns:
-        the figure.
+        The figure.
     """
     if real.ndim == 4:
         ratio = real.shape[2] / real.shape[3]
@@ -77,28 +69,16 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
         for axes, values, title in zip(
             figure.subplots(1, 3), (real, before, after), titles, strict=True
         ):
-            _show_mosaic(axes, _rgb(values, real), columns)
+            show_mosaic(axes, rgb(values, real), columns)
             axes.set_title(_short(title))
         figure.suptitle("Means of $p(x|z)$, $z \\sim p(z)$: the same decoder under two priors")
         return figure
-    figure, panels = _column_panels(real.shape[1])
-    for panel, *columns_of in zip(panels, real.T, before.T, after.T, strict=False):
-        truth, old, new = columns_of
-        bins = _bins(truth, np.concatenate([old, new]))
-        panel.hist(truth, bins=bins, density=True, color=_REAL, alpha=0.4, label="real")
-        for values, colour, label in (
-            (old, _DISTORTION, f"before: p(z) {prior}"),
-            (new, _MODEL, f"after: p(z) {other}"),
-        ):
-            panel.hist(
-                values,
-                bins=bins,
-                density=True,
-                histtype="step",
-                lw=1.6,
-                color=colour,
-                label=_short(label),
-            )
+    figure, panels = column_panels(real.shape[1])
+    drawn = [
+        (_short(f"before: p(z) {prior}"), before, DISTORTION),
+        (_short(f"after: p(z) {other}"), after, MODEL),
+    ]
+    column_histograms(panels, real, drawn, binned=np.concatenate([before, after]))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.suptitle("Columns of the data, and draws of the same decoder under two priors")
