@@ -161,15 +161,16 @@ TABLES: dict[str, Table] = {
     "iwae": Table(
         source="Burda, Grosse and Salakhutdinov (2016), arXiv:1509.00519, one stochastic layer",
         protocol=(
-            "MNIST, 60,000 training images binarized at every visit, the official 10,000 test "
-            "images binarized once; 784-200-200-50, tanh; N(0, I) prior, diagonal Normal "
+            "MNIST; 60,000 training images binarized at every pass, the official 10,000 test "
+            "images binarized once; 784-200-200-50, tanh; N(0, I) prior, diagonal normal "
             f"posterior; -log p(x) by importance weighting with {SAMPLES:,} draws"
         ),
         deviations=(
-            "batches of 100 where the paper has 20; Adam with a step size that falls from 0.002 to "
-            "zero along a cosine where the paper has eight stairs from 0.001 to 0.0001, epsilon "
-            "1e-8 for 1e-4; fewer epochs than the paper's 3,280 where the table says so; another "
-            "draw of the test bits. Last weights, no averaging, no warm-up"
+            "Batches have 100 images; the paper has 20. Adam's step size falls from 0.002 to zero "
+            "along a cosine; the paper has eight stairs from 0.001 to 0.0001. Epsilon is 1e-8 "
+            "instead of 1e-4. There are fewer epochs than the paper's 3,280 where the table says "
+            "so. The test bits are another draw. We use the last weights, without averaging and "
+            "without warm-up"
         ),
         rows={
             "vae": IWAE_ROW(published=86.76, epochs=3_280),
@@ -180,19 +181,19 @@ TABLES: dict[str, Table] = {
     "vampprior": Table(
         source="Tomczak and Welling (2018), arXiv:1705.07120, one stochastic layer",
         protocol=(
-            "MNIST, the first 50,000 images of the training file to train on, its last 10,000 for "
-            "validation and the official 10,000 for test, as in the authors' code; dynamic "
-            "(training bits anew at every visit, the others drawn once) or Larochelle's static "
-            f"bits; gated 784-300-300-40; {PSEUDO_INPUTS} pseudo-inputs; batches of 100; the "
-            "weights of the best validation bound; -log p(x) by importance weighting with "
-            f"{SAMPLES:,} draws"
+            "MNIST; the first 50,000 images of the training file for training, its last 10,000 for "
+            "validation and the official 10,000 for testing, as in the authors' code; dynamic "
+            "binarization (training bits anew at every pass, the others drawn once) or "
+            f"Larochelle's static bits; gated 784-300-300-40; {PSEUDO_INPUTS} pseudo-inputs; "
+            "batches of 100; the weights with the best validation bound; -log p(x) by importance "
+            f"weighting with {SAMPLES:,} draws"
         ),
         deviations=(
-            "no warm-up of the KL term where the authors' code has 100 epochs of it; Adam with a "
-            "step size that falls from 0.001 to zero along a cosine where it has normalised "
-            "gradients and 0.0005; a fixed number of epochs, the same for both priors, where it "
-            "has up to 2,000 with early stopping; pseudo-inputs that start at training images and "
-            "are not squashed; another draw of the test bits"
+            "There is no warm-up of the KL term; the authors' code has 100 epochs of it. Adam's "
+            "step size falls from 0.001 to zero along a cosine; the authors use normalized "
+            "gradients and 0.0005. The number of epochs is fixed and the same for both priors; "
+            "theirs is up to 2,000 with early stopping. The pseudo-inputs start at training images "
+            "and are not squashed. The test bits are another draw"
         ),
         rows={
             "standard, dynamic": VAMP_ROW(published=84.50, read=False, data=fifty_thousand),
@@ -286,7 +287,8 @@ def show(name: str, folder: Path, markdown: bool, absent: Mapping[str, str]) -> 
         if not found:
             lines.append((title, published, absent.get(title, "not run"), *5 * ("",)))
     print(
-        f"{chosen.source}.\n\nProtocol: {chosen.protocol}.\n\nOurs differs: {chosen.deviations}.\n"
+        f"{chosen.source}.\n\nProtocol: {chosen.protocol}.\n\n"
+        f"Differences from the paper: {chosen.deviations}.\n"
     )
     titles = (
         "row",

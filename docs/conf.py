@@ -1,7 +1,14 @@
 """Sphinx configuration, and directives whose contents come from the code itself."""
 
+import ast
 import re
 from collections.abc import Iterator
+from importlib import import_module
+from inspect import cleandoc, isfunction
+from itertools import pairwise
+from pathlib import Path
+from textwrap import indent
+from types import ModuleType
 from typing import ClassVar
 
 import click
@@ -55,7 +62,7 @@ class Generated(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
-        return self.parse_text_to_nodes("\n".join(self.lines()))
+        return self.parse_text_to_nodes("\n".join(self.lines()), allow_section_headings=True)
 
     def lines(self) -> Iterator[str]:
         raise NotImplementedError
@@ -123,11 +130,69 @@ class Command(SphinxDirective):
         return [nodes.literal_block(text, text, language="text")]
 
 
+class Wing(Generated):
+    """The public names of a part of the package, file by file, in the order of its face."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def lines(self) -> Iterator[str]:
+        (name,) = self.arguments
+        module = import_module(f"pyrovae.{name}")
+        if not hasattr(module, "__path__"):
+            yield from self.eval_rst(f".. automodule:: pyrovae.{name}")
+            return
+        yield from self.eval_rst(f".. automodule:: pyrovae.{name}", "   :no-members:")
+        left = dict.fromkeys(module.__all__)
+        for file in files_of(module):
+            names = [n for n in vars(import_module(file))["__all__"] if n in left]
+            yield f"## {file.rpartition('.')[2]}"
+            yield from self.eval_rst(f".. automodule:: {file}", "   :no-members:")
+            for public in names:
+                yield from self.member(f"pyrovae.{name}", file, public)
+                del left[public]
+        for public in left:
+            yield from self.member(f"pyrovae.{name}", f"pyrovae.{name}", public)
+
+    def member(self, wing: str, file: str, name: str) -> Iterator[str]:
+        value = getattr(import_module(wing), name)
+        if isinstance(value, type) or isfunction(value):
+            kind = "class" if isinstance(value, type) else "function"
+            yield from self.eval_rst(f".. auto{kind}:: {wing}.{name}")
+        elif about := constants(file).get(name):
+            yield from self.eval_rst(f".. py:data:: {wing}.{name}", "", indent(about, "   "))
+
+    def eval_rst(self, *lines: str) -> Iterator[str]:
+        yield from ("```{eval-rst}", *lines, "```", "")
+
+
+def constants(module: str) -> dict[str, str]:
+    """The constants of a file that a string describes, with that string."""
+    body = ast.parse(Path(str(import_module(module).__file__)).read_text()).body
+    return {
+        ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0]): cleandoc(
+            ast.literal_eval(after.value)
+        )
+        for node, after in pairwise(body)
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+
+
+def files_of(wing: ModuleType) -> list[str]:
+    """The files of a wing, as its ``__init__`` imports them, then its other public ones."""
+    source = Path(str(wing.__file__))
+    imports = (n for n in ast.parse(source.read_text()).body if isinstance(n, ast.ImportFrom))
+    imported = [n.module for n in imports if str(n.module).startswith(f"{wing.__name__}.")]
+    others = (f"{wing.__name__}.{path.stem}" for path in sorted(source.parent.glob("[!_]*.py")))
+    return list(map(str, dict.fromkeys([*imported, *others])))
+
+
 def warn_of_missing(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Node
 ) -> None:
     """Warn of a link from a page to code that the reference does not have."""
-    if node.get("refdomain") == "py" and node["refdoc"] != "api":
+    if node.get("refdomain") == "py" and not node["refdoc"].startswith("api/"):
         logging.getLogger(__name__).warning(
             "%s is not in the reference", node["reftarget"], location=node
         )
@@ -140,5 +205,6 @@ def setup(app: Sphinx) -> None:
         ("recipes", Recipes),
         ("files", Files),
         ("command", Command),
+        ("wing", Wing),
     ):
         app.add_directive(name, directive)

@@ -1,9 +1,9 @@
-"""If each q(z|x) is pulled to the prior, how do digits keep apart? The ELBO, taken apart per digit.
+"""If each q(z|x) is pulled to the prior, how do digits keep apart? The ELBO, split by digit.
 
-The KL term of the images of one digit is the sum of two: what z tells about which image of that
-digit it is, and how far the digit's share of the latent space is from the prior. Neither has to
-vanish for the whole population to look like the prior. In nats per test image; the errors are
-those of the draws, for these images.
+The mean KL term of the images of one digit c is a sum of two parts. I_c(n; z) is the information
+in z about which image of that digit it came from. KL(q_c(z) || p(z)) is the distance of the digit's
+average posterior from the prior. Neither has to vanish for the whole population to match the prior.
+Numbers are in nats per test image; the errors are over draws, for these images.
 
     python examples/aggregate_posterior.py
 """
@@ -24,7 +24,7 @@ SHOWN = 1  # the digit that has a panel of its own
 
 
 def told(term: dict[str, float]) -> str:
-    """An estimate and its error."""
+    """An estimate with its standard error."""
     return f"{term['estimate']:.2f} +- {term['standard_error']:.2f}"
 
 
@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,8 @@ def main() -> None:
     print(f"  - mutual information of image and z      {told(terms['mutual_information']):>16}")
     print(f"  - KL(q(z) || p(z)), all images together  {told(terms['marginal_kl']):>16}")
 
-    print("\ndigit  images        KL term   which image of it   KL(q(z) of it || p(z))")
+    heads = f"{'KL term':>14} {'I_c(n; z)':>19} {'KL(q_c(z) || p(z))':>24}"
+    print(f"\n{'digit':>5} {'images':>7} {heads}")
     parts = {
         "kl": draws.log_posterior - draws.log_prior,
         "image": draws.log_posterior - draws.log_class,
@@ -72,10 +73,10 @@ def main() -> None:
     which = term_estimate(draws.log_class - draws.log_aggregate)
     shares = np.unique(draws.labels, return_counts=True)[1] / len(draws.labels)
     most = -(shares * np.log(shares)).sum()
-    print(f"  of the last, information on the digit, at most {most:.2f} {told(which):>22}")
-    print(f"  and KL(q(z) || p(z)), all images together      {told(terms['marginal_kl']):>27}")
+    print(f"{f'  in the last column: I(c; z), at most {most:.2f}':<49} {told(which):>23}")
+    print(f"  and KL(q(z) || p(z)), all images together      {told(terms['marginal_kl']):>24}")
 
-    print("\nlog p(x|z) where z is drawn for")
+    print("\nlog p(x|z) if z is drawn for")
     for name, value in with_other_codes(vae, data, draws).items():
         print(f"  {name:<32} {told(term_estimate(value)):>16}")
     torch.manual_seed(0)
@@ -106,7 +107,7 @@ def with_other_codes(
 
 
 def picture(draws: AggregateDraws, prior: np.ndarray, rows: dict[int, dict]) -> Figure:
-    """The prior, all codes, those of one digit; and the KL term of each digit in its two parts."""
+    """The prior, all codes, the codes of one digit; and the two parts of each digit's KL term."""
     figure = Figure(figsize=(9.5, 7.2), layout="constrained")
     panels = figure.subplot_mosaic([["p", "q", "one"], ["bars"] * 3], height_ratios=(1, 0.85))
     z = draws.z[:, 0].numpy()

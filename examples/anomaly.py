@@ -1,21 +1,21 @@
 """Tell one kind of image from others by log p(x), and see where that goes wrong.
 
-A VAE is trained on one kind of image, test images and others are scored by the importance-weighted
-bound on log p(x), and a low score is called an anomaly. The area under the curve (AUC) is the
-probability that a test image scores above the other one: 1 is perfect, one half is chance, and
-near 0 the others are MORE probable than the data. Simple inputs do that: a high density is not a
-typical one. See Nalisnick et al. (2019), Do Deep Generative Models Know What They Don't Know?,
-arXiv:1810.09136.
+A VAE is trained on one kind of image. Test images and other images are scored by the
+importance-weighted bound on log p(x), and a low score is called an anomaly. The area under the
+curve (AUC) is the probability that a test image scores higher than one of the others: 1 is perfect,
+one half is chance, and near 0 the others are MORE probable than the data. This happens with simple
+inputs: where the density is high, inputs need not be typical. See Nalisnick et al. (2019), Do Deep
+Generative Models Know What They Don't Know?, arXiv:1810.09136.
 
-It is done both ways: trained on digits, and trained on shapes, which are filled and full of grain
-like pictures of clothes and are drawn here. With data of torchvision it is --other fashion_mnist
-(and --data mnist) instead. Beside log p(x) there are two scores made of it:
+There are two runs: one trained on digits, and one trained on grainy filled shapes that resemble
+pictures of clothes and are drawn by this script. To use torchvision's data instead, pass
+--data mnist --other fashion_mnist. Two more scores are derived from log p(x):
 
 - typical: minus the distance of log p(x) from its median over validation data; too high is
   suspicious too.
-- ratio: log p(x) less log p(x) under a background model, the same VAE trained on the data with a
-  tenth of the pixels replaced at random. What both know, such as empty pixels, falls out: Ren et
-  al. (2019), Likelihood Ratios for Out-of-Distribution Detection, arXiv:1906.02845.
+- ratio: log p(x) minus log p(x) under a background model, the same VAE trained on the data with a
+  tenth of the pixels replaced at random. What both models have learned, such as empty pixels,
+  cancels: Ren et al. (2019), Likelihood Ratios for Out-of-Distribution Detection, arXiv:1906.02845.
 
     python examples/anomaly.py
 """
@@ -34,11 +34,11 @@ from pyrovae.plots import detection
 from pyrovae.queries import auc
 from pyrovae.vae import VAE
 
-REPLACED = 0.1  # of the pixels that the background model is trained on
+REPLACED = 0.1  # share of pixels replaced for the background model
 
 
 def shapes(n: int, size: int, top: int, rng: np.random.Generator, grain: float) -> np.ndarray:
-    """Filled shapes of random outline, counts from 0 to ``top``, ``(n, 1, size, size)``."""
+    """Draw filled shapes with random outlines, counts from 0 to ``top``, ``(n, 1, size, size)``."""
     heights = np.linspace(0, size - 1, 4)
     wide = np.stack([np.interp(range(size), heights, rng.uniform(0.3, 0.95, 4)) for _ in range(n)])
     inside = abs(np.arange(size) - (size - 1) / 2) < wide[:, :, None] * size / 2
@@ -49,7 +49,7 @@ def shapes(n: int, size: int, top: int, rng: np.random.Generator, grain: float) 
 def changed(
     x: np.ndarray, means: np.ndarray, top: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Other inputs, made of the data x and of the means that the model gives back for them."""
+    """Other inputs, made from the data x and from the model's reconstructions of x."""
     size = x.shape[-1]
     order = rng.permuted(np.tile(np.arange(size * size), (len(x), 1)), axis=1)
     waves = np.sin(np.arange(size) * rng.uniform(1, 2.5, (len(x), 1)) + rng.uniform(0, 6))
@@ -77,7 +77,7 @@ def trained(data: Dataset, top: int, epochs: int) -> VAE:
 
 
 def replaced(data: Dataset, top: int, rng: np.random.Generator) -> Dataset:
-    """The same data with a part of the pixels uniform on all counts."""
+    """The same data with a share of the pixels uniform over all counts."""
     parts = {}
     for name in ("train", "validation"):
         split = getattr(data, name)
@@ -90,8 +90,8 @@ def replaced(data: Dataset, top: int, rng: np.random.Generator) -> Dataset:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", default="digits", help="a data set [digits]")
-    parser.add_argument("--other", help="another of the same shape [shapes, drawn here]")
+    parser.add_argument("--data", default="digits", help="a dataset [digits]")
+    parser.add_argument("--other", help="another dataset of the same shape [drawn shapes]")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
     parser.add_argument("--samples", type=int, default=100, help="draws of z for each input")
     parser.add_argument("--count", type=int, default=200, help="inputs of each kind")
@@ -116,9 +116,7 @@ def main() -> None:
         return per_example(model, counts, samples=arguments.samples).log_evidence.numpy()
 
     print(f"log p(x): importance-weighted lower bound of {arguments.samples} draws, in nats")
-    print(
-        "AUC of three scores, +- standard error; 1 tells all apart, near 0 is the wrong way round"
-    )
+    print("AUC of three scores, +- standard error; 1: perfect separation, near 0: reversed order")
     for data, other in ((first, second), (second, first)):
         vae, background = (
             trained(each, top, arguments.epochs) for each in (data, replaced(data, top, rng))

@@ -1,10 +1,10 @@
-"""Autoencoder against VAE: what each reconstructs, and what comes out when one samples from it.
+"""Autoencoder against VAE: how each reconstructs, and what its samples look like.
 
-Both have the same networks and the same p(x|z), in two latent dimensions. The autoencoder has a
-point for a posterior, and no weight on p(z): it is trained to reconstruct and for nothing else. To
-sample, one needs a p(z). Here it is the standard normal, of which the autoencoder has never heard,
-and then a mixture that is fitted to the codes afterwards, which is fair to both. log p(x) is by
-integration over z, exact for either.
+Both have the same networks and the same p(x|z), with two latent dimensions. The autoencoder has a
+point for a posterior and no term for p(z): it is trained only to reconstruct. Sampling requires a
+p(z). The first is the standard normal, with which the autoencoder was not trained. The second is a
+mixture fitted to the codes afterwards, which is fair to both. log p(x) is integrated over z, which
+is exact for either model.
 
     python examples/autoencoder_vs_vae.py
 """
@@ -37,7 +37,7 @@ KINDS = {"VAE": ("diagonal", Elbo()), "autoencoder": ("point", Beta(beta=0.0))}
 
 
 def trained(kind: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Dataset]:
-    """One of the two, all else alike; the last weights are kept, as validation is by the ELBO."""
+    """Train one of the two and keep the last weights, because validation would use the ELBO."""
     posterior, objective = KINDS[kind]
     config, data = pyrovae.Config.resolve(
         {
@@ -60,7 +60,7 @@ def with_fitted_prior(vae: pyrovae.VAE, data: Dataset, epochs: int) -> pyrovae.V
     x = vae.place(
         data.train.batch(np.arange(min(10_000, len(data.train))), np.random.default_rng(0))
     )
-    codes = vae.encode(x).detach()  # points have no density, which refit needs: log p(z) by itself
+    codes = vae.encode(x).detach()  # refit needs a density and a point has none: log p(z) alone
     prior.initialize(x)
     adam = torch.optim.Adam(prior.parameters(), lr=2e-2)
     for _ in range(10 * epochs):
@@ -77,7 +77,7 @@ def text(values: torch.Tensor) -> str:
 
 
 def told(vae: pyrovae.VAE, test: torch.Tensor) -> str:
-    """How often a classifier tells draws of the model from as many test images."""
+    """Accuracy of a classifier that tells draws of the model from as many test images."""
     torch.manual_seed(1)
     a, b = vae.sample(len(test)).flatten(1).numpy(), test.flatten(1).numpy()
     found = two_samples(a, b)
@@ -85,7 +85,7 @@ def told(vae: pyrovae.VAE, test: torch.Tensor) -> str:
 
 
 def codes(axes: Axes, z: torch.Tensor, labels: np.ndarray, fitted: pyrovae.VAE) -> None:
-    """Test codes, the circle that holds 95 % of N(0, I), and the fitted prior in grey."""
+    """Test codes, the circle that holds 95 % of N(0, I), and the fitted prior in gray."""
     edge = float(z.abs().max()) * 1.1
     points = torch.linspace(-edge, edge, 200)
     prior = fitted.prior()
@@ -114,9 +114,9 @@ def mosaic(axes: Axes, x: np.ndarray, largest: float) -> None:
 def compared(
     models: dict[str, dict[str, pyrovae.VAE]], test: torch.Tensor, labels: np.ndarray, count: int
 ) -> Figure:
-    """Print what each model makes of test images under each prior, and show it."""
+    """Print log p(x) and the classifier's accuracy for each model and prior, and draw samples."""
     figure = Figure(figsize=(9, 6.4), layout="constrained")
-    print(f"{'':<12} {'z from':<18} {'log p(x)':>18} {'less the first':>18} {'told':>14}")
+    print(f"{'':<12} {'z from':<18} {'log p(x)':>18} {'minus first row':>18} {'accuracy':>14}")
     first = None
     for (kind, priors), row in zip(models.items(), figure.subplots(2, 3), strict=True):
         codes(row[0], priors["N(0, I)"].encode(test), labels, priors["a fitted mixture"])
@@ -141,14 +141,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="digits", choices=("digits", "mnist"), help="[digits]")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training images")
-    parser.add_argument("--count", type=int, default=25, help="test images to integrate for")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--count", type=int, default=25, help="test images for which to integrate")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     models: dict[str, dict[str, pyrovae.VAE]] = {}
-    print("log p(x|z) at the code, which is the mean of q(z|x), in nats per test image")
+    print("log p(x|z) at the code, which is the mean of q(z|x), in nats per test image; and the")
+    print(f"spread of the codes, the root of their total variance, {2**0.5:.1f} for N(0, I)")
     for kind in KINDS:
         vae, data = trained(kind, arguments)
         fitted = with_fitted_prior(vae, data, arguments.epochs)
@@ -156,10 +157,10 @@ def main() -> None:
         test = next(iter(data.test.batches(1_000)))
         z = vae.encode(test).detach()
         at_code, spread = vae.likelihood(z).log_prob(test).detach(), z.std(0).norm()
-        print(f"{kind:<12}{text(at_code):>18}, codes have a standard deviation of {spread:.1f}")
+        print(f"{kind:<12}{text(at_code):>18}, spread {spread:.1f}")
 
-    print("\nlog p(x) by integration, in nats per test image, and how often a classifier tells")
-    print("a draw of the model from a test image, in percent: 50 is never")
+    print("\nlog p(x) by integration, in nats per test image, and the accuracy of a classifier")
+    print("that tells draws of the model from test images, in percent: 50 is chance")
     labels = data.test.labels[: len(test)]
     figure = compared(models, test, labels, arguments.count)
     plots.save(figure, arguments.out / "autoencoder_vs_vae.png")

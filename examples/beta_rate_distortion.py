@@ -1,10 +1,11 @@
 """The weight beta of the KL term: rate against distortion, and where the posterior collapses.
 
-The same VAE is trained on -distortion - beta * rate for several beta. Rate is the KL term, what a
-code costs; distortion is minus the reconstruction, what is left to say once the code is known.
-Their sum is a bound on -log p(x), and beta = 1 trains on it. At the largest beta a code costs more
-than it can gain: every q(z|x) is the prior, the decoder ignores z, and the ELBO is that of a model
-without a z, whose pixels are independent with the frequencies of the training data.
+The same VAE is trained on -distortion - beta * rate for several values of beta. The rate is the KL
+term, the cost of a code. The distortion is minus the reconstruction term, the cost of the image
+once the code is known. Their sum is an upper bound on -log p(x), and beta = 1 minimizes it. At the
+largest beta a code costs more than it can gain: every q(z|x) equals the prior, the decoder ignores
+z, and the ELBO equals that of a model without z, whose pixels are independent with the frequencies
+of the training data.
 
     python examples/beta_rate_distortion.py
 """
@@ -26,17 +27,17 @@ from pyrovae.estimates import Estimate
 from pyrovae.objectives import Beta
 
 BETAS = (0.03, 0.3, 1.0, 2.0, 5.0, 20.0, 100.0)
-LIMIT = 1_000  # images of each part, at most
+LIMIT = 1_000  # images of each split, at most
 TRAINING, TEST = "#4477AA", "#EE6677"
 
 
 def text(found: Estimate) -> str:
-    """A number with its error."""
+    """An estimate and its error as text."""
     return f"{found.value:.2f} +- {found.standard_error:.2f}"
 
 
 def terms(vae: pyrovae.VAE, images: Split) -> dict[str, Estimate]:
-    """Rate, distortion, ELBO, and what log p(x|z) loses where z is the code of another image."""
+    """Rate, distortion, ELBO, and the loss in log p(x|z) with the code of another image."""
     drawn = aggregate_draws(vae, images, limit=LIMIT)
     rate = (drawn.log_posterior - drawn.log_prior).mean(1)
     distortion = -drawn.log_likelihood.mean(1)
@@ -46,28 +47,28 @@ def terms(vae: pyrovae.VAE, images: Split) -> dict[str, Estimate]:
 
 
 def without_z(train: torch.Tensor, test: torch.Tensor) -> Estimate:
-    """log p(x) of test images where pixels are independent, with frequencies from the training."""
+    """log p(x) of test images for independent pixels with the training frequencies."""
     largest = int(train.max())
     frequency = (train.mean(0) / largest).clamp(1e-4, 1 - 1e-4)
     return Estimate.of(dist.Binomial(largest, frequency).log_prob(test).flatten(1).sum(1))
 
 
 def picture(rows: list[dict[str, Any]], nothing: float) -> Figure:
-    """Rate and distortion for each beta, with the slope -beta that each should have."""
+    """Plot rate and distortion for each beta, with the expected slope -beta."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot()
-    for part, colour in (("test", TEST), ("training", TRAINING)):
+    for part, color in (("test", TEST), ("training", TRAINING)):
         rate, distortion = (
             [row[part][name].value for row in rows] for name in ("rate", "distortion")
         )
-        axes.plot(rate, distortion, "o-", color=colour, ms=5, lw=0.8, label=f"{part} images")
+        axes.plot(rate, distortion, "o-", color=color, ms=5, lw=0.8, label=f"{part} images")
     wide, high = 1.12 * max(rate), 1.3 * (nothing - min(distortion))
     for row, r, d in zip(rows, rate, distortion, strict=True):
-        reach = min(0.06 * wide, 0.06 * high / row["beta"])  # of the tangent, on either side
+        reach = min(0.06 * wide, 0.06 * high / row["beta"])  # of the tangent, on each side
         across = np.array([-reach, reach])
         axes.plot(r + across, d - row["beta"] * across, color="black", lw=1.6)
         near = [other["beta"] for other, at in zip(rows, rate, strict=True) if abs(at - r) < 0.5]
-        if row["beta"] == near[0]:  # the others are in the same place
+        if row["beta"] == near[0]:  # the others are at the same point
             told = "β = " + ", ".join(f"{beta:g}" for beta in near)
             axes.annotate(told, (r, d), xytext=(8, 8), textcoords="offset points")
     axes.axhline(nothing, color="0.5", ls="--", lw=1)
@@ -88,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="digits", choices=("digits", "mnist"), help="[digits]")
     parser.add_argument("--epochs", type=int, default=25, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
     arguments = parser.parse_args()
 
@@ -97,15 +98,15 @@ def main() -> None:
     config, data = pyrovae.Config.resolve({"data": {"name": arguments.data}, "training": training})
     some = data.train.batch(np.arange(min(LIMIT, len(data.train))), np.random.default_rng(0))
     parts = {"training": Split.from_array(some), "test": data.test}
-    print("nats per image, +- over images; all but the second ELBO are of test images")
-    print("loss: what log p(x|z) loses where z is the code of another image")
+    print("nats per test image, +- the error over images; one column is for training images")
+    print("loss: how much log p(x|z) falls if z is the code of another image")
     heads = ("rate", "distortion", "ELBO", "ELBO, training", "loss")
     print(f"{'beta':>5} " + " ".join(f"{head:>16}" for head in heads) + "  active units")
     rows = []
     for beta in BETAS:
         vae = config.build()
         settings = dict(config.training, objective=Beta(beta=beta))
-        pyrovae.fit(vae, data.train, **settings)  # no validation: that is by the plain ELBO
+        pyrovae.fit(vae, data.train, **settings)  # validation would select by the plain ELBO
         row = {part: terms(vae, images) for part, images in parts.items()}
         rows.append({"beta": beta} | row)
         told = [row["test"][name] for name in ("rate", "distortion", "ELBO")]

@@ -1,10 +1,10 @@
-"""Why samples blur: means are shown for draws, few latents average, a broad p(x|z) allows it.
+"""Why samples are blurred: means are shown as samples, few latents average, or p(x|z) is too broad.
 
-Sharpness is the mean difference of neighbouring pixels, here as a percentage above or below that of
-the test images. It is measured for the mean of p(x|z) and for a draw of x from it, at the code of a
-test image and at a z from the prior; for three likelihoods, for two and ten latents, without the KL
-term, as an autoencoder, and with a scale of the normal that is fixed too large. More is not better:
-the noise of a draw counts as sharp.
+Sharpness is the mean absolute difference of neighboring pixels, printed as a percentage above or
+below the sharpness of the test images. It is measured for the mean of p(x|z) and for a draw of x
+from it, at the code of a test image and at a z from the prior. The rows are three likelihoods, two
+and ten latents, autoencoders without the KL term, and a normal whose scale is fixed too large. More
+is not better, because the noise of a draw counts as sharp.
 
     python examples/blur.py
 """
@@ -27,7 +27,7 @@ BITS = {"binarization": "threshold"}
 AUTOENCODER = {"posterior": "point"}  # and no KL term
 SETTINGS: dict[str, dict[str, Any]] = {
     "normal": {"likelihood": "normal"},
-    "discretised logistic": {"likelihood": "discretized_logistic"},
+    "discretized logistic": {"likelihood": "discretized_logistic"},
     "Bernoulli, of bits": {"likelihood": "bernoulli"},
     "normal, 2 latents": {"likelihood": "normal", "latent_dim": 2},
     "normal, 2 latents, no KL": {"likelihood": "normal", "latent_dim": 2} | AUTOENCODER,
@@ -38,7 +38,7 @@ COUNT, SHOWN = 300, 5  # images: measured, and shown
 
 
 def trained(name: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Tensor, float]:
-    """A VAE with ten latents or as the setting says, test images, and the value of white."""
+    """A VAE with ten latents unless the setting differs, test images, and the value of white."""
     model = {"latent_dim": 10} | SETTINGS[name]
     settings = {
         "data": {"name": arguments.data} | (BITS if model["likelihood"] == "bernoulli" else {}),
@@ -48,20 +48,20 @@ def trained(name: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Tens
     config, data = pyrovae.Config.resolve(settings)
     objective = Beta(beta=0.0 if "posterior" in model else 1.0)
     vae = config.build()
-    # the training part alone: validation is by the ELBO, which an autoencoder does not have
+    # no validation data: validation would use the ELBO, which an autoencoder does not have
     pyrovae.fit(vae, data.train, **dict(config.training, objective=objective))
     test = next(iter(data.test.batches(COUNT)))
     return vae.cpu(), test, float(test.max())
 
 
 def sharpness(x: Tensor) -> Tensor:
-    """The mean absolute difference of neighbouring pixels, of images ``(n, 1, H, W)``: ``(n,)``."""
+    """The mean absolute difference of neighboring pixels, of images ``(n, 1, H, W)``: ``(n,)``."""
     across, down = (x.diff(dim=dim).abs().flatten(1) for dim in (-1, -2))
     return torch.cat([across, down], 1).mean(1)
 
 
 def relative(x: Tensor, data: Tensor) -> str:
-    """Sharpness less that of the data, in percent of it, with the standard error of the ratio."""
+    """Sharpness relative to the data, in percent, with the standard error of the ratio."""
     a, b = sharpness(x).double(), sharpness(data).double()
     ratio = a.mean() / b.mean()
     error = (a - ratio * b).std() / len(a) ** 0.5 / b.mean()
@@ -77,7 +77,7 @@ def strip(x: Tensor) -> np.ndarray:
 def images(vae: pyrovae.VAE, test: Tensor, white: float) -> dict[str, Tensor]:
     """Means and draws of p(x|z), at codes of test images and at z from the prior, black 0, white 1.
 
-    An autoencoder has no prior to draw from: the two images from it are left out.
+    An autoencoder has no prior to draw from, so its last two entries are left out.
     """
     torch.manual_seed(0)
     at_code = vae.likelihood(vae.encode(vae.place(test)))
@@ -92,15 +92,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="digits", choices=("digits", "mnist"), help="[digits]")
     parser.add_argument("--epochs", type=int, default=25, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     columns = ("mean, at the code", "draw, at the code", "mean, from p(z)", "draw, from p(z)")
     figure = Figure(figsize=(12, 0.56 * len(SETTINGS) + 0.8), layout="constrained")
     panels = figure.subplots(len(SETTINGS), 5)
-    print("sharpness above or below that of the test images, in percent +- standard error")
+    print("sharpness relative to the test images, in percent +- standard error")
     print(f"{'':<26}" + "".join(f"{column:>19}" for column in columns))
     for row, name in zip(panels, SETTINGS, strict=True):
         vae, test, white = trained(name, arguments)

@@ -1,7 +1,7 @@
 """The evidence identity in numbers: log p(x) = ELBO + KL(q(z|x) || p(z|x)) for one digit.
 
-A VAE with two latent dimensions is small enough to integrate over: on a grid of z, the evidence and
-the exact posterior are sums. Beside them is what sampling gives for the same digit.
+With two latent dimensions a VAE can be integrated numerically: on a grid of z, the evidence and the
+exact posterior are sums. Estimates by sampling for the same digit are printed for comparison.
 
     python examples/evidence_identity.py --epochs 100
 """
@@ -17,11 +17,11 @@ import pyrovae
 from pyrovae.diagnostics import compare_gradients
 from pyrovae.evidence import bounds
 
-EDGE, POINTS = 6.0, 401  # of the grid, in each dimension
+EDGE, POINTS = 6.0, 401  # extent and size of the grid in each dimension
 
 
 class ScoreGradient(nn.Module):
-    """The same posterior, with draws that carry no gradient: Pyro then takes that of the score."""
+    """The same posterior without ``rsample``, so Pyro uses the score-function gradient."""
 
     class Normal(dist.Normal):
         has_rsample = False
@@ -36,7 +36,7 @@ class ScoreGradient(nn.Module):
 
 
 def parts(vae: pyrovae.VAE, x: Tensor, points: int) -> dict[str, float]:
-    """Each term of the identity for x (1, 1, 8, 8), integrated over a grid of z."""
+    """Integrate each term of the identity for x (1, 1, 8, 8) over a grid of z."""
     axis = torch.linspace(-EDGE, EDGE, points, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)[:, None]  # (points^2, 1, 2)
     log_area = 2 * (axis[1] - axis[0]).log()
@@ -57,7 +57,7 @@ def parts(vae: pyrovae.VAE, x: Tensor, points: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=100, help="passes over the training images")
-    parser.add_argument("--digit", type=int, default=0, help="place of the digit in the test set")
+    parser.add_argument("--digit", type=int, default=0, help="index of the digit in the test set")
     arguments = parser.parse_args()
 
     config, digits = pyrovae.Config.resolve(
@@ -81,9 +81,10 @@ def main() -> None:
         print(f"= sum                      {reconstruction - to_prior + to_posterior:10.4f}")
         print(f"  log p(x)                 {evidence:10.4f}")
         change = max(abs(fine[name] - coarse[name]) for name in fine)
-        print(f"a grid of half as many points in each dimension moves no number by {change:.0e}\n")
+        print("with half as many points in each dimension, no number changes by more than", end="")
+        print(f" {change:.0e}\n")
 
-        print("log p(x) by sampling, done 50 times: mean and standard deviation")
+        print("log p(x) by sampling, repeated 50 times: mean and standard deviation")
         print(f"{'draws':>6} {'z from p(z)':>20} {'z from q(z|x)':>20}")
         prior = vae.prior()
         from_prior = pyrovae.VAE(vae.prior, vae.likelihood, lambda x: prior.expand([len(x)]))

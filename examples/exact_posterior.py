@@ -1,8 +1,8 @@
 """A VAE whose posterior is known: the guide that SVI finds, against the exact p(z | x).
 
-The decoder is linear and the noise normal, so that p(x) and p(z | x) are formulas: this is
-probabilistic PCA. The encoder has to find p(z | x) by the ELBO alone. What it finds is compared
-with the formula, the ELBO with log p(x), and the decoder with the PCA of scikit-learn.
+The decoder is linear and the noise normal, so p(x) and p(z | x) have formulas: this is
+probabilistic PCA. The encoder has to find p(z | x) using only the ELBO. Its result is compared with
+the formula, the ELBO with log p(x), and the decoder with the PCA of scikit-learn.
 
     python examples/exact_posterior.py --epochs 200
 """
@@ -25,16 +25,16 @@ from pyrovae.estimates import Estimate
 from pyrovae.evidence import LinearGaussian, exact, linear_gaussian
 
 LATENT_DIM = 2
-RATES = {"digits": 0.05, "mnist": 0.002}  # of more pixels each has to move less
+RATES = {"digits": 0.05, "mnist": 0.002}  # learning rates: smaller for more pixels
 
 
 def whole(split) -> Tensor:
-    """All images of one part of a dataset."""
+    """All images of one split of a dataset."""
     return torch.cat(list(split.batches(1_000))).double()
 
 
 def table(vae: pyrovae.VAE, truth: LinearGaussian, data: Dataset, fitted: PCA) -> None:
-    """Guide, bound and decoder beside what is known of them."""
+    """Print the guide, the bound and the decoder beside their exact values."""
     x = whole(data.test)
     p, q = truth.posterior(x), vae.posterior(x)
     result = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
@@ -65,21 +65,21 @@ def table(vae: pyrovae.VAE, truth: LinearGaussian, data: Dataset, fitted: PCA) -
     components = torch.from_numpy(fitted.components_).mT  # orthonormal columns
     cosines = torch.linalg.svdvals(components.mT @ principal)
     print("\ndecoder beside PCA")
-    print("  cosines of the angles between the planes  " + told(cosines))
+    print("  cosines of the angles between the planes  " + text(cosines))
     sizes = torch.linalg.svdvals(truth.weight).square() + truth.variance[0]
-    print("  variance along the axes, decoder          " + told(sizes))
-    print("  variance along the axes, PCA              " + told(fitted.explained_variance_))
+    print("  variance along the axes, decoder          " + text(sizes))
+    print("  variance along the axes, PCA              " + text(fitted.explained_variance_))
     print("  variance of the noise, decoder and PCA    ", end="")
-    print(told([truth.variance[0], fitted.noise_variance_]))
+    print(text([truth.variance[0], fitted.noise_variance_]))
 
 
-def told(numbers) -> str:
-    """Numbers, side by side."""
+def text(numbers) -> str:
+    """Numbers in one row, as text."""
     return "  ".join(f"{float(number):.4f}" for number in numbers)
 
 
 def picture(vae: pyrovae.VAE, truth: LinearGaussian, data: Dataset, count: int = 12) -> Figure:
-    """Both posteriors of some images as ellipses of two standard deviations."""
+    """Plot both posteriors of some images as ellipses of two standard deviations."""
     x = whole(data.test)
     q, p = vae.posterior(x), truth.posterior(x)
     figure = Figure(figsize=(7, 6), layout="constrained")
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--epochs", type=int, default=200, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of all draws and starting weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws and initial weights")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
     arguments = parser.parse_args()
 
@@ -127,7 +127,7 @@ def main() -> None:
             "training": {
                 "epochs": arguments.epochs,
                 "seed": arguments.seed,
-                "objective": "stl",  # no noise in its gradient where q is exact
+                "objective": "stl",  # its gradient has no noise where q is exact
                 "batch_size": 128,
                 "learning_rate": RATES[arguments.data],
                 "clip_norm": 100.0,
@@ -136,7 +136,7 @@ def main() -> None:
         }
     )
     vae = config.build()
-    x = whole(data.train).float()  # without a validation part the last weights are kept
+    x = whole(data.train).float()  # without a validation set the last weights are kept
     pyrovae.fit(vae, x, **dict(config.training, objective=config.objective()))
     vae = vae.double()
     fitted = PCA(LATENT_DIM).fit(whole(data.train).flatten(1).numpy())

@@ -1,8 +1,9 @@
 """Hide the lower half of some digits, and draw it again given the upper half.
 
-The upper half does not settle the lower one, so that the draws differ: each is one of the digits
-that could have been. The encoder has seen whole digits only; what it says of half a digit is
-corrected by weights. The numbers are estimates of log p(upper half) in nats, with standard errors.
+The upper half does not determine the lower one, so the draws differ: each is one of the digits that
+could have been. The encoder was trained on whole digits only, so its posterior for half a digit is
+corrected by importance weights. The numbers are estimates of log p(upper half) in nats, with
+standard errors.
 
     python examples/impute.py
 """

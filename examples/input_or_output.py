@@ -1,8 +1,8 @@
-"""Is x the input or the output? x is data: read by the encoder, and scored by the decoder's p(x|z).
+"""Is x the input or the output? It is data: the encoder reads it, the decoder's p(x|z) scores it.
 
-What the decoder puts out are the parameters of a distribution over x. A "reconstruction" is the
-mean of that distribution or a draw from it, and the two are not alike. The numbers are over test
-images, one draw of z for each, with errors over images.
+The decoder outputs the parameters of a distribution over x. A "reconstruction" is the mean of that
+distribution or a draw from it, and the two look different. The numbers are over test images, with
+one draw of z for each and errors over images.
 
     python examples/input_or_output.py
 """
@@ -23,7 +23,7 @@ COLUMNS = 10  # images in the picture
 
 
 def told(values: Tensor) -> str:
-    """The mean over images and its error."""
+    """The mean over images with its standard error."""
     mean = Estimate.of(values)
     return f"{mean.value:.2f} +- {mean.standard_error:.2f}"
 
@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def main() -> None:
         print(f"  guide: x is a random variable            {int('x' in guide.nodes)}")
         print(f"  model: x is a random variable            {int('x' in model.nodes)}")
         print(f"  model: it is observed                    {int(site['is_observed'])}")
-        print(f"  model: its value is the data, untouched  {int(site['value'] is x)}")
+        print(f"  model: its value is the data, unchanged  {int(site['value'] is x)}")
 
         decoded = site["fn"]  # p(x|z) at the z that the guide drew
         mean, drawn = decoded.mean, decoded.sample()

@@ -1,8 +1,8 @@
 """The KL term by formula and by sampling: the same number, with noise that depends on q and p.
 
 A VAE is trained on the digits. KL(q(z | x) || p(z)) of test digits is then computed in every way
-that the ledger knows: for the prior it was trained with, and, with the same q, for two other
-priors. One of them has no closed form. Last comes a q close to the prior, as before training.
+that the ledger has: for the prior of the training, and, with the same q, for two other priors, one
+of which has no closed form. The last q is close to the prior, as it is before training.
 
     python examples/kl_analytic_vs_monte_carlo.py --epochs 40
 """
@@ -26,7 +26,7 @@ COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377")
 
 
 def priors() -> dict[str, dist.Distribution]:
-    """A normal, a Laplace of the same variance, and a mixture of two normals."""
+    """A normal, a Laplace distribution with the same variance, and a mixture of two normals."""
     loc = torch.full((2, LATENT_DIM), 0.5) * torch.tensor([[-1.0], [1.0]])
     halves = dist.Normal(loc, 0.75**0.5).to_event(1)
     return {
@@ -37,7 +37,7 @@ def priors() -> dict[str, dist.Distribution]:
 
 
 def show(name: str, result: dict[str, Any]) -> None:
-    """What the ledger says of one pair."""
+    """Print the ledger of one pair."""
     print(f"q {name}")
     exact, limits = result["closed_form"] or result["quadrature"], result["bounds"]
     how = "closed form" if result["closed_form"] else "quadrature"
@@ -53,7 +53,7 @@ def show(name: str, result: dict[str, Any]) -> None:
 
 
 def picture(results: dict[str, dict[str, Any]]) -> Figure:
-    """The error that was made and the standard error, against the number of draws."""
+    """Plot the actual error and the standard error against the number of draws."""
     known = {name: r for name, r in results.items() if r["closed_form"] or r["quadrature"]}
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     figure.suptitle("How far sampled KL terms are from the exact one")
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training images")
     parser.add_argument("--limit", type=int, default=100, help="test images")
-    parser.add_argument("--seed", type=int, default=0, help="of all draws and starting weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws and initial weights")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
     arguments = parser.parse_args()
 

@@ -1,8 +1,9 @@
 """What the KL term compares: q(z|x) of one x with p(z), and neither batches nor classes with it.
 
-The KL term of an image depends on that image alone, whatever else is in the batch. Beside it stand
-divergences that it is taken for: of all codes of a batch together, of those of a class, and of the
-normal with the mean and variance of the codes. In nats; the errors are those of the draws.
+The KL term of an image depends on that image alone, whatever else is in the batch. The script also
+prints the divergences for which it is mistaken: of all codes of a batch together, of the codes of a
+class, and of the normal with the mean and variance of the codes. Numbers are in nats; the errors
+are over draws.
 
     python examples/kl_term.py
 """
@@ -38,7 +39,7 @@ def matched(q: dist.Distribution) -> dist.Distribution:
 
 
 def told(term: dict[str, float]) -> str:
-    """An estimate and its error."""
+    """An estimate with its standard error."""
     return f"{term['estimate']:.2f} +- {term['standard_error']:.2f}"
 
 
@@ -46,8 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def main() -> None:
         alone = torch.cat([closed_form(vae.posterior(image[None]), p)[0] for image in x])
         others = closed_form(vae.posterior(torch.cat([x[:4], x[4:].flip(0)])), p)[0]
         print("KL(q(z|x) || p(z)) of four test images")
-        print("image            loc          scale   formula   alone   in a batch   in another")
+        print("image             mu          sigma   formula   alone   in a batch   in another")
         for i in range(4):
             loc, scale = (
                 " ".join(f"{value:6.2f}" for value in part[i].tolist())
@@ -79,8 +80,8 @@ def main() -> None:
             values = f"{by_hand[i]:9.4f} {alone[i]:7.4f} {term[i]:12.4f} {others[i]:12.4f}"
             print(f"a {labels[i]:<3} {loc:>14} {scale:>14} {values}")
 
-        print("\ndivergences from p(z)          batch of 256     its images of")
-        print("                                                 one digit, mean")
+        print("\ndivergences from p(z)          batch of 256     images of one")
+        print("                                            digit, on average")
         classes = [x[torch.as_tensor(labels == label)] for label in np.unique(labels)]
         batch = together(vae, x, seed=0)
         each = [together(vae, members, seed) for seed, members in enumerate(classes, 1)]

@@ -1,7 +1,7 @@
 """p(z | x) drawn by NUTS against q(z | x), digit by digit, with the true density as contours.
 
-The latent space has two dimensions, so that p(z | x) can be integrated too: an answer without
-sampling for both to be measured by. Chains start apart, about the encoder's answer.
+The latent space has two dimensions, so p(z | x) can be integrated too. The integral is a reference
+without sampling error for both. The chains start at dispersed points around the encoder's q.
 
     python examples/nuts_vs_guide.py --epochs 60
 """
@@ -22,7 +22,7 @@ from pyrovae.evidence import Draws, Evidence, integrated, posterior_density, pos
 
 
 def table(vae: pyrovae.VAE, x: Tensor, drawn: Draws, truth: Evidence, labels) -> None:
-    """Means and standard deviations of z in three ways, and the divergence of q from p(z | x)."""
+    """Print means and standard deviations of z in three ways, and KL(q || p(z | x))."""
     q = vae.posterior(x)
     z = drawn.z.double().flatten(0, 1)  # (draws of all chains, images, 2)
     mean, sd = z.mean(0), z.std(0)
@@ -48,7 +48,7 @@ def table(vae: pyrovae.VAE, x: Tensor, drawn: Draws, truth: Evidence, labels) ->
 
 
 def picture(vae: pyrovae.VAE, x: Tensor, drawn: Draws, truth: Evidence, labels) -> Figure:
-    """For each digit the density, the draws and q."""
+    """Plot the exact density, the NUTS draws and q for each digit."""
     q = vae.posterior(x)
     mean, covariance = truth.details["mean"], truth.details["covariance"]
     exact = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -90,8 +90,8 @@ def main() -> None:
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
     parser.add_argument("--count", type=int, default=6, help="test images")
-    parser.add_argument("--draws", type=int, default=250, help="of each of four chains")
-    parser.add_argument("--seed", type=int, default=0, help="of all draws and starting weights")
+    parser.add_argument("--draws", type=int, default=250, help="draws of each of the four chains")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws and initial weights")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
     arguments = parser.parse_args()
 
@@ -106,7 +106,7 @@ def main() -> None:
     )
     vae = config.build()
     pyrovae.fit(vae, data, **dict(config.training, objective=config.objective()))
-    vae = vae.double()  # integration wants more digits than training
+    vae = vae.double()  # integration needs more precision than training
     x = vae.place(data.test.batch(np.arange(arguments.count)))
     labels = data.test.labels[: arguments.count]
     drawn = posterior_draws(

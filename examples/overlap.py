@@ -1,10 +1,10 @@
-"""What pulls similar images together in z, though the loss knows no labels.
+"""What puts similar images side by side in z, although the loss knows no labels.
 
-There is no encoder here: each image has a q(z|x) of its own, which starts at a random place. So no
-network that reads x can put similar images at similar places. What is left is the decoder. It
-varies smoothly with z, or it can change altogether within a tenth of a unit; and the posteriors
-are free to overlap, or so narrow that they do not. The numbers are means over three starts, with
-standard errors; ELBO and mutual information are in nats per training image.
+There is no encoder: each image has its own q(z|x), which starts at a random place. So no network
+that reads x can put similar images at similar places. Only the decoder is left. It either varies
+smoothly with z or can change completely within a tenth of a unit. The posteriors are either free to
+overlap, or so narrow that they cannot. The numbers are means over three starts, with standard
+errors; ELBO and mutual information are in nats per training image.
 
     python examples/overlap.py
 """
@@ -29,19 +29,19 @@ from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP
 from pyrovae.priors import StandardNormal
 
-LENGTH = 0.1  # of z, within which the rough decoder can change
-OVERLAPPING, APART = 0.3, 0.003  # scales: where learning starts, and held
+LENGTH = 0.1  # distance in z within which the rough decoder can change
+OVERLAPPING, APART = 0.3, 0.003  # sigma: the initial value, and the fixed one
 
 
 class Table(nn.Module):
-    """A posterior without an encoder: an image is used for no more than to find its row."""
+    """A posterior without an encoder: an image is only used to look up its row."""
 
-    def __init__(self, x: Tensor, scale: float, learnt: bool) -> None:
+    def __init__(self, x: Tensor, scale: float, learned: bool) -> None:
         super().__init__()
         self.register_buffer("images", x.flatten(1))
         self.loc = nn.Parameter(torch.randn(len(x), 2))
         log_scale = torch.full((len(x), 2), math.log(scale))
-        if learnt:
+        if learned:
             self.log_scale = nn.Parameter(log_scale)
         else:
             self.register_buffer("log_scale", log_scale)
@@ -52,7 +52,7 @@ class Table(nn.Module):
 
 
 class Waves(nn.Module):
-    """A network of z that sees fast waves of z, and so need not be smooth."""
+    """A network whose inputs are fast waves of z, so that it need not be smooth."""
 
     def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Waves(nn.Module):
 
 
 def nearest(codes: Tensor, x: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Of each image and the one nearest in z: share of equal labels; distance in x by the mean."""
+    """Nearest neighbors in z: share of equal labels, and distance in x relative to the mean."""
     index = torch.cdist(codes, codes).fill_diagonal_(math.inf).argmin(1)
     distance = torch.cdist(x.flatten(1), x.flatten(1))
     relative = distance[torch.arange(len(x)), index].mean() / distance[distance > 0].mean()
@@ -73,7 +73,7 @@ def nearest(codes: Tensor, x: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 def told(values: list[float], digits: int = 2) -> str:
-    """The mean over starts and its standard error."""
+    """The mean over starts with its standard error."""
     error = np.std(values, ddof=1) / math.sqrt(len(values))
     return f"{np.mean(values):.{digits}f} +- {error:.{digits}f}"
 
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--epochs", type=int, default=500, help="steps, each with all images")
     parser.add_argument("--images", type=int, default=200, help="training images")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def main() -> None:
     }
 
     print(f"{len(x)} images, mutual information at most log {len(x)} = {math.log(len(x)):.2f} nats")
-    print("                          of the nearest in z")
+    print(f"{'nearest neighbor in z':>55}")
     print(f"{'decoder':<8} {'posteriors':<16} {'same digit':>14} {'distance in x':>14} ", end="")
     print(f"{'information':>14} {'ELBO':>17}")
     pixels = [nearest(x.flatten(1), x, labels)] * 3
@@ -108,7 +108,7 @@ def main() -> None:
             rows = []
             for seed in range(3):
                 torch.manual_seed(seed)
-                table = Table(x, scale, learnt=scale == OVERLAPPING)
+                table = Table(x, scale, learned=scale == OVERLAPPING)
                 starts.append(nearest(table.loc.detach(), x, labels))
                 likelihood = make(2, data.event_shape, network)
                 vae = pyrovae.VAE(StandardNormal(2), likelihood, table)
@@ -122,21 +122,21 @@ def main() -> None:
             columns = [told(list(column)) for column in zip(*rows, strict=True)]
             print(f"{decoder:<8} {posteriors:<16} ", end="")
             print(" ".join(f"{text:>14}" for text in columns[:3]), f"{columns[3]:>17}", flush=True)
-    for name, rows in (("before training", starts), ("nearest in x itself", pixels)):
+    for name, rows in (("before training", starts), ("nearest neighbor in x", pixels)):
         columns = [told(list(column)) for column in zip(*rows, strict=True)]
         print(f"{name:<25} " + " ".join(f"{text:>14}" for text in columns))
     plots.save(picture(panels, labels), arguments.out / "overlap.png")
 
 
 def picture(panels: dict[tuple[str, str], tuple[Tensor, list]], labels: Tensor) -> Figure:
-    """Where the images of one start end, each shown as its label."""
+    """Final codes of one start, each shown as its label."""
     figure = Figure(figsize=(7.4, 7.8), layout="constrained")
-    colours = ["#332288", "#AA7711", "#117733", "#CC6677", "#3388BB"] * 2
+    colors = ["#332288", "#AA7711", "#117733", "#CC6677", "#3388BB"] * 2
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for panel, ((decoder, posteriors), (loc, rows)) in zip(axes.flat, panels.items(), strict=True):
         for (z1, z2), label in zip(loc.tolist(), labels.tolist(), strict=True):
             panel.text(
-                z1, z2, str(label), color=colours[label], fontsize=7, ha="center", clip_on=True
+                z1, z2, str(label), color=colors[label], fontsize=7, ha="center", clip_on=True
             )
         share = f"{100 * rows[0][0]:.0f} % of nearest are the same digit"
         panel.set_title(f"{decoder} decoder, posteriors {posteriors}\n{share}", fontsize=9)

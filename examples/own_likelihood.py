@@ -1,10 +1,10 @@
-"""A likelihood that pyrovae does not have: a binomial whose bits are alike.
+"""A likelihood that pyrovae does not have: a binomial whose bits share a probability.
 
-A pixel of the digits counts the set bits of a block of 4 x 4. A binomial takes the 16 bits for
-independent, but neighbours in a drawing are not: more blocks are all paper or all ink than it
-allows. In a beta-binomial the bits of a block share a probability, drawn for that block. Both are
-probabilities of the same counts, as is the built-in discretised logistic, so that the three bounds
-can be compared. The column "sums to" adds up p(x_d | z) over all counts.
+A pixel of the digits counts the set bits of a block of 4 x 4. A binomial treats the 16 bits as
+independent, but neighbors in a drawing are not: more blocks are all paper or all ink than the
+binomial allows. In a beta-binomial the bits of a block share a probability, drawn for that block.
+Both are probabilities of the same counts, and so is the built-in discretized logistic, so the three
+bounds can be compared. The column "sums to" is the sum of p(x_d | z) over all counts.
 
     python examples/own_likelihood.py --epochs 30
 """
@@ -37,7 +37,7 @@ LATENT_DIM = 10
 class BetaBinomial(nn.Module):
     """x_d given z counts n bits of probability pi_d, and pi_d given z is Beta(a_d(z), b_d(z))."""
 
-    scaling = "none"  # counts as they are
+    scaling = "none"  # unchanged counts
     remedy = "a BetaBinomial likelihood takes integers from 0 to total_count, unscaled"
 
     def __init__(
@@ -58,7 +58,7 @@ class BetaBinomial(nn.Module):
 
 
 def as_counts(name: str) -> Dataset:
-    """Images as counts: digits out of 16; MNIST out of 15, its grey levels in steps of 16."""
+    """Images as counts: digits out of 16; MNIST out of 15, its gray levels in steps of 16."""
     source = read(name)
     if source.maximum == 255:
         parts = {part: Rows(rows.x // 16, rows.labels) for part, rows in source.parts.items()}
@@ -75,7 +75,7 @@ def total(vae: pyrovae.VAE, levels: int) -> Tensor:
 
 
 def shares(counts: dict[str, np.ndarray], levels: int) -> Figure:
-    """How often each count occurs, among all pixels of some images."""
+    """Relative frequency of each count among all pixels of some images."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     looks = {"data": {"color": "0.75", "fill": True}}
@@ -114,7 +114,7 @@ def main() -> None:
     shape = (LATENT_DIM, data.event_shape, network)
     count = min(len(data.test), 1_000)
     drawn = {"data": data.test.batch(np.arange(count)).numpy()}
-    print(f"{'p(x|z)':<20} {'sums to':>8} {'ELBO':>18} {'more than binomial':>20}")
+    print(f"{'p(x|z)':<20} {'sums to':>8} {'ELBO':>18} {'above binomial':>20}")
     reference = None
     for make in (
         partial(Binomial, total_count=data.maximum),
@@ -128,12 +128,12 @@ def main() -> None:
         reference = found if reference is None else reference
         sums = total(vae, levels)
         assert torch.allclose(sums, torch.ones(()), atol=1e-3)
-        told = [
+        text = [
             f"{e.value:.2f} +- {e.standard_error:.2f}"
             for e in map(Estimate.of, (found, found - reference))
         ]
         name = make.func.__name__
-        print(f"{name:<20} {sums.mean():>8.4f} {told[0]:>18} {told[1]:>20}", flush=True)
+        print(f"{name:<20} {sums.mean():>8.4f} {text[0]:>18} {text[1]:>20}", flush=True)
         torch.manual_seed(arguments.seed)
         with torch.no_grad():
             drawn[name] = vae.sample(count).numpy()

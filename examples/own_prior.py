@@ -1,8 +1,9 @@
 """A prior that pyrovae does not have: between Laplace and normal, with a shape that is learned.
 
-The density falls as exp(-|z / s|^p): a Laplace variable for p = 1, a normal one for p = 2, and with
-ever lighter tails above. s keeps the variance at 1, so that only the shape differs. Each dimension
-of z learns a p of its own, from one of three starts. All else is the same, to the starting weights.
+The density falls as exp(-|z / s|^p). It is a Laplace density for p = 1 and a normal one for p = 2;
+for larger p its tails are lighter. s keeps the variance at 1, so that only the shape differs. Each
+dimension of z learns its own p, from one of three starting values. Everything else is the same,
+including the initial weights.
 
     python examples/own_prior.py --epochs 60
 """
@@ -26,7 +27,7 @@ from pyrovae.priors import StandardNormal
 
 
 class ExponentialPower(dist.TorchDistribution):
-    """p(z) = exp(-|z / s|^power) / (2 s Gamma(1 + 1 / power)), of mean 0 and variance 1."""
+    """p(z) = exp(-|z / s|^power) / (2 s Gamma(1 + 1 / power)), with mean 0 and variance 1."""
 
     arg_constraints: ClassVar = {"power": constraints.positive}
     support = constraints.real
@@ -64,7 +65,7 @@ class ExponentialPowerPrior(nn.Module):
 
 
 def densities(powers: dict[float, Tensor]) -> Figure:
-    """The learned density of each dimension of z, by the power that it started from."""
+    """Plot the learned density of each dimension of z, by the initial power."""
     z = torch.linspace(-5, 5, 501)
     figure = Figure(figsize=(8.5, 3.6), layout="constrained")
     figure.suptitle("Density of one dimension of z: a line for each dimension, as it was learned")
@@ -101,21 +102,21 @@ def main() -> None:
     priors |= {
         f"own, p = {p:g}": ExponentialPowerPrior(latent_dim, power=p) for p in (1.0, 2.0, 4.0)
     }
-    print(f"{'prior':<12} {'learned p':>12} {'ELBO':>16} {'more than normal':>18} {'KL':>15}")
+    print(f"{'prior':<12} {'learned p':>12} {'ELBO':>16} {'above normal':>18} {'KL':>15}")
     normal, powers = None, {}
     for name, prior in priors.items():
-        parts = config.build()  # the same starting weights each time
+        parts = config.build()  # the same initial weights each time
         vae = pyrovae.VAE(prior, parts.likelihood, parts.posterior)
         pyrovae.fit(vae, data, **dict(config.training, objective=config.objective()))
         found = per_example(vae, data.test, samples=50, limit=1_000)
         normal = found if normal is None else normal
         columns = (found.elbo, found.elbo - normal.elbo, found.kl)
-        told = [f"{e.value:.2f} +- {e.standard_error:.2f}" for e in map(Estimate.of, columns)]
+        text = [f"{e.value:.2f} +- {e.standard_error:.2f}" for e in map(Estimate.of, columns)]
         learned = "2"
         if isinstance(prior, ExponentialPowerPrior):
             power = powers[prior.start] = prior.log_power.detach().exp()
             learned = f"{power.min():.2f} to {power.max():.2f}"
-        print(f"{name:<12} {learned:>12} {told[0]:>16} {told[1]:>18} {told[2]:>15}", flush=True)
+        print(f"{name:<12} {learned:>12} {text[0]:>16} {text[1]:>18} {text[2]:>15}", flush=True)
     plots.save(densities(powers), arguments.out / "own_prior.png")
 
 

@@ -1,9 +1,10 @@
-"""In a latent plot, is a dot a Gaussian or is a colour a Gaussian? A dot is; a colour is tested.
+"""In a latent plot, is a dot a Gaussian or is a color a Gaussian? A dot is; a color is tested.
 
-Each dot is the mean of one q(z|x) and its ellipse the scale. The dots of one colour, with their
-ellipses, make a mixture of as many Gaussians. How far it is from the one Gaussian that has its mean
-and covariance is a divergence, in nats, with the error of the draws. It would not be zero for so
-few dots even if they were drawn from that Gaussian, so the same is done 99 times with such dots.
+Each dot is the mean of one q(z|x), and its ellipse shows the standard deviations. The dots of one
+color, with their ellipses, form a mixture of as many Gaussians. The script prints how far this
+mixture is from the single Gaussian with its mean and covariance: a divergence in nats, with the
+error over draws. It would not be zero for so few dots even if they were drawn from that Gaussian,
+so the same is done 99 times with such dots.
 
     python examples/posterior_ellipses.py
 """
@@ -25,7 +26,7 @@ from pyrovae import plots
 
 DRAWS, REPEATS = 10, 99
 SHOWN = 300  # images in the picture of all digits
-COLOURS = np.array(  # Paul Tol's "muted", and grey
+COLORS = np.array(  # Paul Tol's "muted", and gray
     [
         "#332288",
         "#DDAA33",
@@ -48,7 +49,7 @@ def same_moments(loc: Tensor, scale: Tensor) -> dist.MultivariateNormal:
 
 
 def divergence(loc: Tensor, scale: Tensor) -> tuple[float, float]:
-    """KL(mixture || the Gaussian of its moments) by sampling, and the error."""
+    """KL(mixture || the Gaussian with its moments) by sampling, and its standard error."""
     q = dist.Normal(loc, scale).to_event(1)
     z = q.sample((DRAWS,))  # (DRAWS, images, 2)
     log_mixture = q.log_prob(z[:, :, None]).logsumexp(-1) - math.log(len(loc))
@@ -67,8 +68,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -91,11 +92,11 @@ def main() -> None:
         q = vae.posterior(x)
         loc, scale = q.mean.double().cpu(), q.stddev.double().cpu()
         spread = torch.stack([loc[labels == c].std(0) for c in labels.unique()])
-        print(f"{len(x)} training images; means over images, over both dimensions")
-        print(f"  scale of one q(z|x), a dot           {scale.mean():.2f}")
+        print(f"{len(x)} training images; means over images and both dimensions")
+        print(f"  sigma of one q(z|x), a dot           {scale.mean():.2f}")
         print(f"  spread of the means of one digit     {spread.mean():.2f}")
-        print("\nKL of a colour from the Gaussian of its mean and covariance, in nats")
-        print("digit  images   of the colour    were its dots drawn from a Gaussian")
+        print("\nKL of a color from the Gaussian with its mean and covariance, in nats")
+        print("digit  images    of the color      if its dots were drawn from a Gaussian")
         print("                                           mean    largest of 99")
         found, beyond = {}, 0
         for label in labels.unique().tolist():
@@ -106,16 +107,16 @@ def main() -> None:
             beyond += value > max(null)
             row = f"{label:>5} {len(members[0]):>7} {value:>8.2f} +- {error:.2f}"
             print(f"{row} {np.mean(null):>25.2f} {max(null):>16.2f}")
-        print(f"digits with more than the largest of 99: {beyond} of {len(found)}")
+        print(f"digits above the largest of 99: {beyond} of {len(found)}")
         value, error = divergence(loc, scale)
-        print(f"all digits together, from one Gaussian: {value:.2f} +- {error:.2f}")
+        print(f"KL of all digits together from one Gaussian: {value:.2f} +- {error:.2f}")
     estimate = f"{elbo['estimate']:.2f} +- {elbo['standard_error']:.2f}"
     print(f"test ELBO {estimate} nats per image, the error over images")
     shown = max(found, key=found.__getitem__)
     plots.save(picture(loc, scale, labels, shown), arguments.out / "posterior_ellipses.png")
 
 
-def ellipses(axes: Axes, loc: Tensor, scale: Tensor, colour: np.ndarray | str) -> None:
+def ellipses(axes: Axes, loc: Tensor, scale: Tensor, color: np.ndarray | str) -> None:
     """A dot for each mean, an ellipse of two scales about it."""
     axes.add_collection(
         EllipseCollection(
@@ -125,12 +126,12 @@ def ellipses(axes: Axes, loc: Tensor, scale: Tensor, colour: np.ndarray | str) -
             offsets=loc.numpy(),
             offset_transform=axes.transData,
             facecolors="none",
-            edgecolors=colour,
+            edgecolors=color,
             linewidths=0.5,
             alpha=0.5,
         )
     )
-    axes.scatter(*loc.T.numpy(), s=5, c=colour, linewidths=0)
+    axes.scatter(*loc.T.numpy(), s=5, c=color, linewidths=0)
 
 
 def contours(axes: Axes, normal: dist.MultivariateNormal) -> None:
@@ -144,11 +145,11 @@ def contours(axes: Axes, normal: dist.MultivariateNormal) -> None:
 
 
 def picture(loc: Tensor, scale: Tensor, labels: Tensor, label: int) -> Figure:
-    """All digits, the one that is least Gaussian, and what a Gaussian colour would look like."""
+    """All digits, the digit that is least Gaussian, and how a Gaussian color would look."""
     figure = Figure(figsize=(9.2, 4.1), layout="constrained")
     first, second, third = figure.subplots(1, 3)
     some = slice(SHOWN)
-    ellipses(first, loc[some], scale[some], COLOURS[labels[some].numpy() % 10])
+    ellipses(first, loc[some], scale[some], COLORS[labels[some].numpy() % 10])
     box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1}
     for each in labels.unique().tolist():
         place = loc[labels == each].median(0).values.tolist()

@@ -1,8 +1,8 @@
-"""What is random in a VAE and what is not: ask for everything twice, and see what changes.
+"""What is random in a VAE and what is not: compute everything twice, and see what changes.
 
-Given x, the encoder's loc and scale are fixed numbers, and so are the decoder's outputs given z.
-Random are z and x. The picture and the numbers are of the test image whose q(z|x) is the widest,
-where one sees the most; the errors are over test images.
+Given x, the encoder's mu and sigma are fixed numbers, and so are the decoder's outputs given z. The
+random variables are z and x. The picture and the first numbers are for the test image with the
+widest q(z|x), where the randomness is easiest to see; the errors are over test images.
 
     python examples/random_or_not.py
 """
@@ -24,7 +24,7 @@ DRAWS = 4  # in the picture
 
 
 def apart(a: Tensor, b: Tensor) -> float:
-    """The largest difference between two answers to one question."""
+    """The largest difference between two results of the same computation."""
     return (a - b).abs().max().item()
 
 
@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def main() -> None:
     with torch.no_grad(), pyro.get_param_store().scope():
         x = vae.place(next(iter(data.test.batches(300))))
         x = x[vae.posterior(x).stddev.prod(-1).argmax()][None]  # (1, *event_shape)
-        print("random variables of each program by itself, and whether it draws them:")
+        print("random variables of each program when run alone, and whether it draws them:")
         for name in ("model", "guide"):
             sites = pyro.poutine.trace(getattr(vae, name)).get_trace(x).nodes.items()
             for site, node in sites:
@@ -64,10 +64,10 @@ def main() -> None:
         z = first.sample(), second.sample()
         decoded = [vae.likelihood(each) for each in z]
         same_z = vae.likelihood(z[0])
-        print("\none image, everything asked twice: largest difference")
+        print("\none image, everything computed twice: largest difference")
         rows = {
-            "loc of q(z|x)": (first.mean, second.mean),
-            "scale of q(z|x)": (first.stddev, second.stddev),
+            "mu of q(z|x)": (first.mean, second.mean),
+            "sigma of q(z|x)": (first.stddev, second.stddev),
             "z drawn from q(z|x)": z,
             "mean of p(x|z), each z": (decoded[0].mean, decoded[1].mean),
             "mean of p(x|z), same z": (decoded[0].mean, same_z.mean),
@@ -81,12 +81,12 @@ def main() -> None:
         every = vae.place(data.test.batch(np.arange(300), np.random.default_rng(0)))
         from_z, given_z = spread(vae, every)
     print("\nvariance of a pixel of x, where z ~ q(z|x) and x ~ p(x|z), over 300 test images")
-    for name, part in (("because z is random", from_z), ("because x is, given z", given_z)):
-        print(f"  {name:<28} {part.mean():.3f} +- {part.std() / math.sqrt(len(part)):.3f}")
-    print("\nELBO of the test set, nats per image: mean and its error over images")
+    for name, part in (("because z is random", from_z), ("because x is random, given z", given_z)):
+        print(f"  {name:<29} {part.mean():.3f} +- {part.std() / math.sqrt(len(part)):.3f}")
+    print("\nELBO of the test images, nats per image: mean with its standard error")
     for seed in (0, 0, 1):
         elbo = pyrovae.evaluate(vae, data.test, samples=1, seed=seed)["elbo"]
-        print(f"  draws of seed {seed}: {elbo['estimate']:.3f} +- {elbo['standard_error']:.3f}")
+        print(f"  draws with seed {seed}: {elbo['estimate']:.3f} +- {elbo['standard_error']:.3f}")
     plots.save(picture(vae, x), arguments.out / "random_or_not.png")
 
 

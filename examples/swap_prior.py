@@ -1,9 +1,9 @@
 """Why a Gaussian prior, and what another one changes: five priors p(z) in the same VAE, in numbers.
 
-The prior enters the bound in one place, the KL term. That term is a sum: the mutual information of
-code and image, which no prior can save, and the divergence of all codes together, q(z), from p(z),
-which is what another prior is for. In two latent dimensions both can be seen. Differences to the
-standard normal are over the same images, with errors of pairs.
+The prior enters the bound in one place, the KL term. Its mean is a sum of two parts. The first is
+the mutual information of code and image, which no prior can reduce. The second is the divergence of
+q(z), the population of codes, from p(z), which another prior can reduce. In two latent dimensions
+both can be seen. Differences from the standard normal are paired over the same images.
 
     python examples/swap_prior.py
 """
@@ -31,8 +31,8 @@ PRIORS = {
     "Vamp": "vamp:components=50",
     "flow": "flow",
 }
-SAMPLES, LIMIT = 100, 1_000  # draws of each posterior, and the most test images
-SHOWN = 200  # of these images in the picture
+SAMPLES, LIMIT = 100, 1_000  # draws of each posterior; number of test images at most
+SHOWN = 200  # images in the picture
 INFORMATION, MARGINAL = "#4477AA", "#EE6677"
 # fmt: off
 CLASSES = ["#332288", "#DDAA33", "#117733", "#CC6677", "#88CCEE",  # Paul Tol's "muted"
@@ -55,19 +55,19 @@ def trained(prior: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Any
 
 
 def text(estimate: dict[str, float], error: str = "standard_error") -> str:
-    """A number with its error."""
+    """An estimate and its error as text."""
     return f"{estimate['estimate']:.2f} +- {estimate[error]:.2f}"
 
 
 def paired(values: Tensor) -> str:
-    """A mean over images of a difference, with its standard error."""
+    """The mean of a difference over images, with its standard error."""
     found = Estimate.of(values)
     return f"{found.value:+.2f} +- {found.standard_error:.2f}"
 
 
 @torch.no_grad()
 def codes(axes: Axes, vae: pyrovae.VAE, drawn: AggregateDraws, title: str) -> None:
-    """One draw of each q(z|x), over regions that hold 50, 80 and 95 % of the prior."""
+    """Plot one draw of each q(z|x), over regions that hold 50, 80 and 95 % of the prior."""
     prior, z = vae.prior(), drawn.z[:SHOWN, 0]
     edge = float(z.abs().max()) + 0.5
     points = torch.linspace(-edge, edge, 160)
@@ -77,18 +77,18 @@ def codes(axes: Axes, vae: pyrovae.VAE, drawn: AggregateDraws, title: str) -> No
     at_draws = prior.log_prob(prior.sample((4_000,))).exp()
     levels = at_draws.quantile(torch.tensor([0.05, 0.2, 0.5])).tolist()
     top = max(float(density.max()), 1.01 * levels[-1])
-    greys = ["0.93", "0.86", "0.76"]
-    axes.contourf(points, points, density, levels=[*levels, top], colors=greys)
+    grays = ["0.93", "0.86", "0.76"]
+    axes.contourf(points, points, density, levels=[*levels, top], colors=grays)
     axes.contour(points, points, density, levels=levels, colors="0.3", linewidths=0.6)
-    colours = [CLASSES[label] for label in drawn.labels[:SHOWN]]
-    axes.scatter(*z.T, c=colours, s=4, linewidths=0)
+    colors = [CLASSES[label] for label in drawn.labels[:SHOWN]]
+    axes.scatter(*z.T, c=colors, s=4, linewidths=0)
     axes.set(title=title, xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
 
 
 def picture(
     models: dict[str, tuple[pyrovae.VAE, AggregateDraws]], terms: dict[str, dict[str, Any]]
 ) -> Figure:
-    """The codes over each prior, and the KL term of each in its two parts."""
+    """Plot the codes over each prior, and the two parts of each KL term."""
     figure = Figure(figsize=(8.6, 5.8), layout="constrained")
     *panels, bars = figure.subplots(2, 3).flat
     for axes, (name, (vae, drawn)) in zip(panels, models.items(), strict=True):
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="digits", choices=("digits", "mnist"), help="[digits]")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
     arguments = parser.parse_args()
 
@@ -124,7 +124,7 @@ def main() -> None:
     models: dict[str, tuple[pyrovae.VAE, AggregateDraws]] = {}
     terms: dict[str, dict[str, Any]] = {}
     bounds: dict[str, WeightedBounds] = {}
-    print("nats per test image; +- over images, of information and misfit over draws")
+    print("nats per test image; +- the error over images, for information and misfit over draws")
     print(f"{'prior':<8} {'reconstruction':>16} {'KL term':>13} = {'information':>12}", end="")
     print(f" + {'misfit to p(z)':<14} {'ELBO':>16} {'log p(x) at least':>18}")
     for name, prior in PRIORS.items():
@@ -140,7 +140,7 @@ def main() -> None:
         print(f"{name:<8} {reconstruction:>16} {kl:>13} = {information:>12}", end="")
         print(f" + {misfit:<14} {elbo:>16} {evidence:>18}", flush=True)
 
-    print("\nless the normal's, of the same images")
+    print("\nminus the normal's, for the same images")
     normal = bounds["normal"]
     print(f"{'prior':<8} {'reconstruction':>16} {'KL term':>15} {'ELBO':>15} {'log p(x)':>15}")
     for name in list(PRIORS)[1:]:

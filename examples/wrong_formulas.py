@@ -1,8 +1,9 @@
 """Eight wrong formulas of VAE code, each run beside the right one and the truth.
 
-Six are run where the truth is known: z ~ N(0, 1) and x ~ N(sqrt(3) z, 1), so that p(x) is N(0, 4)
-and p(z | x) is N(sqrt(3) x / 4, 1/4), or by an integral. Three are trained, to show what they do.
-Log-probabilities, KL and ELBO are in nats; what is sampled has its standard error.
+Six are run where the truth is known: from an integral, or because z ~ N(0, 1) and
+x ~ N(sqrt(3) z, 1), so that p(x) is N(0, 4) and p(z | x) is N(sqrt(3) x / 4, 1/4). Three are
+trained, to show their effect. Log-probabilities, KL and ELBO are in nats; sampled quantities have
+their standard error.
 
     python examples/wrong_formulas.py --epochs 40
 """
@@ -34,14 +35,14 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 
 W = math.sqrt(3.0)
-X = torch.tensor([[2.0]], dtype=torch.float64)  # one datum, of one number
+X = torch.tensor([[2.0]], dtype=torch.float64)  # one example, a single number
 NETWORK = "mlp:hidden_dims=256-256"
 LATENT_DIM = 10
-DRAWS, DATA, REPEATS = 10, 100, 200  # of the importance-weighted bounds
+DRAWS, DATA, REPEATS = 10, 100, 200  # for the importance-weighted bounds
 
 
 class Row(NamedTuple):
-    """A quantity: what it is, what the right formula makes of it, and what the wrong one does."""
+    """A quantity: its name, its true value, and its values by the right and the wrong formula."""
 
     what: str
     truth: float | None
@@ -50,7 +51,7 @@ class Row(NamedTuple):
 
 
 def small(exact_posterior: bool = True) -> pyrovae.VAE:
-    """The model whose truth is known, and q(z | x): the exact posterior, or the prior N(0, 1)."""
+    """The model with a known truth; q(z | x) is the exact posterior, or the prior N(0, 1)."""
     likelihood = Normal(1, (1,), Linear, scale=1.0)
     posterior = DiagonalNormal(1, (1,), Linear)
     loc, scale = (W / 4, 0.5) if exact_posterior else (0.0, 1.0)
@@ -98,7 +99,7 @@ def kl_of_sigma() -> list[Row]:
         return 0.5 * (loc**2 + scale - 1 - math.log(scale))
 
     def reconstruction(scale: float) -> float:
-        """The mean of log p(x | z) under N(loc, scale^2), which z enters by its square."""
+        """The mean of log p(x | z) under N(loc, scale^2); the log density is quadratic in z."""
         return vae.likelihood(q.mean).log_prob(X).item() - (W * scale) ** 2 / 2
 
     def best(kl: Callable[[float], float]) -> float:
@@ -132,9 +133,9 @@ def denominator() -> list[Row]:
 
 
 def surrogate() -> list[Row]:
-    """(g) sum of normalised weights times log weights"""
+    """(g) sum of normalized weights times log weights"""
     vae = small(exact_posterior=False)
-    x = X.expand(DATA * REPEATS, 1)  # one datum many times: the error is that of the draws
+    x = X.expand(DATA * REPEATS, 1)  # one example repeated: the error is due to the draws
     log_w = log_weights(vae, vae.posterior(x), x, DRAWS, seed=0)  # (draws, repeats)
     right = log_w.logsumexp(0) - math.log(DRAWS)
     wrong = (log_w.softmax(0) * log_w).sum(0)
@@ -146,7 +147,7 @@ def averages() -> list[Row]:
     """(h) logarithm and averages in another order"""
     vae = small(exact_posterior=False)
     data = vae.sample(DATA)
-    x = data.repeat(REPEATS, 1)  # the same data many times: the error is that of the draws
+    x = data.repeat(REPEATS, 1)  # the same data repeated: the error is due to the draws
     log_w = log_weights(vae, vae.posterior(x), x, DRAWS, seed=0)
     log_w = log_w.reshape(DRAWS, REPEATS, DATA)
     right = Estimate.of((log_w.logsumexp(0) - math.log(DRAWS)).mean(-1))
@@ -160,22 +161,22 @@ def averages() -> list[Row]:
 
 
 class WithoutConstant(ContinuousBernoulli):
-    """x log(p) + (1 - x) log(1 - p) as if it were a log density: the binary cross-entropy."""
+    """The binary cross-entropy, x log(p) + (1 - x) log(1 - p), used as a log density."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value) - self._cont_bern_log_norm()
 
 
 class CrossEntropy(nn.Module):
-    """A continuous Bernoulli likelihood that forgets its normalising constant."""
+    """A continuous Bernoulli likelihood without its normalizing constant."""
 
     def __init__(self, likelihood: nn.Module) -> None:
         super().__init__()
-        self.normalised = likelihood
+        self.normalized = likelihood
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        logits = self.normalised.decoder(z)
-        return WithoutConstant(logits=logits).to_event(len(self.normalised.event_shape))
+        logits = self.normalized.decoder(z)
+        return WithoutConstant(logits=logits).to_event(len(self.normalized.event_shape))
 
 
 def trained(
@@ -187,7 +188,7 @@ def trained(
     change: Callable[[nn.Module], nn.Module] | None = None,
     objective: str = "elbo",
 ) -> tuple[pyrovae.VAE, Dataset]:
-    """A VAE fitted with a likelihood, changed or not, and an objective; and its data."""
+    """A VAE fitted with a likelihood, possibly changed, and an objective; and its data."""
     model = {"latent_dim": LATENT_DIM, "encoder": NETWORK, "decoder": NETWORK}
     model |= {} if likelihood is None else {"likelihood": likelihood}
     training = {"epochs": epochs, "seed": seed, "objective": objective}
@@ -225,7 +226,7 @@ def averaged_kl(name: str, epochs: int, seed: int, samples: int) -> Trained:
 
 
 def grey_bernoulli(name: str, epochs: int, seed: int, samples: int) -> Trained:
-    """(e) x log(p) + (1 - x) log(1 - p) for grey x"""
+    """(e) x log(p) + (1 - x) log(1 - p) for gray x"""
     kinds = ContinuousBernoulli, WithoutConstant
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(50))
     logit = torch.tensor(0.1, dtype=torch.float64).logit()
@@ -235,7 +236,7 @@ def grey_bernoulli(name: str, epochs: int, seed: int, samples: int) -> Trained:
     )
 
     def mean_of_best(kind: type[ContinuousBernoulli]) -> float:
-        """Of the density that is fitted to pixels with the mean 0.2; log p(x) is linear in x."""
+        """Mean of the density fitted to pixels with mean 0.2; log p(x) is linear in x."""
         found = minimize_scalar(
             lambda ell: -kind(logits=torch.tensor(ell)).log_prob(torch.tensor(0.2)).item(),
             bounds=(-10, 10),
@@ -245,7 +246,7 @@ def grey_bernoulli(name: str, epochs: int, seed: int, samples: int) -> Trained:
 
     right, data = trained(name, epochs, seed, likelihood="continuous_bernoulli")
     wrong, _ = trained(name, epochs, seed, likelihood="continuous_bernoulli", change=CrossEntropy)
-    density = pyrovae.VAE(wrong.prior, wrong.likelihood.normalised, wrong.posterior)
+    density = pyrovae.VAE(wrong.prior, wrong.likelihood.normalized, wrong.posterior)
     a, b, c = (of_test_set(vae, data, samples) for vae in (right, wrong, density))
     rows = [
         Row("integral over x from 0 to 1, p = 0.1", 1.0, *integrals),
@@ -282,7 +283,7 @@ def squared_error(name: str, epochs: int, seed: int, samples: int) -> Trained:
 
 
 def picture(data: Dataset, models: dict[str, pyrovae.VAE], columns: int = 12) -> Figure:
-    """Means of p(x | z) at draws of z from the prior, a row for each model, under some data."""
+    """Means of p(x | z) at draws of z from the prior, one row per model, below some data."""
     z = torch.randn(columns, LATENT_DIM)
     real = data.test.batch(np.arange(columns)).float()
     rows = {"test images": real / real.max()}
@@ -324,8 +325,8 @@ def main() -> None:
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training images")
     parser.add_argument("--samples", type=int, default=100, help="draws of z per test image")
-    parser.add_argument("--seed", type=int, default=0, help="of all draws and starting weights")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all draws and initial weights")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the picture")
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,8 @@ def test_startup_prints_its_limits(tmp_path):
     for label, values in seconds.items():
         assert label in output
         assert len(values) == 1
-    assert seconds["import pyrovae, after them"][0] < 0.3
+    # a limit in seconds is of one machine; test_imports.py says what is not imported
+    assert seconds["import pyrovae, after them"] < seconds["import torch, pyro"]
 
 
 def bits_in_files(folder, seed=0):
@@ -118,7 +119,7 @@ def test_a_published_row_is_trained_once_and_stands_beside_the_published_figure(
     result = json.loads(file.read_text())
     assert result["images"] == 30
     assert 100 < result["nll"] < result["negative_elbo"] < 1_000
-    assert result["standard_error"] > 0
+    assert 0 < result["standard_error"] < 1_000
     (row,) = (line for line in output.splitlines() if line.startswith("standard, static"))
     assert "88.56 (*)" in row
     assert f"{result['nll']:.2f} ± {result['standard_error']:.2f}" in row

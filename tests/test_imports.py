@@ -148,3 +148,12 @@ def test_modules_are_attributes_that_are_imported_when_used():
     assert python(code).startswith("<function load")
     assert pyrovae.priors.StandardNormal(2)().event_shape == (2,)
     assert not hasattr(pyrovae, "_private")
+
+
+def test_no_test_imports_another_test():
+    """What tests share is in tests/models.py and tests/oracles.py."""
+    for path in Path(__file__).parent.rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tests"):
+                names = [node.module, *(alias.name for alias in node.names)]
+                assert not any("test_" in name for name in names), path

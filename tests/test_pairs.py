@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pyro
@@ -14,60 +13,28 @@ import pyrovae
 from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.kl import ledger
-from pyrovae.likelihoods import Bernoulli
-from pyrovae.networks import MLP
-from pyrovae.posteriors import POSTERIORS
-from pyrovae.priors import PRIORS
-from pyrovae.runs import Config, Spec, context_of, resolve, start
+from pyrovae.runs import Config, start
 from pyrovae.training import fit
-from pyrovae.vae import VAE
-
-SHAPE = (1, 8, 8)
-REFUSED = {("vamp", "point")}
-PRIOR_SPACES = {"sphere": "sphere", "categorical": "one-hot"}  # the others are over real vectors
-POSTERIOR_SPACES = {"power_spherical": "sphere", "relaxed_categorical": "one-hot"}
-PAIRS = [
-    (p, q)
-    for p in PRIORS
-    for q in POSTERIORS
-    if (p, q) not in REFUSED and (p == "vamp" or PRIOR_SPACES.get(p) == POSTERIOR_SPACES.get(q))
-]
-ACROSS = [(p, q) for p in PRIORS for q in POSTERIORS if (p, q) not in [*PAIRS, *REFUSED]]
-FEW = {"components": 5}  # parts, where there are many by default
-
-
-def make(prior, posterior):
-    """A small VAE of two components by name."""
-    known = {"latent_dim": 2, "event_shape": SHAPE}
-    known["network"] = partial(MLP, hidden_dims=(8,))
-
-    def build(role, family, name):
-        _, options = resolve(role, family[name], Spec.parse(name), FEW)
-        return family[name](**context_of(family[name], known), **options)
-
-    known["posterior"] = build("posterior", POSTERIORS, posterior)
-    prior = build("prior", PRIORS, prior)
-    return VAE(prior, Bernoulli(2, SHAPE, known["network"]), known["posterior"])
+from tests.models import ACROSS, PAIRS, UNDEFINED_PAIRS, make_pair
+from tests.oracles import assert_adds_up, assert_reached
 
 
 @pytest.mark.parametrize(("prior", "posterior"), PAIRS)
 def test_a_step_has_finite_gradients_everywhere_and_the_result_is_evaluated(
     prior, posterior, digits
 ):
-    vae = make(prior, posterior)
+    vae = make_pair(prior, posterior)
     objective = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
     with pyro.validation_enabled():
         assert math.isfinite(objective.loss_and_grads(vae.model, vae.guide, digits))
     for name, parameter in vae.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
+        assert_reached(parameter, name)
     pyro.clear_param_store()
     vae.zero_grad()
 
     before = {name: p.detach().clone() for name, p in vae.named_parameters()}
     row = fit(vae, digits, epochs=1, batch_size=64).metrics[-1]
-    assert row["elbo"] == pytest.approx(row["reconstruction"] - row["kl"])
+    assert_adds_up(row)
     assert all(not torch.equal(p, before[name]) for name, p in vae.named_parameters())
     result = evaluate(vae, Split.from_array(digits[:20]), samples=3)
     for term in ("elbo", "reconstruction", "kl", "log_evidence"):
@@ -113,10 +80,10 @@ def test_a_pair_over_two_spaces_is_refused_with_the_pairs_that_work(prior, poste
         "one-hot vectors are the priors categorical and vamp with the posterior relaxed_categorical"
     )
     with pytest.raises(ValueError, match=message):
-        fit(make(prior, posterior), digits, epochs=1)
+        fit(make_pair(prior, posterior), digits, epochs=1)
 
 
-@pytest.mark.parametrize(("prior", "posterior"), sorted(REFUSED))
+@pytest.mark.parametrize(("prior", "posterior"), sorted(UNDEFINED_PAIRS))
 def test_a_pair_without_a_density_is_refused(prior, posterior):
     with pytest.raises(ValueError, match="has no density; take a posterior with one"):
-        make(prior, posterior)
+        make_pair(prior, posterior)

@@ -22,6 +22,7 @@ from pyrovae.diagnostics import log_weights
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import exact
 from pyrovae.objectives import Analytic, Beta
+from tests.oracles import assert_finite
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "answers" / "wrong-formulas.md"
@@ -78,6 +79,7 @@ def error(number):
 
 
 def agree(a, b):
+    assert_finite(value(a), value(b), error(a), error(b))
     return abs(value(a) - value(b)) < TOLERANCE * math.hypot(error(a), error(b))
 
 
@@ -137,6 +139,7 @@ def test_the_surrogate_is_above_the_evidence_and_the_bound_is_pyros(wrong_formul
     _, rows = run(wrong_formulas, "surrogate")
     ((truth, right, wrong),) = rows.values()
     assert truth == pytest.approx(LOG_P, abs=1e-6)
+    assert_finite(right.value, wrong.value)
     assert right.value < truth < wrong.value - 100 * error(wrong)
     vae, x = wrong_formulas.small(exact_posterior=False), wrong_formulas.X.expand(20_000, 1)
     renyi = RenyiELBO(alpha=0, num_particles=10, vectorize_particles=True, max_plate_nesting=1)
@@ -177,6 +180,7 @@ def test_averages_in_the_wrong_place_are_other_quantities(wrong_formulas):
         rows[what][2]
         for what in ("log of the mean over data too", "one weight for all data", "mean of the logs")
     )
+    assert_finite(*(part for row in (pooled, product, logs) for part in (value(row), error(row))))
     ceiling = each.logsumexp(0).item() - math.log(len(each))
     assert f"${ceiling:.3f}$" in PAGE.read_text()
     assert truth + 20 * error(pooled) < pooled.value < ceiling + TOLERANCE * error(pooled)
@@ -275,12 +279,14 @@ def check_better(rows, *names):
     """The right one is higher by many standard errors."""
     for name in names:
         _, right, wrong = rows[name]
+        assert_finite(value(right), value(wrong), error(right), error(wrong))
         assert value(right) - value(wrong) > TOLERANCE * math.hypot(error(right), error(wrong))
 
 
 def test_training_with_the_averaged_kl_is_as_shown(wrong_formulas, page):
     rows = retrained(wrong_formulas, page, "averaged_kl")
     _, right, wrong = rows["trained: KL(q || p)"]
+    assert_finite(wrong.value, right.value)
     assert wrong.value > 2 * right.value
     check_better(rows, "trained: ELBO", "trained: log p(x) at least")
 

@@ -57,6 +57,7 @@ CACHED = 800  # rows of which a CPU keeps in its cache what is computed operatio
 EXAMPLES = 20  # at least so many in a batch, where there are as many
 WORTH = 10**12  # examples times draws times parameters, from which compiling is repaid
 NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
+"""What is estimated where the posterior is a point."""
 STORE_SECONDS = 10.0  # about as much work as an interruption can lose
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import evaluating, isolated
-from pyrovae.distributions import is_point, is_real, moments
-from pyrovae.evidence.lower_bounds import Evidence
+from pyrovae.distributions import base, is_point, is_real, moments
+from pyrovae.evidence import Evidence
 from pyrovae.vae import VAE
 
 __all__ = ["integrated", "posterior_density"]
@@ -32,6 +32,7 @@ EDGES = (*np.arange(0, 3, 0.25).tolist(), 3.0, 4.0, 6.0, 10.0, 28.0)  # of the f
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # of a cell, as a part of the integral
 NEGLIGIBLE = 35.0  # nats below the integral, a cell is left as it is
 DEEPEST = 22  # halvings
+SHARE = 0.01  # of the largest cell's mass, from which a cell counts in what rounding does
 MOST = 20_000  # cells of one level for each example
 FAR = -100.0  # log p(z), below which a likelihood that is no number counts as zero
 NEAR = 3.0  # standard deviations around q's mean
@@ -58,8 +59,8 @@ def integrated(
 
     Returns:
         log p(x); in place of standard errors the sum, over all cells, of what changed when a cell
-        was last halved, relative to the integral, and of the rounding of a number of that size:
-        nearly always much more than the error that is left. ``details``:
+        was last halved, relative to the integral, and of what rounding does to log p(x, z), in the
+        mean over p(z | x): nearly always much more than the error that is left. ``details``:
         ``mean`` ``(examples, latent_dim)`` and ``covariance`` of p(z | x), and ``nodes``, how many
         values of z were taken for each example.
 
@@ -220,67 +221,139 @@ class _Mesh:
 
 def _batch(mesh: _Mesh, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
     """For each example log p(x), its error, mean and covariance of z, and the number of nodes."""
-    count, dims = len(x), mesh.dims
-    z, log_weights = mesh.nodes(*mesh.place(mesh.first, 0))
-    flat = z.flatten(0, 1).to(x)
-    size = max(1, ROWS // count)
-    log_joint = torch.cat(
-        [_log_joint(vae, mesh.prior, part[:, None], x) for part in flat.split(size)]
-    )  # (cells * nodes, count)
-    terms = log_joint.reshape(*log_weights.shape, count) + log_weights[..., None]
-    owner = torch.arange(count, device=x.device).repeat(len(terms))
-    cells = _Cells(
-        owner,
-        mesh.first.repeat_interleave(count, 0),
-        *_sums(terms.movedim(-1, 1).flatten(0, 1), z.repeat_interleave(count, 0)),
-    )
+    count = len(x)
+    cells = _first(mesh, vae, x)
     centre, variance = (part.double() for part in moments(vae.posterior(x)))
-    total = _by_example(cells, count, cells.log_mass)
-    shift = total  # to which sums are relative
-    if not shift.isfinite().all():
-        raise ValueError("p(x) is zero or not finite for some x; look at the likelihood's support")
-    mass, error = torch.zeros(2, count, dtype=torch.float64, device=x.device)
-    first, second = mass.new_zeros(count, dims), mass.new_zeros(count, dims, dims)
-    nodes = torch.full((count,), flat.shape[0], device=x.device)
+    nodes = torch.full((count,), len(mesh.first) * len(mesh.points), device=x.device)
+    total = _by_example(cells, count)
+    sums = _Sums(count, mesh.dims, x.device)
     tolerance = TOLERANCES.get(x.dtype, 1e-5)
-
-    def keep(done: "_Cells") -> None:
-        part = (done.log_mass - shift[done.owner]).exp()
-        mass.index_add_(0, done.owner, part)
-        first.index_add_(0, done.owner, part[:, None] * done.mean)
-        second.index_add_(0, done.owner, part[:, None, None] * done.square)
-
     for level in range(DEEPEST):
         near = _near(mesh, cells, level, centre, variance)
         split = near | (cells.log_mass > total[cells.owner] - NEGLIGIBLE)
         split = mesh.touching(cells.owner, cells.index, level, split)
-        keep(cells.only(~split))
-        cells = cells.only(split)
+        sums.keep(cells.only(~split))
+        cells, near = cells.only(split), near[split]
         if not len(cells.owner):
             break
-        near = near[split]
         halves = _halved(mesh, vae, x, cells, level)
         nodes.index_add_(0, halves.owner, torch.full_like(halves.owner, len(mesh.points)))
-        together = halves.log_mass.reshape(len(cells.owner), -1).logsumexp(1)
-        reference = total[cells.owner]
-        change = ((together - reference).exp() - (cells.log_mass - reference).exp()).abs()
-        current = mass.log() + shift
-        total = torch.logaddexp(current, _by_example(halves, count, halves.log_mass))
-        again = near | ~(change <= tolerance)
+        sums.rise(cells)
+        sums.rise(halves)
+        together = sums.relative(halves).reshape(len(cells.owner), -1).sum(1)
+        change = (together - sums.relative(cells)).abs()
+        again = near | (change > tolerance * (total - sums.usable).exp()[cells.owner])
         again = mesh.touching(cells.owner, cells.index, level, again)
         crowded = torch.bincount(halves.owner, minlength=count) > MOST
-        if level + 1 == DEEPEST:
-            again = torch.zeros_like(again)
-        again &= ~crowded[cells.owner]
-        relative = change * (reference - total[cells.owner]).exp()
-        error.index_add_(0, cells.owner, torch.where(again, 0.0, relative))
+        again &= ~crowded[cells.owner] & (level + 1 < DEEPEST)
+        total = torch.logaddexp(sums.log_mass(), _by_example(halves, count))
+        sums.error.index_add_(0, cells.owner[~again], change[~again])
         later = again.repeat_interleave(len(mesh.halves))
-        keep(halves.only(~later))
+        sums.keep(halves.only(~later))
         cells = halves.only(later)
-    mean = first / mass[:, None]
-    covariance = second / mass[:, None, None] - mean[:, :, None] * mean[:, None, :]
-    value = mass.log() + shift
-    return value, error + torch.finfo(x.dtype).eps * value.abs(), mean, covariance, nodes
+    value = sums.log_mass()
+    if not value.isfinite().all():
+        raise ValueError("p(x) is zero or not finite for some x; look at the likelihood's support")
+    error = sums.error / sums.mass + _rounding(mesh, vae, x, sums, nodes)
+    return value, error, *sums.moments(), nodes
+
+
+def _first(mesh: _Mesh, vae: VAE, x: Tensor) -> "_Cells":
+    """The cells of the first mesh, of every example."""
+    z, log_weights = mesh.nodes(*mesh.place(mesh.first, 0))
+    flat = z.flatten(0, 1).to(x)
+    log_joint = torch.cat(
+        [
+            _log_joint(vae, mesh.prior, part[:, None], x)
+            for part in flat.split(max(1, ROWS // len(x)))
+        ]
+    )  # (cells * nodes, count)
+    terms = log_joint.reshape(*log_weights.shape, len(x)) + log_weights[..., None]
+    return _Cells(
+        torch.arange(len(x), device=x.device).repeat(len(terms)),
+        mesh.first.repeat_interleave(len(x), 0),
+        *_sums(terms.movedim(-1, 1).flatten(0, 1), z.repeat_interleave(len(x), 0)),
+    )
+
+
+def _rounding(mesh: _Mesh, vae: VAE, x: Tensor, sums: "_Sums", nodes: Tensor) -> Tensor:
+    r"""What rounding does to log p(x), to first order: the mean of :math:`|\delta|` under p(z | x).
+
+    :math:`\delta` is the rounding of log p(x, z). It comes from rounding log p(z) and the terms of
+    log p(x | z), which pixels of one scale round all alike; from rounding z, which counts where the
+    peak is narrow; and from rounding inside the decoder. The last two are measured: z is moved by
+    its rounding, one dimension at a time. What changes is the slope times the move, and whatever
+    rounds differently. The sum over nodes adds its own, which grows with the root of their number.
+    """
+    digits, double = torch.finfo(x.dtype).eps, torch.finfo(torch.float64).eps
+    cells = sums.largest
+    mass = sums.relative(cells)
+    moves = torch.diag(digits * mesh.loc.new_ones(mesh.dims))
+    total = torch.zeros_like(sums.mass)
+    for some, z, weight in zip(
+        cells.owner.split(ROWS), cells.mean.split(ROWS), mass.split(ROWS), strict=True
+    ):
+        at = z.to(x)
+        log_joint = _log_joint(vae, mesh.prior, at, x[some])
+        terms = base(vae.likelihood(at)).log_prob(x[some]).reshape(len(at), -1)
+        off = digits * (mesh.prior.log_prob(at).abs() + terms.abs().sum(1)).double()
+        for move in moves:
+            moved = (z + move * (mesh.loc.abs() + (z - mesh.loc).abs())).to(x)
+            off += (_log_joint(vae, mesh.prior, moved, x[some]) - log_joint).abs()
+        off = off.nan_to_num(0.0, 0.0, 0.0)  # a move out of the support
+        total.index_add_(0, some, weight * off)
+    whole = torch.zeros_like(total).index_add_(0, cells.owner, mass)
+    return total / whole + double * (nodes.double().sqrt() + sums.shift.abs())
+
+
+class _Sums:
+    """What the cells that are done add up to, relative to the largest cell of each example."""
+
+    def __init__(self, count: int, dims: int, device: torch.device) -> None:
+        self.mass, self.error = torch.zeros(2, count, dtype=torch.float64, device=device)
+        self.first = self.mass.new_zeros(count, dims)
+        self.second = self.mass.new_zeros(count, dims, dims)
+        self.shift = torch.full_like(self.mass, -math.inf)  # log mass of the largest cell so far
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        self.largest = _Cells(  # those that hold nearly all of the mass
+            none, none.new_zeros(0, dims), self.mass[:0], self.first[:0], self.second[:0]
+        )
+
+    @property
+    def usable(self) -> Tensor:
+        """The shift, or zero where no cell has mass yet."""
+        return torch.where(self.shift == -math.inf, 0.0, self.shift)
+
+    def rise(self, cells: "_Cells") -> None:
+        """Make the sums relative to the largest of these cells, where it is larger."""
+        before = self.usable
+        self.shift = self.shift.scatter_reduce(0, cells.owner, cells.log_mass, "amax")
+        factor = (before - self.usable).exp()
+        for total in (self.mass, self.error, self.first, self.second):
+            total *= torch.where(total == 0, 1.0, factor.reshape(-1, *[1] * (total.dim() - 1)))
+
+    def relative(self, cells: "_Cells") -> Tensor:
+        return (cells.log_mass - self.usable[cells.owner]).exp()
+
+    def keep(self, done: "_Cells") -> None:
+        self.rise(done)
+        part = self.relative(done)
+        self.mass.index_add_(0, done.owner, part)
+        self.first.index_add_(0, done.owner, part[:, None] * done.mean)
+        self.second.index_add_(0, done.owner, part[:, None, None] * done.square)
+        both = self.largest.joined(done)
+        top = torch.full_like(self.mass, -math.inf)
+        top = top.scatter_reduce(0, both.owner, both.log_mass, "amax")
+        self.largest = both.only(both.log_mass > top[both.owner] + math.log(SHARE))
+
+    def log_mass(self) -> Tensor:
+        return self.mass.log() + self.usable
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of p(z | x)."""
+        mean = self.first / self.mass[:, None]
+        square = self.second / self.mass[:, None, None]
+        return mean, square - mean[:, :, None] * mean[:, None, :]
 
 
 class _Cells:
@@ -300,6 +373,10 @@ class _Cells:
     def only(self, which: Tensor) -> "_Cells":
         parts = (self.owner, self.index, self.log_mass, self.mean, self.square)
         return _Cells(*(part[which] for part in parts))
+
+    def joined(self, other: "_Cells") -> "_Cells":
+        names = ("owner", "index", "log_mass", "mean", "square")
+        return _Cells(*(torch.cat([getattr(self, n), getattr(other, n)]) for n in names))
 
 
 def _halved(mesh: _Mesh, vae: VAE, x: Tensor, cells: _Cells, level: int) -> _Cells:
@@ -325,8 +402,9 @@ def _sums(terms: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return log_mass, mean, square
 
 
-def _by_example(cells: _Cells, count: int, log_mass: Tensor) -> Tensor:
+def _by_example(cells: _Cells, count: int) -> Tensor:
     """The logarithm of the sum of the masses of each example's cells."""
+    log_mass = cells.log_mass
     largest = log_mass.new_full((count,), -math.inf)
     largest = largest.scatter_reduce(0, cells.owner, log_mass, "amax")
     usable = torch.where(largest.isfinite(), largest, 0.0)

@@ -595,7 +595,13 @@ class _Run:
         )
 
 
-MODEL, LAST, METRICS = "model.safetensors", "last.safetensors", "metrics.jsonl"
+MODEL = "model.safetensors"
+"""In the folder of a run: the weights with the best validation bound."""
+LAST = "last.safetensors"
+"""In the folder of a run: the state that resuming reads."""
+METRICS = "metrics.jsonl"
+"""In the folder of a run: a line of JSON for each epoch."""
+
 _OPTIMIZER_OPTIONS = ("learning_rate", "warmup", "schedule", "weight_decay", "clip_norm")
 
 

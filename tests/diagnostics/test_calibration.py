@@ -18,8 +18,9 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Categorical, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.test_pairs import PAIRS, make
-from tests.test_vae import linear_gaussian
+from tests.models import PAIRS, linear_gaussian
+from tests.models import make_pair as make
+from tests.oracles import assert_within
 
 CORRECT = 20  # seeds for which the exact posterior is tested
 
@@ -63,11 +64,11 @@ def test_the_exact_posterior_is_accepted_with_uniform_p_values():
     shares = np.array(
         [[row["coverage"][1]["estimate"] for row in r["functions"][:2]] for r in results]
     )
-    assert abs(shares.mean() - 0.8) < 4 * (0.16 / (400 * CORRECT)) ** 0.5
+    assert_within(shares.mean(), 0.8, (0.16 / (400 * CORRECT)) ** 0.5)
     ratios = np.array(
         [[row["error_ratio"]["estimate"] for row in r["functions"][:2]] for r in results]
     )
-    assert abs(ratios.mean() - 1) < 4 * ratios.std() / CORRECT**0.5
+    assert_within(ratios.mean(), 1, ratios.std() / CORRECT**0.5)
 
 
 @pytest.mark.parametrize(("scale", "verdict"), [(0.8, "too narrow"), (1.2, "too wide")])
@@ -80,12 +81,12 @@ def test_a_scale_off_by_a_fifth_is_rejected_and_named(seed, scale, verdict):
     for row in result["functions"][:2]:
         # the error is that of the exact posterior, which q multiplies by the scale
         found = row["error_ratio"]
-        assert abs(found["estimate"] - 1 / scale) < 4 * found["standard_error"]
+        assert_within(found["estimate"], 1 / scale, found["standard_error"])
         for covered in row["coverage"]:
             # an interval of q reaches scale times as far as that of the exact posterior
             expected = 2 * norm.cdf(scale * norm.ppf(0.5 + covered["nominal"] / 2)) - 1
-            allowed = 4 * covered["standard_error"] + 0.01  # and 99 draws do not fix the interval
-            assert abs(covered["estimate"] - expected) < allowed
+            # and 99 draws do not fix the interval
+            assert_within(covered["estimate"], expected, covered["standard_error"], floor=0.01)
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.4, "too high"), (-0.4, "too low")])

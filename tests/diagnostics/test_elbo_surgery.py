@@ -20,7 +20,9 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Laplace, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.test_pairs import PAIRS, make
+from tests.models import PAIRS
+from tests.models import make_pair as make
+from tests.oracles import assert_finite
 
 ERRORS = 4.5  # standard errors, for some hundred comparisons
 
@@ -193,9 +195,11 @@ def test_the_population_of_a_linear_gaussian_model_lies_between_the_two_estimate
     between = result["population"]["mutual_information"]
     lower, upper = between["lower"]["estimate"], between["upper"]["estimate"]
     over = (draws.log_posterior - draws.log_aggregate).mean(1).std().item() / math.sqrt(count)
+    assert_finite(over)
     assert lower < upper < lower + 0.02
     assert lower - ERRORS * over < information < upper + ERRORS * over
     kl = result["population"]["marginal_kl"]
+    assert_finite(kl["lower"]["estimate"], kl["upper"]["estimate"])
     assert kl["lower"]["estimate"] < kl["upper"]["estimate"]
     assert kl["lower"]["estimate"] - ERRORS * over < 0 < kl["upper"]["estimate"] + ERRORS * over
 
@@ -214,6 +218,7 @@ def test_in_the_mean_over_sets_the_population_lies_between(seed):
         found.append([between["mutual_information"][k]["estimate"] for k in ("lower", "upper")])
     lower, upper = np.mean(found, 0)
     errors = np.std(found, 0) / math.sqrt(sets)
+    assert_finite(found)
     assert lower + 3 * errors[0] < information < upper - 3 * errors[1]
 
 

@@ -1,6 +1,7 @@
 """A diagnosis says of models that are known what is known of them."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,8 @@ from pyrovae.priors import StandardNormal
 from pyrovae.runs import as_json
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.test_pairs import make
+from tests.models import make_pair as make
+from tests.oracles import assert_finite
 
 PAIRS = [
     ("normal", "diagonal"),
@@ -94,6 +96,7 @@ def test_samples_and_codes_of_the_true_model_pass_every_test(seed):
     assert all(test["p_value"] > 1e-3 for test in tests)
     assert report["collapse"]["verdict"] == "none"
     assert report["probes"] is None
+    assert_finite(report["use_of_code"]["estimate"])
     assert report["use_of_code"]["estimate"] > 1
 
 
@@ -137,6 +140,7 @@ def test_classes_that_are_halves_of_a_dimension_are_read_from_the_codes(seed):
         assert probes["difference"][kind]["estimate"] == pytest.approx(difference)
     everything, *halves = report["population"]["groups"]
     for half in halves:
+        assert_finite(half["marginal_kl"]["estimate"], everything["marginal_kl"]["estimate"])
         assert half["marginal_kl"]["estimate"] > everything["marginal_kl"]["estimate"] + 0.3
         assert half["test"]["accuracy"] > 0.65
 
@@ -151,7 +155,7 @@ def test_every_kind_of_model_gets_what_applies(prior, posterior, few_digits):
     assert len(report["activity"]) == report["latent_dim"] == vae.latent_dim
     assert len(report["samples"]) == 4
     assert all(0 <= row["accuracy"] <= 1 for row in report["samples"])
-    assert report["probes"]["codes"]["linear"]["standard_error"] > 0
+    assert 0 < report["probes"]["codes"]["linear"]["standard_error"] < math.inf
     groups = report["population"]["groups"]
     assert groups[0]["class"] is None
     assert groups[0]["test"] is not None

@@ -8,6 +8,7 @@ from scipy.stats import binom
 
 from pyrovae.diagnostics.two_sample import FEWEST, probe, two_samples
 from tests.conftest import SEEDS
+from tests.oracles import assert_within
 
 
 def normal(seed, count, columns):
@@ -25,7 +26,7 @@ def test_equal_distributions_are_rejected_no_more_often_than_the_level_says(seed
     for level in (0.05, 0.2, 0.5):  # one tail at 1e-4 of each
         assert (p_values <= level).sum() <= binom.isf(1e-4, tests, level)
     accuracy = np.mean([row["accuracy"] for row in found])
-    assert abs(accuracy - 0.5) < 4 * 0.5 / math.sqrt(60 * tests)
+    assert_within(accuracy, 0.5, 0.5 / math.sqrt(60 * tests))
     assert found[0]["tested"] == 60
 
 
@@ -44,7 +45,7 @@ def test_accuracy_reaches_that_of_the_best_classifier_and_not_more(seed):
     a, b = normal(seed, 2_000, 1), normal(seed + 50, 2_001, 1)[:2_000] + 1.0
     found = two_samples(a, b, seed)
     best = 0.5 * (1 + math.erf(0.5 / math.sqrt(2)))
-    assert abs(found["accuracy"] - best) < 4 * found["standard_error"]
+    assert_within(found["accuracy"], best, found["standard_error"])
 
 
 def test_the_test_is_the_same_for_the_same_seed_and_has_an_error_at_every_accuracy():
@@ -72,7 +73,7 @@ def test_probes_read_classes_that_are_there_and_none_that_are_not(seed):
     assert found["chance"] == pytest.approx(1 / 3)
     found = probe(x[:300], labels[:300], x[300:], labels[300:])
     for kind in ("linear", "neighbours"):
-        assert abs(found[kind]["accuracy"] - 1 / 3) < 4 * found[kind]["standard_error"]
+        assert_within(found[kind]["accuracy"], 1 / 3, found[kind]["standard_error"])
 
 
 def test_neighbours_read_what_no_linear_map_can():

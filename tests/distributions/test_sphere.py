@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
 from tests.conftest import SEEDS
+from tests.oracles import assert_within
 
 KAPPAS = [1e-3, 0.7, 5.0, 80.0]
 
@@ -72,11 +73,11 @@ def test_draws_follow_the_density(n, seed):
     u = np.interp(np.arccos(cosine.clip(-1, 1)), grid, cdf / cdf[-1])
     assert stats.kstest(u, "uniform").pvalue > 1e-4
     error = (q.variance / 4_000).sqrt()
-    assert ((z.mean(0) - q.mean).abs() < 5 * error).all()
+    assert_within(z.mean(0), q.mean, error, 5)
     spread = (z - q.mean).square()
-    assert ((spread.mean(0) - q.variance).abs() < 5 * spread.std(0) / 4_000**0.5).all()
+    assert_within(spread.mean(0), q.variance, spread.std(0) / 4_000**0.5, 5)
     across = z - (z @ loc)[:, None] * loc  # uniform around loc: no preferred direction
-    assert (across.mean(0).abs() < 5 * (across.std(0) / 4_000**0.5) + 1e-9).all()
+    assert_within(across.mean(0), 0.0, (across.std(0) / 4_000**0.5), 5, floor=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -95,7 +96,7 @@ def test_gradients_of_draws_are_those_of_the_mean():
     z = PowerSpherical(loc.expand(20_000, 3), kappa).rsample()
     (gradient,) = torch.autograd.grad((z @ loc).sum(), kappa)
     exact = 2 / 6.0**2  # of kappa / (kappa + n - 1)
-    assert abs(gradient.mean() - exact) < 5 * gradient.std() / 20_000**0.5
+    assert_within(gradient.mean(), exact, gradient.std() / 20_000**0.5, 5)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "power"])

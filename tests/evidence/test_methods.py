@@ -17,10 +17,11 @@ from pyrovae.posteriors import Point
 from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, start
 from pyrovae.vae import VAE
-from tests import test_vae
+from tests import models
 from tests.conftest import SEEDS
-from tests.evidence.test_lower_bounds import SHAPE
-from tests.evidence.test_lower_bounds import loose as loosened
+from tests.models import SHAPE
+from tests.models import loose as loosened
+from tests.oracles import assert_within
 
 FEW = {"ais": {"temperatures": 40, "samples": 200}, "iw": {"samples": 4_000}}
 
@@ -29,13 +30,13 @@ FEW = {"ais": {"temperatures": 40, "samples": 200}, "iw": {"samples": 4_000}}
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
     """Within 4.5 errors for each of 20 x, and a rounding of 1e-9."""
-    _, x, evidence = test_vae.linear_gaussian(seed)
-    vae, _ = loosened(test_vae.linear_gaussian(seed)[0])
+    _, x, evidence = models.linear_gaussian(seed)
+    vae, _ = loosened(models.linear_gaussian(seed)[0])
     with torch.no_grad():
         found = METHODS[name](vae, x, seed=seed, **FEW.get(name, {}))
     assert isinstance(found, Evidence)
     assert found.log_evidence.shape == found.standard_error.shape == (20,)
-    assert ((found.log_evidence - evidence).abs() <= 4.5 * found.standard_error + 1e-9).all()
+    assert_within(found.log_evidence, evidence, found.standard_error, 4.5, floor=1e-9)
     assert all(len(value) == 20 for value in found.details.values())
     told = []
     again = METHODS[name](

@@ -16,8 +16,9 @@ from pyrovae.posteriors import DiagonalNormal, Point, RelaxedCategorical
 from pyrovae.priors import Categorical, LearnedNormal, StandardNormal
 from pyrovae.priors import Laplace as LaplacePrior
 from pyrovae.vae import VAE
-from tests import test_vae
+from tests import models
 from tests.conftest import SEEDS
+from tests.oracles import assert_within, rational_evidence
 
 
 def pca_data(seed):
@@ -88,8 +89,24 @@ def test_any_normal_prior_gives_the_dense_normal_and_its_posterior(covariance, s
     assert result.kind == "exact, by formula"
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+def test_small_noise_takes_no_digits_but_those_of_the_residual(scale, seed):
+    """Against rational arithmetic. The residual over the noise, about one, is off by eps |x| / s.
+
+    The factor is for the four roundings of a residual.
+    """
+    torch.manual_seed(seed)
+    weight = torch.randn(6, 2).double()
+    vae = linear_vae(weight, torch.randn(6).double(), torch.tensor(scale).double())
+    with torch.no_grad():
+        x = vae.likelihood(torch.randn(8, 2).double()).sample()
+    rounding = torch.finfo(x.dtype).eps * (1 + x.abs().sum(-1) / scale)
+    assert_within(exact(vae, x).log_evidence, rational_evidence(vae, x), rounding, 4, floor=1e-13)
+
+
 def test_the_exact_posterior_is_the_one_written_out():
-    vae, x, evidence = test_vae.linear_gaussian(0)
+    vae, x, evidence = models.linear_gaussian(0)
     found, expected = linear_gaussian(vae).posterior(x), vae.posterior(x)
     torch.testing.assert_close(found.mean, expected.mean.detach())
     torch.testing.assert_close(found.covariance_matrix, expected.covariance_matrix.detach())
@@ -188,4 +205,4 @@ def test_too_many_values_are_refused_before_they_are_written_down():
 
 def test_samples_are_refused():
     with pytest.raises(ValueError, match="samples is 10, and an exact"):
-        exact(test_vae.linear_gaussian(0)[0], torch.zeros(2, 5).double(), samples=10)
+        exact(models.linear_gaussian(0)[0], torch.zeros(2, 5).double(), samples=10)

@@ -12,6 +12,7 @@ import torch
 import pyrovae
 from pyrovae.runs import Config, Run, SeedEstimate, Spec, candidates, compare, start
 from tests.conftest import SEEDS
+from tests.oracles import assert_finite, assert_within
 
 SMALL = {
     "model": {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2},
@@ -80,6 +81,7 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
         ]:
             mean = sum(result[key]["estimate"] for result in results) / 2
             assert getattr(row, name).value == pytest.approx(sign * mean, rel=1e-12)
+        assert_finite(row.log_evidence.value, row.elbo.value, row.rate.value)
         assert row.elbo.value == pytest.approx(-row.distortion.value - row.rate.value, rel=1e-9)
         assert row.reused == [False, False]
         assert row.seconds > 0
@@ -187,7 +189,7 @@ def test_the_error_covers_the_spread_over_examples_and_seeds(seed):
     truth = 1 / 50 + 0.25 / 5 + 1 / 250
     assert abs(spread / truth - 1) < 4 * math.sqrt(2 / 2_000)
     claimed = torch.tensor([e.standard_error for e in estimates]).square()
-    assert abs(claimed.mean() - (truth + 1 / 250)) < 4 * claimed.std() / math.sqrt(2_000)
+    assert_within(claimed.mean(), truth + 1 / 250, claimed.std() / math.sqrt(2_000))
 
 
 def test_the_error_of_one_seed_is_over_examples():
@@ -301,6 +303,7 @@ def test_weights_of_the_kl_term_are_drawn_as_rate_and_distortion(tmp_path):
     assert found.betas() == [20, 0.1]
     assert found.rows[0].rate.value < found.rows[1].rate.value
     for row in found.rows:
+        assert_finite(row.elbo.value, row.rate.value, row.distortion.value)
         assert row.elbo.value == pytest.approx(-row.rate.value - row.distortion.value)
     picture = (tmp_path / "betas/rate_distortion.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

@@ -12,6 +12,7 @@ from torch import nn
 
 from pyrovae.training.optim import FusedAdam, MovingAverage, NonFiniteGradientError
 from tests.conftest import SEEDS
+from tests.oracles import assert_finite
 
 
 @pytest.fixture
@@ -116,6 +117,7 @@ def test_works_in_a_bare_svi(vae, digits):
     optimizer = FusedAdam(vae.parameters(), learning_rate=1e-2, total_steps=60)
     svi = SVI(vae.model, vae.guide, optimizer, Trace_ELBO())
     losses = [svi.step(digits) for _ in range(60)]
+    assert_finite(losses)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
