@@ -70,14 +70,11 @@ class ComparedModel(Result):
             and where the two cannot be compared.
 
     Example:
-        >>> from pyrovae.runs import ComparedModel, compare
-        >>> network = "mlp:hidden_dims=4"
-        >>> model = {"latent_dim": 1, "encoder": network, "decoder": network}
-        >>> settings = {"model": model, "training": {"epochs": 1, "batch_size": 1000}}
-        >>> found = compare(settings, {"prior": ["normal"]}, seeds=1, samples=2, limit=20)
-        >>> row: ComparedModel = found.rows[0]
-        >>> row.label, row.measure, row.rate.value > 0
-        ('normal', 'probability', True)
+        >>> from pyrovae.runs import ComparedModel, SeedEstimate
+        >>> bound, kind = SeedEstimate(-20.5, 0.3, 0.3, None), "importance-weighted lower bound"
+        >>> fixed = (kind, "density", "scaling unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
+        >>> ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *fixed)
+        flow: log p(x) at least -20.50 ± 0.30
     """
 
     chosen: Mapping[str, str]
@@ -131,13 +128,12 @@ class Comparison(Result):
         rows: one for each model.
 
     Example:
-        >>> from pyrovae.runs import compare
-        >>> network = "mlp:hidden_dims=4"
-        >>> model = {"latent_dim": 1, "encoder": network, "decoder": network}
-        >>> settings = {"model": model, "training": {"epochs": 1, "batch_size": 1000}}
-        >>> found = compare(settings, {"prior": ["normal"]}, seeds=1, samples=2, limit=20)
-        >>> print(found.table()[0])
-        digits, 20 test examples, 2 samples each; nats per example, +- standard error over
+        >>> from pyrovae.runs import ComparedModel, Comparison, SeedEstimate
+        >>> bound, kind = SeedEstimate(-20.5, 0.3, 0.3, None), "importance-weighted lower bound"
+        >>> fixed = (kind, "density", "scaling unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
+        >>> row = ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *fixed)
+        >>> print(Comparison("runs/compare", "digits", 359, 100, 1, ["prior"], [], [row]).table()[0])
+        digits, 359 test examples, 100 samples each; nats per example, +- standard error over
         examples, of one seed
     """
 

@@ -37,7 +37,7 @@ class Config:
     Example:
         >>> config, dataset = pyrovae.Config.resolve({"model": {"prior": "laplace"}})
         >>> config.data["name"], config.model["prior"], len(dataset.test)
-        ('digits', 'laplace', 359)
+        ('digits', 'laplace:scale=1.0', 359)
         >>> config.build().latent_dim
         10
     """

@@ -69,7 +69,7 @@ class ComponentEntry(Result):
     Example:
         >>> from pyrovae.runs import catalogue
         >>> catalogue()["prior"]["normal"].about
-        'The standard normal'
+        'The standard normal.'
     """
 
     about: str
@@ -220,9 +220,8 @@ def describe(run: Run, vae: VAE) -> list[str]:
         >>> model = {"encoder": network, "decoder": network}
         >>> config, data = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
         >>> run = Run.open(start(config, data, None)[0])
-        >>> print(*describe(run, run.vae())[:2], sep="\n")
-        run         runs/digits-normal-1
-        data        digits, x (1, 8, 8)
+        >>> describe(run, run.vae())[1]
+        'data        digits, x (1, 8, 8)'
     """
     config = run.config
     event_shape, latent_dim = tuple(config.data["event_shape"]), config.model["latent_dim"]

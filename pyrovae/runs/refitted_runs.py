@@ -64,14 +64,11 @@ class Refit(Result):
         change: the effect on the test set.
 
     Example:
-        >>> from pyrovae.runs import Run, refit_run, start
-        >>> network = "mlp:hidden_dims=4"
-        >>> model = {"encoder": network, "decoder": network, "latent_dim": 2}
-        >>> config, data = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
-        >>> run = Run.open(start(config, data, None)[0])
-        >>> found = refit_run(run, "learned_normal", epochs=1, samples=2, limit=20)
-        >>> found.before, found.run
-        ('normal', 'runs/digits-normal-1-learned_normal-1')
+        >>> from pyrovae.runs import Refit, change
+        >>> same = change(vae, vae, data, samples=10)
+        >>> found = Refit("old", "new", "normal", "normal", 0, 1, 1, 0.2, 0, "new/refit.png", same)
+        >>> found.change.marginal_kl
+        0.00 ± 0.00
     """
 
     refit_from: str
