@@ -13,7 +13,7 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.distributions import factorises, fills_space, moments
+from pyrovae.distributions import factorizes, fills_space, moments
 
 __all__ = ["kl_per_dimension", "marginal_density", "marginal_moments", "marginal_quantiles"]
 
@@ -41,7 +41,7 @@ def kl_per_dimension(q: Any, p: Any, draws: Tensor) -> tuple[Array, bool]:
         >>> kl.shape, exact
         ((2,), True)
     """
-    if factorises(q, p):
+    if factorizes(q, p):
         with suppress(NotImplementedError):
             return _numpy(kl_divergence(q.base_dist, p.base_dist).mean(0)), True
     loc, variance = map(_numpy, moments(q))
@@ -77,7 +77,7 @@ def marginal_moments(q: Any, dims: Array) -> tuple[Array, Array]:
         ((64, 2), (64, 2, 2))
     """
     loc, variance = map(_numpy, moments(q))
-    if factorises(q) or len(dims) == 1:
+    if factorizes(q) or len(dims) == 1:
         return loc[:, dims], variance[:, dims, None] * np.eye(len(dims))
     z = _numpy(q.sample((500,))[..., dims])  # (500, n, len(dims))
     centered = z - z.mean(0)
@@ -106,7 +106,7 @@ def marginal_density(p: Any, draws: Tensor, dims: Array, points: Array) -> Array
     z[:, dims] = torch.as_tensor(points).to(draws)
     if draws.shape[1] == len(dims) and fills_space(p):
         return _numpy(p.log_prob(z).exp())
-    if factorises(p):
+    if factorizes(p):
         return _numpy(p.base_dist.log_prob(z)[:, dims].sum(-1).exp())
     return np.asarray(gaussian_kde(_numpy(draws[:, dims]).T)(np.transpose(points)))
 
@@ -128,7 +128,7 @@ def marginal_quantiles(p: Any, probabilities: Array) -> Tensor:
     """
     draws: Tensor = p.sample((20_000,))
     at = torch.as_tensor(probabilities).to(draws)
-    if factorises(p):
+    if factorizes(p):
         with suppress(NotImplementedError):
             exact: Tensor = p.base_dist.icdf(at[:, None].expand(-1, draws.shape[1]))
             return exact

@@ -10,6 +10,7 @@ from pyrovae._process.choices import check_choice
 from pyrovae.data import Dataset
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
+from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.training import check
 
 __all__ = ["ROLES", "Candidate", "candidates"]
@@ -120,6 +121,7 @@ def _with(
     return tables
 
 
+@suggesting_pairs()
 def _check_parts(candidate: Candidate, trusted: Collection[str]) -> None:
     config = candidate.config
     vae, objective = config.build(trusted=trusted), config.objective(trusted=trusted)

@@ -72,8 +72,8 @@ class ComparedModel(Result):
     Example:
         >>> from pyrovae.runs import ComparedModel, SeedEstimate
         >>> bound, kind = SeedEstimate(-20.5, 0.3, 0.3, None), "importance-weighted lower bound"
-        >>> fixed = (kind, "density", "scaling unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
-        >>> ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *fixed)
+        >>> others = (kind, "density", "unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
+        >>> ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *others)
         flow: log p(x) at least -20.50 ± 0.30
     """
 
@@ -130,9 +130,10 @@ class Comparison(Result):
     Example:
         >>> from pyrovae.runs import ComparedModel, Comparison, SeedEstimate
         >>> bound, kind = SeedEstimate(-20.5, 0.3, 0.3, None), "importance-weighted lower bound"
-        >>> fixed = (kind, "density", "scaling unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
-        >>> row = ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *fixed)
-        >>> print(Comparison("runs/compare", "digits", 359, 100, 1, ["prior"], [], [row]).table()[0])
+        >>> others = (kind, "density", "unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
+        >>> row = ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *others)
+        >>> found = Comparison("runs/compare", "digits", 359, 100, 1, ["prior"], [], [row])
+        >>> print(found.table()[0])
         digits, 359 test examples, 100 samples each; nats per example, +- standard error over
         examples, of one seed
     """

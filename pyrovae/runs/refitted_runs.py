@@ -21,6 +21,7 @@ from pyrovae.data import Dataset
 from pyrovae.estimates import Result, number_of_examples
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
+from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.runs.refitting import PriorChange, change, refit
 from pyrovae.runs.reporting import Counting, Reporting, silent
 from pyrovae.runs.run import CONFIG, FIGURES, STATISTICS, Run
@@ -107,6 +108,7 @@ class _Fitting(TypedDict, total=False):
     seed: int
 
 
+@suggesting_pairs()
 def refit_run(
     run: Run,
     prior: str,

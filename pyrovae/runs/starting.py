@@ -12,6 +12,7 @@ from pyrovae._process import processes
 from pyrovae._process.files import tensor_bytes
 from pyrovae.data import Dataset
 from pyrovae.runs.config import Config
+from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.runs.run import CONFIG, DIGEST, STATISTICS, Run, plain_resume_command
 from pyrovae.runs.specs import Spec
 from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
@@ -37,6 +38,7 @@ def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
     return next(p for n in itertools.count(1) if not (p := Path(root) / f"{stem}-{n}").exists())
 
 
+@suggesting_pairs()
 def start(
     config: Config,
     dataset: Dataset,
