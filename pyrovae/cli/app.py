@@ -178,7 +178,17 @@ def fit(
     With no options: the 1,797 handwritten digits that come with scikit-learn. What is not given is
     taken from --config, then from the recipe of the data, then from the defaults.
     """
-    from pyrovae.runs import Config, Run, headline, resume_command, start, with_resume_command
+    from pyrovae.runs import (
+        Config,
+        Run,
+        headline,
+        in_words,
+        reliability,
+        resume_command,
+        start,
+        with_resume_command,
+    )
+    from pyrovae.runs import as_json as in_json
     from pyrovae.training import TrainingDisplay
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -206,7 +216,8 @@ def fit(
         summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
     if not processes.is_first():
         return
-    _print_result(summary.to_dict(), as_json)
+    lines = [*in_words(summary), *reliability(summary.weights)]
+    click.echo(in_json(summary.to_dict()) if as_json else "\n".join(lines))
     if trained.best_epoch == 0:
         click.echo("no validation bound yet: these are the weights of the last step", err=True)
     if trained.stopped == "max_minutes":
@@ -348,10 +359,3 @@ def components(as_json: bool) -> None:
         for role, family in families.items()
     }
     click.echo(json.dumps(plain) if as_json else "\n".join(text_table(families)))
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    from pyrovae.runs import as_json as in_json
-    from pyrovae.runs import in_words, reliability
-
-    click.echo(in_json(result) if as_json else "\n".join(in_words(result) + reliability(result)))

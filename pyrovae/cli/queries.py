@@ -179,7 +179,7 @@ def score(
         vae.check_data(vae.place(batch))
     with counting(f"{samples:,} samples each", len(split)) as advance:
         found = importance_weighted(
-            vae, x, samples=samples, seed=seed, proposal=proposal, advance=advance
+            vae, x, samples=samples, seed=seed, proposal=proposal, progress=advance
         )
     every = vars(found) | found.details
     arrays = {name: every[name].numpy() for name in _WEIGHED}
@@ -192,7 +192,7 @@ def score(
         write_arrays(path, arrays)
     mean = Estimate.of(torch.from_numpy(scores))
     result = {
-        "log_evidence": vars(mean),
+        "log_evidence": mean.to_dict(),
         "kind": found.kind,
         "proposal": proposal,
         "samples": samples,

@@ -19,6 +19,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated
+from pyrovae._process.memory import rows_per_chunk
 from pyrovae.distributions import is_discrete, is_point
 from pyrovae.estimates import Estimate, Result
 from pyrovae.vae import VAE
@@ -48,7 +49,7 @@ LEVEL = 0.05
 
 NOMINAL = (0.5, 0.8, 0.9)  # masses of central intervals; whole numbers of ranks for every L
 SEEN = 3.0  # standard errors beyond which a shape is named
-ROWS = 2_000  # simulations times draws held at a time
+ROWS = 2_000  # simulations times draws in a chunk, which has a seed of its own
 NAMED = 4  # functions named in the overall verdict
 TAIL = 2  # bins at each end that a U fills and a cap leaves empty
 
@@ -200,7 +201,7 @@ def calibrate(
         ['z1', 'z2', 'log p(z)', 'log p(x|z)']
     """
     _check(simulations, draws)
-    size = max(1, ROWS // (draws + 1))
+    size = rows_per_chunk(draws + 1, ROWS)
     parts = []
     device = next(vae.parameters(), torch.empty(0)).device
     with isolated(device), evaluating(vae):
@@ -378,8 +379,7 @@ def _coverage(u: Array, nominal: Sequence[float]) -> list[Coverage]:
     rows = []
     for share in nominal:
         held = (np.abs(u - 0.5) < share / 2).mean(1)  # over functions, for each simulation
-        error = float(held.std(ddof=1) / math.sqrt(len(held)))
-        rows.append(Coverage(share, Estimate(float(held.mean()), error)))
+        rows.append(Coverage(share, Estimate.of(held)))
     return rows
 
 

@@ -323,7 +323,7 @@ def _chains(
                 chains=nuts.chains,
                 seed=derived(seed, i, 1),
                 start=start,
-                advance=progress,
+                progress=progress,
             )
             for i, (block, start) in enumerate(zip(blocks, starts, strict=True))
         ]

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
+from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import base, is_discrete, is_real, name
 from pyrovae.evidence import (
     FEWEST,
@@ -57,8 +58,7 @@ UNMIXED = 1.05
 """The Gelman-Rubin statistic above which one is given."""
 
 FILLS = 10  # ways of filling in that the posterior is asked about
-ROWS = 10_000  # examples times draws at a time
-LIKELIHOOD_ROWS = 2_000  # of which p(x | z) is held at a time
+ROWS = 10_000  # examples times draws in a chunk, which has a seed of its own
 CHAINS, WARMUP = 4, 150  # of the sampler
 CHAIN_EXAMPLES = 10  # that it draws together
 
@@ -179,7 +179,7 @@ def work(method: str, examples: int, samples: int | None = None) -> int:
 
 def _together_in(method: str, samples: int) -> int:
     """Examples in a batch."""
-    return max(1, ROWS // samples) if method == "importance" else CHAIN_EXAMPLES
+    return rows_per_chunk(samples, ROWS) if method == "importance" else CHAIN_EXAMPLES
 
 
 def _each(samples: int) -> int:
@@ -231,7 +231,7 @@ class _Given:
         return seen.flatten(-self.event_dims).sum(-1)
 
     def _parts(self, z: Tensor) -> Iterator[Tensor]:
-        yield from z.split(max(1, LIKELIHOOD_ROWS // self.examples))
+        yield from in_chunks(z, self.examples)
 
 
 def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
@@ -282,7 +282,7 @@ def _by_chains(
             warmup=WARMUP,
             chains=CHAINS,
             seed=seed,
-            advance=advance,
+            progress=advance,
         )
     z = z_of(found.z)  # (chains, draws, examples, latent_dim)
     means = given.means(z.flatten(0, 1)).unflatten(0, z.shape[:2])

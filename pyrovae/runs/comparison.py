@@ -169,8 +169,8 @@ class _Trainer:
         evaluation: dict[str, Any] = {"samples": self.samples, "limit": self.limit}
         evaluation["store"] = run.folder / BOUNDS
         total = number_of_examples(dataset.test, self.limit)
-        with self.counting(about, total) as advance:
-            bounds = per_example(vae, dataset.test, advance=advance, **evaluation)
+        with self.counting(about, total) as progress:
+            bounds = per_example(vae, dataset.test, progress=progress, **evaluation)
         if fitted is not None:
             run.finish(vae, dataset, fitted, **evaluation)
         return _Trained(

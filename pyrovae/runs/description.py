@@ -16,12 +16,13 @@ import torch
 
 from pyrovae._process.files import write_bytes
 from pyrovae.data import Dataset
-from pyrovae.estimates import Result
-from pyrovae.evidence import RELIABLE
+from pyrovae.estimates import Estimate, Result
+from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
 from pyrovae.runs.config import Config
 from pyrovae.runs.run import Run
 from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, options_of, write
+from pyrovae.runs.summary import Summary
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -163,46 +164,55 @@ def headline(config: Config, dataset: Dataset) -> str:
     return line
 
 
-def in_words(result: Mapping[str, Any]) -> list[str]:
-    """Lines for what :meth:`pyrovae.runs.Run.evaluate` gives.
+def in_words(found: Evaluation | Summary) -> list[str]:
+    """Lay out test bounds as text.
 
     Args:
-        result: of it.
+        found: bounds, as :func:`pyrovae.evaluate` returns them or a summary holds them.
+
+    Example:
+        >>> from pyrovae.runs import in_words
+        >>> print(in_words(pyrovae.evaluate(vae, data, samples=10))[0])
+        test, 64 examples, nats per example (+- standard error):
     """
-
-    def line(name: str, about: str) -> str:
-        value, error = result[name]["estimate"], result[name]["standard_error"]
-        plus_minus = "" if error is None else f" +- {error:.2f}"
-        return f"  {about:<24} {value:10.2f}{plus_minus}"
-
-    evidence = result["log_evidence"]
-    if "no bound" in evidence["kind"]:
+    evidence = found.log_evidence
+    header = f"test, {found.examples:,} examples, nats per example (+- standard error):"
+    if "no bound" in evidence.kind:
         return [
-            f"test, {result['images']:,} examples, nats per example (+- standard error):",
-            line("elbo", "log p(x, z) at q's point"),
-            line("reconstruction", "  reconstruction"),
-            line("kl", "  - (-log p(z))"),
-            f"  {evidence['kind']}",
+            header,
+            _line("log p(x, z) at q's point", found.elbo),
+            _line("  reconstruction", found.reconstruction),
+            _line("  - (-log p(z))", found.kl),
+            f"  {evidence.kind}",
         ]
     return [
-        f"test, {result['images']:,} examples, nats per example (+- standard error):",
-        line("elbo", "ELBO"),
-        line("reconstruction", "  reconstruction"),
-        line("kl", "  - KL(q(z|x) || p(z))"),
-        line("log_evidence", "log p(x) is at least") + f"  ({evidence['samples']:,} samples)",
+        header,
+        _line("ELBO", found.elbo),
+        _line("  reconstruction", found.reconstruction),
+        _line("  - KL(q(z|x) || p(z))", found.kl),
+        _line("log p(x) is at least", evidence) + f"  ({evidence.samples:,} samples)",
     ]
 
 
-def reliability(result: Mapping[str, Any]) -> list[str]:
-    """A line on the bound of log p(x), where the tail of its weights is heavy; else nothing.
+def _line(about: str, mean: Estimate) -> str:
+    plus_minus = "" if mean.standard_error is None else f" +- {mean.standard_error:.2f}"
+    return f"  {about:<24} {mean.value:10.2f}{plus_minus}"
+
+
+def reliability(weights: WeightSummary | None) -> list[str]:
+    """Warn of a bound on log p(x) whose weights have a heavy tail; otherwise return no line.
 
     Args:
-        result: as for :func:`in_words`.
+        weights: diagnostics of the weights, if there are any.
+
+    Example:
+        >>> from pyrovae.runs import reliability
+        >>> reliability(None)
+        []
     """
-    weights = result["weights"]
-    if weights is None or not weights["unreliable"]:
+    if weights is None or not weights.unreliable:
         return []
-    share = f"{weights['unreliable']:10.1%} of the examples: log p(x) may be far above there"
+    share = f"{weights.unreliable:10.1%} of the examples: log p(x) may be far above there"
     return [f"    {f'Pareto k-hat above {RELIABLE}':<22} {share}"]
 
 

@@ -205,7 +205,7 @@ def change(
         0.0
     """
     old, new = (
-        per_example(vae, data, samples=samples, limit=limit, seed=seed, advance=progress)
+        per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=progress)
         for vae in (before, after)
     )
     return PriorChange(

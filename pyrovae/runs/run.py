@@ -320,7 +320,7 @@ class Run:
 
         found = evaluate(vae, dataset.test, **evaluation)
         contents = (
-            found
+            found.to_dict()
             | self.roles()
             | {
                 "data": dataset.name,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyrovae.estimates import Estimate, Result
+from pyrovae.evidence import EvidenceEstimate, WeightSummary
 
 __all__ = ["Summary"]
 
@@ -18,6 +19,7 @@ class Summary(Result):
         reconstruction: mean of log p(x | z).
         kl: KL(q(z | x) || p(z)).
         log_evidence: importance-weighted bound on log p(x).
+        weights: diagnostics of its weights; None for one draw or a posterior without a density.
         examples: number of test examples.
         data: name of the dataset.
         parameters: number of parameters.
@@ -42,7 +44,8 @@ class Summary(Result):
     elbo: Estimate
     reconstruction: Estimate
     kl: Estimate
-    log_evidence: Estimate
+    log_evidence: EvidenceEstimate
+    weights: WeightSummary | None
     examples: int
     data: str
     parameters: int
@@ -60,13 +63,19 @@ class Summary(Result):
         Raises:
             KeyError: if something is missing.
         """
-        names = ("elbo", "reconstruction", "kl", "log_evidence")
-        bounds = {
-            name: Estimate(contents[name]["estimate"], contents[name]["standard_error"])
-            for name in names
-        }
+        evidence, weights = contents["log_evidence"], _weights(contents.get("weights"))
         return Summary(
-            **bounds,
+            elbo=_estimate(contents["elbo"]),
+            reconstruction=_estimate(contents["reconstruction"]),
+            kl=_estimate(contents["kl"]),
+            log_evidence=EvidenceEstimate(
+                evidence["estimate"],
+                evidence["standard_error"],
+                None if weights is None else weights.sampling_error,
+                evidence["samples"],
+                evidence["kind"],
+            ),
+            weights=weights,
             examples=contents["images"],
             data=contents["data"],
             parameters=contents["parameters"],
@@ -81,3 +90,21 @@ class Summary(Result):
     def to_dict(self) -> dict[str, object]:
         """Convert to plain data, as ``summary.json`` holds it."""
         return dict(self.contents)
+
+
+def _estimate(number: Mapping[str, Any]) -> Estimate:
+    return Estimate(number["estimate"], number["standard_error"])
+
+
+def _weights(found: Mapping[str, Any] | None) -> WeightSummary | None:
+    if found is None:
+        return None
+    return WeightSummary(
+        at_a_tenth=None if found["at_a_tenth"] is None else _estimate(found["at_a_tenth"]),
+        bias_corrected=_estimate(found["bias_corrected"]),
+        sampling_error=found["sampling_error"],
+        median_ess=found["ess"]["median"],
+        minimum_ess=found["ess"]["minimum"],
+        unreliable=found["unreliable"],
+        largest_pareto_k=found["largest_pareto_k"],
+    )

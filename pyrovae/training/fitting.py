@@ -548,7 +548,7 @@ class _Run:
         elif due or progress.epoch == progress.epochs:
             start = time.monotonic()
             result = evaluate(self.kept, self.validation, samples=1, seed=self.options["seed"])
-            validation_elbo = result["elbo"]["estimate"]
+            validation_elbo = result.elbo.value
             best = progress.best_validation_elbo
             progress.stale += 1
             if best is None or validation_elbo > best:

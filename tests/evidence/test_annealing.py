@@ -147,7 +147,7 @@ def test_every_pair_is_annealed_or_refused_in_one_line(prior, posterior, digits)
     vae = make(prior, posterior)
     options = {"samples": 4, "temperatures": 5, "leapfrog": 2}
     if posterior in ("power_spherical", "relaxed_categorical"):
-        with pytest.raises(ValueError, match="annealing moves z over real vectors, and the prior"):
+        with pytest.raises(ValueError, match="annealing moves z over real vectors, but the prior"):
             annealed(vae, digits[:4], **options)
         return
     found = annealed(vae, digits[:4], **options)
@@ -189,10 +189,10 @@ def test_one_seed_gives_one_result_and_nothing_global_changes(vae, digits):
 
 def test_progress_counts_the_examples(vae, digits):
     told = []
-    annealed(vae, digits[:5], samples=2, temperatures=4, advance=told.append)
+    annealed(vae, digits[:5], samples=2, temperatures=4, progress=told.append)
     assert sum(told) == pytest.approx(5)
     told.clear()
-    sandwich(vae, 7, samples=2, temperatures=4, advance=told.append)
+    sandwich(vae, 7, samples=2, temperatures=4, progress=told.append)
     assert sum(told) == pytest.approx(7)
 
 

@@ -311,7 +311,8 @@ def test_one_process_goes_on_with_the_evaluation_of_two(pair, monkeypatch):
         calls.append(1)
         return bounds(*arguments)
 
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counted)
+    for module in ("over_dataset", "_store"):
+        monkeypatch.setattr(f"pyrovae.evidence.{module}.bounds", counted)
     assert equal(vars(evaluated(folder / "store")), vars(evaluated()))
     # 77 images in batches of 20: the last one is smaller and not kept, and one call tells whose the
     # kept ones are
@@ -479,7 +480,8 @@ def test_torchrun_fits_on_the_command_line(tmp_path):
 def test_two_processes_evaluate_as_one_does_and_the_first_prints(pair):
     folder, (first, second) = pair
     opened = Run.open(folder / "run")
-    expected = evaluate(opened.vae(), opened.dataset().test, samples=100) | opened.roles()
+    found = evaluate(opened.vae(), opened.dataset().test, samples=100)
+    expected = found.to_dict() | opened.roles()
     assert json.loads(first["printed"]) == json.loads(as_json(expected))
     assert second["printed"] == ""
 

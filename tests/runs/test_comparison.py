@@ -79,7 +79,7 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
             ("rate", "kl", 1),
             ("distortion", "reconstruction", -1),
         ]:
-            mean = sum(result[key]["estimate"] for result in results) / 2
+            mean = sum(getattr(result, key).value for result in results) / 2
             assert getattr(row, name).value == pytest.approx(sign * mean, rel=1e-12)
         assert_finite(row.log_evidence.value, row.elbo.value, row.rate.value)
         assert row.elbo.value == pytest.approx(-row.distortion.value - row.rate.value, rel=1e-9)

@@ -1,10 +1,13 @@
 """What a model is, and what it could be made of, is said completely."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import WeightSummary
 from pyrovae.runs import FAMILIES, Config, Run, description, options_of, start
 
 
@@ -76,12 +79,12 @@ def test_a_description_names_roles_distributions_shapes_and_counts(run):
 
 
 def test_a_heavy_tail_of_the_weights_is_told_of():
-    weights = {"unreliable": 0.125, "largest_pareto_k": 0.9}
-    (line,) = description.reliability({"weights": weights})
+    weights = WeightSummary(None, Estimate(-90.0, 1.0), 0.1, 30.0, 2.0, 0.125, 0.9)
+    (line,) = description.reliability(weights)
     shown = "Pareto k-hat above 0.7 12.5% of the examples: log p(x) may be far above there"
     assert " ".join(line.split()) == shown
-    for nothing in (None, weights | {"unreliable": 0.0}):
-        assert description.reliability({"weights": nothing}) == []
+    for nothing in (None, replace(weights, unreliable=0.0)):
+        assert description.reliability(nothing) == []
 
 
 def test_programs_are_drawn_where_graphviz_is(run, tmp_path):

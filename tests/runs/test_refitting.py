@@ -237,8 +237,8 @@ def test_the_new_run_is_one_that_all_commands_take(command, run, tmp_path, monke
     assert (new / "figures/samples.png").exists()
     vae = pyrovae.load(new)
     test = Run.open(new).dataset().test
-    again = evaluate(vae, test, samples=20, limit=40)["log_evidence"]
-    assert again["estimate"] == pytest.approx(result["log_evidence"]["after"]["estimate"], abs=1e-5)
+    again = evaluate(vae, test, samples=20, limit=40).log_evidence
+    assert again.value == pytest.approx(result["log_evidence"]["after"]["estimate"], abs=1e-5)
     assert command("evaluate", new, "--samples", 5, "--limit", 20).status == 0
     assert command("sample", new, "--count", 4).status == 0
     assert "vamp:components=5" in command("show", new).out

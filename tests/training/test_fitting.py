@@ -72,9 +72,9 @@ def test_linear_vae_on_standardised_data_reaches_the_score_of_pca(load_data, n, 
     )
     result = evaluate(vae, Split.from_array(x), samples=1_000)
     score = PCA(n).fit(x).score(x)
-    assert abs(result["elbo"]["estimate"] - score) < 0.02
+    assert abs(result.elbo.value - score) < 0.02
     assert_finite(score)
-    assert result["elbo"]["estimate"] < score + 0.005
+    assert result.elbo.value < score + 0.005
 
 
 def test_one_seed_gives_one_result_to_the_bit(make, digits):
@@ -161,7 +161,7 @@ def test_the_best_validation_bound_chooses_the_weights(make):
     bounds = [row["validation_elbo"] for row in result.metrics]
     assert result.best_validation_elbo == max(bounds)
     assert result.best_epoch == 1 + bounds.index(max(bounds))
-    again = evaluate(vae, data.validation, samples=1, seed=0)["elbo"]["estimate"]
+    again = evaluate(vae, data.validation, samples=1, seed=0).elbo.value
     assert again == result.best_validation_elbo
 
 

@@ -149,7 +149,7 @@ def test_bf16_trains_to_the_same_bound(seed, mode):
             device="cpu",
             seed=seed,
         )
-        bounds[precision] = evaluate(vae, data.validation, samples=10)["elbo"]["estimate"]
+        bounds[precision] = evaluate(vae, data.validation, samples=10).elbo.value
         assert {p.dtype for p in vae.parameters()} == {torch.float32}
     assert bounds["bf16"] != bounds["float32"]
     assert bounds["bf16"] == pytest.approx(bounds["float32"], abs=1.0)
