@@ -1,4 +1,4 @@
-r"""The command that gives a run another prior."""
+r"""The command that replaces the prior of a run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ __all__ = ["refit"]
 
 def _own_roles(function: Any) -> Any:
     for role in reversed([role for role in ROLES if role != "prior"]):
-        about = f"Name the run's own {role} module:Class, to run it."
+        about = f"Allow the run's own {role}, module:Class."
         function = text(f"--{role}", metavar="SPEC", help=about)(function)
     return function
 
@@ -41,7 +41,7 @@ def _own_roles(function: Any) -> Any:
 @number("--learning-rate", default=5e-3, show_default=True, help="Largest step size of Adam.")
 @count("--samples", metavar="K", default=1_000, show_default=True, help="Draws per test example.")
 @count("--limit", metavar="N", help="Evaluate on the first N test examples.")
-@text("--old-prior", metavar="SPEC", help="Name the run's own prior module:Class, to run it.")
+@text("--old-prior", metavar="SPEC", help="Allow the run's own prior, module:Class.")
 @_own_roles
 @seed_option
 @data_dir_option
@@ -61,10 +61,11 @@ def refit(
     as_json: bool,
     **own: str | None,
 ) -> None:
-    """Fit another prior to the codes of a trained run, with q(z|x) and decoder held.
+    """Fit another prior to the codes of a trained run, with encoder and decoder fixed.
 
-    The result is a new run, which all commands take. It says by how much KL(q(z) || p(z)) and the
-    importance-weighted bound change on the test set; DIR/figures/refit.png has samples of both.
+    The result is a new run, which all commands accept. The report shows how much KL(q(z) || p(z))
+    and the importance-weighted bound change on the test set; DIR/figures/refit.png shows samples
+    with both priors.
     """
     from pyrovae.runs import as_json as in_json
     from pyrovae.runs import refit_run

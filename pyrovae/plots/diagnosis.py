@@ -1,4 +1,4 @@
-r"""Pictures of a diagnosis: the terms of the bound, q(z) over p(z), samples, rate, distortion."""
+r"""The figures of a diagnosis: the terms of the bound, q(z) over p(z), and samples."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -47,15 +47,25 @@ _TERMS = (
 
 
 def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
-    """Every picture that applies, by name.
-
-    ``surgery``, the terms of the bound, where there are any; ``aggregate``, draws of the aggregate
-    posterior over the prior, for all data and for each class; ``decoded``, real data beside what is
-    decoded from draws of the prior and of the aggregate posterior.
+    """Draw every figure that applies to a diagnosis.
 
     Args:
-        vae: that was diagnosed.
-        diagnosis: of it.
+        vae: the VAE that was diagnosed.
+        diagnosis: its diagnosis.
+
+    Returns:
+        Figures by name: ``surgery``, the terms of the bound, if they could be computed;
+        ``aggregate``, draws from the aggregate posterior over the prior, for all data and for each
+        class; ``decoded``, real data beside data decoded from draws of the prior and of the
+        aggregate posterior.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> from pyrovae.diagnostics import diagnose
+        >>> digits = pyrovae.data.load("digits", binarization="threshold")
+        >>> found = diagnose(vae, digits, limit=50, draws=2)
+        >>> list(plots.diagnosis_figures(vae, found))
+        ['surgery', 'aggregate', 'decoded']
     """
     pictures = {}
     if diagnosis.surgery is not None and math.isfinite(diagnosis.surgery.kl.value):
@@ -69,7 +79,7 @@ def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
 
 @styled()
 def _surgery(result: Surgery) -> Figure:
-    """The KL term as what a code tells about its datum, and how far q(z) is from p(z)."""
+    """Draw the KL term as mutual information of code and example plus the KL of q(z) and p(z)."""
     terms, rows = result.terms, [row for row in _TERMS if row[0] in result.terms]
     dimensions = [row for row in result.dimensions if row.kl is not None]
     figure = Figure(figsize=(11 if dimensions else 7, 4.2), layout="constrained")
@@ -152,7 +162,7 @@ def _aggregate(vae: VAE, diagnosis: Diagnosis) -> Figure:
 
 
 def _order(diagnosis: Diagnosis) -> Array:
-    """Dimensions by what is said of them, most first."""
+    """Dimensions in decreasing order of their KL, or of their activity if there is no KL."""
     rows = [] if diagnosis.surgery is None else diagnosis.surgery.dimensions
     if rows and len(rows) == diagnosis.latent_dim and rows[0].kl is not None:
         return np.argsort([_minus_kl(row) for row in rows])
@@ -168,7 +178,7 @@ def _over_prior(
     order: Array,
     density: Callable[[Array], Array] | None,
 ) -> Figure:
-    """Draws of the aggregate posterior over the prior, and each class of them."""
+    """Draw the aggregate posterior over the prior, for all data and for each class."""
     classes = np.array([]) if labels is None else _most_frequent(labels)
     plane = len(dims) == 2
     histograms = list(dims if z.shape[1] <= 2 else order[:_HISTOGRAMS])
@@ -265,7 +275,7 @@ def _limits(points: Array, prior: Array) -> Array:
 
 @styled()
 def _decoded(diagnosis: Diagnosis) -> Figure:
-    """Real data, and what is decoded from draws of the prior and of the aggregate posterior."""
+    """Draw real data, and data decoded from draws of the prior and the aggregate posterior."""
     kinds = {
         "real": "test data",
         "prior": r"mean of $p(x|z)$, $z \sim p(z)$",

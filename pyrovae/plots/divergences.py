@@ -24,6 +24,12 @@ def divergence(result: Ledger, *, unit: str = "example") -> Figure:
 
     Returns:
         The figure.
+
+    Example:
+        >>> from pyrovae import kl, plots
+        >>> found = kl.compare(vae.posterior(x), vae.prior(), samples=(10, 100))
+        >>> plots.divergence(found).axes[0].get_ylabel()
+        'KL(q || p) (nats per example)'
     """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     axes = figure.add_subplot()

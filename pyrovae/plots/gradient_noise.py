@@ -29,6 +29,13 @@ def gradients(result: GradientComparison) -> Figure:
 
     Returns:
         The figure.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> from pyrovae.diagnostics import compare_gradients
+        >>> figure = plots.gradients(compare_gradients(vae, data, draws=20))
+        >>> figure.axes[1].get_xlabel()
+        'signal to noise of one draw'
     """
     rows = [(row.name, row.noise) for row in result.estimators if row.noise is not None]
     layers = [layer.name for layer in rows[0][1].layers]

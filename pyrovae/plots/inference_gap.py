@@ -1,4 +1,4 @@
-r"""Pictures of the gap between log p(x) and the ELBO, and of posteriors in two dimensions."""
+r"""The gap between log p(x) and the ELBO, and posteriors in two dimensions."""
 
 import math
 from collections.abc import Sequence
@@ -21,13 +21,19 @@ _LEVELS = (0.95, 0.8, 0.5)  # of the mass inside
 
 @styled()
 def gap(result: Gap) -> Figure:
-    """Bars of the approximation and the amortization gap of each image, and of their means.
+    """Draw bars of the approximation and amortization gap of each image, and of their means.
 
     Args:
-        result: of :func:`pyrovae.diagnostics.gap`; the first 40 images are shown.
+        result: as :func:`pyrovae.diagnostics.gap` returns it; the first 40 images are drawn.
 
     Returns:
         The figure.
+
+    Example:
+        >>> from pyrovae import diagnostics, plots
+        >>> found = diagnostics.gap(vae, data, images=3, samples=100, steps=20, nuts=None)
+        >>> plots.gap(found).axes[0].get_ylabel()
+        'gap (nats per image)'
     """
     count = min(len(result.x), _MOST)
     figure = Figure(figsize=(max(6.5, 2.5 + 0.42 * count), 4.6), layout="constrained")
@@ -80,17 +86,25 @@ def gap(result: Gap) -> Figure:
 
 @styled()
 def posteriors(panels: Sequence[PosteriorDensities], result: Gap) -> Figure:
-    """The true posterior of each image, and what stands for it, in two dimensions.
+    """Draw the true posterior of each image, the encoder's q and the best q, in two dimensions.
 
-    The filled contours hold 50, 80 and 95 % of the mass of p(z | x); the lines, 80 % of that of the
-    encoder's q and of the best q; dots are draws by NUTS. Scales differ from panel to panel.
+    The filled contours enclose 50, 80 and 95 % of the mass of p(z | x), the lines 80 % of the mass
+    of the encoder's q and of the best q. Dots are draws by NUTS. Scales differ between panels.
 
     Args:
-        panels: as :func:`pyrovae.diagnostics.posterior_densities` gives them.
-        result: of :func:`pyrovae.diagnostics.gap`.
+        panels: as :func:`pyrovae.diagnostics.posterior_densities` returns them.
+        result: as :func:`pyrovae.diagnostics.gap` returns it.
 
     Returns:
         The figure.
+
+    Example:
+        >>> from pyrovae import diagnostics, plots
+        >>> nuts = diagnostics.NutsSettings(10, warmup=10, chains=2)
+        >>> found = diagnostics.gap(vae, data, images=1, samples=100, steps=20, nuts=nuts)
+        >>> panels = diagnostics.posterior_densities(vae, found, nodes=31)
+        >>> len(plots.posteriors(panels, found).axes)
+        1
     """
     across = min(4, len(panels))
     down = math.ceil(len(panels) / across)
@@ -132,7 +146,7 @@ def _posterior(axes: Axes, panel: PosteriorDensities) -> None:
 
 
 def _level(density: Array, mass: float) -> float:
-    """The density above which that part of the mass on the grid lies."""
+    """The density above which this fraction of the mass on the grid lies."""
     ordered = np.sort(density.ravel())[::-1]
     held = np.cumsum(ordered)
     return float(ordered[np.searchsorted(held, mass * held[-1])])

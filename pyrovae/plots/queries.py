@@ -40,6 +40,15 @@ def completions(
 
     Raises:
         ValueError: if x has another shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyrovae import plots
+        >>> images, seen = x[:2].numpy(), np.ones((2, 1, 8, 8), bool)
+        >>> seen[..., 4:] = False
+        >>> figure = plots.completions(images, seen, images[:, None], images, ["first", "second"])
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['x', 'observed', 'draw 1', 'mean']
     """
     check_images(x, ".npz")
     known = np.nan_to_num(x)
@@ -88,6 +97,14 @@ def detection(
 
     Returns:
         The figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyrovae import plots
+        >>> scores = {"digits": np.arange(-20.0, 0.0), "noise": np.arange(-90.0, -70.0)}
+        >>> figure = plots.detection(scores, {"noise": (1.0, 0.0)}, real="digits")
+        >>> figure.get_suptitle()
+        'A VAE trained on digits, and other inputs'
     """
     figure = Figure(figsize=(10.5, 5.2), layout="constrained")
     boxes, curves = figure.subplots(1, 2, width_ratios=(1.25, 1))

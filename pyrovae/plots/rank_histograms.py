@@ -1,4 +1,4 @@
-r"""Pictures of a calibration: histograms of ranks, and the coverage of intervals."""
+r"""Simulation-based calibration: histograms of ranks, and the coverage of intervals."""
 
 import math
 from typing import Any, cast
@@ -14,21 +14,27 @@ from pyrovae.plots.style import BOUND, DISTORTION, REAL, styled
 __all__ = ["calibration"]
 
 _SHOWN = 12  # histograms that stay readable
-_MASS = 0.95  # of uniform histograms lies wholly inside the band, at least
+_MASS = 0.95  # the least fraction of uniform histograms that lie inside the band
 _NAMES = {"log p(z)": r"$\log p(z)$", "log p(x|z)": r"$\log p(x|z)$"}
 
 
 @styled()
 def calibration(result: Calibration) -> Figure:
-    """Histograms of ranks with the band of uniform ones, and the coverage of central intervals.
+    """Draw histograms of ranks with the band for uniform ranks, and the coverage of intervals.
 
-    Where there are more than twelve functions, those of the largest chi-squared are shown.
+    Of more than twelve functions, those with the largest chi-squared are drawn.
 
     Args:
-        result: what :func:`pyrovae.diagnostics.calibrate` gives.
+        result: as :func:`pyrovae.diagnostics.calibrate` returns it.
 
     Returns:
         The figure.
+
+    Example:
+        >>> from pyrovae import diagnostics, plots
+        >>> found = diagnostics.calibrate(vae, simulations=100, draws=19)
+        >>> len(plots.calibration(found).axes) > 2
+        True
     """
     functions, curve = result.functions, result.coverage
     worst = sorted(functions, key=lambda row: -row.chi_squared)[:_SHOWN]
@@ -81,7 +87,7 @@ def _ranks(axes: Axes, row: RankedFunction, low: float, high: float) -> None:
 
 
 def _band(count: int, bins: int) -> tuple[float, float]:
-    """Counts between which all bins of a uniform histogram lie with the probability ``_MASS``."""
+    """Counts between which all bins of a uniform histogram lie with probability ``_MASS``."""
     outside = (1 - _MASS) / bins / 2
     return binom.ppf(outside, count, 1 / bins), binom.ppf(1 - outside, count, 1 / bins)
 

@@ -1,4 +1,4 @@
-r"""The picture of a refit: what the same decoder makes of draws from two priors."""
+r"""Another prior for the same decoder: samples under both."""
 
 import math
 
@@ -22,14 +22,20 @@ SHOWN = 64  # samples in the picture before, and as many after
 def refit_samples(
     before: VAE, after: VAE, test: Split, prior: str, other: str, *, seed: int = 0
 ) -> Figure:
-    """Real data, and what the same decoder makes of draws from each of two priors.
+    """Draw real data, and samples of the same decoder under each of two priors.
 
     Args:
-        before: with one prior.
-        after: with another one.
+        before: with the first prior.
+        after: with the second, and the same decoder.
         test: real data.
         prior, other: names of the two priors.
         seed: of all draws.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> figure = plots.refit_samples(vae, vae, data, "normal", "also normal")
+        >>> [axes.get_title() for axes in figure.axes]
+        ['real', 'before: $p(z)$ normal', 'after: $p(z)$ also normal']
     """
     images = len(test.event_shape) == 3 and test.event_shape[0] in (1, 3)
     count = min(SHOWN if images else 2_000, len(test))
@@ -47,9 +53,9 @@ def refit_samples(
 
 @styled()
 def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str) -> Figure:
-    """Real data, and data of one decoder under two priors.
+    """Draw real data beside samples under two priors.
 
-    Images are shown as three grids, a table as a histogram of each of its first twelve columns.
+    Images become three grids, a table a histogram of each of its first twelve columns.
 
     Args:
         real: data, images ``(n, C, H, W)`` with C 1 or 3, or a table ``(n, columns)``.
@@ -60,6 +66,12 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
 
     Returns:
         The figure.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> images = x.numpy()
+        >>> len(plots.prior_swap(images, images, images, "normal", "flow").axes)
+        3
     """
     if real.ndim == 4:
         ratio = real.shape[2] / real.shape[3]
@@ -87,5 +99,5 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
 
 
 def _short(text: str) -> str:
-    """Not longer than fits above a panel."""
+    """Shorten text to fit above a panel."""
     return text if len(text) <= 48 else f"{text[:47]}…"

@@ -3,8 +3,8 @@
 ``specs`` reads components written as text (``vamp:components=500``). ``config`` holds a whole run;
 ``settings``, ``resolution`` and ``construction`` read it, fill it in and build it. ``run`` is the
 folder, ``starting`` trains into one, ``comparison`` trains several. ``refitting`` fits another
-prior, ``refitted_runs`` does so for a run. ``description`` puts runs into words, and ``export``
-writes results to files.
+prior, ``refitted_runs`` does so for a run. ``encoding`` computes the codes of a dataset,
+``description`` puts runs into words, and ``export`` writes results to files.
 """
 
 from pyrovae.runs.combinations import ROLES, Candidate, candidates
@@ -22,6 +22,7 @@ from pyrovae.runs.description import (
     reliability,
     text_table,
 )
+from pyrovae.runs.encoding import encodings
 from pyrovae.runs.export import as_json, destination, write_arrays
 from pyrovae.runs.refitted_runs import REFIT, Refit, refit_run
 from pyrovae.runs.refitting import Paired, PriorChange, change, refit
@@ -71,6 +72,7 @@ __all__ = [
     "describe",
     "destination",
     "draw_programs",
+    "encodings",
     "failure",
     "find",
     "headline",

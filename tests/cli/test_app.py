@@ -469,7 +469,7 @@ def test_errors_of_own_code_are_one_line(command, tmp_path, own):
     sys.modules.pop("cli_components")
     result = command("fit", "--prior", "cli_components:Bad")
     assert result.status == 1
-    assert result.err.startswith("pyrovae: KeyError: 'k'; not foreseen")
+    assert result.err.startswith("pyrovae: KeyError: 'k'; an unexpected error")
     assert len(result.err.splitlines()) == 1
 
 
@@ -568,7 +568,7 @@ def test_divergence_has_a_status_of_its_own(command):
 def test_a_time_limit_says_how_to_go_on(command, no_figures):
     result = command("fit", *SHORT, "--max-minutes", "1e-9", "--out", "a")
     assert result.status == 0
-    assert "no validation bound yet: these are the weights of the last step" in result.err
+    assert "no validation bound yet: the weights are those of the last step" in result.err
     assert "time is up; resume with: pyrovae fit --resume a" in result.err
     assert command("fit", "--resume", "a").status == 0
     assert json.loads(Path("a/summary.json").read_text())["stopped"] == "finished"

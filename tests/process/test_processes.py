@@ -490,4 +490,4 @@ def test_other_commands_are_for_one_process(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     result = CliRunner().invoke(app.cli, ["sample", "run"])
     assert result.exit_code == 2
-    assert "sample is for one process; only fit and evaluate share" in result.output
+    assert "sample runs in one process; only fit and evaluate share" in result.output
