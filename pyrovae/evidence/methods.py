@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from pyrovae._process.choices import check_choice
 from pyrovae.estimates import Estimate, Examples, batches
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
@@ -110,8 +111,7 @@ def evaluate(
         >>> evaluate(vae, data, method="quadrature", limit=2).log_evidence.kind
         'exact to the error of integration'
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     own = {"proposal": proposal, "compile": compile, "store": store}
     options |= {name: value for name, value in own.items() if value is not None}
     return METHODS[method](

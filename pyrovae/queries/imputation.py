@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import base, is_discrete, is_real, name
@@ -137,8 +138,7 @@ def impute(
             another shape, a number is not positive, the method is neither, the likelihood is no
             product over pixels, or z is no real vector under ``nuts``.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     samples = SAMPLES[method] if samples is None else samples
     for option, value, least in (("completions", completions, 1), ("samples", samples, FEWEST)):
         if value < least:
