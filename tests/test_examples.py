@@ -45,7 +45,7 @@ ARGUMENTS = {
     "wrong_formulas": ["--epochs", "1", "--samples", "2"],
 }
 
-BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
+BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md
 
 
 def loaded(path):

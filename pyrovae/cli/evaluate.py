@@ -153,17 +153,17 @@ def _lines(result: "Result") -> Iterator[str]:
     from pyrovae.runs import in_words
 
     if isinstance(result, Evaluation):
-        yield from in_words(result.to_dict())
+        yield from in_words(result)
         yield from _lines_of_weights(result.weights, fitted=False)
         return
     units = "nats per example (+- standard error):"
     if isinstance(result, MeanSandwich):
-        yield f"{result.images:,} examples simulated from the model, {units}"
+        yield f"{result.examples:,} examples simulated from the model, {units}"
         yield from _lines_of_evidence(result.per_example.lower)
         yield from _lines_of_evidence(result.per_example.upper)
         yield _line("upper - lower", result.gap) + "  (in mean above the error of either)"
         return
-    yield f"test, {result.images:,} examples, {units}"
+    yield f"test, {result.examples:,} examples, {units}"
     yield from _lines_of_evidence(result.per_example)
     yield from _lines_of_weights(result.weights, fitted=True)
 

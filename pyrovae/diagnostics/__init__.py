@@ -2,10 +2,10 @@
 
 ``report`` is the whole examination. The other files hold one diagnostic each:
 ``aggregate_densities`` and ``elbo_surgery`` (the terms of the ELBO), ``aggregate_posterior`` (q(z)
-against the prior), ``active_dimensions``, ``two_sample`` (classifier tests and probes),
-``calibration`` (simulation-based) with ``rank_uniformity``, ``gradient_variance`` with
-``gradient_moments``, and ``inference_gap`` (log p(x) - ELBO) with ``optimal_posterior``,
-``evidence_identity`` and ``posterior_grid``. A new diagnostic is a file
+against the prior), ``active_dimensions``, ``marginals`` (single dimensions of z), ``two_sample``
+(classifier tests and probes), ``calibration`` (simulation-based) with ``rank_uniformity``,
+``gradient_variance`` with ``gradient_moments``, and ``inference_gap`` (log p(x) - ELBO) with
+``optimal_posterior``, ``evidence_identity`` and ``posterior_grid``. A new diagnostic is a file
 here, its figure a function in :mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
 """
 
@@ -54,6 +54,12 @@ from pyrovae.diagnostics.inference_gap import (
     PosteriorDensities,
     gap,
     posterior_densities,
+)
+from pyrovae.diagnostics.marginals import (
+    kl_per_dimension,
+    marginal_density,
+    marginal_moments,
+    marginal_quantiles,
 )
 from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
 from pyrovae.diagnostics.rank_uniformity import (
@@ -139,7 +145,11 @@ __all__ = [
     "compare_gradients",
     "diagnose",
     "gap",
+    "kl_per_dimension",
     "log_weights",
+    "marginal_density",
+    "marginal_moments",
+    "marginal_quantiles",
     "no_density",
     "points",
     "population",

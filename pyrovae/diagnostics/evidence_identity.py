@@ -14,6 +14,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from pyrovae._process.choices import check_choice
 from pyrovae.diagnostics.optimal_posterior import log_weights
 from pyrovae.diagnostics.posterior_grid import divergences
 from pyrovae.distributions import base
@@ -96,8 +97,7 @@ def chosen(vae: VAE, method: str) -> str:
     Raises:
         ValueError: if there is no such method, or it does not apply.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     if method == "quadrature" and vae.latent_dim > 2:
         raise ValueError(
             f"quadrature is for 1 and 2 latent dimensions, got {vae.latent_dim}; use bridge"

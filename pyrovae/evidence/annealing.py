@@ -26,6 +26,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import expand, is_point, is_real, moments
@@ -388,5 +389,4 @@ def _check(samples: int, temperatures: int, leapfrog: int, start: str) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be positive, got {value}")
-    if start not in ("prior", "posterior"):
-        raise ValueError(f"start must be prior or posterior, got {start!r}")
+    check_choice("start", start, ("prior", "posterior"))

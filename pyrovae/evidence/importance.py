@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae._process.memory import in_chunks
 from pyrovae.evidence.lower_bounds import DRAWS, NO_BOUND, kind
@@ -72,8 +73,7 @@ def importance_weighted(
         >>> found.kind, found.details["ess"].shape
         ('importance-weighted lower bound', torch.Size([4]))
     """
-    if proposal not in PROPOSALS:
-        raise ValueError(f"proposal must be one of {', '.join(PROPOSALS)}, got {proposal!r}")
+    check_choice("proposal", proposal, PROPOSALS)
     samples = DRAWS if samples is None else samples
     if proposal == "mixture":
         return _from_mixture(vae, x, samples, seed, progress)

@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from pyrovae._process.choices import check_choice
 from pyrovae.estimates import Estimate, Examples, batches
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
@@ -110,8 +111,7 @@ def evaluate(
         >>> evaluate(vae, data, method="quadrature", limit=2).log_evidence.kind
         'exact to the error of integration'
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     own = {"proposal": proposal, "compile": compile, "store": store}
     options |= {name: value for name, value in own.items() if value is not None}
     return METHODS[method](
@@ -153,7 +153,7 @@ def _by_example(
         method=name,
         log_evidence=found.mean(),
         details={} if weights else found.ranges(),
-        images=len(found.log_evidence),
+        examples=len(found.log_evidence),
         weights=weights,
         per_example=found,
     )
@@ -168,7 +168,7 @@ def _by_simulation(
         lower=both.lower.mean(),
         upper=both.upper.mean(),
         gap=Estimate.of(both.upper.log_evidence - both.lower.log_evidence),
-        images=len(both.x),
+        examples=len(both.x),
         per_example=both,
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from pyrovae._process import processes
+from pyrovae._process.choices import check_choice
 from pyrovae._process.graphs import has_compiler
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.estimates import Examples, batches, number_of_examples
@@ -109,8 +110,7 @@ def per_example(
 
 def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
     """The mode that ``"auto"`` stands for; it depends only on the amount of work."""
-    if compile not in MODES:
-        raise ValueError(f"compile must be one of {', '.join(MODES)}, got {compile!r}")
+    check_choice("compile", compile, MODES)
     if compile == "inductor" and not has_compiler():
         raise ValueError(
             "compile is inductor, which needs a C++ compiler, and there is none (g++, clang++ or "

@@ -2,6 +2,7 @@ r"""Results: log p(x) of each example by one method, and its mean over a dataset
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -145,7 +146,7 @@ class Evaluation(Result):
         kl: KL(q(z | x) || p(z)).
         log_evidence: the importance-weighted bound on log p(x).
         weights: diagnostics of its weights; None for one draw or a posterior without a density.
-        images: number of examples.
+        examples: number of examples.
         per_example: the same numbers for each example.
 
     Example:
@@ -156,12 +157,14 @@ class Evaluation(Result):
         torch.Size([64])
     """
 
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
+
     elbo: Estimate
     reconstruction: Estimate
     kl: Estimate
     log_evidence: EvidenceEstimate
     weights: WeightSummary | None
-    images: int
+    examples: int
     per_example: WeightedBounds = field(repr=False, compare=False)
 
     @staticmethod
@@ -183,7 +186,7 @@ class Evaluation(Result):
             kl=Estimate.of(bounds.kl),
             log_evidence=EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind),
             weights=weights,
-            images=len(bounds.elbo),
+            examples=len(bounds.elbo),
             per_example=bounds,
         )
 
@@ -202,20 +205,22 @@ class MeanEvidence(Result):
         method: name of the method.
         log_evidence: the mean.
         details: range over examples of each further result.
-        images: number of examples.
+        examples: number of examples.
         weights: diagnostics of importance weights, for draws from a fitted mixture.
         per_example: the same numbers for each example.
 
     Example:
         >>> result = pyrovae.evaluate(vae, data, method="quadrature", limit=2)
-        >>> result.images, result.per_example.log_evidence.shape
+        >>> result.examples, result.per_example.log_evidence.shape
         (2, torch.Size([2]))
     """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
 
     method: str
     log_evidence: EvidenceEstimate
     details: Mapping[str, Range]
-    images: int
+    examples: int
     weights: WeightSummary | None
     per_example: Evidence = field(repr=False, compare=False)
 
@@ -233,7 +238,7 @@ class MeanSandwich(Result):
         method: name of the method.
         lower, upper: means of both bounds, in nats per example.
         gap: mean of upper - lower.
-        images: number of examples.
+        examples: number of examples.
         per_example: both bounds for each example, and the examples.
 
     Example:
@@ -242,9 +247,11 @@ class MeanSandwich(Result):
         torch.Size([4, 1, 8, 8])
     """
 
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
+
     method: str
     lower: EvidenceEstimate
     upper: EvidenceEstimate
     gap: Estimate
-    images: int
+    examples: int
     per_example: Sandwich = field(repr=False, compare=False)

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import base, is_discrete, is_real, name
@@ -110,8 +111,7 @@ def impute(
         >>> torch.equal(found.mean[:, :, :4], x[:2, :, :4])  # the observed upper half
         True
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     samples = SAMPLES[method] if samples is None else samples
     for option, value, least in (("completions", completions, 1), ("samples", samples, FEWEST)):
         if value < least:

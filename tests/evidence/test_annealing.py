@@ -202,7 +202,7 @@ def test_progress_counts_the_examples(vae, digits):
         ({"samples": 0}, "samples must be positive, got 0"),
         ({"temperatures": 0}, "temperatures must be positive, got 0"),
         ({"leapfrog": -1}, "leapfrog must be positive, got -1"),
-        ({"start": "q"}, "start must be prior or posterior, got 'q'"),
+        ({"start": "q"}, "start must be one of prior, posterior, got 'q'"),
     ],
 )
 def test_wrong_options_are_refused(vae, digits, options, message):

@@ -198,7 +198,7 @@ def test_evaluate_is_repeatable_and_a_limit_is_a_prefix(vae, digits):
     part = evaluate(vae, split, samples=50, limit=40)
     alone = evaluate(vae, Split.from_array(digits[:40]), samples=50)
     assert part == alone
-    assert part.images == 40
+    assert part.examples == 40
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, m
         monkeypatch.setattr(f"pyrovae.evidence.{module}.bounds", counting)
     assert evaluate(vae, split, samples=10, store=path) == whole
     assert len(computed) == 1 + 13 - 6  # one to know the model by; 6 of 13 batches were done
-    assert evaluate(vae, split, samples=10, store=path, limit=22).images == 22
+    assert evaluate(vae, split, samples=10, store=path, limit=22).examples == 22
     assert len(computed) == 1 + 13 - 6 + 1 + 1  # a batch that the limit cuts has draws of its own
 
 

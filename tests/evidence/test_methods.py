@@ -95,7 +95,7 @@ def test_one_function_applies_every_method_to_the_first_examples(vae, digits, me
     assert isinstance(found, MeanEvidence)
     assert torch.equal(found.per_example.log_evidence, expected.log_evidence)
     assert found.log_evidence == expected.mean()
-    assert (found.method, found.images) == (method, 5)
+    assert (found.method, found.examples) == (method, 5)
     assert sum(told) == pytest.approx(5)
     plain = found.to_dict()
     names = ["method", "log_evidence", "details", "images"]
@@ -113,7 +113,7 @@ def test_both_bounds_come_from_the_same_function_without_data(vae):
     assert isinstance(found, MeanSandwich)
     assert list(found.to_dict()) == ["method", "lower", "upper", "gap", "images"]
     assert found.gap.value == pytest.approx(found.upper.value - found.lower.value)
-    assert found.images == len(found.per_example.x) == 6
+    assert found.examples == len(found.per_example.x) == 6
 
 
 def test_the_default_result_gives_the_plain_data_of_the_command(vae, digits):
