@@ -15,8 +15,7 @@ from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import Beta
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture
-from pyrovae.training import fit
-from pyrovae.training.fitting import fitting
+from pyrovae.training import fit, fitting
 from pyrovae.vae import VAE
 
 KILLS = 30

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae.data.dataset import BINARIZATIONS, DATASETS, SCALINGS, load
+from pyrovae.data.dataset import BINARIZATIONS, SCALINGS, load
+from pyrovae.data.named import DATASETS
 from pyrovae.data.recipes import RECIPES, Recipe, for_array
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS

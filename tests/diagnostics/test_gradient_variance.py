@@ -13,7 +13,7 @@ from pyro import distributions as dist
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics.active_dimensions import gradient_variance
+from pyrovae.diagnostics import gradient_variance
 from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta

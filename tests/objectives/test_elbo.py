@@ -13,7 +13,8 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanFie
 
 from pyrovae.data import load
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.objectives.elbo import OBJECTIVES, STL, Analytic, Beta, Elbo, FreeBits, recording
+from pyrovae.objectives import OBJECTIVES
+from pyrovae.objectives.elbo import STL, Analytic, Beta, Elbo, FreeBits, recording
 from pyrovae.objectives.multi_sample import IWAE, DReG, Renyi
 from pyrovae.objectives.regularized import BetaTC, Info
 from pyrovae.posteriors import FullNormal, RelaxedCategorical

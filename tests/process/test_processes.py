@@ -21,7 +21,7 @@ from torch.distributed import TCPStore
 from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import stream
-from pyrovae.cli.app import app
+from pyrovae.cli import app
 from pyrovae.data import Split, load
 from pyrovae.evidence import bounds, per_example
 from pyrovae.likelihoods import Bernoulli, Binomial

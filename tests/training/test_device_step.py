@@ -22,15 +22,9 @@ from pyrovae.networks import MLP
 from pyrovae.objectives import IWAE, Analytic, Beta, Elbo, FreeBits, recording
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture, StandardNormal, VampPrior
+from pyrovae.training import device_step, fitting, staging
 from pyrovae.training.device_step import DeviceStep
-from pyrovae.training.fitting import (
-    TrainingDivergedError,
-    TrainingInterrupted,
-    device_step,
-    fit,
-    fitting,
-    staging,
-)
+from pyrovae.training.fitting import TrainingDivergedError, TrainingInterrupted, fit
 from pyrovae.training.optim import FusedAdam, MovingAverage
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
