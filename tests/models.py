@@ -50,10 +50,19 @@ COVERING_PAIRS = list(
     dict.fromkeys([*covering(PAIRS), ("vamp", "diagonal"), ("vamp", "relaxed_categorical")])
 )
 
+PRODUCT = [
+    pytest.param(*pair, marks=pytest.mark.contract if pair in COVERING_PAIRS else [])
+    for pair in PAIRS
+]
+"""For ``parametrize``: the whole product by default, the covering pairs in the contract tier."""
+
 EVERY_PAIR = [
     pytest.param(*pair, marks=[] if pair in COVERING_PAIRS else pytest.mark.slow) for pair in PAIRS
 ]
 """For ``parametrize``: the covering pairs by default, the whole product in the slow tier."""
+
+EVERY_DENSE_PAIR = [pair for pair in EVERY_PAIR if pair.values[1] != "point"]
+"""Of these, the ones whose posterior has a density."""
 
 ACROSS = [(p, q) for p in PRIORS for q in POSTERIORS if (p, q) not in [*PAIRS, *UNDEFINED_PAIRS]]
 

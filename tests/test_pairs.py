@@ -15,11 +15,11 @@ from pyrovae.evidence import evaluate
 from pyrovae.kl import ledger
 from pyrovae.runs import Config, start
 from pyrovae.training import fit
-from tests.models import ACROSS, PAIRS, UNDEFINED_PAIRS, make_pair
+from tests.models import ACROSS, EVERY_PAIR, PRODUCT, UNDEFINED_PAIRS, make_pair
 from tests.oracles import assert_adds_up, assert_reached
 
 
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(("prior", "posterior"), PRODUCT)
 def test_a_step_has_finite_gradients_everywhere_and_the_result_is_evaluated(
     prior, posterior, digits
 ):
@@ -57,7 +57,8 @@ def few_digits():
     return replace(dataset, **{name: Split.from_array(x) for name, x in parts.items()})
 
 
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.contract
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_PAIR)
 def test_a_run_is_saved_and_loaded_to_the_bit(prior, posterior, few_digits, tmp_path):
     components = ":components=5" if prior in ("mixture", "vamp") else ""
     model = {"prior": prior + components, "posterior": posterior, "latent_dim": 2}
@@ -83,6 +84,7 @@ def test_a_pair_over_two_spaces_is_refused_with_the_pairs_that_work(prior, poste
         fit(make_pair(prior, posterior), digits, epochs=1)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("prior", "posterior"), sorted(UNDEFINED_PAIRS))
 def test_a_pair_without_a_density_is_refused(prior, posterior):
     with pytest.raises(ValueError, match="has no density; take a posterior with one"):

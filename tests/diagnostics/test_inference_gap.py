@@ -29,7 +29,7 @@ from pyrovae.posteriors import (
 from pyrovae.priors import Flow, GaussianMixture, Laplace, StandardNormal, VampPrior
 from pyrovae.runs import Spec
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import NO_REAL_LATENT, exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_no_less, assert_within
 
@@ -63,7 +63,7 @@ def best_mean_field_gap(vae, x):
     return (precision.diagonal().log().sum() - torch.linalg.slogdet(precision)[1]) / 2
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_identity_closes_exactly_for_linear_gaussian_models(seed):
     vae, x, evidence = with_diagonal_normal(seed)
     found = gap(vae, Split.from_array(x), images=20, steps=1, draws=0)
@@ -80,7 +80,7 @@ def test_identity_closes_exactly_for_linear_gaussian_models(seed):
     assert_within(log_w.mean(0), found.elbo.value, error, 5)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_approximation_gap_is_the_closed_form_of_the_best_mean_field_normal(seed):
     vae, x, _ = with_diagonal_normal(seed)
     found = gap(vae, Split.from_array(x), images=3, steps=2_000, draws=0)
@@ -112,7 +112,7 @@ def test_the_best_q_is_at_another_mode_than_the_encoders_where_that_is_better(se
     assert found.mean.detach().flatten().tolist() == pytest.approx([0.78, 0.78], abs=0.05)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_amortisation_gap_is_zero_where_the_encoders_q_is_the_best(seed):
     vae, x, _ = with_diagonal_normal(seed, optimal=True)
     found = gap(vae, Split.from_array(x), images=5, steps=800, draws=0)
@@ -165,7 +165,7 @@ def test_bridge_sampling_shows_chains_that_do_not_agree():
     assert error > 0.1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_nuts_and_bridge_sampling_give_the_exact_evidence(seed):
     """All of the way, on a linear-Gaussian model: 4.5 standard errors."""
     vae, x, evidence = with_diagonal_normal(seed)
@@ -282,8 +282,16 @@ def pair(name, latent_dim, network):
     )
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2])
-@pytest.mark.parametrize("name", FAMILIES)
+SOME_FAMILIES = [
+    name
+    if name in ("mixture, full", "normal, flow q")
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in FAMILIES
+]
+
+
+@pytest.mark.parametrize("latent_dim", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("name", SOME_FAMILIES)
 def test_identity_closes_for_any_real_pair(name, latent_dim, network, digits):
     """4.5 standard errors, of untrained models by quadrature, for each of 3 images."""
     torch.manual_seed(1)
@@ -296,7 +304,7 @@ def test_identity_closes_for_any_real_pair(name, latent_dim, network, digits):
     assert_no_less(found.approximation.value, 0.0, found.approximation.error, 4.5)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SOME_FAMILIES)
 def test_every_pair_is_taken_apart_by_bridge_sampling(name, network, digits):
     found = gap(pair(name, 3, network), Split.from_array(digits), images=2, **QUICK)
     assert found.method == "bridge"

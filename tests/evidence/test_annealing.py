@@ -18,7 +18,7 @@ from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
 from pyrovae.vae import VAE
 from tests import models
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import EVERY_PAIR, SHAPE, with_likelihood
 from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_no_less, assert_within
@@ -87,7 +87,7 @@ def test_importance_weighting_is_within_four_errors_of_the_evidence_of_100_model
     assert 0.6 < off.square().mean() < 1.6  # errors are neither too small nor too large
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_annealing_is_within_four_errors_of_the_evidence_of_100_models(seed, start, one_batch):
     vae, x, marginal = many_linear(seed)
@@ -100,7 +100,7 @@ def test_annealing_is_within_four_errors_of_the_evidence_of_100_models(seed, sta
     assert (found.details["acceptance"] - 0.65).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_the_sandwich_brackets_the_evidence_of_100_models(seed, one_batch, monkeypatch):
     """In mean over models, within 4 standard errors of it, with a gap that is seen at T = 10."""
     vae, _, marginal = many_linear(seed)

@@ -18,7 +18,7 @@ from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, start
 from pyrovae.vae import VAE
 from tests import models
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import SHAPE
 from tests.models import loose as loosened
 from tests.oracles import assert_within
@@ -26,7 +26,7 @@ from tests.oracles import assert_within
 FEW = {"ais": {"temperatures": 40, "samples": 200}, "iw": {"samples": 4_000}}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
     """Within 4.5 errors for each of 20 x, and a rounding of 1e-9."""

@@ -25,7 +25,7 @@ from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
 from pyrovae.training.fitting import TrainingDivergedError, TrainingInterrupted, check, fit
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import StopAfter
 from tests.oracles import assert_adds_up, assert_finite, same
 
@@ -52,7 +52,7 @@ def standardised(data):
     return ((data - data.mean(0)) / data.std(0)).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize(("load_data", "n"), [(load_wine, 3), (load_diabetes, 2)])
 def test_linear_vae_on_standardised_data_reaches_the_score_of_pca(load_data, n, seed):
     """The optimum of the ELBO is the likelihood of probabilistic PCA (Tipping and Bishop)."""
