@@ -19,13 +19,14 @@ import pyrovae
 from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery, term_estimate
+from pyrovae.estimates import Estimate
 
 SHOWN = 1  # the digit that has a panel of its own
 
 
-def told(term: dict[str, float]) -> str:
+def told(term: Estimate) -> str:
     """An estimate with its standard error."""
-    return f"{term['estimate']:.2f} +- {term['standard_error']:.2f}"
+    return f"{term.value:.2f} +- {term.standard_error:.2f}"
 
 
 def main() -> None:
@@ -48,12 +49,12 @@ def main() -> None:
     pyrovae.fit(vae, data, **dict(config.training, objective=config.objective()))
 
     draws = aggregate_draws(vae, data.test, labels=data.test.labels, limit=1_000)
-    terms = surgery(draws)["terms"]
+    terms = surgery(draws)
     print(f"{len(draws.z)} test images, {draws.z.shape[1]} draws of each q(z|x)")
-    print(f"  ELBO                                     {told(terms['elbo']):>16}")
-    print(f"  = reconstruction, E log p(x|z)           {told(terms['reconstruction']):>16}")
-    print(f"  - mutual information of image and z      {told(terms['mutual_information']):>16}")
-    print(f"  - KL(q(z) || p(z)), all images together  {told(terms['marginal_kl']):>16}")
+    print(f"  ELBO                                     {told(terms.elbo):>16}")
+    print(f"  = reconstruction, E log p(x|z)           {told(terms.reconstruction):>16}")
+    print(f"  - mutual information of image and z      {told(terms.mutual_information):>16}")
+    print(f"  - KL(q(z) || p(z)), all images together  {told(terms.marginal_kl):>16}")
 
     heads = f"{'KL term':>14} {'I_c(n; z)':>19} {'KL(q_c(z) || p(z))':>24}"
     print(f"\n{'digit':>5} {'images':>7} {heads}")
@@ -74,7 +75,7 @@ def main() -> None:
     shares = np.unique(draws.labels, return_counts=True)[1] / len(draws.labels)
     most = -(shares * np.log(shares)).sum()
     print(f"{f'  in the last column: I(c; z), at most {most:.2f}':<49} {told(which):>23}")
-    print(f"  and KL(q(z) || p(z)), all images together      {told(terms['marginal_kl']):>24}")
+    print(f"  and KL(q(z) || p(z)), all images together      {told(terms.marginal_kl):>24}")
 
     print("\nlog p(x|z) if z is drawn for")
     for name, value in with_other_codes(vae, data, draws).items():
@@ -127,7 +128,7 @@ def picture(draws: AggregateDraws, prior: np.ndarray, rows: dict[int, dict]) -> 
         panels[name].set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", title=title)
         panels[name].set(xlabel="$z_1$", ylabel="$z_2$")
     bars = panels["bars"]
-    digit, image = ([row[name]["estimate"] for row in rows.values()] for name in ("digit", "image"))
+    digit, image = ([row[name].value for row in rows.values()] for name in ("digit", "image"))
     places = np.arange(len(rows))
     bars.bar(places, digit, color="#AA3377", label="KL(q(z) of the digit || p(z))")
     bars.bar(places, image, bottom=digit, color="#88CCEE", label="which image of the digit it is")

@@ -80,8 +80,8 @@ def told(vae: pyrovae.VAE, test: torch.Tensor) -> str:
     """Accuracy of a classifier that tells draws of the model from as many test images."""
     torch.manual_seed(1)
     a, b = vae.sample(len(test)).flatten(1).numpy(), test.flatten(1).numpy()
-    found = two_samples(a, b)
-    return f"{100 * found['accuracy']:.1f} +- {100 * found['standard_error']:.1f}"
+    found = two_samples(a, b).accuracy
+    return f"{100 * found.value:.1f} +- {100 * found.standard_error:.1f}"
 
 
 def codes(axes: Axes, z: torch.Tensor, labels: np.ndarray, fitted: pyrovae.VAE) -> None:

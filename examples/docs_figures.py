@@ -19,11 +19,11 @@ import pyrovae
 from pyrovae import plots
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import (
+    NutsSettings,
     calibrate,
     compare_gradients,
     diagnose,
     gap,
-    gap_summary,
     posterior_densities,
 )
 from pyrovae.kl import ledger
@@ -47,13 +47,13 @@ def main() -> None:
     x = torch.cat(list(digits.test.batches(500)))
     for path in plots.draw_vae(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
-    found = gap(vae, digits.test, images=8, draws=100, warmup=100)
-    result = gap_summary(found, digits.test.labels.tolist())
+    nuts = NutsSettings(draws=100, warmup=100)
+    found = gap(vae, digits.test, images=8, labels=digits.test.labels, nuts=nuts)
     made = {
         "kl": plots.divergence(ledger(vae, digits.test)),
         "gradients": plots.gradients(compare_gradients(vae, digits.test)),
-        "gap": plots.gap(result),
-        "posteriors": plots.posteriors(posterior_densities(vae, found), result),
+        "gap": plots.gap(found),
+        "posteriors": plots.posteriors(posterior_densities(vae, found), found),
         "calibration": plots.calibration(calibrate(vae)),
     } | plots.diagnosis_figures(vae, diagnose(vae, digits))
     for name, figure in made.items():

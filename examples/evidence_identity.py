@@ -96,8 +96,8 @@ def main() -> None:
     print("\nvariance of the encoder's gradient for one draw, 100 test images")
     scored = pyrovae.VAE(vae.prior, vae.likelihood, ScoreGradient(vae.posterior))
     for name, model in (("pathwise", vae), ("score", scored)):
-        row = compare_gradients(model, digits.test)["estimators"][0]["variance"]
-        print(f"{name:>9}: {row['value']:.3g} +- {row['standard_error']:.1g}")
+        variance = compare_gradients(model, digits.test).estimators[0].noise.variance
+        print(f"{name:>9}: {variance.value:.3g} +- {variance.standard_error:.1g}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ of which has no closed form. The last q is close to the prior, as it is before t
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from pyro import distributions as dist
 
 import pyrovae
 from pyrovae import plots
-from pyrovae.kl import compare
+from pyrovae.kl import Ledger, compare
 
 SAMPLES = (10, 100, 1_000, 10_000)
 LATENT_DIM = 10
@@ -36,35 +35,35 @@ def priors() -> dict[str, dist.Distribution]:
     }
 
 
-def show(name: str, result: dict[str, Any]) -> None:
+def show(name: str, result: Ledger) -> None:
     """Print the ledger of one pair."""
     print(f"q {name}")
-    exact, limits = result["closed_form"] or result["quadrature"], result["bounds"]
-    how = "closed form" if result["closed_form"] else "quadrature"
+    exact, limits = result.reference, result.bounds
+    how = "closed form" if result.closed_form else "quadrature"
     if exact is not None:
-        print(f"  {how + ':':<12} {exact['value']:9.3f}")
+        print(f"  {how + ':':<12} {exact.value:9.3f}")
     if limits is not None:
-        print(f"  between      {limits['lower']:9.3f} and {limits['upper']:.3f}")
-    for row, other in zip(result["monte_carlo"], result["low_variance"], strict=True):
+        print(f"  between      {limits.lower:9.3f} and {limits.upper:.3f}")
+    for row, other in zip(result.monte_carlo, result.low_variance, strict=True):
         numbers = " ".join(
-            f"{r['estimate']:>12.3f} +- {r['standard_error']:.3f}" for r in (row, other)
+            f"{r.estimate.value:>12.3f} +- {r.estimate.standard_error:.3f}" for r in (row, other)
         )
-        print(f"  {row['samples']:>6} draws {numbers}    {other['mean_ratio']:10.4f}")
+        print(f"  {row.samples:>6} draws {numbers}    {other.mean_ratio:10.4f}")
 
 
-def picture(results: dict[str, dict[str, Any]]) -> Figure:
+def picture(results: dict[str, Ledger]) -> Figure:
     """Plot the actual error and the standard error against the number of draws."""
-    known = {name: r for name, r in results.items() if r["closed_form"] or r["quadrature"]}
+    known = [(name, r, r.reference.value) for name, r in results.items() if r.reference]
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     figure.suptitle("How far sampled KL terms are from the exact one")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = {"monte_carlo": r"$\log q - \log p$", "low_variance": r"$r - 1 - \log r$, $r = p/q$"}
     for axes, (way, title) in zip(panels, titles.items(), strict=True):
-        for (name, result), colour in zip(known.items(), COLOURS, strict=False):
-            exact = (result["closed_form"] or result["quadrature"])["value"]
-            draws = np.array([row["samples"] for row in result[way]])
-            made = [abs(row["estimate"] - exact) for row in result[way]]
-            said = [row["standard_error"] for row in result[way]]
+        for (name, result, exact), colour in zip(known, COLOURS, strict=False):
+            rows = getattr(result, way)
+            draws = np.array([row.samples for row in rows])
+            made = [abs(row.estimate.value - exact) for row in rows]
+            said = [row.estimate.standard_error for row in rows]
             axes.loglog(draws, made, "o", color=colour, label=f"q {name}: error")
             axes.loglog(draws, said, color=colour, lw=1.2, label="standard error")
         axes.set(title=title, xlabel="draws for each q")

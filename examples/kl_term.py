@@ -10,7 +10,6 @@ are over draws.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +20,16 @@ from torch import Tensor
 import pyrovae
 from pyrovae import plots
 from pyrovae.data import Split
-from pyrovae.diagnostics import aggregate_draws, surgery
+from pyrovae.diagnostics import Surgery, aggregate_draws, surgery
+from pyrovae.estimates import Estimate
 from pyrovae.kl import closed_form
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)  # of batches
 
 
-def together(vae: pyrovae.VAE, x: Tensor, seed: int) -> dict[str, Any]:
+def together(vae: pyrovae.VAE, x: Tensor, seed: int) -> Surgery:
     """The KL term of the images x, and KL(q(z) || p(z)) of the mixture q(z) of their posteriors."""
-    return surgery(aggregate_draws(vae, Split.from_array(x), draws=10, seed=seed))["terms"]
+    return surgery(aggregate_draws(vae, Split.from_array(x), draws=10, seed=seed))
 
 
 def matched(q: dist.Distribution) -> dist.Distribution:
@@ -38,9 +38,9 @@ def matched(q: dist.Distribution) -> dist.Distribution:
     return dist.Normal(q.mean.mean(0), variance.sqrt()).to_event(1)
 
 
-def told(term: dict[str, float]) -> str:
+def told(term: Estimate) -> str:
     """An estimate with its standard error."""
-    return f"{term['estimate']:.2f} +- {term['standard_error']:.2f}"
+    return f"{term.value:.2f} +- {term.standard_error:.2f}"
 
 
 def main() -> None:
@@ -87,12 +87,12 @@ def main() -> None:
         each = [together(vae, members, seed) for seed, members in enumerate(classes, 1)]
         rows = {"mean of KL(q(z|x) || p(z))": "kl", "KL(mean of q(z|x) || p(z))": "marginal_kl"}
         for name, key in (rows | {"their difference": "mutual_information"}).items():
-            terms = [part[key] for part in each]
+            terms = [part.terms[key] for part in each]
             share = np.array([len(members) for members in classes]) / len(x)
-            mean = share @ [term["estimate"] for term in terms]
-            error = np.linalg.norm(share * [term["standard_error"] for term in terms])
-            of_class = told({"estimate": mean, "standard_error": error})
-            print(f"{name:<28} {told(batch[key]):>14} {of_class:>17}")
+            mean = share @ [term.value for term in terms]
+            error = np.linalg.norm(share * [term.standard_error for term in terms])
+            of_class = told(Estimate(mean, error))
+            print(f"{name:<28} {told(batch.terms[key]):>14} {of_class:>17}")
         normal = [
             closed_form(matched(vae.posterior(group)), p)[0].item() for group in (x, *classes)
         ]
@@ -104,9 +104,10 @@ def main() -> None:
         for size in SIZES:
             groups = x[: len(x) // size * size].split(size)
             found = [together(vae, group, seed) for seed, group in enumerate(groups)]
-            table.append([np.mean([f[k]["estimate"] for f in found]) for k in rows.values()])
+            table.append([np.mean([f.terms[k].value for f in found]) for k in rows.values()])
             print(f"{size:>15} {table[-1][0]:>22.2f} {table[-1][1]:>25.2f}")
     elbo = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
+    elbo = Estimate(elbo["estimate"], elbo["standard_error"])
     print(f"\ntest ELBO {told(elbo)} nats per image, the error over images")
     plots.save(picture(np.array(table)), arguments.out / "kl_term.png")
 

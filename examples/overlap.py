@@ -114,8 +114,8 @@ def main() -> None:
                 vae = pyrovae.VAE(StandardNormal(2), likelihood, table)
                 settings = {"epochs": arguments.epochs, "learning_rate": 0.03, "seed": seed}
                 pyrovae.fit(vae, Split.from_array(x), batch_size=len(x), **settings)
-                terms = surgery(aggregate_draws(vae, Split.from_array(x)))["terms"]
-                parts = [terms[name]["estimate"] for name in ("mutual_information", "elbo")]
+                terms = surgery(aggregate_draws(vae, Split.from_array(x)))
+                parts = [terms.mutual_information.value, terms.elbo.value]
                 codes = table.loc.detach().cpu()
                 rows.append((*nearest(codes, x, labels), *parts))
                 panels.setdefault((decoder, posteriors), (codes, rows))

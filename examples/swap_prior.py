@@ -20,7 +20,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import plots
-from pyrovae.diagnostics import AggregateDraws, aggregate_draws, surgery
+from pyrovae.diagnostics import AggregateDraws, Surgery, aggregate_draws, surgery
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import WeightedBounds, per_example
 
@@ -54,9 +54,9 @@ def trained(prior: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Any
     return vae.cpu(), data.test
 
 
-def text(estimate: dict[str, float], error: str = "standard_error") -> str:
-    """An estimate and its error as text."""
-    return f"{estimate['estimate']:.2f} +- {estimate[error]:.2f}"
+def text(value: float, error: float) -> str:
+    """A number and its error as text."""
+    return f"{value:.2f} +- {error:.2f}"
 
 
 def paired(values: Tensor) -> str:
@@ -86,7 +86,7 @@ def codes(axes: Axes, vae: pyrovae.VAE, drawn: AggregateDraws, title: str) -> No
 
 
 def picture(
-    models: dict[str, tuple[pyrovae.VAE, AggregateDraws]], terms: dict[str, dict[str, Any]]
+    models: dict[str, tuple[pyrovae.VAE, AggregateDraws]], terms: dict[str, Surgery]
 ) -> Figure:
     """Plot the codes over each prior, and the two parts of each KL term."""
     figure = Figure(figsize=(8.6, 5.8), layout="constrained")
@@ -95,7 +95,7 @@ def picture(
         codes(axes, vae, drawn, name)
     names = list(terms)[::-1]
     information, marginal = (
-        np.array([terms[name][term]["estimate"] for name in names])
+        np.array([getattr(terms[name], term).value for name in names])
         for term in ("mutual_information", "marginal_kl")
     )
     bars.barh(names, information, color=INFORMATION, label="information on the image")
@@ -122,7 +122,7 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     models: dict[str, tuple[pyrovae.VAE, AggregateDraws]] = {}
-    terms: dict[str, dict[str, Any]] = {}
+    terms: dict[str, Surgery] = {}
     bounds: dict[str, WeightedBounds] = {}
     print("nats per test image; +- the error over images, for information and misfit over draws")
     print(f"{'prior':<8} {'reconstruction':>16} {'KL term':>13} = {'information':>12}", end="")
@@ -130,13 +130,20 @@ def main() -> None:
     for name, prior in PRIORS.items():
         vae, test = trained(prior, arguments)
         drawn = aggregate_draws(vae, test, labels=test.labels[:LIMIT], draws=SAMPLES, limit=LIMIT)
-        models[name], terms[name] = (vae, drawn), surgery(drawn)["terms"]
+        models[name], terms[name] = (vae, drawn), surgery(drawn)
         bounds[name] = per_example(vae, test, samples=SAMPLES, limit=LIMIT)
         of = terms[name]
-        parts = (text(of[term], "over_images") for term in ("reconstruction", "kl", "elbo"))
-        reconstruction, kl, elbo = parts
-        information, misfit = (text(of[term]) for term in ("mutual_information", "marginal_kl"))
-        evidence = text(Estimate.of(bounds[name].log_evidence).to_dict())
+        reconstruction, kl, elbo = (
+            text(term.value, term.over_examples) for term in (of.reconstruction, of.kl, of.elbo)
+        )
+        information, misfit, evidence = (
+            text(term.value, term.standard_error)
+            for term in (
+                of.mutual_information,
+                of.marginal_kl,
+                Estimate.of(bounds[name].log_evidence),
+            )
+        )
         print(f"{name:<8} {reconstruction:>16} {kl:>13} = {information:>12}", end="")
         print(f" + {misfit:<14} {elbo:>16} {evidence:>18}", flush=True)
 

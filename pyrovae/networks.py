@@ -1,12 +1,12 @@
 r"""Deterministic maps from one shape to another: the bodies of encoders and decoders.
 
-No probability lives here. A network is made by ``Network(in_shape, out_shape, ...)`` and maps
+No probability lives here. ``Network(in_shape, out_shape, ...)`` makes a network, which maps
 ``(*batch, *in_shape)`` to ``(*batch, *out_shape)``. The class that puts a distribution on top
-decides both shapes, so what is handed around is a *network factory*: any callable of
+decides both shapes and therefore takes a *network factory*: any callable of
 ``(in_shape, out_shape)``, such as ``functools.partial(MLP, hidden_dims=(500, 500))``.
 
-A network may offer two parameters that only starting values use, ``output_bias`` (as many entries
-as ``out_shape``) and ``input_weight``; one that lacks them is left as it was made.
+A network may have two attributes that only initialization uses: ``output_bias``, with as many
+entries as ``out_shape``, and ``input_weight``. A network without them keeps its random start.
 """
 
 import math
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-"""Of one input or output, without the batch."""
+"""Shape of one input or output, without the batch."""
 
 Activation = Literal["elu", "gelu", "relu", "silu", "softplus", "tanh"]
 """A name in ``ACTIVATIONS``."""
 
 NetworkFactory = Callable[[Shape, Shape], nn.Module]
-"""Makes a network: a function of the shapes of its input and of its output."""
+"""A function that makes a network, given the shapes of its input and output."""
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -48,10 +48,39 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
-"""Nonlinearities by name."""
+"""Activation functions by name."""
 
 
-class Linear(nn.Module):
+class _Flat(nn.Module):
+    """A map between flat vectors that reads and writes arrays of any shape.
+
+    A subclass defines ``flat``, the map itself, and ``ends``, its first and last affine layer.
+    """
+
+    flat: Callable[[Tensor], Tensor]
+
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        self.sizes = math.prod(self.in_shape), math.prod(self.out_shape)
+
+    @property
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        raise NotImplementedError
+
+    @property
+    def input_weight(self) -> Tensor:
+        return self.ends[0].weight
+
+    @property
+    def output_bias(self) -> Tensor:
+        return self.ends[1].bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _unflatten(self.flat(_flatten(x, self.in_shape)), self.out_shape)
+
+
+class Linear(_Flat):
     r"""An affine map, :math:`h = W x + b`: with a Normal likelihood, probabilistic PCA.
 
     References:
@@ -60,37 +89,43 @@ class Linear(nn.Module):
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
+
+    Example:
+        >>> from pyrovae.networks import Linear
+        >>> Linear((1, 8, 8), (2, 3))(x).shape
+        torch.Size([64, 2, 3])
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
-        self.layer = nn.Linear(math.prod(self.in_shape), math.prod(self.out_shape))
+        super().__init__(in_shape, out_shape)
+        self.layer = nn.Linear(*self.sizes)
 
     @property
-    def input_weight(self) -> Tensor:
-        return self.layer.weight
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        return self.layer, self.layer
 
-    @property
-    def output_bias(self) -> Tensor:
-        return self.layer.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _unflatten(self.layer(_flatten(x, self.in_shape)), self.out_shape)
+    def flat(self, x: Tensor) -> Tensor:
+        h: Tensor = self.layer(x)
+        return h
 
 
-class MLP(nn.Module):
-    r"""A multilayer perceptron, :math:`h_{l+1} = a(W_l h_l + b_l)`, affine at the end.
+class MLP(_Flat):
+    r"""A multilayer perceptron, :math:`h_{l+1} = a(W_l h_l + b_l)`, with an affine last layer.
 
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
         hidden_dims: width of each hidden layer.
         activation: one of ``ACTIVATIONS``.
-        dropout: probability with which a hidden unit is dropped during training.
+        dropout: probability of dropping a hidden unit during training.
 
     Raises:
         ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyrovae.networks import MLP
+        >>> MLP((1, 8, 8), (2, 3), hidden_dims=(32,))(x).shape
+        torch.Size([64, 2, 3])
     """
 
     def __init__(
@@ -102,33 +137,22 @@ class MLP(nn.Module):
         activation: Activation = "silu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
-        hidden_dims = _widths("hidden_dims", hidden_dims)
+        super().__init__(in_shape, out_shape)
         nonlinearity = _activation(activation)
-        layers: list[nn.Module] = []
-        for d_in, d_out in pairwise((math.prod(self.in_shape), *hidden_dims)):
-            layers += [nn.Linear(d_in, d_out), nonlinearity()]
-            if _probability("dropout", dropout) > 0:
-                layers.append(nn.Dropout(dropout))
-        self.hidden = nn.Sequential(*layers)
-        self.last = nn.Linear(hidden_dims[-1], math.prod(self.out_shape))
+        self.hidden, self.last = _perceptron(
+            self.sizes, hidden_dims, dropout, lambda n, m: [nn.Linear(n, m), nonlinearity()]
+        )
 
     @property
-    def input_weight(self) -> Tensor:
-        first = self.hidden[0]
-        assert isinstance(first, nn.Linear)
-        return first.weight
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        return cast("nn.Linear", self.hidden[0]), self.last
 
-    @property
-    def output_bias(self) -> Tensor:
-        return self.last.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _unflatten(self.last(self.hidden(_flatten(x, self.in_shape))), self.out_shape)
+    def flat(self, x: Tensor) -> Tensor:
+        h: Tensor = self.last(self.hidden(x))
+        return h
 
 
-class Residual(nn.Module):
+class Residual(_Flat):
     r"""A perceptron with shortcuts, :math:`h_{l+1} = h_l + a(W_l h_l + b_l)`, affine at both ends.
 
     The first hidden layer is :math:`h_1 = a(W_0 x + b_0)`; each further one adds to it.
@@ -139,12 +163,17 @@ class Residual(nn.Module):
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
-        width: units of every hidden layer.
+        width: number of units in every hidden layer.
         depth: number of hidden layers.
         activation: one of ``ACTIVATIONS``.
 
     Raises:
         ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyrovae.networks import Residual
+        >>> Residual((1, 8, 8), (2, 3), width=32, depth=4)(x).shape
+        torch.Size([64, 2, 3])
     """
 
     def __init__(
@@ -156,31 +185,27 @@ class Residual(nn.Module):
         depth: int = 3,
         activation: Activation = "silu",
     ) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        super().__init__(in_shape, out_shape)
         (width,) = _widths("width", [width])
         (depth,) = _widths("depth", [depth])
         self.nonlinearity = _activation(activation)()
-        self.first = nn.Linear(math.prod(self.in_shape), width)
+        self.first = nn.Linear(self.sizes[0], width)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.last = nn.Linear(width, math.prod(self.out_shape))
+        self.last = nn.Linear(width, self.sizes[1])
 
     @property
-    def input_weight(self) -> Tensor:
-        return self.first.weight
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        return self.first, self.last
 
-    @property
-    def output_bias(self) -> Tensor:
-        return self.last.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.nonlinearity(self.first(_flatten(x, self.in_shape)))
+    def flat(self, x: Tensor) -> Tensor:
+        h: Tensor = self.nonlinearity(self.first(x))
         for block in self.blocks:
             h = h + self.nonlinearity(block(h))
-        return _unflatten(self.last(h), self.out_shape)
+        out: Tensor = self.last(h)
+        return out
 
 
-class Gated(nn.Module):
+class Gated(_Flat):
     r"""A perceptron of gated layers, :math:`h_{l+1} = (W_l h_l + b_l) \odot \sigma(V_l h_l + c_l)`.
 
     References:
@@ -191,10 +216,15 @@ class Gated(nn.Module):
         in_shape: shape of one input.
         out_shape: shape of one output.
         hidden_dims: width of each hidden layer.
-        dropout: probability with which a hidden unit is dropped during training.
+        dropout: probability of dropping a hidden unit during training.
 
     Raises:
         ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyrovae.networks import Gated
+        >>> Gated((1, 8, 8), (2, 3), hidden_dims=(32,))(x).shape
+        torch.Size([64, 2, 3])
     """
 
     def __init__(
@@ -205,29 +235,18 @@ class Gated(nn.Module):
         hidden_dims: Sequence[int] = (256, 256),
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
-        hidden_dims = _widths("hidden_dims", hidden_dims)
-        layers: list[nn.Module] = []
-        for d_in, d_out in pairwise((math.prod(self.in_shape), *hidden_dims)):
-            layers += [nn.Linear(d_in, 2 * d_out), nn.GLU(dim=-1)]
-            if _probability("dropout", dropout) > 0:
-                layers.append(nn.Dropout(dropout))
-        self.hidden = nn.Sequential(*layers)
-        self.last = nn.Linear(hidden_dims[-1], math.prod(self.out_shape))
+        super().__init__(in_shape, out_shape)
+        self.hidden, self.last = _perceptron(
+            self.sizes, hidden_dims, dropout, lambda n, m: [nn.Linear(n, 2 * m), nn.GLU(dim=-1)]
+        )
 
     @property
-    def input_weight(self) -> Tensor:
-        first = self.hidden[0]
-        assert isinstance(first, nn.Linear)
-        return first.weight
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        return cast("nn.Linear", self.hidden[0]), self.last
 
-    @property
-    def output_bias(self) -> Tensor:
-        return self.last.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _unflatten(self.last(self.hidden(_flatten(x, self.in_shape))), self.out_shape)
+    def flat(self, x: Tensor) -> Tensor:
+        h: Tensor = self.last(self.hidden(x))
+        return h
 
 
 class Conv(nn.Module):
@@ -235,17 +254,24 @@ class Conv(nn.Module):
 
     With an image ``(C, H, W)`` as ``in_shape`` each stage halves height and width (3x3 kernels,
     stride 2), and an affine map ends it. With an image as ``out_shape``, possibly several per
-    output as in ``(2, C, H, W)``, the same stages run backwards by nearest-neighbour enlargement
-    and a convolution; every pixel of the output has a bias of its own.
+    output as in ``(2, C, H, W)``, the same stages run backwards: nearest-neighbor upsampling, then
+    a convolution. Every output pixel has its own bias.
 
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
-        channels: channels of each stage, from the image inwards.
+        channels: number of channels of each stage, from the image inwards.
         activation: one of ``ACTIVATIONS``.
 
     Raises:
         ValueError: if neither or both shapes are images, or an option is outside its range.
+
+    Example:
+        >>> from pyrovae.networks import Conv
+        >>> Conv((1, 8, 8), (2, 3), channels=(4, 8))(x).shape
+        torch.Size([64, 2, 3])
+        >>> Conv((3,), (1, 8, 8), channels=(4, 8))(torch.zeros(5, 3)).shape
+        torch.Size([5, 1, 8, 8])
     """
 
     def __init__(
@@ -286,12 +312,12 @@ class Conv(nn.Module):
 
 
 class Divided(nn.Module):
-    r"""A network that reads its input in a larger unit, :math:`h = f(x / c)`.
+    r"""A network that divides its input by a constant, :math:`h = f(x / c)`.
 
-    A step of Adam moves each weight by about the step size, whatever the unit of x, and so
-    :math:`W x` by as much as x is large. Under levels up to 255 as they are, training diverges at
-    step sizes that are right for bits. It does not help to start with small weights. Only the
-    network sees x / c: the likelihood is still of x, and bounds compare.
+    A step of Adam moves each weight by about the step size, whatever the unit of x, and thus
+    :math:`W x` in proportion to x. With raw levels up to 255, training diverges at step sizes that
+    suit binary data, and smaller starting weights do not help. Only the network reads x / c: the
+    likelihood remains one of x, so bounds stay comparable.
 
     Args:
         in_shape: shape of one input.
@@ -301,6 +327,12 @@ class Divided(nn.Module):
 
     Raises:
         ValueError: if ``divisor`` is not positive and finite.
+
+    Example:
+        >>> from pyrovae.networks import MLP, Divided
+        >>> divided = Divided((1, 8, 8), (2,), network=MLP, divisor=255)
+        >>> torch.equal(divided(255 * x), divided.network(x))
+        True
     """
 
     def __init__(
@@ -326,6 +358,24 @@ class Divided(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.network(x / self.divisor)
         return h
+
+
+def _perceptron(
+    sizes: tuple[int, int],
+    hidden_dims: Sequence[int],
+    dropout: float,
+    layer: Callable[[int, int], list[nn.Module]],
+) -> tuple[nn.Sequential, nn.Linear]:
+    """Hidden layers, each made from its input and output width, and the affine last layer."""
+    hidden_dims = _widths("hidden_dims", hidden_dims)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+    layers: list[nn.Module] = []
+    for n, m in pairwise((sizes[0], *hidden_dims)):
+        layers += layer(n, m)
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers), nn.Linear(hidden_dims[-1], sizes[1])
 
 
 class _PixelBias(nn.Module):
@@ -411,12 +461,6 @@ def _widths(name: str, widths: Sequence[int]) -> Shape:
     return widths
 
 
-def _probability(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
-    return value
-
-
 def _activation(name: Activation) -> type[nn.Module]:
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
@@ -430,3 +474,4 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "conv": Conv,
     "linear": Linear,
 }
+"""Networks by name."""

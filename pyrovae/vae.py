@@ -1,7 +1,10 @@
-r"""The variational autoencoder: three distributions, and the two Pyro programs they make."""
+r"""The variational autoencoder: three distributions, and the two Pyro programs that they make.
 
-from collections.abc import Callable, Iterable
-from typing import Any
+:class:`Prior`, :class:`Likelihood` and :class:`Posterior` say what a component must do. There is no
+base class and nothing to register: any object that meets one of them can take its place.
+"""
+
+from typing import Any, Protocol
 
 import pyro
 import torch
@@ -9,53 +12,145 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import evaluating
-from pyrovae.distributions import moments
-from pyrovae.posteriors import POSTERIORS
-from pyrovae.priors import PRIORS
+from pyrovae.distributions import base, moments
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "Likelihood", "Posterior", "Prior", "SpaceError"]
 
-_DRAWS = 100  # by which two supports are compared
+_DRAWS = 100  # number of draws by which two supports are compared
+
+
+class Prior(Protocol):
+    """p(z): an object that returns a distribution when it is called, such as an ``nn.Module``.
+
+    The distribution needs ``log_prob``, ``sample`` and ``expand``. If it declares its ``support``,
+    the posterior's must be the same.
+
+    Where a prior also has these, they are used: ``initialize(x)``, called by :func:`pyrovae.fit`
+    with training data; ``at(progress)`` and ``scheduled``, a method that sets a scheduled number
+    for the fraction of training that is done, and the names of the attributes that it sets;
+    ``posterior``, the VAE's posterior, for a prior made from it. Such a prior must not register the
+    posterior as a submodule.
+
+    Example:
+        >>> from pyro.distributions import Gumbel
+        >>> def prior():
+        ...     return Gumbel(torch.zeros(2), torch.ones(2)).to_event(1)
+        >>> pyrovae.VAE(prior, vae.likelihood, vae.posterior).latent_dim
+        2
+    """
+
+    def __call__(self) -> dist.Distribution:
+        """One distribution over vectors z: event_shape ``(latent_dim,)`` and no batch."""
+        ...
+
+
+class Likelihood(Protocol):
+    """p(x | z): an object that returns a distribution over x when it is called with z.
+
+    The distribution needs ``log_prob`` with its normalizing constant, ``sample`` and ``mean``.
+
+    Where a likelihood also has these, they are used: ``initialize(x)``, ``at(progress)`` and
+    ``scheduled`` as for :class:`Prior`; ``scaling``, how to scale integer pixels for it (``"none"``
+    or ``"unit"``); ``remedy``, what to do with data outside its support, for the error message.
+
+    Example:
+        >>> from pyro.distributions import Bernoulli
+        >>> def likelihood(z):
+        ...     return Bernoulli(logits=vae.likelihood.decoder(z)).to_event(3)
+        >>> pyrovae.VAE(vae.prior, likelihood, vae.posterior).decode(torch.zeros(5, 2)).shape
+        torch.Size([5, 1, 8, 8])
+    """
+
+    def __call__(self, z: Tensor, /) -> dist.Distribution:
+        """For z ``(*batch, latent_dim)``, a distribution over x ``(*batch, *event_shape)``."""
+        ...
+
+
+class Posterior(Protocol):
+    """q(z | x): an object that returns a distribution over z when it is called with x.
+
+    The distribution needs ``log_prob`` and ``sample``, and ``rsample`` for most objectives.
+
+    Where a posterior also has these, they are used: ``initialize(x)``, ``at(progress)`` and
+    ``scheduled`` as for :class:`Prior`; ``encoder``, its network.
+
+    Example:
+        >>> from pyro.distributions import Normal
+        >>> def posterior(x):
+        ...     return Normal(vae.encode(x), 0.1).to_event(1)
+        >>> pyrovae.VAE(vae.prior, vae.likelihood, posterior).reconstruct(x).shape
+        torch.Size([64, 1, 8, 8])
+    """
+
+    def __call__(self, x: Tensor, /) -> dist.Distribution:
+        """For x ``(*batch, *event_shape)``, a distribution over z ``(*batch, latent_dim)``."""
+        ...
+
+
+class SpaceError(ValueError):
+    """The prior and the posterior are over different spaces.
+
+    Example:
+        >>> from pyrovae.priors import Sphere
+        >>> pyrovae.VAE(Sphere(2), vae.likelihood, vae.posterior).check_spaces(x)
+        Traceback (most recent call last):
+        pyrovae.vae.SpaceError: the prior Sphere is over points of the unit sphere of shape ...
+    """
 
 
 class VAE(nn.Module):
-    r"""A latent variable model and the amortised posterior that is fitted to it.
+    r"""A latent variable model and the amortized posterior that is fitted to it.
 
     .. math::
         p(x, z) = p(z) \, p(x \mid z) \qquad q(z \mid x) \approx p(z \mid x)
 
-    The generative story of one datum: draw z from the prior, then x from the likelihood given z.
-    Each datum has a z of its own. :meth:`model` and :meth:`guide` are ordinary Pyro programs over
-    a batch of independent data, for Pyro's own ``SVI``, ELBOs, ``Predictive``, ``NUTS`` and
+    The generative story of one example: draw z from the prior, then x from the likelihood given z.
+    Each example has its own z. :meth:`model` and :meth:`guide` are ordinary Pyro programs over a
+    batch of independent examples, for Pyro's own ``SVI``, ELBOs, ``Predictive``, ``NUTS`` and
     handlers.
 
     References:
         Kingma and Welling (2014), Auto-Encoding Variational Bayes, arXiv:1312.6114
 
     Args:
-        prior: p(z), called with nothing; returns a Pyro distribution of event_dim 1.
+        prior: p(z), called without arguments; returns a Pyro distribution with event_dim 1.
         likelihood: p(x | z), called with z ``(*batch, latent_dim)``; returns a Pyro distribution
             over x ``(*batch, *event_shape)``.
         posterior: q(z | x), called with x ``(*batch, *event_shape)``; returns a Pyro distribution
             over z ``(*batch, latent_dim)``.
 
     Raises:
-        TypeError: if the prior does not return a Pyro distribution over vectors.
-        ValueError: if the prior is made of a posterior, and that is another object.
+        TypeError: if one of the three cannot be called, or the prior does not return a Pyro
+            distribution over vectors.
+        ValueError: if the prior is made from a posterior that is another object.
+
+    Example:
+        >>> from functools import partial
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.networks import MLP
+        >>> from pyrovae.posteriors import DiagonalNormal
+        >>> from pyrovae.priors import StandardNormal
+        >>> components = Bernoulli(2, (1, 8, 8), MLP), DiagonalNormal(2, (1, 8, 8), MLP)
+        >>> pyrovae.VAE(StandardNormal(2), *components).sample(10).shape
+        torch.Size([10, 1, 8, 8])
     """
 
-    def __init__(
-        self,
-        prior: Callable[[], dist.Distribution],
-        likelihood: Callable[[Tensor], dist.Distribution],
-        posterior: Callable[[Tensor], dist.Distribution],
-    ) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, posterior: Posterior) -> None:
         super().__init__()
+        given = {"prior()": prior, "likelihood(z)": likelihood, "posterior(x)": posterior}
+        for call, component in given.items():
+            if isinstance(component, type) or not callable(component):
+                what = (
+                    f"the class {component.__name__}; make an object of it first"
+                    if isinstance(component, type)
+                    else f"a {type(component).__name__}"
+                )
+                raise TypeError(f"{call} must return a distribution when it is called, got {what}")
         shared = getattr(prior, "posterior", posterior)
         if shared is not posterior:
             raise ValueError(
-                f"the {type(prior).__name__} is made of a {type(shared).__name__} that is not the "
-                "VAE's posterior, and would not be trained; give both the same object"
+                f"the {type(prior).__name__} is made from a {type(shared).__name__} that is not "
+                "the VAE's posterior and would not be trained; give both the same object"
             )
         self.prior = prior
         self.likelihood = likelihood
@@ -63,7 +158,7 @@ class VAE(nn.Module):
         self.latent_dim: int = _event_shape_of_prior(prior)[0]
 
     def model(self, x: Tensor) -> None:
-        """p(x, z) = p(z) p(x | z), with x observed.
+        """The Pyro program of p(x, z) = p(z) p(x | z), with x observed.
 
         Args:
             x: data ``(batch, *event_shape)``.
@@ -74,7 +169,7 @@ class VAE(nn.Module):
             pyro.sample("x", self.likelihood(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """q(z | x).
+        """The Pyro program of q(z | x).
 
         Args:
             x: data ``(batch, *event_shape)``.
@@ -83,15 +178,47 @@ class VAE(nn.Module):
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))
 
-    def declare(self, *roles: str) -> None:
-        """Tell Pyro of the parameters that a program uses, by ``pyro.module``, role by role.
+    def log_joint(
+        self,
+        x: Tensor,
+        z: Tensor,
+        *,
+        prior: dist.Distribution | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        r"""The log density of each pair of x and z, in nats.
 
-        In Pyro's store they are ``prior$$$...``, ``likelihood$$$...`` and ``posterior$$$...``. A
-        prior that is made of the posterior uses its parameters too.
+        .. math:: \log p(x, z) = \log p(z) + \log p(x \mid z)
 
         Args:
-            roles: ``"prior"``, ``"likelihood"`` or ``"posterior"``; one that is no module has no
-                parameters.
+            x: data ``(*batch, *event_shape)``.
+            z: latents ``(*sample_shape, *batch, latent_dim)``.
+            prior: p(z) as ``self.prior()`` returned it, to save building it again; None builds it.
+            dtype: type in which the two terms are added; by default their own.
+
+        Returns:
+            ``(*sample_shape, *batch)``.
+
+        Example:
+            >>> vae.log_joint(x, torch.zeros(64, 2)).shape
+            torch.Size([64])
+            >>> vae.log_joint(x, torch.zeros(100, 64, 2), dtype=torch.float64).shape
+            torch.Size([100, 64])
+        """
+        p = self.prior() if prior is None else prior
+        log_prior: Tensor = p.log_prob(z)
+        log_likelihood: Tensor = self.likelihood(z).log_prob(x)
+        return log_prior.to(dtype) + log_likelihood.to(dtype)
+
+    def declare(self, *roles: str) -> None:
+        """Register the parameters that a program uses with Pyro, by ``pyro.module``.
+
+        In Pyro's param store they are named ``prior$$$...``, ``likelihood$$$...`` and
+        ``posterior$$$...``. A prior that is made from the posterior uses its parameters too.
+
+        Args:
+            roles: ``"prior"``, ``"likelihood"`` or ``"posterior"``; a component that is no module
+                has no parameters.
         """
         parts = {role: getattr(self, role) for role in roles}
         if hasattr(parts.get("prior"), "posterior"):
@@ -101,7 +228,7 @@ class VAE(nn.Module):
                 pyro.module(role, part)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The mean of q(z | x): by formula, else of 1,000 draws.
+        """The mean of q(z | x), by formula or else from 1,000 draws.
 
         Args:
             x: data ``(*batch, *event_shape)``.
@@ -134,13 +261,13 @@ class VAE(nn.Module):
         return self.decode(self.posterior(x).sample())
 
     def sample(self, n: int) -> Tensor:
-        """Draw observations: z from p(z), then x from p(x | z).
+        """Draw examples: z from p(z), then x from p(x | z).
 
-        The means of p(x | z) at such draws, which look smoother and are no samples, are
+        The means of p(x | z) at such z look smoother but are not samples; they are
         ``vae.decode(vae.prior().sample((n,)))``.
 
         Args:
-            n: number of observations.
+            n: number of examples.
 
         Returns:
             ``(n, *event_shape)``.
@@ -149,10 +276,10 @@ class VAE(nn.Module):
         return self.likelihood(z).sample()
 
     def place(self, x: Tensor) -> Tensor:
-        """x on the device and in the dtype of the parameters.
+        """Move x to the device and dtype of the parameters.
 
         Args:
-            x: data ``(*batch, *event_shape)``, of any numeric type.
+            x: data ``(*batch, *event_shape)`` of any numeric type.
 
         Returns:
             The same numbers, ``(*batch, *event_shape)``.
@@ -162,36 +289,46 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def check_data(self, x: Tensor) -> None:
-        """Refuse data that the likelihood does not describe, and a posterior off the prior's space.
+        """Refuse data outside the likelihood's support, and a posterior outside the prior's space.
 
         Args:
             x: data ``(batch, *event_shape)``.
 
         Raises:
-            ValueError: if the shape differs, or a value lies outside the support of p(x | z),
-                with that value and the remedy; if draws of q(z | x) lie outside the support of
-                p(z), or the other way round, naming both.
+            ValueError: if the shape differs, or a value lies outside the support of p(x | z), with
+                that value and the remedy.
+            SpaceError: as :meth:`check_spaces`.
         """
         with torch.random.fork_rng():
             likelihood = self.likelihood(self.prior().sample())
         event_shape = tuple(likelihood.event_shape)
         if tuple(x.shape[1:]) != event_shape:
             raise ValueError(
-                f"the likelihood describes observations of shape {event_shape}, the data's have "
+                f"the likelihood describes examples of shape {event_shape}, the data's have "
                 f"{tuple(x.shape[1:])}; reshape the data, or build the networks for its shape"
             )
         inside = likelihood.support.check(x)  # (batch,): the event dims are reduced
         if not inside.all():
-            elementwise = _elementwise(likelihood).support.check(x)
+            elementwise = base(likelihood).support.check(x)
             raise ValueError(
                 f"the data holds {x[~elementwise].flatten()[0].item():.6g}, outside the support of "
                 f"{type(self.likelihood).__name__}; "
                 + getattr(self.likelihood, "remedy", "choose a likelihood whose support holds it")
             )
-        self._check_pair(x[:2])
+        self.check_spaces(x[:2])
 
-    def _check_pair(self, x: Tensor) -> None:
-        x = x / x.abs().max().clamp_min(1)  # an encoder that knows no unit yet may overflow
+    @torch.no_grad()
+    def check_spaces(self, x: Tensor) -> None:
+        """Refuse a posterior that is not over the same space as the prior.
+
+        Args:
+            x: data ``(batch, *event_shape)``; a few examples suffice.
+
+        Raises:
+            SpaceError: if draws of q(z | x) lie outside the support of p(z), or the other way
+                round, naming both spaces.
+        """
+        x = x / x.abs().max().clamp_min(1)  # an encoder before initialization may overflow
         try:
             with torch.random.fork_rng(), evaluating(self):
                 p, q = self.prior(), self.posterior(x)
@@ -199,28 +336,14 @@ class VAE(nn.Module):
                     p.support.check(q.sample((_DRAWS,))).all()
                     and q.support.check(p.sample((_DRAWS,))).all()
                 )
-        except NotImplementedError:  # a distribution of the user's own that declares no support
+        except NotImplementedError:  # a user-defined distribution that declares no support
             return
         if not same:
-            raise ValueError(
+            raise SpaceError(
                 f"the prior {type(self.prior).__name__} is over {_space(p)}, the posterior "
                 f"{type(self.posterior).__name__} over {_space(q)}; they must be over the same "
-                f"space. Over real vectors are the priors {_but(PRIORS, 'sphere', 'categorical')} "
-                f"and the posteriors {_but(POSTERIORS, 'power_spherical', 'relaxed_categorical')}; "
-                "each pair works but vamp with point. On the sphere are the priors sphere and vamp "
-                "with the posterior power_spherical. Over one-hot vectors are the priors "
-                "categorical and vamp with the posterior relaxed_categorical, of the same classes"
+                "space"
             )
-
-
-def _elementwise(distribution: Any) -> Any:
-    while isinstance(distribution, torch.distributions.Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _but(family: Iterable[str], *names: str) -> str:
-    return ", ".join(entry for entry in family if entry not in names)
 
 
 def _space(distribution: Any) -> str:
@@ -243,7 +366,7 @@ _SPACES = {
 }
 
 
-def _event_shape_of_prior(prior: Callable[[], dist.Distribution]) -> tuple[int, ...]:
+def _event_shape_of_prior(prior: Prior) -> tuple[int, ...]:
     with torch.no_grad():
         distribution = prior()
     if not isinstance(distribution, dist.Distribution):

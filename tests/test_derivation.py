@@ -250,12 +250,12 @@ def test_equation_4_the_divergence_is_a_mean_of_log_ratios(seed):
         lambda z: n.pdf(z) * (n.logpdf(z) - laplace.logpdf(z)), -8, 8, points=[0.5], epsabs=1e-12
     )
     found = compare(q, p, samples=(20_000,), seed=seed)
-    assert found["quadrature"]["value"] == pytest.approx(exact, abs=1e-7)
-    (row,) = found["monte_carlo"]
-    assert_within(row["estimate"], exact, row["standard_error"])
+    assert found.quadrature.value == pytest.approx(exact, abs=1e-7)
+    (row,) = found.monte_carlo
+    assert_within(row.estimate.value, exact, row.estimate.standard_error)
     assert exact > 0
     same = compare(q, q, samples=(1,))
-    assert same["quadrature"]["value"] == pytest.approx(0, abs=1e-12)
+    assert same.quadrature.value == pytest.approx(0, abs=1e-12)
 
 
 @each_seed
@@ -572,7 +572,7 @@ def test_the_gradient_by_the_score_is_the_noisier(seed):
             return not_differentiable(self.encoder(x))
 
     scored = compare_gradients(VAE(vae.prior, vae.likelihood, Scored()), split, draws=200)
-    variances = [found["estimators"][0]["variance"]["value"] for found in (pathwise, scored)]
+    variances = [found.estimators[0].noise.variance.value for found in (pathwise, scored)]
     assert_finite(variances)
     assert variances[1] > 2 * variances[0]
 

@@ -13,9 +13,12 @@ import pyrovae
 from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.kl import ledger
+from pyrovae.posteriors import POSTERIORS
 from pyrovae.runs import Config, start
+from pyrovae.runs.pairs import matching_priors
 from pyrovae.training import fit
-from tests.models import ACROSS, EVERY_PAIR, PRODUCT, UNDEFINED_PAIRS, make_pair
+from pyrovae.vae import SpaceError
+from tests.models import ACROSS, EVERY_PAIR, PAIRS, PRODUCT, UNDEFINED_PAIRS, make_pair
 from tests.oracles import assert_adds_up, assert_reached
 
 
@@ -42,10 +45,10 @@ def test_a_step_has_finite_gradients_everywhere_and_the_result_is_evaluated(
     assert vae.encode(digits).shape == (64, 2)
     divergence = ledger(vae, Split.from_array(digits[:10]), samples=(2, 10))
     if posterior == "point":
-        assert divergence["infinite"]
+        assert divergence.infinite
     else:
-        assert divergence["infinite"] is None
-        assert all(math.isfinite(row["estimate"]) for row in divergence["monte_carlo"])
+        assert divergence.infinite is None
+        assert all(math.isfinite(row.estimate.value) for row in divergence.monte_carlo)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +78,29 @@ def test_a_run_is_saved_and_loaded_to_the_bit(prior, posterior, few_digits, tmp_
 
 
 @pytest.mark.parametrize(("prior", "posterior"), ACROSS)
-def test_a_pair_over_two_spaces_is_refused_with_the_pairs_that_work(prior, posterior, digits):
-    message = (
-        "On the sphere are the priors sphere and vamp with the posterior power_spherical. Over "
-        "one-hot vectors are the priors categorical and vamp with the posterior relaxed_categorical"
-    )
-    with pytest.raises(ValueError, match=message):
+def test_a_pair_over_two_spaces_is_refused(prior, posterior, digits):
+    with pytest.raises(SpaceError, match=r"they must be over the same space$"):
         fit(make_pair(prior, posterior), digits, epochs=1)
+
+
+def test_the_pairs_that_go_together_are_found_from_their_supports():
+    found = [
+        (prior, posterior) for posterior in POSTERIORS for prior in matching_priors()[posterior]
+    ]
+    assert sorted(found) == sorted(PAIRS)
+
+
+def test_a_run_over_two_spaces_is_refused_with_the_pairs_that_go_together(few_digits, tmp_path):
+    config, _ = Config.resolve({"model": {"prior": "sphere", "latent_dim": 2}})
+    message = (
+        "Sphere is over points of the unit sphere .* over real vectors .* same space. These go "
+        "together: the priors normal, .*, vamp, flow with the posteriors diagonal, .*, flow; the "
+        "priors normal, .* with the posterior point; the priors vamp, sphere with the posterior "
+        "power_spherical; the priors vamp, categorical with the posterior relaxed_categorical$"
+    )
+    with pytest.raises(SpaceError, match=message):
+        start(config, few_digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.contract

@@ -11,7 +11,14 @@ import torch
 from pyro import distributions as dist
 
 from pyrovae.data import Split
-from pyrovae.diagnostics import aggregate_draws, calibrate, compare_gradients, gap, surgery
+from pyrovae.diagnostics import (
+    NutsSettings,
+    aggregate_draws,
+    calibrate,
+    compare_gradients,
+    gap,
+    surgery,
+)
 from pyrovae.diagnostics.two_sample import probe
 from pyrovae.evidence import Draws, annealed, bounds, bridge, importance_weighted
 from pyrovae.kl import compare
@@ -189,7 +196,7 @@ def test_of_the_statistics_of_a_calibration():
 def test_of_the_elbo_in_an_inference_gap():
     vae, x, _ = linear_gaussian(0)
     vae = VAE(vae.prior, vae.likelihood, DiagonalNormal(2, (5,), Linear).double())
-    options = {"images": 3, "steps": 1, "draws": 0}
+    options = {"images": 3, "steps": 1, "nuts": None}
     exact = gap(vae, Split.from_array(x), **options).elbo.value
 
     def make(seed):
@@ -206,7 +213,8 @@ def test_of_what_chains_give_in_an_inference_gap():
     """log p(x) by bridge sampling, whose error is too large by up to the root of two by design."""
     vae, x, evidence = linear_gaussian(0)
     vae = VAE(vae.prior, vae.likelihood, DiagonalNormal(2, (5,), Linear).double())
-    options = {"images": 3, "steps": 1, "samples": 500, "draws": 100, "warmup": 60, "chains": 2}
+    nuts = NutsSettings(draws=100, warmup=60, chains=2)
+    options = {"images": 3, "steps": 1, "samples": 500, "nuts": nuts}
     data = Split.from_array(x)
 
     def make(seed):

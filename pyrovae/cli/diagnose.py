@@ -1,7 +1,7 @@
-r"""The command that says what a run has learnt."""
+r"""The command that reports what a run has learned."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,9 +15,22 @@ from pyrovae.cli.options import (
     text,
 )
 
+if TYPE_CHECKING:
+    from pyrovae.diagnostics import (
+        Accuracy,
+        Diagnosis,
+        DimensionTerms,
+        Group,
+        Population,
+        Probes,
+        Surgery,
+        TwoSampleTest,
+    )
+    from pyrovae.estimates import Estimate
+
 __all__ = ["diagnose"]
 
-SHOWN = 10  # dimensions on the terminal
+SHOWN = 10  # dimensions that the terminal shows
 
 
 def _weights(context: click.Context, option: click.Parameter, value: str) -> tuple[float, ...]:
@@ -45,9 +58,11 @@ def _weights(context: click.Context, option: click.Parameter, value: str) -> tup
     type=click.IntRange(2),
     default=10,
     show_default=True,
-    help="Draws of each posterior.",
+    help="Draws from each posterior.",
 )
-@click.option("--sweep", is_flag=True, help="Also rate and distortion, by training anew.")
+@click.option(
+    "--sweep", is_flag=True, help="Also train at several weights and compare rate and distortion."
+)
 @text(
     "--betas",
     metavar="X,X,...",
@@ -56,8 +71,8 @@ def _weights(context: click.Context, option: click.Parameter, value: str) -> tup
     callback=_weights,
     help="Weights of the KL term in the sweep.",
 )
-@count("--epochs", metavar="N", help="Of each training of the sweep. [the run's]")
-@count("--seeds", metavar="N", default=1, show_default=True, help="Runs of each weight.")
+@count("--epochs", metavar="N", help="Epochs of each run of the sweep. [the run's]")
+@count("--seeds", metavar="N", default=1, show_default=True, help="Runs per weight.")
 @seed_option
 @data_dir_option
 @json_option
@@ -74,11 +89,11 @@ def diagnose(
     as_json: bool,
     **own: str | None,
 ) -> None:
-    """What a run has learnt: the ELBO taken apart, the codes against the prior, samples, probes.
+    """Report what a run has learned: terms of the ELBO, codes against the prior, samples, probes.
 
-    On the test set. All numbers go to RUN/diagnosis.json, pictures to RUN/figures/. --sweep trains
-    the same configuration with several weights of the KL term, in RUN/sweep/; the same command goes
-    on after Ctrl-C.
+    On the test set. The numbers are written to RUN/diagnosis.json and the figures to RUN/figures/.
+    --sweep trains the same configuration with several weights of the KL term, in RUN/sweep/; after
+    Ctrl-C, the same command resumes it.
     """
     from pyrovae import plots
     from pyrovae._process.files import write_text
@@ -95,10 +110,10 @@ def diagnose(
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     found = examine(vae, dataset, draws=draws, limit=limit, seed=seed, counting=counting)
     pictures = plots.diagnosis_figures(vae, found)
-    report = dict(found.report) | {"sweep": None}
-    lines = list(_lines(report, dataset.name))
+    report = found.to_dict() | {"sweep": None}
+    lines = list(_lines(found, dataset.name))
     if sweep:
-        report["sweep"] = over_betas(
+        swept = over_betas(
             opened,
             betas=betas,
             epochs=epochs,
@@ -108,12 +123,9 @@ def diagnose(
             reporting=TrainingDisplay,
             counting=counting,
         )
-        pictures["rate_distortion"] = plots.rate_distortion(report["sweep"])
-        lines += [
-            "",
-            "rate and distortion",
-            *(f"  {line}" for line in sweep_table(report["sweep"])),
-        ]
+        report["sweep"] = swept
+        pictures["rate_distortion"] = plots.rate_distortion(swept)
+        lines += ["", "rate and distortion", *(f"  {line}" for line in sweep_table(swept))]
     for name, picture in pictures.items():
         plots.save(picture, folder / f"{name}.png")
     write_text(path, in_json(report, indent=2) + "\n")
@@ -124,35 +136,35 @@ def diagnose(
     click.echo(f"\nnumbers  {path}\nfigures  {', '.join(f'{folder / n}.png' for n in pictures)}")
 
 
-def _lines(report: Mapping[str, Any], data: str) -> Iterator[str]:
-    parts = report["surgery"]
-    each = "" if parts is None else f", {parts['draws']} draws of each posterior"
-    yield f"{data}: {report['images']:,} of {report['available']:,} test examples{each}"
+def _lines(found: "Diagnosis", data: str) -> Iterator[str]:
+    terms = found.surgery
+    each = "" if terms is None else f", {terms.draws} draws of each posterior"
+    yield f"{data}: {found.examples:,} of {found.available:,} test examples{each}"
     yield "nats per example, +- standard error of the draws for these examples"
     yield ""
     yield "the bound, taken apart"
-    if parts is None:
-        yield f"  left out: {report['no_surgery']}"
+    if terms is None:
+        yield f"  left out: {found.no_surgery}"
     else:
-        yield from _terms(parts)
+        yield from _terms(terms)
     yield ""
     yield "is the code used?"
-    yield f"  {_VERDICTS[report['collapse']['verdict']]}"
-    yield from (f"  {part}" for part in report["collapse"]["reason"].split("; "))
-    if parts is not None and parts["dimensions"]:
-        yield from _dimensions(parts["dimensions"])
+    yield f"  {_VERDICTS[found.collapse.verdict]}"
+    yield from (f"  {part}" for part in found.collapse.reason.split("; "))
+    if terms is not None and terms.dimensions:
+        yield from _dimensions(terms.dimensions)
     yield ""
     yield "do the codes fill the prior?"
-    yield from _groups(report["population"])
-    if parts is not None and parts["at_ceiling"]:
+    yield from _groups(found.population)
+    if terms is not None and terms.at_ceiling:
         yield "  these KLs are of sets of islands, see the note: the classifier is the better judge"
     yield ""
     yield "can a classifier tell samples from test data? (50 % is: no)"
-    for row in report["samples"]:
-        found = "too few examples" if row["accuracy"] is None else _test(row)
-        yield f"  {found:<33} {row['what']}"
+    for row in found.samples:
+        result = "too few examples" if row.test is None else _test(row.test)
+        yield f"  {result:<33} {row.about}"
     yield ""
-    yield from _probes(report["probes"])
+    yield from _probes(found.probes)
 
 
 _VERDICTS = {
@@ -162,29 +174,27 @@ _VERDICTS = {
 }
 
 
-def _terms(parts: Mapping[str, Any]) -> Iterator[str]:
-    terms = parts["terms"]
-    over = terms["elbo"]["over_images"]
-    ceiling = f"of at most log {parts['images']:,} = {parts['log_images']:.3f}"
+def _terms(parts: "Surgery") -> Iterator[str]:
+    ceiling = f"of at most log {parts.examples:,} = {parts.log_examples:.3f}"
     for name, words, after in (
-        ("elbo", "ELBO", f"+- {over:.2f} over the choice of examples"),
+        ("elbo", "ELBO", f"+- {parts.elbo.over_examples:.2f} over the choice of examples"),
         ("reconstruction", "  = reconstruction", "mean of log p(x|z)"),
         ("mutual_information", "  - mutual information", f"of code and example, {ceiling}"),
         ("marginal_kl", "  - KL(q(z) || p(z))", "of the aggregate posterior and the prior"),
         ("total_correlation", "      = total correlation", "of the dimensions of z under q(z)"),
         ("dimension_wise_kl", "      + dimension-wise KL", "sum of KL(q(z_j) || p(z_j))"),
     ):
-        if name in terms:
-            yield f"  {words:<26}{_number(terms[name])}  {after}"
-    kl = _number(terms["kl"]).strip()
+        if name in parts.terms:
+            yield f"  {words:<26}{_number(parts.terms[name])}  {after}"
+    kl = _number(parts.kl).strip()
     yield f"  mutual information + KL(q(z) || p(z)) = mean KL(q(z|x) || p(z)) = {kl}"
-    for reason, names in _by_reason(parts["omitted"]).items():
+    for reason, names in _by_reason(parts.omitted).items():
         words = " and no ".join(_TERMS[name] for name in names)
         yield f"  no {words}: {reason}"
-    between = parts["population"]["mutual_information"]
-    low, high = (f"{between[end]['estimate']:.2f}" for end in ("lower", "upper"))
+    between = parts.population.mutual_information
+    low, high = (f"{end.value:.2f}" for end in (between.lower, between.upper))
     yield f"  for new data the mutual information is in the mean between {low} and {high}"
-    yield from (f"  note: {note}" for note in parts["notes"])
+    yield from (f"  note: {note}" for note in parts.notes)
 
 
 def _by_reason(omitted: Mapping[str, str]) -> dict[str, list[str]]:
@@ -197,66 +207,63 @@ def _by_reason(omitted: Mapping[str, str]) -> dict[str, list[str]]:
 _TERMS = {"total_correlation": "total correlation", "dimension_wise_kl": "dimension-wise KL"}
 
 
-def _dimensions(rows: list[dict[str, Any]]) -> Iterator[str]:
-    measure = "kl" if rows[0]["kl"] is not None else "mutual_information"
-    first = sorted(rows, key=lambda row: -row[measure]["estimate"])[:SHOWN]
+def _dimensions(rows: "Sequence[DimensionTerms]") -> Iterator[str]:
+    first = sorted(rows, key=lambda row: -(row.kl or row.mutual_information).value)[:SHOWN]
     which = f", the {len(first)} largest of {len(rows)}" if len(rows) > len(first) else ""
-    yield f"  by dimension{which}: {' '.join(str(row['dimension']) for row in first)}"
+    yield f"  by dimension{which}: {' '.join(str(row.dimension) for row in first)}"
     for name, words in (("kl", "KL"), ("mutual_information", "told of the example")):
-        if rows[0][name] is not None:
-            values = " ".join(f"{row[name]['estimate']:.2f}" for row in first)
-            most = max(row[name]["standard_error"] for row in rows)
+        if getattr(rows[0], name) is not None:
+            values = " ".join(f"{getattr(row, name).value:.2f}" for row in first)
+            most = max(getattr(row, name).standard_error for row in rows)
             yield f"    {words:<19} {values} (+- {most:.2f} at most)"
 
 
-def _groups(found: Mapping[str, Any]) -> Iterator[str]:
-    width = max(len(_group_name(group)) for group in found["groups"])
-    for group in found["groups"]:
-        kl, test = group["marginal_kl"], group["test"]
+def _groups(found: "Population") -> Iterator[str]:
+    width = max(len(_group_name(group)) for group in found.groups)
+    for group in found.groups:
         line = f"  {_group_name(group):<{width}}"
-        if kl is not None:
-            line += f"  KL to the prior {_number(kl)}"
-        if test is not None:
-            line += f"  told from draws of the prior: {_test(test)}"
+        if group.marginal_kl is not None:
+            line += f"  KL to the prior {_number(group.marginal_kl)}"
+        if group.test is not None:
+            line += f"  told from draws of the prior: {_test(group.test)}"
         yield line
-    information = found["class_information"]
-    if information is not None:
+    if found.class_information is not None:
         yield (
-            f"  mean KL of a class = KL of all + {_number(information).strip()} nats told of the "
-            f"class, of at most {found['class_entropy']:.3f}"
+            f"  mean KL of a class = KL of all + {_number(found.class_information).strip()} nats "
+            f"told of the class, of at most {found.class_entropy:.3f}"
         )
 
 
-def _group_name(group: Mapping[str, Any]) -> str:
-    name = "all" if group["class"] is None else f"class {group['class']}"
-    return f"{name} ({group['images']:,})"
+def _group_name(group: "Group") -> str:
+    name = "all" if group.label is None else f"class {group.label}"
+    return f"{name} ({group.examples:,})"
 
 
-def _probes(probes: Mapping[str, Any] | None) -> Iterator[str]:
+def _probes(probes: "Probes | None") -> Iterator[str]:
     if probes is None:
         yield "what can be read from the codes: left out, the data have no labels"
         return
     yield (
-        f"classes read from the codes, {probes['trained_on']:,} training and "
-        f"{probes['tested_on']:,} test examples; chance {100 * probes['chance']:.0f} %"
+        f"classes read from the codes, {probes.trained_on:,} training and "
+        f"{probes.tested_on:,} test examples; chance {100 * probes.chance:.0f} %"
     )
-    for kind, words in (("linear", "linear probe"), ("neighbours", "5 nearest neighbours")):
-        codes, pixels = (_percent(probes[source][kind]) for source in ("codes", "pixels"))
-        difference = probes["difference"][kind]
+    for kind, words in (("linear", "linear probe"), ("neighbors", "5 nearest neighbours")):
+        codes, pixels = (_percent(getattr(part, kind)) for part in (probes.codes, probes.pixels))
+        difference = getattr(probes.difference, kind)
         yield (
             f"  {words:<21} codes {codes}, pixels {pixels}, difference "
-            f"{100 * difference['estimate']:+.1f} +- {100 * difference['standard_error']:.1f}"
+            f"{100 * difference.value:+.1f} +- {100 * difference.standard_error:.1f}"
         )
 
 
-def _test(row: Mapping[str, Any]) -> str:
-    p_value = row["p_value"]
-    return f"{_percent(row)} right, p " + (f"= {p_value:.3f}" if p_value >= 0.001 else "< 0.001")
+def _test(test: "TwoSampleTest") -> str:
+    p_value = f"= {test.p_value:.3f}" if test.p_value >= 0.001 else "< 0.001"
+    return f"{_percent(test.accuracy)} right, p {p_value}"
 
 
-def _percent(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['accuracy']:.1f} +- {100 * row['standard_error']:.1f} %"
+def _percent(accuracy: "Accuracy") -> str:
+    return f"{100 * accuracy.value:.1f} +- {100 * (accuracy.standard_error or 0.0):.1f} %"
 
 
-def _number(term: Mapping[str, Any]) -> str:
-    return f"{term['estimate']:>9.3f} +- {term['standard_error']:.3f}"
+def _number(term: "Estimate") -> str:
+    return f"{term.value:>9.3f} +- {term.standard_error:.3f}"

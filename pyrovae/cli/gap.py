@@ -1,7 +1,7 @@
-r"""The command that takes the gap between log p(x) and the ELBO apart."""
+r"""The command that splits the gap between log p(x) and the ELBO into its two parts."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,9 @@ from pyrovae.cli.options import (
     seed_option,
 )
 
+if TYPE_CHECKING:
+    from pyrovae.diagnostics import Gap
+
 __all__ = ["gap"]
 
 
@@ -25,7 +28,7 @@ __all__ = ["gap"]
     type=click.Choice(["auto", "exact", "quadrature", "bridge"]),
     default="auto",
     show_default=True,
-    help="How log p(x) is computed.",
+    help="Method for log p(x).",
 )
 @click.option(
     "--samples",
@@ -33,16 +36,22 @@ __all__ = ["gap"]
     type=click.IntRange(2),
     default=10_000,
     show_default=True,
-    help="Draws of each q for each ELBO.",
+    help="Draws from each q for each ELBO.",
 )
-@count("--steps", metavar="N", default=1_000, show_default=True, help="Of the search for best q.")
+@count(
+    "--steps",
+    metavar="N",
+    default=1_000,
+    show_default=True,
+    help="Steps of the search for the best q.",
+)
 @click.option(
     "--draws",
     metavar="N",
     type=click.IntRange(4),
     default=250,
     show_default=True,
-    help="Of each of 4 NUTS chains, after as many to warm up.",
+    help="Draws of each of 4 NUTS chains, after as many warm-up draws.",
 )
 @seed_option
 @data_dir_option
@@ -59,16 +68,16 @@ def gap(
     as_json: bool,
     **own: str | None,
 ) -> None:
-    """log p(x) - ELBO of single images: the best q's share, and what the encoder loses against it.
+    """Split log p(x) - ELBO of single examples into the best q's part and the encoder's part.
 
-    log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term computed by itself: exactly where that can be,
-    by quadrature for one and two latent dimensions, with NUTS and bridge sampling elsewhere. A
-    picture goes to RUN/figures/gap.png, and of a two-dimensional latent another one to
+    log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term computed on its own: exactly where possible,
+    by quadrature for one and two latent dimensions, otherwise with NUTS and bridge sampling. The
+    figure is written to RUN/figures/gap.png; a two-dimensional latent has another one in
     RUN/figures/posteriors.png.
     """
     from pyrovae import plots
-    from pyrovae.diagnostics import gap as take_apart
-    from pyrovae.diagnostics import gap_summary, posterior_densities
+    from pyrovae.diagnostics import NutsSettings, posterior_densities
+    from pyrovae.diagnostics import gap as split
     from pyrovae.runs import as_json as in_json
     from pyrovae.runs import destination
     from pyrovae.training import counting
@@ -76,30 +85,28 @@ def gap(
     opened = opened_run(run, own)
     path = destination(None, opened.folder / "figures/gap.png", (".png",))
     vae, dataset = opened.vae(), opened.dataset(data_dir)
-    found = take_apart(
+    found = split(
         vae,
         dataset.test,
         images=images,
+        labels=dataset.test.labels,
         method=method,
         samples=samples,
         steps=steps,
-        draws=draws,
-        warmup=draws,
+        nuts=NutsSettings(draws, warmup=draws),
         seed=seed,
         counting=counting,
     )
-    labels = dataset.test.labels
-    result = gap_summary(found, None if labels is None else labels.tolist())
-    pictures = {path: plots.gap(result)}
+    pictures = {path: plots.gap(found)}
     if vae.latent_dim == 2:
         panels = posterior_densities(vae, found)
-        pictures[path.with_name("posteriors.png")] = plots.posteriors(panels, result)
+        pictures[path.with_name("posteriors.png")] = plots.posteriors(panels, found)
     for path, picture in pictures.items():
         plots.save(picture, path)
     if as_json:
-        click.echo(in_json(result))
+        click.echo(in_json(found.to_dict()))
     else:
-        click.echo("\n".join(_lines(result)))
+        click.echo("\n".join(_lines(found)))
         for path in pictures:
             click.echo(f"figure   {path}")
 
@@ -110,37 +117,39 @@ _COLUMNS = {
     "kl": "KL(q||p(z|x))",
     "residual": "residual",
     "approximation": "approximation",
-    "amortisation": "amortisation",
+    "amortization": "amortisation",
 }
 
 
-def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+def _lines(result: "Gap") -> Iterator[str]:
+    terms = [result.terms[name] for name in _COLUMNS]
+    count = len(result.x)
     rows = [["image", *_COLUMNS.values()]]
-    for row in result["per_image"]:
-        values = [_text(row[name]["value"], row[name]["error"]) for name in _COLUMNS]
-        rows.append([str(row["image"]), *values])
-    means = (result["mean"][name] for name in _COLUMNS)
-    rows.append(["mean", *(_text(mean["estimate"], mean["error"]) for mean in means)])
-    errors = (result["mean"][name]["standard_error"] for name in _COLUMNS)
-    if result["images"] > 1:
-        rows.append(["images", *(f"+- {error:.3f}" for error in errors)])
+    for i in range(count):
+        rows.append(
+            [str(i), *(_text(term.value[i].item(), term.error[i].item()) for term in terms)]
+        )
+    means = [term.mean for term in terms]
+    rows.append(["mean", *(_text(mean.value, mean.error) for mean in means)])
+    if count > 1:
+        rows.append(["images", *(f"+- {mean.standard_error:.3f}" for mean in means)])
     yield (
         f"log p(x) = ELBO + KL + residual; log p(x) - ELBO = approximation gap + amortisation gap; "
-        f"{result['images']:,} test examples, nats"
+        f"{count:,} test examples, nats"
     )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
     yield "+- after a number is its own error; in the last line, that of the mean over examples"
-    for name, way in result["ways"].items():
+    for name, way in result.ways.items():
         yield f"{_COLUMNS[name]}: {way}"
-    yield f"draws of each q: {result['samples']:,}"
-    if result["nuts"] is not None:
-        nuts = result["nuts"]
+    yield f"draws of each q: {result.samples:,}"
+    if result.draws is not None:
+        chains, draws = result.draws.z.shape[:2]
         yield (
-            f"NUTS: {nuts['chains']} chains of {nuts['draws']:,} draws, r-hat at most "
-            f"{nuts['largest_r_hat']:.3f}, at least {nuts['smallest_effective']:,.0f} effective "
-            f"draws, {nuts['divergences']:,} divergent"
+            f"NUTS: {chains} chains of {draws:,} draws, r-hat at most "
+            f"{result.draws.r_hat.max():.3f}, at least {result.draws.effective.min():,.0f} "
+            f"effective draws, {result.draws.divergences:,} divergent"
         )
 
 

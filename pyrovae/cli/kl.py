@@ -1,7 +1,7 @@
-r"""The command that compares the ways to compute the KL term of a run."""
+r"""The command that computes the KL term of a run in every available way."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,10 @@ from pyrovae.cli.options import (
     seed_option,
     text,
 )
+
+if TYPE_CHECKING:
+    from pyrovae.diagnostics import GradientComparison, GradientNoise, Variance
+    from pyrovae.kl import Ledger
 
 __all__ = ["kl"]
 
@@ -82,107 +86,113 @@ def kl(
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     total = min(limit, len(dataset.test))
     with counting("KL(q || p)", total) as advance:
-        result = ledger(vae, dataset.test, samples=samples, limit=limit, seed=seed, advance=advance)
+        result = ledger(
+            vae, dataset.test, samples=samples, limit=limit, seed=seed, progress=advance
+        )
     pictures = {path: plots.divergence(result)}
-    lines = list(_lines(result))
+    lines, plain = list(_lines(result)), result.to_dict()
     if gradients:
-        with counting("gradients", draws) as advance:
+        with counting("gradients", draws) as progress:
             found = compare_gradients(
-                vae, dataset.test, draws=draws, limit=min(limit, LIMIT), seed=seed, advance=advance
+                vae,
+                dataset.test,
+                draws=draws,
+                limit=min(limit, LIMIT),
+                seed=seed,
+                progress=progress,
             )
-        result["gradients"] = found
+        plain["gradients"] = found.to_dict()
         pictures[path.with_name("gradients.png")] = plots.gradients(found)
         lines += _lines_of_gradients(found)
     for path, picture in pictures.items():
         plots.save(picture, path)
     if as_json:
-        click.echo(in_json(result))
+        click.echo(in_json(plain))
     else:
         click.echo("\n".join(lines))
         for path in pictures:
             click.echo(f"figure   {path}")
 
 
-def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+def _lines(result: "Ledger") -> Iterator[str]:
     yield (
-        f"KL(q || p), q {result['q']}, p {result['p']}, mean of {result['images']:,} test "
-        "examples, nats per example"
+        f"KL(q || p), q {result.q}, p {result.p}, mean of {result.examples:,} test examples, "
+        "nats per example"
     )
-    if result["infinite"]:
-        yield f"infinite: {result['infinite']}"
-    closed, integrated, bounds = (result[key] for key in ("closed_form", "quadrature", "bounds"))
+    if result.infinite:
+        yield f"infinite: {result.infinite}"
+    closed, integrated, bounds = result.closed_form, result.quadrature, result.bounds
     if closed is None:
         yield "closed form      none is known"
     else:
-        yield f"closed form      {closed['value']:.6f}  {closed['formula']}"
+        yield f"closed form      {closed.value:.6f}  {closed.formula}"
     if integrated is not None:
         yield (
-            f"quadrature       {integrated['value']:.6f}  {integrated['formula']}, "
-            f"error {integrated['error']:.0e}"
+            f"quadrature       {integrated.value:.6f}  {integrated.formula}, "
+            f"error {integrated.error:.0e}"
         )
     if bounds is not None:
-        between = f"{bounds['lower']:.6f} to {bounds['upper']:.6f}"
-        yield f"bounds           {between}  {bounds['formula']}"
-    for name, title in (("monte_carlo", "Monte Carlo"), ("low_variance", "low variance")):
-        yield f"{title}, {result[name][0]['formula']}"
-        for row in result[name]:
-            error, z_score = row["standard_error"], row["z_score"]
+        yield f"bounds           {bounds.lower:.6f} to {bounds.upper:.6f}  {bounds.formula}"
+    for rows, title in ((result.monte_carlo, "Monte Carlo"), (result.low_variance, "low variance")):
+        yield f"{title}, {rows[0].formula}"
+        for row in rows:
+            error = row.estimate.standard_error
             yield (
-                f"{row['samples']:>10,} draws {row['estimate']:>14.6f}"
+                f"{row.samples:>10,} draws {row.estimate.value:>14.6f}"
                 + ("" if error is None else f" +- {error:.6f}")
-                + ("" if z_score is None else f"  z = {z_score:+.2f}")
-                + (f"  mean of r {row['mean_ratio']:.3f}" if "mean_ratio" in row else "")
+                + ("" if row.z_score is None else f"  z = {row.z_score:+.2f}")
+                + ("" if row.mean_ratio is None else f"  mean of r {row.mean_ratio:.3f}")
             )
-    if result["infinite_variance"]:
+    if result.infinite_variance:
         yield (
-            f"r - 1 - log r has infinite variance for {result['infinite_variance']:,} of the "
-            f"{result['images']:,} q, and its z-scores mean nothing for them"
+            f"r - 1 - log r has infinite variance for {result.infinite_variance:,} of the "
+            f"{result.examples:,} q, and its z-scores mean nothing for them"
         )
-    if result["per_dimension"]:
-        values = " ".join(f"{row['value']:.3f}" for row in result["per_dimension"])
-        yield f"by dimension     {values}  {result['per_dimension'][0]['formula']}"
+    if result.per_dimension:
+        values = " ".join(f"{part.value:.3f}" for part in result.per_dimension)
+        yield f"by dimension     {values}  {result.per_dimension[0].formula}"
 
 
 _TITLES = {"elbo": "Monte Carlo KL", "analytic": "analytic KL", "stl": "sticking the landing"}
 
 
-def _lines_of_gradients(result: Mapping[str, Any]) -> Iterator[str]:
+def _lines_of_gradients(result: "GradientComparison") -> Iterator[str]:
     yield (
         "gradient of the ELBO per example with respect to the encoder: "
-        f"{result['parameters']:,} parameters, {result['draws']:,} draws for a batch of the first "
-        f"{result['images']:,} test examples"
+        f"{result.parameters:,} parameters, {result.draws:,} draws for a batch of the first "
+        f"{result.examples:,} test examples"
     )
-    if result["note"]:
-        yield result["note"]
-    for row in result["estimators"]:
-        title = _TITLES[row["name"]]
-        if row["reason"]:
-            yield f"{title:<21} {row['reason']}"
+    if result.note:
+        yield result.note
+    for row in result.estimators:
+        title, noise = _TITLES[row.name], row.noise
+        if noise is None:
+            yield f"{title:<21} {row.reason}"
             continue
-        mean, ratio, snr = row["mean"], row["variance_ratio"], row["signal_to_noise"]
-        line = f"{title:<21} variance {_with_error(row['variance'])}"
-        if ratio is not None and row["name"] != "elbo":
+        mean, ratio, snr = noise.mean, noise.variance_ratio, noise.signal_to_noise
+        line = f"{title:<21} variance {_with_error(noise.variance)}"
+        if ratio is not None and row.name != "elbo":
             line += f", {_with_error(ratio)} of that of Monte Carlo KL"
         yield line
         yield (
-            f"{'':21} mean of norm {mean['norm']:.4g} +- {mean['standard_error']:.2g}, signal to "
-            "noise " + (_no_ratio(row, result["draws"]) if snr is None else f"{snr:.3g}")
+            f"{'':21} mean of norm {mean.norm:.4g} +- {mean.standard_error:.2g}, signal to "
+            "noise " + (_no_ratio(noise, result.draws) if snr is None else f"{snr:.3g}")
         )
-        if row["difference"] is not None:
-            z_score = row["difference"]["z_score"]
+        if noise.difference is not None:
+            z_score = noise.difference.z_score
             yield (
-                f"{'':21} mean less that of Monte Carlo KL: norm {row['difference']['norm']:.2g}, "
-                f"from noise alone {row['difference']['standard_error']:.2g}"
+                f"{'':21} mean less that of Monte Carlo KL: norm {noise.difference.norm:.2g}, "
+                f"from noise alone {noise.difference.standard_error:.2g}"
                 + ("" if z_score is None else f", z = {z_score:+.2f}")
             )
 
 
-def _with_error(number: Mapping[str, Any]) -> str:
-    error = number["standard_error"]
-    return f"{number['value']:.4g}" + ("" if error is None else f" +- {error:.2g}")
+def _with_error(number: "Variance") -> str:
+    error = number.standard_error
+    return f"{number.value:.4g}" + ("" if error is None else f" +- {error:.2g}")
 
 
-def _no_ratio(row: Mapping[str, Any], draws: int) -> str:
-    if row["variance"]["value"] == 0:
+def _no_ratio(noise: "GradientNoise", draws: int) -> str:
+    if noise.variance.value == 0:
         return "infinite, there is no noise"
     return f"below about {draws**-0.5:.2g}: the mean is lost in the noise"

@@ -1,35 +1,86 @@
 """Diagnostics: what a trained VAE has learned, and what is wrong with it.
 
-``report`` is the whole examination; the other files hold one diagnostic each: ``elbo_surgery`` (the
-terms of the ELBO), ``aggregate_posterior`` (q(z) against the prior), ``active_dimensions``,
-``two_sample`` (classifier tests), ``calibration`` (simulation-based), ``inference_gap`` (log p(x) -
-ELBO) with ``optimal_posterior``, ``gradient_variance``. A new diagnostic is a file here, its figure
-a function in :mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
+``report`` is the whole examination. The other files hold one diagnostic each:
+``aggregate_densities`` and ``elbo_surgery`` (the terms of the ELBO), ``aggregate_posterior`` (q(z)
+against the prior), ``active_dimensions``, ``two_sample`` (classifier tests and probes),
+``calibration`` (simulation-based), ``gradient_variance``, and ``inference_gap`` (log p(x) - ELBO)
+with ``optimal_posterior``, ``evidence_identity`` and ``posterior_grid``. A new diagnostic is a file
+here, its figure a function in :mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
 """
 
 from pyrovae.diagnostics.active_dimensions import ACTIVE, active_units, activity
-from pyrovae.diagnostics.aggregate_posterior import MOST_CLASSES, points, population
-from pyrovae.diagnostics.calibration import BINS, LEVEL, PERMUTATIONS, calibrate, uniformity
-from pyrovae.diagnostics.elbo_surgery import (
+from pyrovae.diagnostics.aggregate_densities import (
     DRAWS,
     AggregateDraws,
     aggregate_draws,
     no_density,
+)
+from pyrovae.diagnostics.aggregate_posterior import (
+    MOST_CLASSES,
+    Group,
+    Population,
+    points,
+    population,
+)
+from pyrovae.diagnostics.calibration import (
+    BINS,
+    LEVEL,
+    PERMUTATIONS,
+    Calibration,
+    Coverage,
+    RankedFunction,
+    Uniformity,
+    calibrate,
+    uniformity,
+)
+from pyrovae.diagnostics.elbo_surgery import (
+    BoundTerm,
+    Bracket,
+    DimensionTerms,
+    PopulationTerms,
+    Surgery,
     surgery,
     term_estimate,
 )
-from pyrovae.diagnostics.gradient_variance import compare_gradients
+from pyrovae.diagnostics.evidence_identity import METHODS, MeanTerm, Term
+from pyrovae.diagnostics.gradient_variance import (
+    GradientComparison,
+    GradientDifference,
+    GradientEstimator,
+    GradientMean,
+    GradientNoise,
+    LayerNoise,
+    Variance,
+    compare_gradients,
+)
 from pyrovae.diagnostics.inference_gap import (
-    METHODS,
+    NUTS,
     Gap,
-    Term,
+    NutsSettings,
+    PosteriorDensities,
     gap,
-    gap_summary,
     posterior_densities,
 )
 from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
-from pyrovae.diagnostics.report import LIMIT, Diagnosis, diagnose
-from pyrovae.diagnostics.two_sample import FEWEST, NEIGHBOURS, probe, two_samples
+from pyrovae.diagnostics.report import (
+    LIMIT,
+    Collapse,
+    Diagnosis,
+    FigureData,
+    ProbeAccuracies,
+    Probes,
+    SampleTest,
+    diagnose,
+)
+from pyrovae.diagnostics.two_sample import (
+    FEWEST,
+    NEIGHBORS,
+    Accuracy,
+    Probe,
+    TwoSampleTest,
+    probe,
+    two_samples,
+)
 
 __all__ = [
     "ACTIVE",
@@ -40,12 +91,42 @@ __all__ = [
     "LIMIT",
     "METHODS",
     "MOST_CLASSES",
-    "NEIGHBOURS",
+    "NEIGHBORS",
+    "NUTS",
     "PERMUTATIONS",
+    "Accuracy",
     "AggregateDraws",
+    "BoundTerm",
+    "Bracket",
+    "Calibration",
+    "Collapse",
+    "Coverage",
     "Diagnosis",
+    "DimensionTerms",
+    "FigureData",
     "Gap",
+    "GradientComparison",
+    "GradientDifference",
+    "GradientEstimator",
+    "GradientMean",
+    "GradientNoise",
+    "Group",
+    "LayerNoise",
+    "MeanTerm",
+    "NutsSettings",
+    "Population",
+    "PopulationTerms",
+    "PosteriorDensities",
+    "Probe",
+    "ProbeAccuracies",
+    "Probes",
+    "RankedFunction",
+    "SampleTest",
+    "Surgery",
     "Term",
+    "TwoSampleTest",
+    "Uniformity",
+    "Variance",
     "active_units",
     "activity",
     "aggregate_draws",
@@ -54,7 +135,6 @@ __all__ = [
     "compare_gradients",
     "diagnose",
     "gap",
-    "gap_summary",
     "log_weights",
     "no_density",
     "points",

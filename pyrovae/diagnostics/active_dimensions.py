@@ -1,4 +1,4 @@
-r"""What the posterior makes of the latent dimensions over a whole dataset."""
+r"""How much of a dataset the posterior puts into each latent dimension."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ BATCH = 100  # examples at a time
 
 @torch.no_grad()
 def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 0) -> Tensor:
-    r"""How much the encoding of each latent dimension differs from one example to the next.
+    r"""Measure how much the code varies between examples in each latent dimension.
 
     .. math:: A_d = \operatorname{Var}_{x} \left( \mathbb{E}_{q(z \mid x)} [z_d] \right)
 
@@ -26,16 +26,21 @@ def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 
         Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519
 
     Args:
-        vae: the model and its posterior; dropout and the like are switched off meanwhile.
+        vae: the model and its posterior; evaluated in eval mode, without dropout.
         data: one part of a dataset, usually the test set.
-        limit: only the first so many examples.
-        seed: of draws, for posteriors without a formula for their mean.
+        limit: use only the first ``limit`` examples.
+        seed: seed of the draws, for posteriors whose mean has no formula.
 
     Returns:
-        ``(latent_dim,)``, in the unit of z squared.
+        ``(latent_dim,)``, in units of z squared.
 
     Raises:
-        ValueError: if there are fewer than two examples, which have no variance.
+        ValueError: if there are fewer than two examples, too few for a variance.
+
+    Example:
+        >>> from pyrovae.diagnostics import activity
+        >>> activity(vae, data).shape
+        torch.Size([2])
     """
     number_of_examples(data, limit, at_least=2)
     means = []
@@ -47,9 +52,14 @@ def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 
 
 
 def active_units(vae: VAE, data: Examples, *, limit: int | None = None) -> int:
-    """How many latent dimensions have an :func:`activity` above ``ACTIVE``.
+    """Count the latent dimensions whose :func:`activity` is above ``ACTIVE``.
 
     Args:
         vae, data, limit: as for :func:`activity`.
+
+    Example:
+        >>> from pyrovae.diagnostics import active_units
+        >>> active_units(vae, data) <= 2
+        True
     """
     return int((activity(vae, data, limit=limit) > ACTIVE).sum())

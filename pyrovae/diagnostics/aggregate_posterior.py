@@ -1,90 +1,138 @@
-r"""The aggregate posterior against the prior: for all data together, and for each class of them.
+r"""The aggregate posterior against the prior: for all examples together, and for each class.
 
 .. math::
     q_c(z) = \frac{1}{N_c} \sum_{n \in c} q(z \mid x_n), \qquad
     \sum_c \frac{N_c}{N} \mathrm{KL}(q_c(z) \,\|\, p(z))
     = I_q(c; z) + \mathrm{KL}(q(z) \,\|\, p(z))
 
-Data of one class fill a part of the prior, and their own divergence from it is large. All classes
-together should fill the whole, and :math:`\mathrm{KL}(q(z) \| p(z))` says how nearly they do. The
-difference, in the mean over classes, is what a code tells about the class: :math:`I_q(c; z)`, at
-most the entropy of the classes.
+The examples of one class fill a part of the prior, so their divergence from it is large. All
+classes together should fill all of it, and :math:`\mathrm{KL}(q(z) \| p(z))` measures how nearly
+they do. The difference, averaged over classes, is the information that a code carries about the
+class, :math:`I_q(c; z)`, at most the entropy of the classes.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.diagnostics.elbo_surgery import AggregateDraws, term_estimate
-from pyrovae.diagnostics.two_sample import FEWEST, two_samples
+from pyrovae.diagnostics.aggregate_densities import AggregateDraws
+from pyrovae.diagnostics.elbo_surgery import term_estimate
+from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
+from pyrovae.estimates import Estimate, Result
 
-__all__ = ["MOST_CLASSES", "points", "population"]
+__all__ = ["MOST_CLASSES", "Group", "Population", "points", "population"]
 
 MOST_CLASSES = 40
-"""Labels of more classes than this are not taken for classes."""
+"""Largest number of distinct labels that are treated as classes."""
 
 
-def population(draws: AggregateDraws, prior: Tensor, seed: int = 0) -> dict[str, Any]:
-    """How the aggregate posterior of all data, and of each class, differs from the prior.
+@dataclass(frozen=True, repr=False)
+class Group(Result):
+    """The aggregate posterior of all examples, or of one class, against the prior.
 
-    The two-sample test sees one draw for each datum, so that its draws are independent, and as
-    many of the prior.
+    Attributes:
+        label: the class; None for all examples.
+        examples: number of examples.
+        marginal_kl: KL(q(z) || p(z)) in nats, for these examples, with the error of the draws;
+            None without densities.
+        test: two-sample test of draws from q(z) against draws from p(z); None for fewer than
+            ``FEWEST`` examples.
+    """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"label": "class", "examples": "images"}
+
+    label: int | None
+    examples: int
+    marginal_kl: Estimate | None
+    test: TwoSampleTest | None
+
+
+@dataclass(frozen=True, repr=False)
+class Population(Result):
+    """The aggregate posterior against the prior.
+
+    Attributes:
+        groups: all examples first, then each class.
+        class_information: :math:`I_q(c; z)` in nats; None without labels or densities.
+        class_entropy: entropy of the classes, the largest possible value; None likewise.
+    """
+
+    groups: list[Group]
+    class_information: Estimate | None
+    class_entropy: float | None
+
+
+def population(draws: AggregateDraws, prior: Tensor, seed: int = 0) -> Population:
+    """Compare the aggregate posterior with the prior, for all examples and for each class.
+
+    The two-sample test sees one draw per example, so that its draws are independent, and as many
+    draws from the prior.
 
     Args:
-        draws: of :func:`pyrovae.diagnostics.aggregate_draws`.
-        prior: as many draws from the prior as there are data ``(N, latent_dim)``.
-        seed: of the tests.
+        draws: the result of :func:`pyrovae.diagnostics.aggregate_draws`.
+        prior: as many draws from the prior as there are examples ``(N, latent_dim)``.
+        seed: seed of the tests.
 
     Returns:
-        ``groups``, a row for all data and for each class: ``class`` (None for all), ``images``,
-        ``marginal_kl``, an estimate for these data with the error of the draws, and ``test``, what
-        :func:`pyrovae.diagnostics.two_samples` gives for draws of q(z) and of p(z), None for fewer
-        data than it takes;
-        ``class_information``, an estimate of :math:`I_q(c; z)`, and ``class_entropy``, the most
-        that it can be; both None without labels.
+        Divergences and tests.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws, population
+        >>> found = population(aggregate_draws(vae, data, draws=2), torch.randn(64, 2))
+        >>> found.groups[0].examples, found.groups[0].test.tested
+        (64, 64)
     """
-    result = points(draws.z[:, 0], prior, draws.labels, seed)
-    everything = draws.log_aggregate - draws.log_prior
-    for group in result["groups"]:
-        if group["class"] is None:
-            group["marginal_kl"] = term_estimate(everything)
-        elif draws.log_class is not None:
-            members = torch.from_numpy(draws.labels == group["class"])
-            group["marginal_kl"] = term_estimate((draws.log_class - draws.log_prior)[members])
-    if draws.log_class is not None and draws.labels is not None:
-        _, counts = np.unique(draws.labels, return_counts=True)
-        shares = counts / counts.sum()
-        result["class_information"] = term_estimate(draws.log_class - draws.log_aggregate)
-        result["class_entropy"] = float(-(shares * np.log(shares)).sum())
-    return result
+    whole, *classes = points(draws.z[:, 0], prior, draws.labels, seed).groups
+    whole = replace(whole, marginal_kl=term_estimate(draws.log_aggregate - draws.log_prior))
+    if draws.log_class is None or draws.labels is None:
+        return Population([whole], class_information=None, class_entropy=None)
+    groups = [whole]
+    for group in classes:
+        members = torch.from_numpy(draws.labels == group.label)
+        kl = term_estimate((draws.log_class - draws.log_prior)[members])
+        groups.append(replace(group, marginal_kl=kl))
+    _, counts = np.unique(draws.labels, return_counts=True)
+    shares = counts / counts.sum()
+    return Population(
+        groups,
+        class_information=term_estimate(draws.log_class - draws.log_aggregate),
+        class_entropy=float(-(shares * np.log(shares)).sum()),
+    )
 
 
-def points(z: Tensor, prior: Tensor, labels: NDArray[Any] | None, seed: int = 0) -> dict[str, Any]:
-    """The same of encodings whose densities are not known: the tests alone.
+def points(z: Tensor, prior: Tensor, labels: NDArray[Any] | None, seed: int = 0) -> Population:
+    """Compare codes without a density with the prior, by two-sample tests alone.
 
     Args:
-        z: one for each datum ``(N, latent_dim)``.
+        z: one code per example ``(N, latent_dim)``.
         prior: as many draws from the prior.
-        labels: the class of each datum ``(N,)``, or None.
-        seed: of the tests.
+        labels: the class of each example ``(N,)``, or None.
+        seed: seed of the tests.
 
     Returns:
-        As :func:`population`, with None for what is missing.
+        As :func:`population`, with None in place of divergences and information.
+
+    Example:
+        >>> from pyrovae.diagnostics import points
+        >>> points(vae.encode(x), torch.randn(64, 2), labels=None).class_information is None
+        True
     """
-    codes, p = z.double().cpu().numpy(), prior.double().cpu().numpy()
+    codes, p = (part.detach().double().cpu().numpy() for part in (z, prior))
     members: dict[int | None, NDArray[Any]] = {None: np.arange(len(codes))}
     if labels is not None and len(np.unique(labels)) <= MOST_CLASSES:
         members |= {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
     groups = [
-        {
-            "class": label,
-            "images": len(rows),
-            "marginal_kl": None,
-            "test": two_samples(codes[rows], p, seed) if len(rows) >= FEWEST else None,
-        }
+        Group(
+            label=label,
+            examples=len(rows),
+            marginal_kl=None,
+            test=two_samples(codes[rows], p, seed) if len(rows) >= FEWEST else None,
+        )
         for label, rows in members.items()
     ]
-    return {"groups": groups, "class_information": None, "class_entropy": None}
+    return Population(groups, class_information=None, class_entropy=None)

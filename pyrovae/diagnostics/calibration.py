@@ -1,14 +1,15 @@
-r"""Simulation-based calibration: whether q(z | x) is right about data that the model itself draws.
+r"""Simulation-based calibration: test q(z | x) on data drawn from the model itself.
 
 Draw :math:`z^* \sim p(z)` and :math:`x \sim p(x \mid z^*)`. Then :math:`z^*` is a draw from the
-exact posterior :math:`p(z \mid x)`. If q is that posterior, :math:`z^*` cannot be told from draws
-of :math:`q(z \mid x)`, and its rank among L of them, in the order of any function of z and x, is
-uniform on 0, ..., L. A histogram of ranks over many such x that is not flat shows in which way q is
-wrong.
+exact posterior :math:`p(z \mid x)`. If q is that posterior, :math:`z^*` cannot be distinguished
+from draws from :math:`q(z \mid x)`, and its rank among L of them, ordered by any function of z and
+x, is uniform on 0, ..., L. If a histogram of ranks over many such x is not flat, its shape shows
+how q is wrong.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,20 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.distributions import is_discrete, is_point
+from pyrovae.estimates import Estimate, Result
 from pyrovae.vae import VAE
 
-__all__ = ["BINS", "LEVEL", "PERMUTATIONS", "calibrate", "uniformity"]
+__all__ = [
+    "BINS",
+    "LEVEL",
+    "PERMUTATIONS",
+    "Calibration",
+    "Coverage",
+    "RankedFunction",
+    "Uniformity",
+    "calibrate",
+    "uniformity",
+]
 
 Array = NDArray[Any]
 
@@ -29,15 +41,15 @@ BINS = 20
 """Bins of a histogram of ranks."""
 
 PERMUTATIONS = 999
-"""Random choices of the draw that is called the true one."""
+"""Number of times that another draw is chosen at random in place of z*."""
 
 LEVEL = 0.05
-"""The p-value below which a verdict says that something is wrong."""
+"""The p-value below which the verdict reports miscalibration."""
 
-NOMINAL = (0.5, 0.8, 0.9)  # of central intervals; whole numbers of ranks for every L allowed
-SEEN = 3.0  # standard errors from which a shape is named
+NOMINAL = (0.5, 0.8, 0.9)  # masses of central intervals; whole numbers of ranks for every L
+SEEN = 3.0  # standard errors beyond which a shape is named
 ROWS = 2_000  # simulations times draws held at a time
-NAMED = 4  # functions of z in the verdict of all
+NAMED = 4  # functions named in the overall verdict
 TAIL = 2  # bins at each end that a U fills and a cap leaves empty
 
 ESTIMATOR = "rank of z* ~ p(z) among draws from q(z | x), x ~ p(x | z*)"
@@ -47,6 +59,105 @@ TEST = (
 )
 
 
+@dataclass(frozen=True, repr=False)
+class Coverage(Result):
+    """How often a central interval of q(z | x) contains z*.
+
+    Attributes:
+        nominal: mass of the interval under q.
+        observed: share of the simulations whose z* it contains, with its standard error over
+            simulations; equal to ``nominal`` for the exact posterior.
+    """
+
+    nominal: float
+    observed: Estimate
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data on one level."""
+        return {"nominal": self.nominal} | self.observed.to_dict()
+
+
+@dataclass(frozen=True, repr=False)
+class RankedFunction(Result):
+    """The ranks of z* among draws from q(z | x), in the order of one function of z and x.
+
+    Attributes:
+        name: the function.
+        mean_rank: mean rank between 0 and 1, 0.5 if uniform, with the standard error of uniform
+            ranks.
+        spread: mean squared distance of the rank from 0.5, in units of the uniform value, with the
+            standard error of uniform ranks; 1 if uniform.
+        histogram: counts of ranks in ``BINS`` bins.
+        chi_squared: chi-squared statistic of the histogram.
+        p_value: p-value of this function alone.
+        adjusted_p_value: p-value adjusted for the number of functions.
+        coverage: coverage of central intervals; None for functions without intervals.
+        verdict: shape of the histogram in words.
+        error_ratio: root mean squared error of q's mean, divided by the standard deviation that q
+            claims, 1 for the exact posterior; None for functions other than dimensions of z.
+    """
+
+    name: str
+    mean_rank: Estimate
+    spread: Estimate
+    histogram: list[int]
+    chi_squared: float
+    p_value: float
+    adjusted_p_value: float
+    coverage: list[Coverage] | None
+    verdict: str
+    error_ratio: Estimate | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Uniformity(Result):
+    """A test of whether ranks are uniform.
+
+    Attributes:
+        p_value: p-value of all functions together.
+        test: the test in words.
+        permutations: number of permutations behind the p-values.
+        functions: the ranks by each function.
+        coverage: mean coverage over all functions with intervals, for each nominal mass; None if
+            there are none.
+        verdict: the result in words.
+    """
+
+    p_value: float
+    test: str
+    permutations: int
+    functions: list[RankedFunction]
+    coverage: list[Coverage] | None
+    verdict: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.verdict})"
+
+
+@dataclass(frozen=True, repr=False)
+class Calibration(Uniformity):
+    """A test of q(z | x) against the exact posterior, on data drawn from the model.
+
+    Attributes:
+        p_value, test, permutations, functions, coverage, verdict: as in :class:`Uniformity`.
+        estimator: the origin of the ranks in words.
+        simulations: number of pairs of z* and x.
+        draws: number of draws from q(z | x) for each pair.
+        seed: seed of all draws.
+    """
+
+    estimator: str
+    simulations: int
+    draws: int
+    seed: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data that starts with the settings."""
+        plain = super().to_dict()
+        names = ("estimator", "simulations", "draws", "seed")
+        return {name: plain.pop(name) for name in names} | plain
+
+
 @torch.no_grad()
 def calibrate(
     vae: VAE,
@@ -54,13 +165,13 @@ def calibrate(
     simulations: int = 1_000,
     draws: int = 99,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
     r"""Test q(z | x) against the exact posterior, on data drawn from the model.
 
-    Ranks are taken of each dimension of z; of :math:`\log p(z)`, which sees dimensions that are
-    wrong together; and of :math:`\log p(x \mid z)`, without which a q that ignores x and equals the
-    prior would pass.
+    Ranks are taken for each dimension of z; for :math:`\log p(z)`, which reveals dimensions that
+    are wrong together; and for :math:`\log p(x \mid z)`, without which a q that ignores x and
+    equals the prior would pass.
 
     References:
         Talts, Betancourt, Simpson, Vehtari and Gelman (2018), Validating Bayesian Inference
@@ -69,33 +180,26 @@ def calibrate(
         Choice of Test Quantities Shapes Sensitivity, arXiv:2211.02383
 
     Args:
-        vae: the model and its posterior; dropout and the like are switched off meanwhile.
+        vae: the model and its posterior; evaluated in eval mode, without dropout.
         simulations: number of pairs of z* and x.
-        draws: number L of draws from q(z | x) for each; L + 1 is a multiple of ``BINS``.
-        seed: of all draws.
-        advance: told the number of simulations after each batch.
+        draws: number L of draws from q(z | x) for each pair; L + 1 must be a multiple of ``BINS``.
+        seed: seed of all draws.
+        progress: callback, called with the number of simulations finished.
 
     Returns:
-        What :func:`uniformity` gives, and ``estimator``, ``simulations``, ``draws`` and ``seed``.
-        Each dimension has an ``error_ratio`` as well: the root mean square error of the mean of q
-        over the standard deviation that q states, 1 for the exact posterior, with its standard
-        error.
+        The test of uniformity, with an ``error_ratio`` for each dimension of z.
 
     Raises:
         ValueError: if an option is outside its range, or the posterior is a point.
-        ArithmeticError: if a density is not a number.
+        ArithmeticError: if a log density is NaN.
+
+    Example:
+        >>> from pyrovae.diagnostics import calibrate
+        >>> found = calibrate(vae, simulations=100, draws=19)
+        >>> [function.name for function in found.functions]
+        ['z1', 'z2', 'log p(z)', 'log p(x|z)']
     """
-    if simulations < 5 * BINS:
-        raise ValueError(
-            f"simulations must be at least {5 * BINS}, five for each bin, got {simulations}; "
-            "1000 is usual"
-        )
-    if draws < 1 or (draws + 1) % BINS:
-        above = BINS * max(1, math.ceil((draws + 1) / BINS)) - 1
-        raise ValueError(
-            f"draws + 1 must be a multiple of {BINS}, so that each bin holds as many ranks; got "
-            f"{draws}, take {above}"
-        )
+    _check(simulations, draws)
     size = max(1, ROWS // (draws + 1))
     parts = []
     device = next(vae.parameters(), torch.empty(0)).device
@@ -103,64 +207,67 @@ def calibrate(
         for place, start in enumerate(range(0, simulations, size)):
             torch.manual_seed(derived(seed, place))
             parts.append(_simulated(vae, min(size, simulations - start), draws))
-            if advance is not None:
-                advance(len(parts[-1]))
+            if progress is not None:
+                progress(len(parts[-1]))
         continuous = not is_discrete(vae.prior())
     values = np.concatenate(parts)  # (simulations, draws + 1, functions)
-    names = [f"z{d + 1}" for d in range(vae.latent_dim)] + ["log p(z)", "log p(x|z)"]
+    dimensions = [f"z{d + 1}" for d in range(vae.latent_dim)]
+    names = [*dimensions, "log p(z)", "log p(x|z)"]
     varies = np.ptp(values.reshape(-1, len(names)), 0) > 0
     kept = [name for name, differs in zip(names, varies, strict=True) if differs]
-    dimensions = [name for name in kept if name in names[:-2] and continuous]
-    result = uniformity(values[..., varies], kept, seed=seed, intervals=dimensions)
-    ratios = dict(zip(names[:-2], _error_ratios(values[..., :-2]), strict=True))
-    for function in result["functions"]:
-        function["error_ratio"] = ratios.get(function["name"])
-    about = {"estimator": ESTIMATOR, "simulations": simulations, "draws": draws, "seed": seed}
-    return about | result
+    intervals = dimensions if continuous else []
+    found = uniformity(values[..., varies], kept, seed=seed, intervals=intervals)
+    ratios = dict(zip(dimensions, _error_ratios(values[..., :-2]), strict=True))
+    functions = [replace(row, error_ratio=ratios.get(row.name)) for row in found.functions]
+    return Calibration(
+        **vars(found) | {"functions": functions},
+        estimator=ESTIMATOR,
+        simulations=simulations,
+        draws=draws,
+        seed=seed,
+    )
 
 
 def uniformity(
     values: Array, names: Sequence[str], *, seed: int = 0, intervals: Collection[str] = ()
-) -> dict[str, Any]:
-    r"""Whether the first of several values could be any other one of them.
+) -> Uniformity:
+    r"""Test whether the first of several values is exchangeable with the others.
 
     A rank among equal values is drawn at random. The statistic of a function is
 
     .. math:: X^2 = \sum_{b=1}^{B} \frac{(n_b - N / B)^2}{N / B}
 
     for counts :math:`n_b` of N ranks in B bins. Functions of the same z depend on each other, and
-    so do their statistics. If the first value is exchangeable with the others, so is any other one
-    in its place: the statistics are computed again with a random one of them for each x, many
-    times, and the p-values are shares of these in which the largest statistic is at least as large.
-    They are exact for any number of functions and any dependence.
+    so do their statistics. If the first value is exchangeable with the others, any other value may
+    take its place. The statistics are therefore recomputed many times with a randomly chosen value
+    for each x, and the p-values are the shares of these repetitions in which the largest statistic
+    is at least as large. They are exact for any number of functions and any dependence.
 
     References:
-        Westfall and Young (1993), Resampling-Based Multiple Testing, for p-values that count that
-        the largest of many statistics is looked at
+        Westfall and Young (1993), Resampling-Based Multiple Testing, for p-values that account for
+        looking at the largest of many statistics
 
     Args:
-        values: ``(N, L + 1, functions)``, the true one first; L + 1 is a multiple of ``BINS``.
-        names: of the functions.
-        seed: of ties and random choices.
-        intervals: names of functions of which to report the coverage of central intervals.
+        values: ``(N, L + 1, functions)``, the true value first; L + 1 is a multiple of ``BINS``.
+        names: names of the functions.
+        seed: seed of ties and permutations.
+        intervals: names of the functions for which to report the coverage of central intervals.
 
     Returns:
-        ``p_value`` of all functions together, ``test``, ``permutations``, ``verdict`` in words;
-        ``functions``, with ``name``, ``histogram`` of the ranks, ``chi_squared``, ``p_value`` by
-        itself and ``adjusted_p_value`` for the number of functions, ``mean_rank``, between 0 and 1,
-        0.5 if uniform, and ``spread``, the mean square distance from 0.5, 1 if uniform, both with
-        the standard errors that they have if uniform, ``coverage`` and ``verdict``; ``coverage``,
-        the mean over ``intervals``, for each ``nominal`` one, with its standard error over
-        simulations; None where there is none.
+        The p-values, and the ranks by each function.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyrovae.diagnostics import uniformity
+        >>> values = np.random.default_rng(0).normal(size=(100, 20, 1))
+        >>> values[:, 0] += 5
+        >>> uniformity(values, ["z"]).functions[0].verdict
+        'too low'
     """
     count, among, _ = values.shape
     rng = np.random.default_rng(np.random.SeedSequence([seed, count, among]))
+    ranks, true = _ranks(values, rng)
     every = np.arange(count)
-    true = rng.integers(among, size=count)
-    placed = values.copy()
-    placed[every, 0], placed[every, true] = values[every, true], values[every, 0]
-    order = placed.argsort(1, kind="stable")  # of equal values, the place decides, which is random
-    ranks = order.argsort(1)
     bins = ranks * BINS // among
     histograms = _histograms(bins[every, true])
     statistics = _chi_squared(histograms)
@@ -171,29 +278,47 @@ def uniformity(
     at_least = (largest[:, None] >= statistics - 1e-9).sum(0)
     adjusted = (1 + at_least) / (1 + PERMUTATIONS)
     u = (ranks[every, true] + 0.5) / among  # (N, functions)
-    functions = [
-        _function(name, u[:, place], among)
-        | {
-            "histogram": histograms[place].tolist(),
-            "chi_squared": float(statistics[place]),
-            "p_value": float(chi2.sf(statistics[place], BINS - 1)),
-            "adjusted_p_value": float(adjusted[place]),
-            "coverage": _coverage(u[:, place, None], NOMINAL) if name in intervals else None,
-        }
-        for place, name in enumerate(names)
-    ]
-    for function in functions:
-        function["verdict"] = _verdict(function)
+    functions = []
+    for place, name in enumerate(names):
+        mean_rank, spread = _moments(u[:, place], among)
+        p_value = float(adjusted[place])
+        row = RankedFunction(
+            name=name,
+            mean_rank=mean_rank,
+            spread=spread,
+            histogram=histograms[place].tolist(),
+            chi_squared=float(statistics[place]),
+            p_value=float(chi2.sf(statistics[place], BINS - 1)),
+            adjusted_p_value=p_value,
+            coverage=_coverage(u[:, place, None], NOMINAL) if name in intervals else None,
+            verdict=_shape(histograms[place], mean_rank, spread) if p_value < LEVEL else "flat",
+        )
+        functions.append(row)
     curve = [2 * k / among for k in range(1, among // 2 + 1, max(1, among // 100))]
     pooled = [place for place, name in enumerate(names) if name in intervals]
-    result = {
-        "p_value": float(adjusted.min()),
-        "test": TEST,
-        "permutations": PERMUTATIONS,
-        "functions": functions,
-        "coverage": _coverage(u[:, pooled], curve) if pooled else None,
-    }
-    return result | {"verdict": _verdict_of_all(result, count)}
+    overall = float(adjusted.min())
+    return Uniformity(
+        p_value=overall,
+        test=TEST,
+        permutations=PERMUTATIONS,
+        functions=functions,
+        coverage=_coverage(u[:, pooled], curve) if pooled else None,
+        verdict=_overall_verdict(overall, functions, count),
+    )
+
+
+def _check(simulations: int, draws: int) -> None:
+    if simulations < 5 * BINS:
+        raise ValueError(
+            f"simulations must be at least {5 * BINS}, five for each bin, got {simulations}; "
+            "1000 is usual"
+        )
+    if draws < 1 or (draws + 1) % BINS:
+        above = BINS * max(1, math.ceil((draws + 1) / BINS)) - 1
+        raise ValueError(
+            f"draws + 1 must be a multiple of {BINS}, so that each bin holds as many ranks; got "
+            f"{draws}, use {above}"
+        )
 
 
 def _simulated(vae: VAE, count: int, draws: int) -> Array:
@@ -204,15 +329,25 @@ def _simulated(vae: VAE, count: int, draws: int) -> Array:
     q = vae.posterior(x)
     if is_point(q) and not is_discrete(q):
         raise ValueError(
-            f"the posterior {type(vae.posterior).__name__} is a point: it states no uncertainty to "
-            "be right or wrong about; take a posterior with a density"
+            f"the posterior {type(vae.posterior).__name__} is a point: it claims no uncertainty "
+            "that could be right or wrong; use a posterior with a density"
         )
     z = torch.cat([truth.unsqueeze(0), q.sample(torch.Size([draws]))])  # (draws + 1, count, dim)
     scalars = torch.stack([p.log_prob(z), vae.likelihood(z).log_prob(x)], -1)
     values: Tensor = torch.cat([z.double(), scalars.double()], -1).transpose(0, 1)
     if values.isnan().any():
-        raise ArithmeticError("a density of the model at its own draws is not a number")
+        raise ArithmeticError("a log density of the model at its own draws is NaN")
     return np.asarray(values.cpu())
+
+
+def _ranks(values: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Ranks of all values, ties broken at random, and the place of the true one for each x."""
+    every = np.arange(len(values))
+    true = rng.integers(values.shape[1], size=len(values))
+    placed = values.copy()
+    placed[every, 0], placed[every, true] = values[every, true], values[every, 0]
+    order = placed.argsort(1, kind="stable")  # equal values keep their order, which is random
+    return order.argsort(1), true
 
 
 def _histograms(bins: Array) -> Array:
@@ -227,39 +362,37 @@ def _chi_squared(histograms: Array) -> Array:
     return np.asarray(((histograms - expected) ** 2 / expected).sum(-1))
 
 
-def _function(name: str, u: Array, among: int) -> dict[str, Any]:
-    """The first two moments of uniform ranks, in units of what they should be."""
+def _moments(u: Array, among: int) -> tuple[Estimate, Estimate]:
+    """Mean and spread of ranks, with the standard errors of uniform ranks."""
     grid = (np.arange(among) + 0.5) / among
     squares = (grid - 0.5) ** 2
     errors = math.sqrt(squares.mean() / len(u)), squares.std() / math.sqrt(len(u))
-    spread = {
-        "estimate": float(((u - 0.5) ** 2).mean() / squares.mean()),
-        "standard_error": float(errors[1] / squares.mean()),
-    }
-    mean = {"estimate": float(u.mean()), "standard_error": errors[0]}
-    return {"name": name, "mean_rank": mean, "spread": spread}
+    spread = float(((u - 0.5) ** 2).mean() / squares.mean())
+    return (
+        Estimate(float(u.mean()), errors[0]),
+        Estimate(spread, float(errors[1] / squares.mean())),
+    )
 
 
-def _coverage(u: Array, nominal: Sequence[float]) -> list[dict[str, float]]:
-    """How often the truth lies in the central interval of the draws that should hold this share."""
+def _coverage(u: Array, nominal: Sequence[float]) -> list[Coverage]:
     rows = []
     for share in nominal:
         held = (np.abs(u - 0.5) < share / 2).mean(1)  # over functions, for each simulation
         error = float(held.std(ddof=1) / math.sqrt(len(held)))
-        rows.append({"nominal": share, "estimate": float(held.mean()), "standard_error": error})
+        rows.append(Coverage(share, Estimate(float(held.mean()), error)))
     return rows
 
 
-def _error_ratios(values: Array) -> list[dict[str, float] | None]:
-    r"""The error of q's mean against its stated standard deviation, for each dimension.
+def _error_ratios(values: Array) -> list[Estimate | None]:
+    r"""The error of q's mean over the standard deviation that q claims, for each dimension.
 
     With mean m and variance :math:`s^2` of L draws, :math:`E (z^* - m)^2 = (1 + 1 / L) \, E s^2` if
-    z* is one more of them. The standard error is that of a ratio of two paired means.
+    z* is one more draw. The standard error treats the ratio as one of two paired means.
     """
     truth, drawn = values[:, 0], values[:, 1:]
     error = (truth - drawn.mean(1)) ** 2  # (N, dim)
     stated = drawn.var(1, ddof=1) * (1 + 1 / drawn.shape[1])
-    found: list[dict[str, float] | None] = []
+    found: list[Estimate | None] = []
     for a, b in zip(error.T, stated.T, strict=True):
         if not b.mean() > 0 or not a.mean() > 0:
             found.append(None)
@@ -267,42 +400,37 @@ def _error_ratios(values: Array) -> list[dict[str, float] | None]:
         ratio = a.mean() / b.mean()
         noise = (a - ratio * b).std(ddof=1) / (math.sqrt(len(a)) * b.mean())
         root = math.sqrt(ratio)
-        found.append({"estimate": root, "standard_error": float(noise / (2 * root))})
+        found.append(Estimate(root, float(noise / (2 * root))))
     return found
 
 
-def _verdict(function: Mapping[str, Any]) -> str:
-    """What the shape of a histogram says, if it is not as flat as chance makes it.
+def _shape(histogram: Array, mean_rank: Estimate, spread: Estimate) -> str:
+    """Describe a histogram that is less flat than chance makes it.
 
-    A U, both ends full, is a q that is too narrow; a cap, both ends empty, one that is too wide; a
-    slope, one that lies too low or too high.
+    A U, with both ends full, means that q is too narrow; a cap, with both ends empty, that it is
+    too wide; a slope, that it lies too low or too high.
     """
-    if function["adjusted_p_value"] >= LEVEL:
-        return "flat"
-    histogram = np.array(function["histogram"])
     tails = np.array([histogram[:TAIL].sum(), histogram[-TAIL:].sum()]) / histogram.sum()
     full = tails > TAIL / BINS
     words = {}
-    for moment, null, below, above in (
-        ("spread", 1.0, "too wide", "too narrow"),
-        ("mean_rank", 0.5, "too high", "too low"),
+    for found, null, below, above in (
+        (spread, 1.0, "too wide", "too narrow"),
+        (mean_rank, 0.5, "too high", "too low"),
     ):
-        found = function[moment]
-        z_score = (found["estimate"] - null) / found["standard_error"]
-        one_sided = moment == "spread" and not (full == (z_score > 0)).all()
+        z_score = (found.value - null) / (found.standard_error or math.nan)
+        one_sided = found is spread and not (full == (z_score > 0)).all()
         if abs(z_score) >= SEEN and not one_sided:
             words[above if z_score > 0 else below] = -abs(z_score)
     return " and ".join(sorted(words, key=words.__getitem__)) or "not flat, of another shape"
 
 
-def _verdict_of_all(result: Mapping[str, Any], count: int) -> str:
-    p_value = f"p = {result['p_value']:.3f}"
-    if result["p_value"] >= LEVEL:
-        return f"no miscalibration seen in {count:,} simulations ({p_value})"
-    wrong = [row for row in result["functions"] if row["verdict"] != "flat"]
-    wrong.sort(key=lambda row: -row["chi_squared"])
-    words = [f"{row['name']} {row['verdict']}" for row in wrong[:NAMED]]
+def _overall_verdict(p_value: float, functions: Sequence[RankedFunction], count: int) -> str:
+    if p_value >= LEVEL:
+        return f"no miscalibration seen in {count:,} simulations (p = {p_value:.3f})"
+    wrong = [row for row in functions if row.verdict != "flat"]
+    wrong.sort(key=lambda row: -row.chi_squared)
+    words = [f"{row.name} {row.verdict}" for row in wrong[:NAMED]]
     more = len(wrong) - NAMED
-    return f"q(z|x) is not the posterior of this model ({p_value}): {'; '.join(words)}" + (
+    return f"q(z|x) is not the posterior of this model (p = {p_value:.3f}): {'; '.join(words)}" + (
         f"; and {more} more" if more > 0 else ""
     )

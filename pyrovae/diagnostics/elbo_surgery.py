@@ -6,19 +6,21 @@ r"""The ELBO taken apart at the aggregate posterior, from one set of draws.
     = \underbrace{\mathbb{E} \log \frac{q(z \mid x_n)}{q(z)}}_{I_q(n; z)}
     + \underbrace{\mathbb{E} \log \frac{q(z)}{p(z)}}_{\mathrm{KL}(q(z) \| p(z))}
 
-Both means are over the data, each with draws :math:`z \sim q(z \mid x_n)`. The first is the mutual
-information of the code and the index of its datum: between zero and log N, and since
-:math:`q(z) \ge q(z \mid x_n) / N` no draw goes beyond log N. Where p factorises, the second is
+Both means are over the examples, each with draws :math:`z \sim q(z \mid x_n)`. The first term is
+the mutual information between the code and the index of its example. It lies between zero and
+log N, and since :math:`q(z) \ge q(z \mid x_n) / N`, no draw exceeds log N. If p factorizes, the
+second term is
 
 .. math::
     \mathrm{KL}(q(z) \,\|\, p(z))
     = \underbrace{\mathbb{E} \log \frac{q(z)}{\prod_j q(z_j)}}_{\text{total correlation}}
     + \underbrace{\sum_j \mathrm{KL}(q(z_j) \,\|\, p(z_j))}_{\text{dimension-wise}}
 
-For the N data that are given nothing but the draws is random, and no estimate has a bias. The data
-are a sample too. By the concavity of the entropy, :math:`I_q(n; z)` is below the mutual information
-of data and code in the population, in the mean over such samples, and the marginal KL as much
-above its own. With the datum's own posterior left out of q(z) the inequality turns round.
+Given the N examples, only the draws are random, and every estimate is unbiased. But the examples
+are a sample too. Because the entropy is concave, :math:`I_q(n; z)` is, on average over such
+samples, below the mutual information of example and code in the population, and the marginal KL is
+above its population value by the same amount. If q(z) leaves out the example's own posterior, both
+inequalities are reversed.
 
 References:
     Hoffman and Johnson (2016), ELBO surgery: yet another way to carve up the variational evidence
@@ -28,38 +30,26 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Independent
 
-from pyrovae._process.isolation import derived, evaluating
-from pyrovae.distributions import (
-    OneHots,
-    base,
-    components,
-    in_float64,
-    is_discrete,
-    is_point,
-    log_density,
-    name,
-)
-from pyrovae.estimates import Examples, batches, number_of_examples
-from pyrovae.evidence import batch_size
-from pyrovae.vae import VAE
+from pyrovae.diagnostics.aggregate_densities import AggregateDraws
+from pyrovae.estimates import Estimate, Result
 
-__all__ = ["DRAWS", "AggregateDraws", "aggregate_draws", "no_density", "surgery", "term_estimate"]
+__all__ = [
+    "BoundTerm",
+    "Bracket",
+    "DimensionTerms",
+    "PopulationTerms",
+    "Surgery",
+    "surgery",
+    "term_estimate",
+]
 
-DRAWS = 10
-"""Draws of each posterior where nothing else is asked for."""
-
-VALUES = 1 << 20  # of log q(z | x) at a time
-CEILING = 0.05  # of log N: mutual information so near to it says little of the population's
+CEILING = 0.05  # share of log N; closer to log N, an estimate no longer reflects the population
 
 ESTIMATOR = (
     "mean over draws z ~ q(z|x_n) with q(z) the mixture of the posteriors of all N examples; "
@@ -71,330 +61,277 @@ POPULATION = (
 )
 
 
-@dataclass(frozen=True)
-class AggregateDraws:
-    """Draws from the posteriors of N data, and what each density says of them, in float64.
+@dataclass(frozen=True, repr=False)
+class BoundTerm(Estimate):
+    """A term of the ELBO for the given examples, in nats per example.
 
     Attributes:
-        z: ``(N, draws, latent_dim)``.
-        log_likelihood: log p(x | z) ``(N, draws)``.
-        log_likelihood_of_others: log p(x | z') at the draws of another datum, likewise.
-        log_prior: log p(z), likewise.
-        log_posterior: log q(z | x) of the datum's own posterior, likewise.
-        log_aggregate: log q(z), likewise.
-        log_others: log q(z) without the datum's own posterior, likewise.
-        log_class: log of the mixture of the posteriors of the datum's class, likewise; None without
-            labels.
-        parts: of each variable that the posterior makes independent ``(N, draws, variables)``,
-            log q(z_j | x), log q(z_j) and, where the prior makes them independent too, log p(z_j).
-        labels: the class of each datum ``(N,)``, or None.
-        available: how many data there are, of which these are the first.
-        names: of posterior and prior.
+        value: the mean over examples and draws.
+        standard_error: standard error due to the draws, for these examples.
+        over_examples: standard error due to the choice of examples.
     """
 
-    z: Tensor
-    log_likelihood: Tensor
-    log_likelihood_of_others: Tensor
-    log_prior: Tensor
-    log_posterior: Tensor
-    log_aggregate: Tensor
-    log_others: Tensor
-    log_class: Tensor | None
-    parts: tuple[Tensor, Tensor, Tensor | None] | None
-    labels: NDArray[Any] | None
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {
+        **Estimate.JSON_NAMES,
+        "over_examples": "over_images",
+    }
+
+    over_examples: float
+
+
+@dataclass(frozen=True, repr=False)
+class Bracket(Result):
+    """Two estimates that bracket a population value on average over sets of N examples.
+
+    Attributes:
+        lower: an estimate that is on average below the population value.
+        upper: an estimate that is on average above it.
+    """
+
+    lower: Estimate
+    upper: Estimate
+
+
+@dataclass(frozen=True, repr=False)
+class PopulationTerms(Result):
+    """The two parts of the KL term for new data of the same kind.
+
+    Attributes:
+        mutual_information: of example and code.
+        marginal_kl: KL(q(z) || p(z)).
+        about: the meaning of the two brackets in words.
+    """
+
+    mutual_information: Bracket
+    marginal_kl: Bracket
+    about: str
+
+
+@dataclass(frozen=True, repr=False)
+class DimensionTerms(Result):
+    """The KL term of one independent variable and its two parts, in nats per example.
+
+    Attributes:
+        dimension: number of the variable, from 1.
+        mutual_information: of the example and this variable.
+        marginal_kl: KL(q(z_j) || p(z_j)); None if the prior does not factorize.
+        kl: mean of KL(q(z_j | x) || p(z_j)); None if the prior does not factorize.
+    """
+
+    dimension: int
+    mutual_information: Estimate
+    marginal_kl: Estimate | None
+    kl: Estimate | None
+
+
+TERMS = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "mutual_information",
+    "marginal_kl",
+    "total_correlation",
+    "dimension_wise_kl",
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Surgery(Result):
+    """The terms of the ELBO for the given examples, in nats per example.
+
+    Attributes:
+        elbo: reconstruction - mutual_information - marginal_kl.
+        reconstruction: mean of log p(x | z).
+        kl: mean of KL(q(z | x) || p(z)), the sum of mutual_information and marginal_kl.
+        mutual_information: of example and code.
+        marginal_kl: KL(q(z) || p(z)).
+        total_correlation: of the dimensions of z under q(z); None if the posterior does not
+            factorize.
+        dimension_wise_kl: sum of KL(q(z_j) || p(z_j)); None if posterior or prior does not
+            factorize.
+        remainder: the ELBO minus the sum of its terms, zero up to rounding.
+        log_examples: log N, the largest possible mutual information.
+        at_ceiling: whether the mutual information is within 5 % of log N.
+        population: the terms for new data of the same kind.
+        dimensions: the terms of each independent variable; empty if there are none.
+        omitted: for each term that is None, the reason.
+        notes: remarks on estimates that lie outside the range of the true value.
+        examples: number N of examples.
+        available: number of examples in the data.
+        draws: draws per example.
+        estimator: the estimator in words.
+        q: name of the posterior.
+        p: name of the prior.
+    """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"log_examples": "log_images", "examples": "images"}
+
+    elbo: BoundTerm
+    reconstruction: BoundTerm
+    kl: BoundTerm
+    mutual_information: Estimate
+    marginal_kl: Estimate
+    total_correlation: Estimate | None
+    dimension_wise_kl: Estimate | None
+    remainder: float
+    log_examples: float
+    at_ceiling: bool
+    population: PopulationTerms
+    dimensions: list[DimensionTerms]
+    omitted: Mapping[str, str]
+    notes: list[str]
+    examples: int
     available: int
-    names: tuple[str, str]
+    draws: int
+    estimator: str
+    q: str
+    p: str
+
+    @property
+    def terms(self) -> dict[str, Estimate]:
+        """The terms that are defined, by name."""
+        terms = {name: getattr(self, name) for name in TERMS}
+        return {name: term for name, term in terms.items() if term is not None}
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data; the terms are under the key ``terms``."""
+        plain = super().to_dict()
+        terms = {name: plain.pop(name) for name in TERMS}
+        return {"terms": {name: term for name, term in terms.items() if term is not None}} | plain
+
+    def __repr__(self) -> str:
+        return f"Surgery({', '.join(f'{name}={term}' for name, term in self.terms.items())})"
 
 
-@torch.no_grad()
-def aggregate_draws(
-    vae: VAE,
-    data: Examples,
-    *,
-    labels: NDArray[Any] | None = None,
-    draws: int = DRAWS,
-    limit: int | None = None,
-    seed: int = 0,
-    advance: Callable[[int], None] | None = None,
-) -> AggregateDraws:
-    """Draw from the posterior of each datum, and ask every density about each draw.
-
-    Up to 100 draws are those of :func:`pyrovae.evaluate` with as many samples and the same seed.
-    The time grows with the square of the number of data; memory does not.
+def surgery(draws: AggregateDraws) -> Surgery:
+    """Split the ELBO into its terms, with the standard errors of the draws.
 
     Args:
-        vae: the model and its posterior; dropout and the like are switched off meanwhile.
-        data: one part of a dataset.
-        labels: the class of each datum, for mixtures over classes.
-        draws: for each datum, at least two.
-        limit: only the first so many data.
-        seed: of the draws; a batch's draws depend on it and on the batch's place alone.
-        advance: told the number of data whose draws are done.
+        draws: the result of :func:`aggregate_draws`.
 
-    Raises:
-        ValueError: if there are fewer than two data or draws, or the posterior is a point.
+    Returns:
+        The terms, in nats per example.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws, surgery
+        >>> found = surgery(aggregate_draws(vae, data, draws=5))
+        >>> parts = found.mutual_information.value + found.marginal_kl.value
+        >>> abs(found.kl.value - parts) < 1e-6
+        True
     """
-    count = number_of_examples(data, limit, at_least=2)
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2, which standard errors need, got {draws}")
-    size = batch_size(draws)
-    own = None if labels is None else torch.as_tensor(labels[:count])
-    x: list[Tensor] = []
-    posteriors: list[Any] = []
-    z: list[Tensor] = []
-    log_likelihood: list[Tensor] = []
-    with torch.random.fork_rng(), evaluating(vae):
-        for place, batch in enumerate(batches(data, size, limit)):
-            x.append(vae.place(batch))
-            q = vae.posterior(x[-1])
-            if reason := no_density(q):
-                raise ValueError(reason)
-            torch.manual_seed(derived(seed, place))
-            z.append(q.sample((draws,)))  # (draws, batch, latent_dim)
-            log_likelihood.append(vae.likelihood(z[-1]).log_prob(x[-1]))
-            posteriors.append(q)
-        every = torch.cat(z, 1)
-        partner = _partners(count, seed)
-        of_others = [
-            vae.likelihood(every[:, rows]).log_prob(batch)
-            for rows, batch in zip(partner.split(size), x, strict=True)
-        ]
-        p = vae.prior()
-        names = name(posteriors[0]), name(p)
-        found = _densities(every.transpose(0, 1), posteriors, p, own, advance)
-    return AggregateDraws(
-        z=every.transpose(0, 1).double().cpu(),
-        log_likelihood=torch.cat(log_likelihood, 1).T.double().cpu(),
-        log_likelihood_of_others=torch.cat(of_others, 1).T.double().cpu(),
-        labels=None if labels is None else np.asarray(labels)[:count],
-        available=len(data),
-        names=names,
-        **found,
+    count, per_example = draws.log_prior.shape
+    log_ratio = draws.log_posterior - draws.log_prior
+    elbo = _bound_term(draws.log_likelihood + draws.log_prior - draws.log_posterior)
+    reconstruction, kl = _bound_term(draws.log_likelihood), _bound_term(log_ratio)
+    information = term_estimate(draws.log_posterior - draws.log_aggregate)
+    marginal_kl = term_estimate(draws.log_aggregate - draws.log_prior)
+    correlation, dimension_wise, omitted = _factorized(draws)
+    without = draws.log_posterior - draws.log_others  # the example's own posterior left out
+    not_negative = {
+        "the mutual information": information,
+        "KL(q(z) || p(z))": marginal_kl,
+        "the total correlation": correlation,
+        "the dimension-wise KL": dimension_wise,
+    }
+    at_ceiling = information.value > (1 - CEILING) * math.log(count)
+    return Surgery(
+        elbo=elbo,
+        reconstruction=reconstruction,
+        kl=kl,
+        mutual_information=information,
+        marginal_kl=marginal_kl,
+        total_correlation=correlation,
+        dimension_wise_kl=dimension_wise,
+        remainder=elbo.value - (reconstruction.value - information.value - marginal_kl.value),
+        log_examples=math.log(count),
+        at_ceiling=at_ceiling,
+        population=PopulationTerms(
+            mutual_information=Bracket(information, term_estimate(without)),
+            marginal_kl=Bracket(term_estimate(log_ratio - without), marginal_kl),
+            about=POPULATION,
+        ),
+        dimensions=_dimensions(draws),
+        omitted=omitted,
+        notes=[*_of_ceiling(information, count, at_ceiling), *_below_zero(not_negative)],
+        examples=count,
+        available=draws.available,
+        draws=per_example,
+        estimator=ESTIMATOR,
+        q=draws.names[0],
+        p=draws.names[1],
     )
 
 
-def surgery(draws: AggregateDraws) -> dict[str, Any]:
-    """The terms of the ELBO, with the errors of the draws.
+def term_estimate(values: Tensor) -> Estimate:
+    """Average a term over examples and draws, with the standard error for the given examples.
 
     Args:
-        draws: of :func:`aggregate_draws`.
+        values: the term at each draw ``(examples, draws)``.
 
     Returns:
-        ``terms``: ``elbo``, ``reconstruction``, ``kl``, ``mutual_information``, ``marginal_kl``
-        and, where they are defined, ``total_correlation`` and ``dimension_wise_kl``, each with
-        ``estimate`` and ``standard_error``, that of the draws for these data; the first three also
-        with ``over_images``, that of the choice of data.
-        ``remainder``, the ELBO less the sum of its terms; ``log_images``, the largest mutual
-        information there can be, and ``at_ceiling``, whether it is within 5 % of that;
-        ``population``, in which ``mutual_information`` and
-        ``marginal_kl`` have ``lower`` and ``upper``, each an estimate; ``dimensions``, a row for
-        each independent variable with ``mutual_information``, ``marginal_kl`` and ``kl`` (the
-        latter two None where the prior does not factorise); ``omitted``, from a term to the reason;
-        ``notes`` on estimates outside of the range of the truth; ``images``, ``available``,
-        ``draws``, ``estimator``, ``q``, ``p``. In nats per example.
-    """
-    count, per_image = draws.log_prior.shape
-    values = {
-        "elbo": draws.log_likelihood + draws.log_prior - draws.log_posterior,
-        "reconstruction": draws.log_likelihood,
-        "kl": draws.log_posterior - draws.log_prior,
-        "mutual_information": draws.log_posterior - draws.log_aggregate,
-        "marginal_kl": draws.log_aggregate - draws.log_prior,
-    }
-    omitted: dict[str, str] = {}
-    q, p = draws.names
-    if draws.parts is None:
-        reason = f"the posterior ({q}) does not factorise over z, so q(z_j) has no formula"
-        omitted = {"total_correlation": reason, "dimension_wise_kl": reason}
-    else:
-        values["total_correlation"] = draws.log_aggregate - draws.parts[1].sum(-1)
-        if draws.parts[2] is None:
-            omitted["dimension_wise_kl"] = f"the prior ({p}) does not factorise over z"
-        else:
-            values["dimension_wise_kl"] = (draws.parts[1] - draws.parts[2]).sum(-1)
-    terms = {term: term_estimate(value) for term, value in values.items()}
-    for term in ("elbo", "reconstruction", "kl"):
-        terms[term]["over_images"] = (values[term].mean(1).std() / math.sqrt(count)).item()
-    without = draws.log_posterior - draws.log_others
-    sums = terms["reconstruction"], terms["mutual_information"], terms["marginal_kl"]
-    reconstruction, information, marginal = (term["estimate"] for term in sums)
-    return {
-        "terms": terms,
-        "remainder": terms["elbo"]["estimate"] - (reconstruction - information - marginal),
-        "log_images": math.log(count),
-        "at_ceiling": information > (1 - CEILING) * math.log(count),
-        "population": {
-            "mutual_information": {
-                "lower": terms["mutual_information"],
-                "upper": term_estimate(without),
-            },
-            "marginal_kl": {
-                "lower": term_estimate(values["kl"] - without),
-                "upper": terms["marginal_kl"],
-            },
-            "about": POPULATION,
-        },
-        "dimensions": _dimensions(draws),
-        "omitted": omitted,
-        "notes": list(_notes(terms, math.log(count))),
-        "images": count,
-        "available": draws.available,
-        "draws": per_image,
-        "estimator": ESTIMATOR,
-        "q": q,
-        "p": p,
-    }
+        The mean; its standard error counts the draws as random and the examples as fixed.
 
-
-def term_estimate(values: Tensor) -> dict[str, float]:
-    """The mean of ``values`` ``(data, draws)``, and its error for the data that are given.
-
-    Args:
-        values: of each draw.
+    Example:
+        >>> from pyrovae.diagnostics import term_estimate
+        >>> term_estimate(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
+        3.50 ± 0.50
     """
     count, draws = values.shape
     error = (values.var(1).sum() / draws).sqrt() / count
-    return {"estimate": values.mean().item(), "standard_error": error.item()}
+    return Estimate(values.mean().item(), error.item())
 
 
-def no_density(q: Any) -> str | None:
-    """Why there are no terms, where q(z | x) is a point; else None."""
-    if is_discrete(q) or not is_point(q):
-        return None
-    return (
-        f"the posterior ({name(q)}) is a point, which has no density: mutual information and "
-        "KL(q(z) || p(z)) are infinite"
-    )
+def _bound_term(values: Tensor) -> BoundTerm:
+    found = term_estimate(values)
+    over_examples = (values.mean(1).std() / math.sqrt(len(values))).item()
+    return BoundTerm(found.value, found.standard_error, over_examples)
 
 
-def _partners(count: int, seed: int) -> Tensor:
-    """For each datum another one, at random."""
-    order = np.random.default_rng([seed, 1]).permutation(count)
-    partner = np.empty(count, int)
-    partner[order] = np.roll(order, 1)
-    return torch.from_numpy(partner)
+def _factorized(
+    draws: AggregateDraws,
+) -> tuple[Estimate | None, Estimate | None, dict[str, str]]:
+    """Total correlation, dimension-wise KL, and the reasons for those that are None."""
+    q, p = draws.names
+    if draws.parts is None:
+        reason = f"the posterior ({q}) does not factorise over z, so q(z_j) has no formula"
+        return None, None, {"total_correlation": reason, "dimension_wise_kl": reason}
+    _, aggregate, prior = draws.parts
+    correlation = term_estimate(draws.log_aggregate - aggregate.sum(-1))
+    if prior is None:
+        reason = f"the prior ({p}) does not factorise over z"
+        return correlation, None, {"dimension_wise_kl": reason}
+    return correlation, term_estimate((aggregate - prior).sum(-1)), {}
 
 
-def _densities(
-    z: Tensor,
-    posteriors: list[Any],
-    p: Any,
-    labels: Tensor | None,
-    advance: Callable[[int], None] | None,
-) -> dict[str, Any]:
-    """What priors and posteriors say of the draws ``(N, draws, latent_dim)``."""
-    count, draws, dim = z.shape
-    size = posteriors[0].batch_shape[0]
-    step = max(1, VALUES // (draws * dim * size * components(posteriors[0])))
-    parts: list[tuple[Tensor, ...]] = []
-    for start in range(0, count, step):
-        rows = z[start : start + step].flatten(0, 1)
-        owner = torch.arange(start, start + len(rows) // draws).repeat_interleave(draws)
-        parts.append(_of_rows(rows, owner, posteriors, labels))
-        if advance is not None:
-            advance(len(rows) // draws)
-    joined = [torch.cat(part).unflatten(0, (count, draws)) for part in zip(*parts, strict=True)]
-    own, others, members, *each = joined
-    of_prior = _log_parts(p, z)
-    log_prior = (_log_prob(p, z) if of_prior is None else of_prior.sum(-1)).cpu()
-    counted = None if labels is None else (labels[:, None] == labels).sum(1)
-    return {
-        "log_prior": log_prior,
-        "log_posterior": own,
-        "log_aggregate": torch.logaddexp(own, others) - math.log(count),
-        "log_others": others - math.log(count - 1),
-        "log_class": None if counted is None else members - counted.double().log()[:, None],
-        "parts": (
-            (each[0], each[1] - math.log(count), None if of_prior is None else of_prior.cpu())
-            if each
-            else None
-        ),
-    }
-
-
-def _of_rows(
-    z: Tensor, owner: Tensor, posteriors: list[Any], labels: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Of each row log q by its own posterior, and log sums over all others and over its class."""
-    own = torch.full((len(z),), -math.inf, dtype=torch.float64)
-    others, members = own.clone(), own.clone()
-    own_parts = all_parts = torch.empty(0)
-    start = 0
-    for q in posteriors:
-        split = _log_parts(q, z[:, None])  # (rows, batch, variables)
-        values = (_log_prob(q, z[:, None]) if split is None else split.sum(-1)).cpu()
-        columns = torch.arange(start, start + values.shape[1])
-        mine = owner[:, None] == columns
-        row, column = mine.nonzero(as_tuple=True)
-        own[row] = values[row, column]
-        others = torch.logaddexp(others, values.masked_fill(mine, -math.inf).logsumexp(1))
-        if labels is not None:
-            apart = labels[owner][:, None] != labels[columns]
-            members = torch.logaddexp(members, values.masked_fill(apart, -math.inf).logsumexp(1))
-        if split is not None:
-            split = split.cpu()
-            if start == 0:
-                own_parts = torch.full_like(split[:, 0], -math.inf)
-                all_parts = own_parts.clone()
-            own_parts[row] = split[row, column]
-            all_parts = torch.logaddexp(all_parts, split.logsumexp(1))
-        start += values.shape[1]
-    found = own, others, members
-    return (*found, own_parts, all_parts) if own_parts.numel() else found
-
-
-def _log_prob(d: Any, z: Tensor) -> Tensor:
-    double = in_float64(d)[0]
-    z = z.expand(torch.broadcast_shapes(z.shape, d.batch_shape + d.event_shape))
-    return log_density(double, z if double is d else z.double()).double()
-
-
-def _log_parts(d: Any, z: Tensor) -> Tensor | None:
-    """The log density of each variable that d makes independent, as the last dimension."""
-    if isinstance(d, OneHots):
-        variables = z.unflatten(-1, (-1, d.classes))
-        return (variables * d.logits.log_softmax(-1)).sum(-1).double()
-    if not isinstance(d, Independent) or len(d.event_shape) != 1 or base(d).event_shape:
-        return None
-    double: Any = in_float64(d)[0]
-    return base(double).log_prob(z if double is d else z.double()).double()
-
-
-def _dimensions(draws: AggregateDraws) -> list[dict[str, Any]]:
+def _dimensions(draws: AggregateDraws) -> list[DimensionTerms]:
     if draws.parts is None:
         return []
     own, aggregate, prior = draws.parts
     return [
-        {
-            "dimension": j + 1,
-            "mutual_information": term_estimate((own - aggregate)[..., j]),
-            "marginal_kl": None if prior is None else term_estimate((aggregate - prior)[..., j]),
-            "kl": None if prior is None else term_estimate((own - prior)[..., j]),
-        }
+        DimensionTerms(
+            dimension=j + 1,
+            mutual_information=term_estimate((own - aggregate)[..., j]),
+            marginal_kl=None if prior is None else term_estimate((aggregate - prior)[..., j]),
+            kl=None if prior is None else term_estimate((own - prior)[..., j]),
+        )
         for j in range(own.shape[-1])
     ]
 
 
-def _notes(terms: dict[str, dict[str, float]], most: float) -> Iterator[str]:
-    information = terms["mutual_information"]["estimate"]
-    if information > (1 - CEILING) * most:
+def _of_ceiling(information: Estimate, count: int, at_ceiling: bool) -> Iterator[str]:
+    if at_ceiling:
         yield (
-            f"the mutual information of {information:.3f} is at the ceiling log N = {most:.3f}: "
-            "the posteriors of these data hardly overlap, and q(z) is a set of islands. A larger "
-            "set would show more mutual information and as much less KL(q(z) || p(z))"
+            f"the mutual information of {information.value:.3f} is at the ceiling log N = "
+            f"{math.log(count):.3f}: the posteriors of these data hardly overlap, and q(z) is a "
+            "set of islands. A larger set would show more mutual information and as much less "
+            "KL(q(z) || p(z))"
         )
-    for term, words in _NOT_NEGATIVE.items():
-        if term in terms and terms[term]["estimate"] < 0:
-            value, error = terms[term]["estimate"], terms[term]["standard_error"]
+
+
+def _below_zero(not_negative: Mapping[str, Estimate | None]) -> Iterator[str]:
+    for words, term in not_negative.items():
+        if term is not None and term.value < 0:
             yield (
-                f"{words} is never negative; this estimate of it, {value:.4f}, is below zero by "
-                f"the noise of the draws, whose standard error is {error:.4f}"
+                f"{words} is never negative; this estimate of it, {term.value:.4f}, is below zero "
+                f"by the noise of the draws, whose standard error is {term.standard_error:.4f}"
             )
-
-
-_NOT_NEGATIVE = {
-    "mutual_information": "the mutual information",
-    "marginal_kl": "KL(q(z) || p(z))",
-    "total_correlation": "the total correlation",
-    "dimension_wise_kl": "the dimension-wise KL",
-}

@@ -9,15 +9,15 @@ ELBO is the mean over draws of any of
     \nabla_z \left[ \log p(x, z) - \log q_\phi(z \mid x) \right] \nabla_\phi z
 
 which are the objectives ``elbo`` (Monte Carlo KL), ``analytic`` and ``stl`` (sticking the landing).
-They differ in variance alone. A closed form takes the noise of the KL term away and leaves that of
-the likelihood; sticking the landing lets the two cancel, which they do to the last bit where q is
-the exact posterior of each datum, and not where it is far from it.
+They differ only in variance. A closed form removes the noise of the KL term and leaves the noise of
+the likelihood. Sticking the landing lets the two cancel: exactly if q is the exact posterior of
+each example, and not at all if q is far from it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,15 +25,157 @@ from torch import Tensor, nn
 
 from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.distributions import is_point, name
-from pyrovae.estimates import Examples, number_of_examples
+from pyrovae.estimates import Estimate, Examples, Result, number_of_examples
 from pyrovae.kl import closed_form
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.vae import VAE
 
-__all__ = ["compare_gradients"]
+__all__ = [
+    "GradientComparison",
+    "GradientDifference",
+    "GradientEstimator",
+    "GradientMean",
+    "GradientNoise",
+    "LayerNoise",
+    "Variance",
+    "compare_gradients",
+]
 
 DRAWS, LIMIT = 100, 100
 ESTIMATORS = ("elbo", "analytic", "stl")
+
+
+@dataclass(frozen=True, repr=False)
+class Variance(Estimate):
+    """A variance, or a ratio of two.
+
+    Attributes:
+        value: the variance.
+        standard_error: its standard error; None for two draws.
+    """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {}
+
+    def __repr__(self) -> str:
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        return f"{self.value:.4g}{error}"
+
+
+@dataclass(frozen=True, repr=False)
+class GradientMean(Result):
+    r"""The mean gradient over draws.
+
+    Attributes:
+        norm: its length.
+        standard_error: root mean squared length of the noise in the mean, :math:`\sqrt{V / N}`.
+        squared_norm: unbiased estimate of its squared length; may be negative.
+    """
+
+    norm: float
+    standard_error: float
+    squared_norm: float
+
+
+@dataclass(frozen=True, repr=False)
+class GradientDifference(Result):
+    """The difference between a mean gradient and the mean gradient of ``elbo``.
+
+    Attributes:
+        norm: its length.
+        standard_error: root mean squared length of its noise, the expected ``norm`` if the two
+            gradients differ only by noise.
+        z_score: z-score of its component in one random direction; None without noise.
+    """
+
+    norm: float
+    standard_error: float
+    z_score: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNoise(Result):
+    """The gradient with respect to one parameter tensor.
+
+    Attributes:
+        name: name of the tensor.
+        parameters: its number of elements.
+        squared_norm: unbiased estimate of the squared length of the mean gradient.
+        variance: variance of the gradient of one draw.
+    """
+
+    name: str
+    parameters: int
+    squared_norm: float
+    variance: float
+
+
+@dataclass(frozen=True, repr=False)
+class GradientNoise(Result):
+    """Mean and noise of one estimator of the gradient.
+
+    Attributes:
+        mean: the mean gradient.
+        variance: variance V of the gradient of one draw.
+        signal_to_noise: None if ``squared_norm`` is not positive or V is zero.
+        variance_ratio: V divided by V of ``elbo``; None if the latter is zero.
+        difference: difference from the mean gradient of ``elbo``; None for ``elbo``.
+        layers: the same for each parameter tensor.
+    """
+
+    mean: GradientMean
+    variance: Variance
+    signal_to_noise: float | None
+    variance_ratio: Variance | None
+    difference: GradientDifference | None
+    layers: list[LayerNoise]
+
+
+@dataclass(frozen=True, repr=False)
+class GradientEstimator(Result):
+    """One estimator of the gradient.
+
+    Attributes:
+        name: ``elbo``, ``analytic`` or ``stl``.
+        formula: its formula; None if it does not apply.
+        noise: its mean and noise; None if it does not apply.
+        reason: the reason if it does not apply.
+    """
+
+    name: str
+    formula: str | None
+    noise: GradientNoise | None
+    reason: str | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data on one level; numbers are None for an estimator that does not apply."""
+        nothing = dict.fromkeys(GradientNoise.__dataclass_fields__) | {"layers": []}
+        noise = nothing if self.noise is None else self.noise.to_dict()
+        return {"name": self.name, "formula": self.formula, **noise, "reason": self.reason}
+
+
+@dataclass(frozen=True, repr=False)
+class GradientComparison(Result):
+    """Estimators of the gradient of the ELBO, compared on one batch.
+
+    Attributes:
+        estimators: one for each of ``elbo``, ``analytic`` and ``stl``.
+        draws: number N of draws.
+        examples: size of the batch.
+        parameters: number of trained parameters of the posterior.
+        q: name of the posterior.
+        p: name of the prior.
+        note: anything else that the numbers depend on, or None.
+    """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
+
+    estimators: list[GradientEstimator]
+    draws: int
+    examples: int
+    parameters: int
+    q: str
+    p: str
+    note: str | None
 
 
 def compare_gradients(
@@ -43,59 +185,47 @@ def compare_gradients(
     draws: int = DRAWS,
     limit: int = LIMIT,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    r"""Mean and variance of the gradient of the plain ELBO, for one batch, by each estimator.
+    progress: Callable[[int], None] | None = None,
+) -> GradientComparison:
+    r"""Compare mean and variance of the ELBO's gradient between three estimators, on one batch.
 
-    The bound is that at beta 1, per example, whatever was optimised. A draw is one z for each
-    example of the batch, and all estimators take the same draws. With g the gradient of one draw,
-    a vector over all parameters of the posterior that are trained:
+    The bound is the ELBO at beta 1, per example, whatever objective the VAE was trained with. A
+    draw is one z for each example of the batch, and all estimators use the same draws. With g the
+    gradient of one draw, a vector over all trained parameters of the posterior:
 
     .. math::
         V = \operatorname{tr} \operatorname{Var} g, \qquad
         \widehat{|\mathbb{E} g|^2} = |\bar g|^2 - V / N, \qquad
         \mathrm{SNR} = |\mathbb{E} g| / \sqrt V
 
-    :math:`|\bar g|^2` alone is too large by V / N in the mean, since N draws leave noise in it.
-    What is left after the subtraction is unbiased and may be negative: then the mean is lost in
-    the noise, and there is no signal-to-noise ratio, which is below about
-    :math:`1 / \sqrt N`. V goes down as one over the number of examples in the batch.
+    :math:`|\bar g|^2` alone is too large by V / N on average, because noise remains in the mean of
+    N draws. After the subtraction the estimate is unbiased and may be negative. The mean is then
+    lost in the noise and there is no signal-to-noise ratio: it is below about
+    :math:`1 / \sqrt N`. V is inversely proportional to the number of examples in the batch.
 
     Args:
-        vae: whose encoder; dropout and the like are switched off meanwhile.
+        vae: the VAE whose encoder's gradient is taken, in eval mode, without dropout.
         data: one part of a dataset, usually the test set.
         draws: number N of draws.
-        limit: the batch is the first so many examples.
-        seed: of the draws; each depends on it and on its number alone.
-        advance: told the number of draws after each.
+        limit: the batch consists of the first ``limit`` examples.
+        seed: seed of the draws; each draw depends only on it and on the draw's number.
+        progress: callback, called with the number of draws finished.
 
     Returns:
-        ``estimators``, a row for each of ``elbo``, ``analytic`` and ``stl``, with ``name``,
-        ``formula``, and
-
-        - ``mean``: ``norm`` of the mean over draws, its ``standard_error`` (the root mean square
-          length of what noise adds to the mean, :math:`\sqrt{V / N}`) and ``squared_norm``,
-          unbiased;
-        - ``variance``: V as ``value``, and its ``standard_error``;
-        - ``signal_to_noise``, None where ``squared_norm`` is not positive or V is zero;
-        - ``variance_ratio``: V over that of ``elbo`` as ``value``, and its ``standard_error``;
-        - ``difference`` of the mean from that of ``elbo``: ``norm``, its ``standard_error`` as
-          above, which is its size where the two are equal but for noise, and ``z_score``, of its
-          component in one random direction;
-        - ``layers``: ``name``, number of ``parameters``, ``squared_norm`` and ``variance`` of each
-          tensor of parameters;
-        - ``reason``: None, or why there are no numbers: all above are None then, and ``layers``
-          empty.
-
-        ``draws``; ``images``, the size of the batch; ``parameters``, their number; ``q``, ``p``,
-        the names of the distributions; ``note``, what else the numbers depend on, or None.
+        Mean and noise of each estimator, in nats per example and unit of the parameters.
 
     Raises:
-        ValueError: if ``draws`` is below 2 or ``limit`` not positive, if there are no examples, if
-            the posterior has no parameters that are trained, or a gradient is not finite.
+        ValueError: if ``draws`` is below 2, ``limit`` is not positive, there are no examples, the
+            posterior has no trained parameters, or a gradient is not finite.
+
+    Example:
+        >>> from pyrovae.diagnostics import compare_gradients
+        >>> found = compare_gradients(vae, data, draws=5)
+        >>> [row.name for row in found.estimators]
+        ['elbo', 'analytic', 'stl']
     """
     if draws < 2:
-        raise ValueError(f"draws must be at least 2, which a variance needs, got {draws}")
+        raise ValueError(f"draws must be at least 2 for a variance, got {draws}")
     count = number_of_examples(data, limit)
     parameters = _trained(vae.posterior)
     x = vae.place(next(data.batches(count)))
@@ -103,39 +233,56 @@ def compare_gradients(
         q, p = vae.posterior(x), vae.prior()
         formulas, reasons = _formulas(q, p)
         used = [estimator for estimator in ESTIMATORS if estimator in formulas]
-        objectives = {estimator: OBJECTIVES[estimator]() for estimator in used}
-        noise, differences = ({key: _Moments() for key in used} for _ in range(2))
-        direction = _signs(sum(parameter.numel() for parameter in parameters.values()), seed)
-        for draw in range(draws):
-            stream = derived(seed, draw)
-            reference: Tensor | None = None
-            for estimator, objective in objectives.items():
-                torch.manual_seed(stream)
-                loss: Any = objective.differentiable_loss(vae.model, vae.guide, x)
-                gradient = _gradient(-loss / count, parameters, estimator)
-                reference = gradient if reference is None else reference
-                noise[estimator].add(gradient)
-                differences[estimator].add(gradient - reference, direction)
-            if advance is not None:
-                advance(1)
+        noise, differences = _gradients(vae, x, parameters, used, draws, seed, progress)
         note = _note(vae, q, p)
     sizes = {key: parameter.numel() for key, parameter in parameters.items()}
-    rows = [
-        _row(noise[key], noise["elbo"], differences[key], sizes) if key in used else _empty()
-        for key in ESTIMATORS
-    ]
-    return {
-        "estimators": [
-            {"name": key, "formula": formulas.get(key), **row, "reason": reasons.get(key)}
-            for key, row in zip(ESTIMATORS, rows, strict=True)
+    return GradientComparison(
+        estimators=[
+            GradientEstimator(
+                name=key,
+                formula=formulas.get(key),
+                noise=_noise(noise[key], noise["elbo"], differences[key], sizes)
+                if key in used
+                else None,
+                reason=reasons.get(key),
+            )
+            for key in ESTIMATORS
         ],
-        "draws": draws,
-        "images": count,
-        "parameters": sum(sizes.values()),
-        "q": name(q),
-        "p": name(p),
-        "note": note,
-    }
+        draws=draws,
+        examples=count,
+        parameters=sum(sizes.values()),
+        q=name(q),
+        p=name(p),
+        note=note,
+    )
+
+
+def _gradients(
+    vae: VAE,
+    x: Tensor,
+    parameters: Mapping[str, nn.Parameter],
+    used: list[str],
+    draws: int,
+    seed: int,
+    progress: Callable[[int], None] | None,
+) -> tuple[dict[str, "_Moments"], dict[str, "_Moments"]]:
+    """Moments of each estimator's gradient, and of its difference from the first estimator's."""
+    objectives = {estimator: OBJECTIVES[estimator]() for estimator in used}
+    noise, differences = ({key: _Moments() for key in used} for _ in range(2))
+    direction = _signs(sum(parameter.numel() for parameter in parameters.values()), seed)
+    for draw in range(draws):
+        stream = derived(seed, draw)
+        reference: Tensor | None = None
+        for estimator, objective in objectives.items():
+            torch.manual_seed(stream)
+            loss: Any = objective.differentiable_loss(vae.model, vae.guide, x)
+            gradient = _gradient(-loss / len(x), parameters, estimator)
+            reference = gradient if reference is None else reference
+            noise[estimator].add(gradient)
+            differences[estimator].add(gradient - reference, direction)
+        if progress is not None:
+            progress(1)
+    return noise, differences
 
 
 def _trained(posterior: Any) -> dict[str, nn.Parameter]:
@@ -144,14 +291,14 @@ def _trained(posterior: Any) -> dict[str, nn.Parameter]:
     if not parameters:
         kind = getattr(posterior, "__name__", type(posterior).__name__)
         raise ValueError(
-            f"the posterior {kind} has no parameters that are trained, and no gradient; give a "
-            "module that holds its encoder, with requires_grad set"
+            f"the posterior {kind} has no parameters to train, and so no gradient; give a module "
+            "that holds its encoder, with requires_grad set"
         )
     return parameters
 
 
 def _formulas(q: Any, p: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """How each estimator goes, and why those that are not there are not."""
+    """The formula of each estimator, and the reason for those that do not apply."""
     if not q.has_rsample:
         lacking = f"{name(q)} has no reparameterised draws, which this gradient goes through"
         score = "log p(x, z) - log q(z|x) times the score of q"
@@ -183,12 +330,12 @@ def _note(vae: VAE, q: Any, p: Any) -> str | None:
 
 
 def _signs(size: int, seed: int) -> Tensor:
-    """A direction that depends on no draw: each component 1 or -1."""
+    """A random direction that is independent of the draws: each component is 1 or -1."""
     generator = torch.Generator().manual_seed(seed)
     return 2.0 * torch.randint(2, (size,), generator=generator).double() - 1
 
 
-def _gradient(bound: Tensor, parameters: dict[str, nn.Parameter], estimator: str) -> Tensor:
+def _gradient(bound: Tensor, parameters: Mapping[str, nn.Parameter], estimator: str) -> Tensor:
     values = torch.autograd.grad(bound, list(parameters.values()), materialize_grads=True)
     gradient = torch.cat([value.flatten().double().cpu() for value in values])  # (parameters,)
     if not gradient.isfinite().all():
@@ -201,11 +348,11 @@ def _gradient(bound: Tensor, parameters: dict[str, nn.Parameter], estimator: str
 
 @dataclass
 class _Moments:
-    """Mean and spread of vectors that come one by one, by Welford's recurrence.
+    """Running mean and spread of vectors, by Welford's recurrence.
 
-    ``increments`` are what each vector after the first adds to the total sum of squares. Each has
-    the mean V, and for independent normal vectors they are independent: their spread gives the
-    standard error of V, with no vector kept.
+    ``increments`` holds the amount that each vector after the first adds to the total sum of
+    squares. Each has mean V, and for independent normal vectors they are independent, so their
+    spread gives the standard error of V without keeping any vector.
     """
 
     mean: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -234,51 +381,41 @@ class _Moments:
         return math.sqrt(self.variance / self.count)
 
 
-def _row(
-    moments: _Moments, reference: _Moments, difference: _Moments, sizes: dict[str, int]
-) -> dict[str, Any]:
+def _noise(
+    moments: _Moments, reference: _Moments, difference: _Moments, sizes: Mapping[str, int]
+) -> GradientNoise:
     variance, squared_norm = moments.variance, _squared_norm(moments.mean, moments.squares, moments)
-    ratio: dict[str, Any] | None = None
-    if reference.variance > 0:
-        value = variance / reference.variance
-        pairs = zip(moments.increments, reference.increments, strict=True)
-        error = _error_of_mean([one - value * other for one, other in pairs])
-        ratio = {
-            "value": value,
-            "standard_error": None if error is None else error / reference.variance,
-        }
     parts = zip(
         moments.mean.split([*sizes.values()]),
         moments.squares.split([*sizes.values()]),
         strict=True,
     )
-    return {
-        "mean": {
-            "norm": moments.mean.norm().item(),
-            "standard_error": moments.standard_error,
-            "squared_norm": squared_norm,
-        },
-        "variance": {"value": variance, "standard_error": _error_of_mean(moments.increments)},
-        "signal_to_noise": math.sqrt(squared_norm / variance)
-        if squared_norm > 0 and variance > 0
-        else None,
-        "variance_ratio": ratio,
-        "difference": None if moments is reference else _difference(difference),
-        "layers": [
-            {
-                "name": layer,
-                "parameters": size,
-                "squared_norm": _squared_norm(mean, squares, moments),
-                "variance": squares.sum().item() / (moments.count - 1),
-            }
+    snr = math.sqrt(squared_norm / variance) if squared_norm > 0 and variance > 0 else None
+    return GradientNoise(
+        mean=GradientMean(moments.mean.norm().item(), moments.standard_error, squared_norm),
+        variance=Variance(variance, _error_of_mean(moments.increments)),
+        signal_to_noise=snr,
+        variance_ratio=_ratio(moments, reference),
+        difference=None if moments is reference else _difference(difference),
+        layers=[
+            LayerNoise(
+                name=layer,
+                parameters=size,
+                squared_norm=_squared_norm(mean, squares, moments),
+                variance=squares.sum().item() / (moments.count - 1),
+            )
             for (layer, size), (mean, squares) in zip(sizes.items(), parts, strict=True)
         ],
-    }
+    )
 
 
-def _empty() -> dict[str, Any]:
-    keys = ("mean", "variance", "signal_to_noise", "variance_ratio", "difference")
-    return dict.fromkeys(keys) | {"layers": []}
+def _ratio(moments: _Moments, reference: _Moments) -> Variance | None:
+    if reference.variance <= 0:
+        return None
+    value = moments.variance / reference.variance
+    pairs = zip(moments.increments, reference.increments, strict=True)
+    error = _error_of_mean([one - value * other for one, other in pairs])
+    return Variance(value, None if error is None else error / reference.variance)
 
 
 def _squared_norm(mean: Tensor, squares: Tensor, moments: _Moments) -> float:
@@ -286,14 +423,10 @@ def _squared_norm(mean: Tensor, squares: Tensor, moments: _Moments) -> float:
     return mean.square().sum().item() - noise
 
 
-def _difference(difference: _Moments) -> dict[str, Any]:
+def _difference(difference: _Moments) -> GradientDifference:
     error = _error_of_mean(difference.components)
     z_score = float(np.mean(difference.components)) / error if error else None
-    return {
-        "norm": difference.mean.norm().item(),
-        "standard_error": difference.standard_error,
-        "z_score": z_score,
-    }
+    return GradientDifference(difference.mean.norm().item(), difference.standard_error, z_score)
 
 
 def _error_of_mean(values: list[float]) -> float | None:

@@ -1,4 +1,4 @@
-r"""The best q(z | x) of a posterior's family for each datum by itself, without the encoder."""
+r"""The best q(z | x) of a posterior's family for each example separately, without the encoder."""
 
 import copy
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from pyrovae.vae import VAE
 
 __all__ = ["best_posterior", "log_weights", "with_outputs"]
 
-ROWS = 20_000  # of z at a time
-DRAWS = 32  # of each datum in a step of the search
-RATE = 0.05  # of Adam, at first
-CANDIDATES = 2_000  # draws from the prior, for another start
-NEAR = 100  # draws of the posterior, for a third start
-FITTING = 300  # steps that fit a q to them
+ROWS = 20_000  # z evaluated at a time
+DRAWS = 32  # draws per example in one step of the search
+RATE = 0.05  # initial learning rate
+CANDIDATES = 2_000  # draws from the prior for the second start
+NEAR = 100  # draws from the posterior for the third start
+FITTING = 300  # steps that fit a q to these draws
 STARTS = 3
-CHOICE = 1_000  # draws that choose between the results
+CHOICE = 1_000  # draws that compare the results of the starts
 
 
 def best_posterior(
@@ -30,38 +30,45 @@ def best_posterior(
     *,
     steps: int = 1_000,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    r"""What the posterior's network would have to give out for the highest ELBO of each datum.
+    r"""Optimize the outputs of the posterior's network for each example separately.
 
-    The outputs themselves are moved by Adam, with the gradient of the ELBO from 32 draws in each
-    step and a rate that falls to zero; the result is the mean over the last quarter of the steps.
-    There are three searches, and the one that ends highest is taken. One starts from what the
-    encoder gives for x; the second from what it gives for :math:`\mathbb{E}[x \mid z']`, with
-    :math:`z'` the one of 2,000 draws from the prior that makes x likeliest; the third from the q
-    that makes some draws likeliest, the importance-weighted draws of a fitted mixture
-    (:mod:`pyrovae.evidence.proposals`) that are nearest to where :math:`p(x, z)` is largest. All
-    else of the posterior is held, such as the maps of a flow: the family is what the outputs can
-    reach. A higher optimum elsewhere may be missed; the approximation gap is then too large.
+    Adam moves the outputs themselves along the gradient of the ELBO, estimated from 32 draws in
+    each step, with a learning rate that falls to zero. The result is the mean over the last quarter
+    of the steps. Three searches run, and the one that ends with the highest ELBO wins. The first
+    starts from the encoder's output for x. The second starts from its output for
+    :math:`\mathbb{E}[x \mid z']`, where :math:`z'` is the draw, among 2,000 from the prior, that
+    gives x the highest likelihood. The third starts from the q with the highest likelihood of some
+    draws: the importance-weighted draws from a fitted mixture (:mod:`pyrovae.evidence`) that are
+    nearest to the maximum of :math:`p(x, z)`. All other parts of the posterior stay fixed, such as
+    the maps of a flow: the family is the set of q that the outputs can reach. The search may miss a
+    higher optimum elsewhere; the approximation gap is then too large.
 
     Args:
-        vae: the model and its posterior, of which the part ``encoder`` gives the outputs.
+        vae: the model and its posterior, whose part ``encoder`` gives the outputs.
         x: data ``(batch, *event_shape)``.
-        steps: of Adam.
-        seed: of the draws.
-        advance: told of each step.
+        steps: steps of Adam.
+        seed: seed of the draws.
+        progress: callback, called with 1 after each step.
 
     Returns:
         The outputs ``(batch, ...)``, for :func:`with_outputs`.
 
     Raises:
-        ValueError: if the posterior has no such part, or its draws cannot be differentiated.
+        ValueError: if the posterior has no part named ``encoder``, or its draws cannot be
+            differentiated.
+
+    Example:
+        >>> from pyrovae.diagnostics import best_posterior
+        >>> best_posterior(vae, x[:2], steps=10).shape
+        torch.Size([2, 2, 2])
     """
     encoder = getattr(vae.posterior, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise ValueError(
             f"the posterior {type(vae.posterior).__name__} has no part named encoder, whose "
-            "outputs could be optimised; give the network of the posterior that name"
+            "outputs could be optimized; give the network of the posterior that name"
         )
     with evaluating(vae), isolated(x.device), pyro.validation_enabled(False):
         seed_device(x.device, seed)
@@ -69,7 +76,7 @@ def best_posterior(
             if not vae.posterior(x).has_rsample:
                 raise ValueError(
                     f"draws of the posterior {type(vae.posterior).__name__} cannot be "
-                    "differentiated, so that its best q cannot be found; take one with rsample"
+                    "differentiated, so its best q cannot be found; use one with rsample"
                 )
             first, second = encoder(x), encoder(vae.decode(_likeliest(vae, x)).to(x))
             heap = _heap(vae, x)
@@ -88,8 +95,8 @@ def best_posterior(
             schedule.step()
             if step >= 3 * steps // 4:
                 total, kept = total + outputs.detach(), kept + 1
-            if advance is not None:
-                advance(1)
+            if progress is not None:
+                progress(1)
         found = total / kept
         with torch.no_grad():
             q = with_outputs(vae.posterior, found)(x)
@@ -100,7 +107,7 @@ def best_posterior(
 
 
 def _heap(vae: VAE, x: Tensor) -> Tensor:
-    """Draws of p(z | x), by weight, nearest to where p(x, z) is largest: ``(NEAR, batch, ...)``."""
+    """Weighted draws from p(z | x) nearest to the maximum of p(x, z): ``(NEAR, batch, ...)``."""
     target = Whole(vae, x)
     z, log_w = from_mixture(target, adapted(target), CANDIDATES)
     top = log_joint(vae, x)(z).argmax(0)
@@ -112,7 +119,7 @@ def _heap(vae: VAE, x: Tensor) -> Tensor:
 
 
 def _around(vae: VAE, outputs: Tensor, x: Tensor, heap: Tensor) -> Tensor:
-    """Outputs, to begin with these, of a q that makes some draws likely."""
+    """Outputs of a q under which some draws are likely, starting from the given outputs."""
     outputs = outputs.clone().requires_grad_()
     adam = torch.optim.Adam([outputs], lr=RATE)
     for _ in range(FITTING):
@@ -123,7 +130,7 @@ def _around(vae: VAE, outputs: Tensor, x: Tensor, heap: Tensor) -> Tensor:
 
 
 def _likeliest(vae: VAE, x: Tensor) -> Tensor:
-    """Of draws from the prior, for each datum the one that makes it likeliest."""
+    """For each example, the draw from the prior that gives it the highest likelihood."""
     z = vae.prior().sample(torch.Size([CANDIDATES]))
     size = max(1, ROWS // len(x))
     log = torch.cat([vae.likelihood(part[:, None]).log_prob(x) for part in z.split(size)])
@@ -131,11 +138,17 @@ def _likeliest(vae: VAE, x: Tensor) -> Tensor:
 
 
 def with_outputs(posterior: Any, outputs: Tensor) -> Any:
-    """The same posterior, with these in place of what its network gives out.
+    """Copy a posterior, with given outputs in place of those of its network.
 
     Args:
-        posterior: with a part named ``encoder``; left as it is.
-        outputs: for each datum, as the encoder gives them.
+        posterior: a posterior with a part named ``encoder``; left unchanged.
+        outputs: outputs for each example, in the form that the encoder gives them.
+
+    Example:
+        >>> from pyrovae.diagnostics import with_outputs
+        >>> outputs = vae.posterior.encoder(x)
+        >>> torch.equal(with_outputs(vae.posterior, outputs)(x).mean, vae.posterior(x).mean)
+        True
     """
     family = copy.copy(posterior)
     family._modules = dict(posterior._modules)
@@ -144,7 +157,7 @@ def with_outputs(posterior: Any, outputs: Tensor) -> Any:
 
 
 class _Given(nn.Module):
-    """A network that gives out the same whatever comes in."""
+    """A network with constant outputs."""
 
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()
@@ -156,17 +169,22 @@ class _Given(nn.Module):
 
 @torch.no_grad()
 def log_weights(vae: VAE, q: Any, x: Tensor, samples: int, seed: int) -> Tensor:
-    """log p(x, z) - log q(z | x) at draws from q.
+    """Draw from q and compute the log importance weights, log p(x, z) - log q(z | x).
 
     Args:
-        vae: whose model, in eval mode.
-        q: of batch shape ``(batch,)``.
+        vae: the VAE that holds the model, in eval mode.
+        q: a distribution of batch shape ``(batch,)``.
         x: data ``(batch, *event_shape)``.
         samples: number of draws.
-        seed: of them; another q of the same family takes the same noise.
+        seed: seed of the draws; another q of the same family uses the same noise.
 
     Returns:
         ``(samples, batch)``, in double precision.
+
+    Example:
+        >>> from pyrovae.diagnostics import log_weights
+        >>> log_weights(vae, vae.posterior(x), x, samples=5, seed=0).shape
+        torch.Size([5, 64])
     """
     joint, size, parts = log_joint(vae, x), max(1, ROWS // len(x)), []
     with isolated(x.device):

@@ -1,10 +1,8 @@
-r"""What a trained VAE has learnt, in numbers and words: one report from its own three roles."""
+r"""What a trained VAE has learned, in numbers and words: the whole examination."""
 
-import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,51 +11,185 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.data import Dataset, Split
+from pyrovae.diagnostics._counting import Counting, silent
 from pyrovae.diagnostics.active_dimensions import ACTIVE, activity
-from pyrovae.diagnostics.aggregate_posterior import points, population
-from pyrovae.diagnostics.elbo_surgery import (
+from pyrovae.diagnostics.aggregate_densities import (
     DRAWS,
     AggregateDraws,
     aggregate_draws,
     no_density,
-    surgery,
 )
-from pyrovae.diagnostics.two_sample import FEWEST, probe, two_samples
+from pyrovae.diagnostics.aggregate_posterior import Population, points, population
+from pyrovae.diagnostics.elbo_surgery import Surgery, surgery
+from pyrovae.diagnostics.two_sample import (
+    FEWEST,
+    Probe,
+    TwoSampleTest,
+    probe,
+    two_samples,
+)
+from pyrovae.estimates import Estimate, Result
 from pyrovae.vae import VAE
 
-__all__ = ["LIMIT", "Diagnosis", "diagnose"]
+__all__ = [
+    "LIMIT",
+    "Collapse",
+    "Diagnosis",
+    "FigureData",
+    "ProbeAccuracies",
+    "Probes",
+    "SampleTest",
+    "diagnose",
+]
 
 LIMIT = 2_000
-"""Examples that are looked at where nothing else is asked for."""
+"""Default number of examples to diagnose."""
 
-NEGLIGIBLE = 0.01  # of log N: mutual information below it is called none
-ERRORS = 3  # standard errors within which a number is not told from zero
+NEGLIGIBLE = 0.01  # share of log N below which mutual information counts as none
+ERRORS = 3  # standard errors within which a number counts as zero
 BATCH = 500  # examples at a time
 
-Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None] | None]]
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """A report, and the draws that it is made of.
+@dataclass(frozen=True, repr=False)
+class Collapse(Result):
+    """Whether the code is used.
 
     Attributes:
-        report: what JSON can hold; see :func:`diagnose`.
-        draws: of the posteriors of the test data; None for a posterior that is a point.
-        z: one of each posterior ``(N, latent_dim)``.
-        prior: as many draws from the prior.
-        labels: the class of each test datum ``(N,)``, or None.
-        samples: ``real``, and means of p(x | z) at draws of z: ``prior`` and ``aggregate``, each
-            ``(n, *event_shape)``.
+        verdict: ``none``, ``partial`` or ``full``.
+        reason: the numbers behind the verdict, in words.
     """
 
-    report: dict[str, Any]
-    draws: AggregateDraws | None
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, repr=False)
+class SampleTest(Result):
+    """A two-sample test between two kinds of data.
+
+    Attributes:
+        of: the first kind: ``prior``, ``aggregate`` or ``training``.
+        against: the second kind: ``test`` or ``aggregate``.
+        about: both kinds in words.
+        test: the test; None if there are too few examples.
+    """
+
+    of: str
+    against: str
+    about: str
+    test: TwoSampleTest | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data on one level."""
+        test: dict[str, object] = {"accuracy": None} if self.test is None else self.test.to_dict()
+        return {"of": self.of, "against": self.against, "what": self.about} | test
+
+
+@dataclass(frozen=True, repr=False)
+class ProbeAccuracies(Result):
+    """Differences in accuracy between codes and pixels, paired by test example.
+
+    Attributes:
+        linear: for logistic regression.
+        neighbors: for nearest neighbors.
+    """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"neighbors": "neighbours"}
+
+    linear: Estimate
+    neighbors: Estimate
+
+
+@dataclass(frozen=True, repr=False)
+class Probes(Result):
+    """How well classes are read from the codes, and from the pixels.
+
+    Attributes:
+        trained_on: number of training examples.
+        tested_on: number of test examples.
+        chance: accuracy of always answering the most frequent class.
+        codes: accuracies with the codes as input.
+        pixels: accuracies with the examples themselves as input.
+        difference: accuracy with codes minus accuracy with pixels.
+    """
+
+    trained_on: int
+    tested_on: int
+    chance: float
+    codes: Probe
+    pixels: Probe
+    difference: ProbeAccuracies
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """The arrays that the figures of a diagnosis show.
+
+    Attributes:
+        z: one draw from each posterior ``(N, latent_dim)``.
+        labels: the class of each test example ``(N,)``, or None.
+        decoded: ``real``, test examples, and means of p(x | z) at draws of z from the ``prior`` and
+            from the ``aggregate`` posterior, each ``(n, *event_shape)``.
+    """
+
     z: Array
-    prior: Array
     labels: Array | None
-    samples: Mapping[str, Array]
+    decoded: Mapping[str, Array]
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Result):
+    """The results of all diagnostics.
+
+    Attributes:
+        examples: number of test examples.
+        available: number of test examples in the dataset.
+        seed: seed of all draws and tests.
+        surgery: the terms of the ELBO; None for a point posterior.
+        no_surgery: the reason if ``surgery`` is None.
+        population: the aggregate posterior against the prior.
+        activity: variance of the mean code in each latent dimension.
+        active_units: number of dimensions whose activity is above ``ACTIVE``.
+        latent_dim: number of latent dimensions.
+        use_of_code: loss in log p(x | z), in nats per example, if z is the code of another example;
+            None for a point posterior.
+        collapse: whether the code is used.
+        samples: two-sample tests of decoded samples and data.
+        probes: classes read from codes and from pixels; None without labels.
+        figure_data: arrays for :func:`pyrovae.plots.diagnosis_figures`; not part of
+            :meth:`to_dict` and of comparisons.
+    """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
+
+    examples: int
+    available: int
+    seed: int
+    surgery: Surgery | None
+    no_surgery: str | None
+    population: Population
+    activity: list[float]
+    active_units: int
+    latent_dim: int
+    use_of_code: Estimate | None
+    collapse: Collapse
+    samples: list[SampleTest]
+    probes: Probes | None
+    figure_data: FigureData = field(compare=False)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data without the arrays for figures."""
+        plain = super().to_dict()
+        del plain["figure_data"]
+        return plain
+
+    def __repr__(self) -> str:
+        return (
+            f"Diagnosis({self.examples} examples, {self.active_units} of {self.latent_dim} "
+            f"dimensions active, collapse: {self.collapse.verdict}, {self.surgery})"
+        )
 
 
 @torch.no_grad()
@@ -68,49 +200,48 @@ def diagnose(
     draws: int = DRAWS,
     limit: int = LIMIT,
     seed: int = 0,
-    counting: Counting | None = None,
+    counting: Counting = silent,
 ) -> Diagnosis:
-    """Take the ELBO apart, set q(z) against p(z), and see what codes and samples are worth.
+    """Run all diagnostics: the terms of the ELBO, q(z) against p(z), samples, and probes of codes.
 
     Args:
-        vae: trained; dropout and the like are switched off meanwhile.
-        dataset: that it was trained on. Its test part is diagnosed; encodings of its training part
-            train the probes and are decoded beside the prior's samples.
-        draws: of the posterior of each datum.
-        limit: only the first so many test data, and at most as many of the training part.
-        seed: of all draws and tests.
-        counting: from a line about the work and its amount to a context in which a function is told
-            how much is done.
+        vae: a trained VAE; evaluated in eval mode, without dropout.
+        dataset: the dataset it was trained on. The test part is diagnosed; codes of the training
+            part train the probes and are decoded beside samples from the prior.
+        draws: draws from the posterior of each example.
+        limit: use only the first ``limit`` test examples, and at most as many of the training part.
+        seed: seed of all draws and tests.
+        counting: progress display, called with a description and a total; yields a callback, called
+            with the number finished, as :func:`pyrovae.training.counting` does.
 
     Returns:
-        In ``report``: ``surgery``, of :func:`pyrovae.diagnostics.surgery`, or None, with
-        ``no_surgery``, the reason; ``population``, of :func:`pyrovae.diagnostics.population`;
-        ``activity`` of each dimension, ``active_units``, ``latent_dim``;
-        ``use_of_code``, what log p(x | z) loses, in nats per example, where z is of another datum;
-        ``collapse`` with ``verdict`` (``none``, ``partial`` or ``full``) and ``reason``;
-        ``samples``, with classifier two-sample tests of what the names say; ``probes``, accuracies
-        of classes read from ``codes`` and from ``pixels``, their paired ``difference``, or None
-        without labels; ``images``, ``available``, ``seed``.
+        The results, in nats per example.
 
     Raises:
         ValueError: if ``limit`` or ``draws`` is below two.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from pyrovae.diagnostics import diagnose
+        >>> digits = replace(pyrovae.data.load("digits"), train=data, test=data)
+        >>> found = diagnose(vae, digits, draws=2, limit=30)
+        >>> found.active_units, found.population.groups[0].examples
+        (0, 30)
     """
     if limit < 2:
         raise ValueError(f"limit must be at least 2, got {limit}; an aggregate needs examples")
     count = min(limit, len(dataset.test))
     labels = None if dataset.test.labels is None else dataset.test.labels[:count]
     every = activity(vae, dataset.test, limit=count, seed=seed)
+    active = int((every > ACTIVE).sum())
     with torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(derived(seed, 2))
         x = _rows(dataset.test, np.arange(count), seed)
-        p = vae.prior()
-        prior = p.sample((count,)).double().cpu()
-        one = vae.posterior(vae.place(x[:2]))
-        no_surgery = no_density(one)
-        found, parts = None, None
+        prior = vae.prior().sample((count,)).double().cpu()
+        no_surgery = no_density(vae.posterior(vae.place(x[:2])))
+        terms, use = None, None
         if no_surgery is None:
-            telling = nullcontext() if counting is None else counting("densities", count)
-            with telling as advance:
+            with counting("densities", count) as progress:
                 found = aggregate_draws(
                     vae,
                     dataset.test,
@@ -118,39 +249,34 @@ def diagnose(
                     draws=draws,
                     limit=count,
                     seed=seed,
-                    advance=advance,
+                    progress=progress,
                 )
-            parts, groups = surgery(found), population(found, prior, seed)
-            z = found.z[:, 0]
+            z, terms, use = found.z[:, 0], surgery(found), _use_of_code(found)
+            groups = population(found, prior, seed)
         else:
             z = torch.cat([vae.posterior(vae.place(b)).sample().cpu() for b in x.split(BATCH)])
             groups = points(z, prior, labels, seed)
-        telling = nullcontext() if counting is None else counting("samples and probes", 2)
-        with telling as advance:
-            samples, tests = _samples(vae, dataset, x, seed)
-            if advance is not None:
-                advance(1)
+        with counting("samples and probes", 2) as progress:
+            decoded, tests = _samples(vae, dataset, x, seed)
+            progress(1)
             probes = _probes(vae, dataset, x, labels, limit, seed)
-            if advance is not None:
-                advance(1)
-    use = None if found is None else _use_of_code(found)
-    active = int((every > ACTIVE).sum())
-    report = {
-        "images": count,
-        "available": len(dataset.test),
-        "seed": seed,
-        "surgery": parts,
-        "no_surgery": no_surgery,
-        "population": groups,
-        "activity": every.tolist(),
-        "active_units": active,
-        "latent_dim": vae.latent_dim,
-        "use_of_code": use,
-        "collapse": _collapse(parts, use, active, vae.latent_dim),
-        "samples": tests,
-        "probes": probes,
-    }
-    return Diagnosis(report, found, z.double().numpy(), prior.numpy(), labels, samples)
+            progress(1)
+    return Diagnosis(
+        examples=count,
+        available=len(dataset.test),
+        seed=seed,
+        surgery=terms,
+        no_surgery=no_surgery,
+        population=groups,
+        activity=every.tolist(),
+        active_units=active,
+        latent_dim=vae.latent_dim,
+        use_of_code=use,
+        collapse=_collapse(terms, use, active, vae.latent_dim),
+        samples=tests,
+        probes=probes,
+        figure_data=FigureData(z.double().numpy(), labels, decoded),
+    )
 
 
 def _rows(split: Split, rows: Array, seed: int) -> Tensor:
@@ -160,8 +286,8 @@ def _rows(split: Split, rows: Array, seed: int) -> Tensor:
 
 def _samples(
     vae: VAE, dataset: Dataset, real: Tensor, seed: int
-) -> tuple[dict[str, Array], list[dict[str, Any]]]:
-    """What is decoded from p(z) and from the posteriors of training data, beside test data."""
+) -> tuple[dict[str, Array], list[SampleTest]]:
+    """Decode draws from p(z) and from posteriors of training data, and test them."""
     count = min(len(real), len(dataset.train))
     chosen = np.random.default_rng([seed, 4]).permutation(len(dataset.train))[:count]
     train = _rows(dataset.train, chosen, seed)
@@ -176,8 +302,12 @@ def _samples(
         drawn[source] = torch.cat([d.sample().cpu() for d in given])
     flat = {source: x.flatten(1).double().numpy() for source, x in drawn.items()}
     tests = [
-        {"of": of, "against": against, "what": words}
-        | (two_samples(flat[of], flat[against], seed) if count >= FEWEST else {"accuracy": None})
+        SampleTest(
+            of=of,
+            against=against,
+            about=words,
+            test=two_samples(flat[of], flat[against], seed) if count >= FEWEST else None,
+        )
         for of, against, words in _COMPARISONS
     ]
     return means | {"real": real[:count].double().numpy()}, tests
@@ -193,68 +323,68 @@ _COMPARISONS = (
 
 def _probes(
     vae: VAE, dataset: Dataset, x: Tensor, labels: Array | None, limit: int, seed: int
-) -> dict[str, Any] | None:
+) -> Probes | None:
     if labels is None or dataset.train.labels is None:
         return None
     chosen = np.random.default_rng([seed, 5]).permutation(len(dataset.train))[:limit]
     train, classes = _rows(dataset.train, chosen, seed), dataset.train.labels[chosen]
     if len(np.unique(classes)) < 2:
         return None
-    inputs = {
-        "codes": [
-            torch.cat([vae.encode(vae.place(b)).cpu() for b in part.split(BATCH)])
-            for part in (train, x)
-        ],
-        "pixels": [train.flatten(1), x.flatten(1)],
+    inputs = (train, x)
+    codes = [
+        torch.cat([vae.encode(vae.place(b)).cpu() for b in part.split(BATCH)]) for part in inputs
+    ]
+    pixels = [part.flatten(1) for part in inputs]
+    of_codes, of_pixels = (
+        probe(a.double().numpy(), classes, b.double().numpy(), labels) for a, b in (codes, pixels)
+    )
+    difference = {
+        kind: Estimate.of(torch.from_numpy(right * 1.0 - of_pixels.right[kind] * 1.0))
+        for kind, right in of_codes.right.items()
     }
-    result: dict[str, Any] = {"trained_on": len(chosen), "tested_on": len(x)}
-    right = {}
-    for source, (a, b) in inputs.items():
-        found = probe(a.double().numpy(), classes, b.double().numpy(), labels)
-        right[source], result["chance"] = found.pop("right"), found.pop("chance")
-        result[source] = found
-    result["difference"] = {
-        kind: _mean(torch.from_numpy(right["codes"][kind] * 1.0 - right["pixels"][kind] * 1.0))
-        for kind in ("linear", "neighbours")
-    }
-    return result
+    return Probes(
+        trained_on=len(chosen),
+        tested_on=len(x),
+        chance=of_codes.chance,
+        codes=of_codes,
+        pixels=of_pixels,
+        difference=ProbeAccuracies(**difference),
+    )
 
 
-def _use_of_code(draws: AggregateDraws) -> dict[str, float]:
-    return _mean((draws.log_likelihood - draws.log_likelihood_of_others).mean(1))
-
-
-def _mean(values: Tensor) -> dict[str, float]:
-    error = values.double().std().item() / math.sqrt(len(values))
-    return {"estimate": values.double().mean().item(), "standard_error": error}
+def _use_of_code(draws: AggregateDraws) -> Estimate:
+    return Estimate.of((draws.log_likelihood - draws.log_likelihood_of_others).mean(1))
 
 
 def _collapse(
-    parts: dict[str, Any] | None, use: dict[str, float] | None, active: int, latent_dim: int
-) -> dict[str, str]:
-    """Whether the code is used, and by which numbers one sees it."""
+    terms: Surgery | None, use: Estimate | None, active: int, latent_dim: int
+) -> Collapse:
+    """Judge whether the code is used, with the numbers that show it."""
     units = f"{active} of {latent_dim} dimensions are active (variance of means above {ACTIVE})"
-    if parts is None or use is None:
+    if terms is None or use is None:
         verdict = "full" if active == 0 else "partial" if active < latent_dim else "none"
-        return {"verdict": verdict, "reason": f"{units}; a point has no mutual information"}
-    information = parts["terms"]["mutual_information"]
-    value, error = information["estimate"], information["standard_error"]
-    most = parts["log_images"]
+        return Collapse(verdict, f"{units}; a point has no mutual information")
+    information, most = terms.mutual_information, terms.log_examples
     told = (
-        f"the code tells {value:.3f} +- {error:.3f} nats of {most:.3f} about which datum it is of"
+        f"the code tells {information.value:.3f} +- {information.standard_error:.3f} nats of "
+        f"{most:.3f} about which datum it is of"
     )
     loses = (
-        f"with the code of another datum log p(x|z) falls by {use['estimate']:.3f} +- "
-        f"{use['standard_error']:.3f} nats"
+        f"with the code of another datum log p(x|z) falls by {use.value:.3f} +- "
+        f"{use.standard_error:.3f} nats"
     )
-    silent = value <= max(ERRORS * error, NEGLIGIBLE * most)
-    ignored = use["estimate"] <= ERRORS * use["standard_error"]
-    if silent or ignored:
+    uninformative = information.value <= max(_noise(information), NEGLIGIBLE * most)
+    ignored = use.value <= _noise(use)
+    if uninformative or ignored:
         who = "the encoder gives every datum nearly the same posterior"
         if ignored:
-            who = "the decoder ignores z" + ("" if not silent else f", and {who}")
-        return {"verdict": "full", "reason": f"{who}: {told}; {loses}; {units}"}
+            who = "the decoder ignores z" + (f", and {who}" if uninformative else "")
+        return Collapse("full", f"{who}: {told}; {loses}; {units}")
     if active < latent_dim:
         rest = f"the other {latent_dim - active} have nearly the same posterior for every datum"
-        return {"verdict": "partial", "reason": f"{units}, {rest}; {told}; {loses}"}
-    return {"verdict": "none", "reason": f"{units}; {told}; {loses}"}
+        return Collapse("partial", f"{units}, {rest}; {told}; {loses}")
+    return Collapse("none", f"{units}; {told}; {loses}")
+
+
+def _noise(estimate: Estimate) -> float:
+    return ERRORS * (estimate.standard_error or 0.0)

@@ -1,9 +1,10 @@
 """Probability distributions that torch and Pyro lack, and questions about any distribution.
 
-``stable`` holds densities that keep their digits where torch's lose them, ``flow``, ``sphere`` and
-``one_hot`` densities on other spaces, and ``structure`` what can be asked of any distribution: its
-support, its factors, its moments. A new distribution belongs here, whichever role will use it; a
-prior or a likelihood built on it belongs in :mod:`pyrovae.priors` or :mod:`pyrovae.likelihoods`.
+``stable`` has densities that keep their digits where torch's lose them; ``flow``, ``sphere`` and
+``one_hot`` have densities built from maps and on other spaces; ``structure`` answers questions
+about any distribution: its support, factors and moments. A new distribution belongs here, whichever
+role will use it; a prior or a likelihood built on it belongs in :mod:`pyrovae.priors` or
+:mod:`pyrovae.likelihoods`.
 """
 
 from pyrovae.distributions.flow import FlowDistribution, zuko_flows
@@ -18,18 +19,18 @@ from pyrovae.distributions.stable import (
     NegativeBinomial,
     StudentT,
     cholesky_factor,
-    moments,
 )
 from pyrovae.distributions.structure import (
     base,
     components,
     expand,
-    factorises,
+    factorizes,
     in_float64,
     is_discrete,
     is_point,
     is_real,
     log_density,
+    moments,
     name,
 )
 
@@ -50,7 +51,7 @@ __all__ = [
     "cholesky_factor",
     "components",
     "expand",
-    "factorises",
+    "factorizes",
     "in_float64",
     "is_discrete",
     "is_point",

@@ -1,7 +1,7 @@
-r"""Normalising flows as Pyro distributions, with density and draws.
+r"""Normalizing flows as Pyro distributions, with density and draws.
 
-``pyro.contrib.zuko.ZukoToPyro`` can be scored and called but has no ``sample``, which everything
-outside of a Pyro program needs.
+``pyro.contrib.zuko.ZukoToPyro`` has ``log_prob`` but no ``sample``, which everything outside a Pyro
+program needs.
 """
 
 from types import ModuleType
@@ -12,14 +12,21 @@ from pyro import distributions as dist
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
+from pyrovae.distributions._expansion import expanded
+
 __all__ = ["FlowDistribution", "zuko_flows"]
 
 
 def zuko_flows() -> ModuleType:
-    """The module ``zuko.flows``.
+    """The module ``zuko.flows``, imported without side effects.
 
-    zuko turns off torch's validation of distributions for the whole process when it is imported;
-    here that is as before afterwards.
+    Importing zuko turns off torch's validation of distributions for the whole process; this
+    function restores the previous setting.
+
+    Example:
+        >>> from pyrovae.distributions import zuko_flows
+        >>> zuko_flows().MAF(2, transforms=1).__class__.__name__
+        'MAF'
     """
     before = Distribution._validate_args
     try:
@@ -30,21 +37,28 @@ def zuko_flows() -> ModuleType:
 
 
 class FlowDistribution(dist.TorchDistribution):
-    r"""The distribution of z = f(e), with e from a base distribution.
+    r"""The distribution of z = f(e), where e follows a base distribution.
 
     .. math:: \log p(z) = \log p_0(e) - \log \left| \det \frac{\partial f}{\partial e} \right|
 
-    A draw comes with its log density, from one pass through f. The last draw's is kept, and
-    returned when that very tensor is scored, as Pyro does with a draw of the guide: no inversion.
-    Any other value is scored by inverting f.
+    One pass through f computes a draw and its log density. The log density of the last draw is kept
+    and returned when ``log_prob`` is called with that same tensor, as Pyro does for a draw from the
+    guide. For any other value f is inverted.
 
     References:
         Rezende and Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770
 
     Args:
-        base: p_0, of event_dim 1; its batch shape is that of the flow.
-        transform: f, a transform over vectors from zuko. If it depends on a context, the context's
-            leading dimensions are those of the base.
+        base: p_0 with event_dim 1; the flow has the same batch shape.
+        transform: f, a zuko transform of vectors. If it depends on a context, the leading
+            dimensions of the context are the batch shape of the base.
+
+    Example:
+        >>> from pyro.distributions import Normal
+        >>> from pyrovae.distributions import FlowDistribution, zuko_flows
+        >>> base = Normal(torch.zeros(2), torch.ones(2)).to_event(1)
+        >>> FlowDistribution(base, zuko_flows().MAF(2).transform().inv).sample((5,)).shape
+        torch.Size([5, 2])
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -59,14 +73,8 @@ class FlowDistribution(dist.TorchDistribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> "FlowDistribution":
-        new = self._get_checked_instance(FlowDistribution, _instance)
-        new.base, new.transform = self.base.expand(batch_shape), self.transform
-        new._last = None
-        dist.TorchDistribution.__init__(
-            new, new.base.batch_shape, self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
+        parts = {"base": self.base.expand(batch_shape), "transform": self.transform, "_last": None}
+        return expanded(self, FlowDistribution, _instance, batch_shape, **parts)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         e = self.base.rsample(sample_shape)

@@ -8,51 +8,49 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.nn.functional import one_hot
 
+from pyrovae.distributions._expansion import expanded
+
 __all__ = ["OneHots", "RelaxedOneHots", "number_of_variables"]
 
-MOST_VALUES = 1 << 16  # that are enumerated
+MOST_VALUES = 1 << 16  # largest number of values that are enumerated
 
 
-class OneHotVectors(constraints.Constraint):
-    """Vectors made of one-hot vectors of K entries each."""
+class _SideBySide(constraints.Constraint):
+    """Vectors made of L parts with K entries each; a subclass checks the parts."""
+
+    event_dim = 1
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.check_parts(value.unflatten(-1, (-1, self.classes))).all(-1)
+
+    def check_parts(self, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class OneHotVectors(_SideBySide):
+    """Vectors made of one-hot vectors with K entries each."""
 
     is_discrete = True
-    event_dim = 1
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        z = value.unflatten(-1, (-1, self.classes))
-        return (((z == 0) | (z == 1)).all(-1) & (z.sum(-1) == 1)).all(-1)
+    def check_parts(self, z: Tensor) -> Tensor:
+        return ((z == 0) | (z == 1)).all(-1) & (z.sum(-1) == 1)
 
 
-class Simplices(constraints.Constraint):
-    """Vectors made of points of the simplex of K coordinates each, to rounding."""
+class Simplices(_SideBySide):
+    """Vectors made of points of the simplex with K coordinates each, up to rounding."""
 
-    event_dim = 1
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        z = value.unflatten(-1, (-1, self.classes))
-        return ((z >= 0).all(-1) & ((z.sum(-1) - 1).abs() < 1e-4)).all(-1)
+    def check_parts(self, z: Tensor) -> Tensor:
+        return (z >= 0).all(-1) & ((z.sum(-1) - 1).abs() < 1e-4)
 
 
-class OneHots(dist.TorchDistribution):
-    r"""L independent one-hot variables of K classes, laid side by side in a vector.
-
-    .. math:: p(z) = \prod_{l=1}^{L} \prod_{k=1}^{K} \pi_{lk}^{z_{lk}}
-
-    Args:
-        logits: :math:`\log \pi` up to a constant for each variable ``(*batch, L, K)``.
-    """
+class _Variables(dist.TorchDistribution):
+    """L independent variables with K coordinates each, side by side in a vector."""
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 2)}  # noqa: RUF012
-    has_enumerate_support = True
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         self.logits = logits
@@ -65,18 +63,40 @@ class OneHots(dist.TorchDistribution):
         """K."""
         return int(self.logits.shape[-1])
 
+    def _expanded_logits(self, batch_shape: Size) -> Tensor:
+        return self.logits.expand(*batch_shape, *self.logits.shape[-2:])
+
+    def _parts(self, value: Tensor) -> Tensor:
+        """A value as L variables ``(..., L, K)``, after validation."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return value.unflatten(-1, (-1, self.classes))
+
+
+class OneHots(_Variables):
+    r"""L independent one-hot variables with K classes, side by side in a vector.
+
+    .. math:: p(z) = \prod_{l=1}^{L} \prod_{k=1}^{K} \pi_{lk}^{z_{lk}}
+
+    Args:
+        logits: :math:`\log \pi` up to a constant for each variable ``(*batch, L, K)``.
+
+    Example:
+        >>> from pyrovae.distributions import OneHots
+        >>> p = OneHots(torch.zeros(2, 3))  # two variables with three classes
+        >>> p.enumerate_support().shape, p.mean.sum()
+        (torch.Size([9, 6]), tensor(2.))
+    """
+
+    has_enumerate_support = True
+
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
         return OneHotVectors(self.classes)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> "OneHots":
-        new = self._get_checked_instance(OneHots, _instance)
-        new.logits = self.logits.expand(*batch_shape, *self.logits.shape[-2:])
-        dist.TorchDistribution.__init__(
-            new, Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
+        logits = self._expanded_logits(batch_shape)
+        return expanded(self, OneHots, _instance, batch_shape, logits=logits)
 
     @torch.no_grad()
     def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
@@ -84,9 +104,7 @@ class OneHots(dist.TorchDistribution):
         return one_hot(index, self.classes).to(self.logits).flatten(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        z = value.unflatten(-1, (-1, self.classes))
+        z = self._parts(value)
         return (z * self.logits.log_softmax(-1)).sum((-2, -1))
 
     def entropy(self) -> Tensor:
@@ -102,7 +120,7 @@ class OneHots(dist.TorchDistribution):
         return self.mean * (1 - self.mean)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """Every value ``(K ** L, *batch, L * K)``, the last variable changing fastest."""
+        """All values ``(K ** L, *batch, L * K)``; the last variable changes fastest."""
         variables, classes = self.logits.shape[-2:]
         if classes**variables > MOST_VALUES:
             raise NotImplementedError(
@@ -110,34 +128,34 @@ class OneHots(dist.TorchDistribution):
                 f"at most {MOST_VALUES:,} are enumerated"
             )
         index = torch.cartesian_prod(*[torch.arange(classes)] * variables)
-        index = index.reshape(-1, variables).to(self.logits.device)  # of one variable it is flat
+        index = index.reshape(-1, variables).to(self.logits.device)  # flat if L is 1
         values = one_hot(index, classes).to(self.logits).flatten(-2)
         values = values.reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
         return values.expand(-1, *self.batch_shape, *self.event_shape) if expand else values
 
 
-class RelaxedOneHots(dist.TorchDistribution):
-    r"""Concrete variables, side by side: one-hot variables that can be differentiated.
+class RelaxedOneHots(_Variables):
+    r"""Concrete variables, side by side: a differentiable relaxation of one-hot variables.
 
     .. math::
         z_l = \operatorname{softmax} \frac{\log \pi_l + g_l}{T}, \qquad
         p(z) = \prod_{l=1}^{L} \Gamma(K) \, T^{K-1} \,
         \frac{\prod_k w_{lk} / z_{lk}}{(\sum_k w_{lk})^K}, \qquad w_{lk} = \pi_{lk} z_{lk}^{-T}
 
-    with independent Gumbel variables g. Towards temperature zero :math:`z_l` becomes one-hot with
-    probabilities :math:`\pi_l`, and its coordinates smaller than any floating-point number. One
-    below ``floor`` is put there, and its density is then the mass of all that lies below, by
-    integration over it:
+    with independent Gumbel variables g. As the temperature goes to zero, :math:`z_l` becomes
+    one-hot with probabilities :math:`\pi_l`, and its other coordinates become smaller than any
+    floating-point number. A coordinate below ``floor`` is set to it, and its density replaced by
+    the mass of everything below, by integrating it out:
 
     .. math::
         \Gamma(K - m) \, T^{K - m - 1} \,
         \frac{\prod_{k \text{ above}} w_k / z_k}{(\sum_k w_k)^{K - m}}
 
-    for m such coordinates of K. So densities are exact to rounding for what the numbers can hold,
-    and a divergence is one between two distributions. Draws are differentiated but for their
-    passage through the floor, of about :math:`10^{-30}` in float32: gradients are too small where
-    most draws of a coordinate are at it, which at temperature 0.1 are those of a class of
-    probability below :math:`10^{-3}`, at 0.25 below :math:`10^{-7}`.
+    for m such coordinates of K. Densities are therefore exact up to rounding for all representable
+    values, and a divergence is one between two distributions. The gradient of a draw ignores the
+    floor, about :math:`10^{-30}` in float32: it is too small where most draws of a coordinate are
+    at the floor, which holds for classes with probability below :math:`10^{-3}` at temperature 0.1
+    and below :math:`10^{-7}` at 0.25.
 
     References:
         Maddison, Mnih and Teh (2017), The Concrete Distribution, arXiv:1611.00712;
@@ -147,10 +165,15 @@ class RelaxedOneHots(dist.TorchDistribution):
     Args:
         logits: :math:`\log \pi` up to a constant for each variable ``(*batch, L, K)``.
         temperature: :math:`T`, positive.
-        floor: the smallest coordinate; None for one well above the smallest number of the dtype.
+        floor: smallest coordinate; None chooses one well above the smallest number of the dtype.
+
+    Example:
+        >>> from pyrovae.distributions import RelaxedOneHots
+        >>> z = RelaxedOneHots(torch.zeros(2, 3), temperature=0.5).rsample()
+        >>> torch.allclose(z.unflatten(-1, (2, 3)).sum(-1), torch.ones(2))
+        True
     """
 
-    arg_constraints = {"logits": constraints.independent(constraints.real, 2)}  # noqa: RUF012
     has_rsample = True
 
     def __init__(
@@ -160,35 +183,22 @@ class RelaxedOneHots(dist.TorchDistribution):
         floor: float | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.logits = logits
         if isinstance(temperature, Tensor):
             self.temperature = temperature.to(logits)
         else:
             self.temperature = logits.new_full((), temperature)
-        # above the smallest number, as gradients hold its inverse times other factors
+        # above the smallest number, because gradients contain its inverse times other factors
         self.floor = torch.finfo(logits.dtype).tiny ** 0.8 if floor is None else floor
-        super().__init__(
-            logits.shape[:-2], Size([logits.shape[-2:].numel()]), validate_args=validate_args
-        )
-
-    @property
-    def classes(self) -> int:
-        """K."""
-        return int(self.logits.shape[-1])
+        super().__init__(logits, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
         return Simplices(self.classes)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> "RelaxedOneHots":
-        new = self._get_checked_instance(RelaxedOneHots, _instance)
-        new.logits = self.logits.expand(*batch_shape, *self.logits.shape[-2:])
-        new.temperature, new.floor = self.temperature, self.floor
-        dist.TorchDistribution.__init__(
-            new, Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
+        parts = {"temperature": self.temperature, "floor": self.floor}
+        logits = self._expanded_logits(batch_shape)
+        return expanded(self, RelaxedOneHots, _instance, batch_shape, logits=logits, **parts)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         shape = Size([*sample_shape, *self.logits.shape])
@@ -198,9 +208,7 @@ class RelaxedOneHots(dist.TorchDistribution):
         return z.clamp(min=self.floor).flatten(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        z = value.unflatten(-1, (-1, self.classes))
+        z = self._parts(value)
         below = z <= self.floor
         log_z = torch.where(below, self.floor, z).log()
         log_w = self.logits - self.temperature * log_z
@@ -211,17 +219,22 @@ class RelaxedOneHots(dist.TorchDistribution):
 
 
 def number_of_variables(latent_dim: int, classes: int) -> int:
-    """How many one-hot variables make a vector.
+    """The number of one-hot variables in a vector.
 
     Args:
         latent_dim: number L * K of dimensions of the vector.
-        classes: number K of each variable's.
+        classes: number K of classes of each variable.
 
     Returns:
         L.
 
     Raises:
-        ValueError: if there are fewer than two classes, or they do not divide the dimensions.
+        ValueError: if there are fewer than two classes, or ``latent_dim`` is no multiple of them.
+
+    Example:
+        >>> from pyrovae.distributions import number_of_variables
+        >>> number_of_variables(latent_dim=12, classes=3)
+        4
     """
     if latent_dim < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-r"""Distributions on the unit sphere in :math:`\mathbb{R}^n`, by density per unit of its area."""
+r"""Distributions on the unit sphere in :math:`\mathbb{R}^n`; densities are per unit of area."""
 
 import math
 from typing import Any
@@ -10,16 +10,24 @@ from torch import Size, Tensor
 from torch.distributions.kl import register_kl
 from torch.nn.functional import normalize
 
+from pyrovae.distributions._expansion import expanded
+
 __all__ = ["PowerSpherical", "UniformSphere"]
 
 
 class UniformSphere(dist.TorchDistribution):
-    r"""Uniform on the unit sphere.
+    r"""The uniform distribution on the unit sphere.
 
     .. math:: p(z) = \frac{\Gamma(n / 2)}{2 \pi^{n / 2}}, \qquad |z| = 1
 
     Args:
-        zero: the centre ``(*batch, n)``, which gives the shape, device and dtype.
+        zero: zeros ``(*batch, n)``, which set the shape, device and dtype.
+
+    Example:
+        >>> from pyrovae.distributions import UniformSphere
+        >>> z = UniformSphere(torch.zeros(3)).sample((5,))
+        >>> torch.allclose(z.norm(dim=-1), torch.ones(5))
+        True
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -31,13 +39,8 @@ class UniformSphere(dist.TorchDistribution):
         super().__init__(zero.shape[:-1], zero.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> "UniformSphere":
-        new = self._get_checked_instance(UniformSphere, _instance)
-        new.zero = self.zero.expand(*batch_shape, *self.event_shape)
-        dist.TorchDistribution.__init__(
-            new, Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
+        zero = self.zero.expand(*batch_shape, *self.event_shape)
+        return expanded(self, UniformSphere, _instance, batch_shape, zero=zero)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         z = torch.randn(
@@ -66,22 +69,28 @@ class UniformSphere(dist.TorchDistribution):
 
 
 class PowerSpherical(dist.TorchDistribution):
-    r"""The power spherical distribution, with mean direction and concentration.
+    r"""The power spherical distribution, with a mean direction and a concentration.
 
     .. math::
         q(z) = \left(2^{\alpha + \beta} \pi^{\beta}
         \frac{\Gamma(\alpha)}{\Gamma(\alpha + \beta)}\right)^{-1} (1 + \mu^\top z)^\kappa,
         \qquad \alpha = \beta + \kappa, \quad \beta = \frac{n - 1}{2}
 
-    The share :math:`(1 + \mu^\top z) / 2` is Beta(:math:`\alpha, \beta`), and z is uniform around
-    :math:`\mu` given it: draws are reparameterised with nothing rejected.
+    The variable :math:`(1 + \mu^\top z) / 2` follows Beta(:math:`\alpha, \beta`), and given that, z
+    is uniform around :math:`\mu`: draws are reparameterized, without rejection.
 
     References:
         De Cao and Aziz (2020), The Power Spherical distribution, arXiv:2006.04437
 
     Args:
-        loc: :math:`\mu` of length one ``(*batch, n)``, n at least 2.
+        loc: :math:`\mu`, unit vectors ``(*batch, n)``, n at least 2.
         concentration: :math:`\kappa`, positive ``(*batch,)``.
+
+    Example:
+        >>> from pyrovae.distributions import PowerSpherical
+        >>> q = PowerSpherical(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(1e6))
+        >>> q.sample().round(decimals=1).abs()  # nearly all mass at the north pole
+        tensor([0., 0., 1.])
     """
 
     arg_constraints = {"loc": constraints.sphere, "concentration": constraints.positive}  # noqa: RUF012
@@ -103,14 +112,11 @@ class PowerSpherical(dist.TorchDistribution):
         return self.concentration + self.beta
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> "PowerSpherical":
-        new = self._get_checked_instance(PowerSpherical, _instance)
-        new.loc = self.loc.expand(*batch_shape, *self.event_shape)
-        new.concentration = self.concentration.expand(batch_shape)
-        dist.TorchDistribution.__init__(
-            new, Size(batch_shape), self.event_shape, validate_args=False
+        loc = self.loc.expand(*batch_shape, *self.event_shape)
+        concentration = self.concentration.expand(batch_shape)
+        return expanded(
+            self, PowerSpherical, _instance, batch_shape, loc=loc, concentration=concentration
         )
-        new._validate_args = self._validate_args
-        return new
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
@@ -121,7 +127,7 @@ class PowerSpherical(dist.TorchDistribution):
         y = torch.cat([2 * share - 1, 2 * (share * (1 - share)).sqrt() * around], -1)
         north = torch.zeros_like(self.loc)
         north[..., 0] = 1
-        u = normalize(north - self.loc, dim=-1)  # the reflection that takes north to loc
+        u = normalize(north - self.loc, dim=-1)  # a reflection along u maps north to loc
         return normalize(y - 2 * (u * y).sum(-1, keepdim=True) * u, dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -129,16 +135,16 @@ class PowerSpherical(dist.TorchDistribution):
             self._validate_sample(value)
         eps = torch.finfo(value.dtype).eps
         cosine = (self.loc * value).sum(-1).clamp(min=eps - 1)
-        return self.concentration * torch.log1p(cosine) - self._log_normaliser()
+        return self.concentration * torch.log1p(cosine) - self._log_normalizer()
 
-    def _log_normaliser(self) -> Tensor:
+    def _log_normalizer(self) -> Tensor:
         total = self.alpha + self.beta
         gammas = torch.lgamma(self.alpha) - torch.lgamma(total)
         return total * math.log(2) + self.beta * math.log(math.pi) + gammas
 
     def entropy(self) -> Tensor:
         mean_log = math.log(2) + torch.digamma(self.alpha) - torch.digamma(self.alpha + self.beta)
-        return self._log_normaliser() - self.concentration * mean_log
+        return self._log_normalizer() - self.concentration * mean_log
 
     @property
     def mean(self) -> Tensor:
@@ -148,7 +154,7 @@ class PowerSpherical(dist.TorchDistribution):
     def variance(self) -> Tensor:
         total = self.alpha + self.beta
         along = 4 * self.alpha * (self.alpha + 1) / (total * (total + 1)) - 4 * self.alpha / total
-        square = (along + 1)[..., None]  # of the cosine, in mean
+        square = (along + 1)[..., None]  # mean square of the cosine
         across = (1 - square) / (self.event_shape[0] - 1)
         return square * self.loc**2 + across * (1 - self.loc**2) - self.mean**2
 

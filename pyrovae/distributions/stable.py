@@ -1,4 +1,4 @@
-r"""Distributions that torch and Pyro lack, or have and lose digits in; factors and moments."""
+r"""Densities that keep their digits where those of torch and Pyro lose them."""
 
 import math
 from typing import Any, ClassVar
@@ -9,6 +9,8 @@ from torch import Size, Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from pyrovae.distributions._expansion import expanded
+
 __all__ = [
     "Beta",
     "Categorical",
@@ -18,10 +20,7 @@ __all__ = [
     "NegativeBinomial",
     "StudentT",
     "cholesky_factor",
-    "moments",
 ]
-
-_MOMENT_DRAWS = 1_000
 
 
 class ContinuousBernoulli(dist.ContinuousBernoulli):
@@ -29,12 +28,18 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
 
     .. math:: p(x) = C \, e^{\ell x} / (1 + e^{\ell}), \qquad C = \frac{\ell}{\tanh(\ell / 2)}
 
-    torch goes through the probability, which rounds to 0 or 1: in float32 its constant stops
+    torch computes it from the probability, which rounds to 0 or 1: in float32 the constant stops
     growing at :math:`|\ell| \approx 16`, and the density of dark pixels no longer integrates to
     one. The same formulas in :math:`\ell` have no such limit.
 
     References:
         Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli, arXiv:1907.06845
+
+    Example:
+        >>> from pyrovae.distributions import ContinuousBernoulli
+        >>> p = ContinuousBernoulli(logits=torch.tensor(-100.0))  # dark: density 100 at x = 0
+        >>> p.log_prob(torch.tensor(0.0)).exp().round()
+        tensor(100.)
     """
 
     def _cont_bern_log_norm(self) -> Tensor:
@@ -56,8 +61,8 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(small, series, logits.square().reciprocal() - ratio)
 
     def entropy(self) -> Tensor:
-        log_normaliser = nn.functional.softplus(self.logits) - self._cont_bern_log_norm()
-        return log_normaliser - self.logits * self.mean
+        log_normalizer = nn.functional.softplus(self.logits) - self._cont_bern_log_norm()
+        return log_normalizer - self.logits * self.mean
 
     def cdf(self, value: Tensor) -> Tensor:
         logits, small = self._away_from_zero(1e-3)
@@ -77,7 +82,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(small, value + self.logits * value * (1 - value) / 2, x)
 
     def _away_from_zero(self, limit: float) -> tuple[Tensor, Tensor]:
-        """The logits, with those nearer to zero than ``limit`` replaced, and which these are."""
+        """The logits with those within ``limit`` of zero replaced by 1, and a mask of these."""
         small = self.logits.abs() < limit
         return torch.where(small, torch.ones_like(self.logits), self.logits), small
 
@@ -85,15 +90,15 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
 class DiscretizedLogistic(dist.TorchDistribution):
     r"""A logistic variable rounded to the nearest of the levels 0, ..., L - 1.
 
-    With :math:`a_k = (k + \tfrac12 - \mu) / s` the mass of a level between the edges is
+    With :math:`a_k = (k + \tfrac12 - \mu) / s` the mass of an inner level is
 
     .. math::
         P(k) = \sigma(a_k) - \sigma(a_{k-1})
              = \sigma(a_k) \, \sigma(-a_{k-1}) \, (1 - e^{-1/s})
 
-    The lowest level takes all that lies below, :math:`\sigma(a_0)`, and the highest all that lies
+    The lowest level takes all the mass below, :math:`\sigma(a_0)`, and the highest all the mass
     above, :math:`\sigma(-a_{L-2})`, so the masses sum to one. The product keeps its digits in the
-    tails, where the difference has none left.
+    tails, where the difference loses all of them.
 
     References:
         Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
@@ -106,6 +111,12 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
     Raises:
         ValueError: if there are fewer than two levels.
+
+    Example:
+        >>> from pyrovae.distributions import DiscretizedLogistic
+        >>> p = DiscretizedLogistic(loc=7.0, scale=2.0, levels=16)
+        >>> round(p.log_prob(torch.arange(16.0)).exp().sum().item(), 4)
+        1.0
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -134,12 +145,10 @@ class DiscretizedLogistic(dist.TorchDistribution):
     def expand(
         self, batch_shape: torch.Size, _instance: "DiscretizedLogistic | None" = None
     ) -> "DiscretizedLogistic":
-        new = self._get_checked_instance(DiscretizedLogistic, _instance)
-        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        new.levels = self.levels
-        super(DiscretizedLogistic, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        parts = {"loc": self.loc.expand(batch_shape), "scale": self.scale.expand(batch_shape)}
+        return expanded(
+            self, DiscretizedLogistic, _instance, batch_shape, levels=self.levels, **parts
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -167,9 +176,14 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
 
 class Categorical(dist.Categorical):
-    r"""Classes 0, ..., L - 1 that are numbers: with a mean, and samples of the parameters' type.
+    r"""Classes 0, ..., L - 1 as numbers: with a mean, and samples in the dtype of the parameters.
 
     .. math:: \mathbb{E}[x] = \sum_k k \, p_k
+
+    Example:
+        >>> from pyrovae.distributions import Categorical
+        >>> Categorical(logits=torch.zeros(3)).mean
+        tensor(1.)
     """
 
     @property
@@ -189,12 +203,18 @@ class Categorical(dist.Categorical):
 
 
 class NegativeBinomial(dist.NegativeBinomial):
-    r"""The negative binomial, its constant computed in double precision.
+    r"""The negative binomial distribution, with its constant computed in double precision.
 
     .. math:: p(x) = \frac{\Gamma(x + r)}{x! \, \Gamma(r)} (1 - \pi)^r \pi^x
 
     Near the Poisson distribution, where r is large, the two gamma functions are large and nearly
     equal: in float32 the logarithm of their quotient is off by more than 1 at :math:`r = 10^7`.
+
+    Example:
+        >>> from pyrovae.distributions import NegativeBinomial
+        >>> p = NegativeBinomial(torch.tensor(1e7), logits=torch.tensor(1e-7).log())
+        >>> round(p.log_prob(torch.tensor(0.0)).item(), 3)  # nearly a Poisson with mean 1
+        -1.0
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -212,14 +232,19 @@ class _OpenUnitInterval(constraints.Constraint):
 
 
 class Beta(dist.Beta):
-    r"""The beta distribution on the open unit interval, its constant in double precision.
+    r"""The beta distribution on the open unit interval, with its constant in double precision.
 
     .. math::
         p(x) = \frac{\Gamma(\alpha + \beta)}{\Gamma(\alpha) \Gamma(\beta)}
         x^{\alpha - 1} (1 - x)^{\beta - 1}
 
-    At 0 and at 1 the density is zero or infinite, so that neither lies in the support. torch puts
-    both there. Samples that round to 0 or 1 become the nearest number inside.
+    At 0 and 1 the density is zero or infinite, so neither is in the support; torch includes both.
+    Samples that round to 0 or 1 become the nearest number inside.
+
+    Example:
+        >>> from pyrovae.distributions import Beta
+        >>> Beta(2.0, 3.0).support.check(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([False,  True, False])
     """
 
     support = _OpenUnitInterval()
@@ -238,14 +263,21 @@ class Beta(dist.Beta):
 
 
 class StudentT(dist.StudentT):
-    r"""Student's t, with a constant that keeps its digits at many degrees of freedom.
+    r"""Student's t distribution, with a constant that is accurate for many degrees of freedom.
 
     .. math::
         p(x) = \frac{\Gamma(\frac{\nu + 1}{2})}{\Gamma(\frac{\nu}{2}) \sqrt{\pi \nu} \, s}
         \left(1 + \frac{(x - \mu)^2}{\nu s^2}\right)^{-(\nu + 1) / 2}
 
-    torch subtracts two logarithms of gamma functions, which are large and nearly equal: in float32
-    the constant is off by 0.004 at :math:`\nu = 10^4`. Here their asymptotic series takes over.
+    torch subtracts the logarithms of two gamma functions, which are large and nearly equal: in
+    float32 the constant is off by 0.004 at :math:`\nu = 10^4`. Here their asymptotic series takes
+    over.
+
+    Example:
+        >>> from pyrovae.distributions import StudentT
+        >>> nearly_normal = StudentT(torch.tensor(1e6)).log_prob(torch.tensor(0.0))
+        >>> round(nearly_normal.item(), 4)
+        -0.9189
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -266,12 +298,17 @@ class StudentT(dist.StudentT):
 
 
 class Logistic(dist.Logistic):
-    r"""The logistic distribution, with draws that are always finite.
+    r"""The logistic distribution, whose draws are always finite.
 
     .. math:: p(x) = \frac{e^{-(x - \mu) / s}}{s \, (1 + e^{-(x - \mu) / s})^2}
 
-    Pyro inverts the distribution function at a uniform number from [0, 1), which is 0 once in
-    about ten million draws in float32.
+    Pyro evaluates the inverse distribution function at a uniform number from [0, 1), which in
+    float32 is 0 about once in ten million draws.
+
+    Example:
+        >>> from pyrovae.distributions import Logistic
+        >>> Logistic(torch.zeros(3), torch.ones(3)).sample().isfinite()
+        tensor([True, True, True])
     """
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
@@ -285,30 +322,21 @@ def cholesky_factor(log_diagonal: Tensor, below: Tensor) -> Tensor:
 
     Args:
         log_diagonal: logarithms of the diagonal ``(*batch, n)``.
-        below: the entries below it, row by row ``(*batch, n * (n - 1) / 2)``.
+        below: entries below the diagonal, row by row ``(*batch, n * (n - 1) / 2)``.
 
     Returns:
         ``(*batch, n, n)``.
+
+    Example:
+        >>> from pyrovae.distributions import cholesky_factor
+        >>> cholesky_factor(torch.zeros(2), torch.tensor([0.5]))
+        tensor([[1.0000, 0.0000],
+                [0.5000, 1.0000]])
     """
+    # not torch's vec_to_tril_matrix: it fills by a mask, for which a GPU waits for the host
     n = log_diagonal.shape[-1]
     row, column = torch.tril_indices(n, n, -1, device=below.device)
     matrix = torch.diag_embed(log_diagonal.exp())
     lower = torch.zeros_like(matrix)
     lower[..., row, column] = below
     return matrix + lower
-
-
-def moments(distribution: Any) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each dimension: by formula, else from 1,000 draws.
-
-    Args:
-        distribution: any; a flow has no formula.
-
-    Returns:
-        The two, each ``(*batch_shape, *event_shape)``; draws carry no gradient.
-    """
-    try:
-        return distribution.mean, distribution.variance
-    except NotImplementedError:
-        draws = distribution.sample((_MOMENT_DRAWS,))
-        return draws.mean(0), draws.var(0)

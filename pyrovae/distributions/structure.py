@@ -1,4 +1,4 @@
-r"""What a distribution is made of: its base, its support, its parameters, its name."""
+r"""Questions about any distribution: its base, support, factors, moments and name."""
 
 import copy
 import math
@@ -23,14 +23,17 @@ __all__ = [
     "base",
     "components",
     "expand",
-    "factorises",
+    "factorizes",
     "in_float64",
     "is_discrete",
     "is_point",
     "is_real",
     "log_density",
+    "moments",
     "name",
 ]
+
+_MOMENT_DRAWS = 1_000
 
 _IN_DOUBLE = (
     Categorical,
@@ -43,26 +46,50 @@ _IN_DOUBLE = (
 
 
 def base(d: Any) -> Any:
-    """Without the wrappers that make batch dimensions part of the event."""
+    """The distribution inside ``Independent``, which only reinterprets batch dimensions.
+
+    Example:
+        >>> from pyrovae.distributions import base
+        >>> base(vae.prior()).batch_shape, vae.prior().batch_shape
+        (torch.Size([2]), torch.Size([]))
+    """
     while isinstance(d, Independent):
         d = d.base_dist
     return d
 
 
 def expand(p: Any, batch_shape: torch.Size) -> Any:
-    """p with a batch of this shape."""
+    """The distribution p expanded to a batch shape.
+
+    Example:
+        >>> from pyrovae.distributions import expand
+        >>> expand(vae.prior(), torch.Size([64])).sample().shape
+        torch.Size([64, 2])
+    """
     return p if p.batch_shape == batch_shape else p.expand(batch_shape)
 
 
-def factorises(q: Any, p: Any) -> bool:
-    """Whether both are products of distributions over single variables."""
+def factorizes(q: Any, p: Any) -> bool:
+    """Whether q and p both are products of distributions over single variables.
+
+    Example:
+        >>> from pyrovae.distributions import factorizes
+        >>> factorizes(vae.posterior(x), vae.prior())
+        True
+    """
     return len(q.event_shape) == 1 and all(
         isinstance(d, Independent) and not base(d).event_shape for d in (q, p)
     )
 
 
 def is_real(q: Any) -> bool:
-    """Whether q is known to be over all real numbers, or vectors of them."""
+    """Whether the support of q is declared to be all real numbers or vectors.
+
+    Example:
+        >>> from pyrovae.distributions import is_real
+        >>> is_real(vae.prior()), is_real(vae.likelihood(torch.zeros(2)))
+        (True, False)
+    """
     try:
         constraint = q.support
     except NotImplementedError:
@@ -73,7 +100,13 @@ def is_real(q: Any) -> bool:
 
 
 def is_discrete(d: Any) -> bool:
-    """Whether d is known to be discrete."""
+    """Whether the support of d is declared to be discrete.
+
+    Example:
+        >>> from pyrovae.distributions import is_discrete
+        >>> is_discrete(vae.prior()), is_discrete(vae.likelihood(torch.zeros(2)))
+        (False, True)
+    """
     try:
         return bool(d.support.is_discrete)
     except (NotImplementedError, AttributeError):
@@ -81,7 +114,14 @@ def is_discrete(d: Any) -> bool:
 
 
 def is_point(d: Any) -> bool:
-    """Whether d has variance zero in any direction of its own, for a d that is not discrete."""
+    """Whether d, if not discrete, has zero variance in any dimension.
+
+    Example:
+        >>> from pyro.distributions import Delta
+        >>> from pyrovae.distributions import is_point
+        >>> is_point(Delta(torch.zeros(2), event_dim=1)), is_point(vae.prior())
+        (True, False)
+    """
     try:
         return bool((d.variance == 0).any())
     except (NotImplementedError, AttributeError):
@@ -89,13 +129,27 @@ def is_point(d: Any) -> bool:
 
 
 def components(*distributions: Any) -> int:
-    """How many densities are held at a time for each z."""
+    """The largest number of mixture components, which is the number of densities for each z.
+
+    Example:
+        >>> from pyrovae.distributions import components
+        >>> from pyrovae.priors import GaussianMixture
+        >>> components(vae.prior(), GaussianMixture(2, components=5)())
+        5
+    """
     mixtures = [d for d in distributions if isinstance(d, MixtureSameFamily)]
     return max([1, *(d.mixture_distribution.param_shape[-1] for d in mixtures)])
 
 
 def log_density(p: Any, z: Tensor) -> Tensor:
-    """The log density of p, minus infinity outside its support."""
+    """The log density of p, minus infinity outside its support.
+
+    Example:
+        >>> from pyro.distributions import Exponential
+        >>> from pyrovae.distributions import log_density
+        >>> log_density(Exponential(1.0), torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-inf, 0., -2.])
+    """
     try:
         inside = p.support.check(z)
     except NotImplementedError:
@@ -107,8 +161,35 @@ def log_density(p: Any, z: Tensor) -> Tensor:
     return torch.where(inside, p.log_prob(z), -math.inf)
 
 
+def moments(distribution: Any) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each dimension, by formula or else from 1,000 draws.
+
+    Args:
+        distribution: any distribution; a flow, for example, has no formula.
+
+    Returns:
+        Mean and variance, each ``(*batch_shape, *event_shape)``; from draws without a gradient.
+
+    Example:
+        >>> from pyrovae.distributions import moments
+        >>> moments(vae.prior())
+        (tensor([0., 0.]), tensor([1., 1.]))
+    """
+    try:
+        return distribution.mean, distribution.variance
+    except NotImplementedError:
+        draws = distribution.sample((_MOMENT_DRAWS,))
+        return draws.mean(0), draws.var(0)
+
+
 def name(d: Any) -> str:
-    """In words, with what it is a mixture of."""
+    """A readable name; for a mixture it includes the component family.
+
+    Example:
+        >>> from pyrovae.distributions import name
+        >>> name(vae.prior())
+        'Independent Normal'
+    """
     inner = base(d)
     words = type(inner).__name__
     if isinstance(inner, MixtureSameFamily):
@@ -117,7 +198,13 @@ def name(d: Any) -> str:
 
 
 def in_float64(*distributions: Any) -> list[Any]:
-    """The same distributions with their parameters in float64, where that is known to all."""
+    """The same distributions with parameters in float64, if all of them can be converted.
+
+    Example:
+        >>> from pyrovae.distributions import in_float64
+        >>> [d.sample().dtype for d in in_float64(vae.prior(), vae.posterior(x))]
+        [torch.float64, torch.float64]
+    """
     if all(_convertible(d) for d in distributions):
         return [_double(d) for d in distributions]
     return list(distributions)

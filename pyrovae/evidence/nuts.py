@@ -6,6 +6,7 @@ compared with one another.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import torch
@@ -189,13 +190,7 @@ def log_joint(vae: VAE, x: Tensor) -> Callable[[Tensor], Tensor]:
         A function from z ``(*sample_shape, batch, latent_dim)`` to ``(*sample_shape, batch)``.
     """
     with torch.no_grad():
-        prior = vae.prior()
-
-    def function(z: Tensor) -> Tensor:
-        joint: Tensor = prior.log_prob(z) + vae.likelihood(z).log_prob(x)
-        return joint
-
-    return function
+        return partial(vae.log_joint, x, prior=vae.prior())
 
 
 @torch.no_grad()

@@ -146,10 +146,9 @@ def _check(vae: VAE) -> None:
 
 
 def _log_joint(vae: VAE, p: Any, z: Tensor, x: Tensor) -> Tensor:
-    log_prior = p.log_prob(z).double()
-    log_joint = log_prior + vae.likelihood(z).log_prob(x).double()
+    log_joint = vae.log_joint(x, z, prior=p, dtype=torch.float64)
     undefined = log_joint.isnan()
-    far = undefined & (log_prior < FAR)  # where a decoder has overflowed
+    far = undefined & (p.log_prob(z) < FAR)  # where a decoder has overflowed
     log_joint, undefined = log_joint.masked_fill(far, -math.inf), undefined & ~far
     if undefined.any():
         where = z.expand(*log_joint.shape, z.shape[-1])[undefined][0].tolist()

@@ -212,8 +212,7 @@ def _summed(vae: VAE, p: Any, x: Tensor, advance: Callable[[float], None] | None
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     size = max(1, ROWS // len(x)) if len(x) else 1
     for part in z.split(size):
-        log_prior = p.log_prob(part).double()[:, None]
-        log_joint = log_prior + vae.likelihood(part[:, None]).log_prob(x).double()
+        log_joint = vae.log_joint(x, part[:, None], prior=p, dtype=torch.float64)
         total = torch.logaddexp(total, log_joint.logsumexp(0))
         if advance is not None:
             advance(len(x) * len(part) / len(z))

@@ -1,8 +1,9 @@
-"""The KL divergence KL(q || p), computed in every way there is.
+"""The KL divergence KL(q || p), computed in every available way.
 
-``estimators`` puts all ways side by side, ``closed_forms`` holds the formulas, ``quadrature`` and
-``mixture_bounds`` what is left where there is none. A new closed form is a function in
-``closed_forms`` and one line in its dictionary ``CLOSED_FORMS``.
+``estimators`` compares all methods, and ``results`` holds the objects that it returns.
+``closed_forms`` has the formulas, ``quadrature`` and ``mixture_bounds`` the numerical integrals and
+the bounds for pairs without a formula. To add a closed form, write a function in ``closed_forms``
+and add a line to its dictionary ``CLOSED_FORMS``.
 """
 
 from pyrovae.kl.closed_forms import (
@@ -17,10 +18,16 @@ from pyrovae.kl.closed_forms import (
 from pyrovae.kl.estimators import compare, ledger
 from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import TOLERANCES, integrate
+from pyrovae.kl.results import Bracket, Computed, Integrated, Ledger, Sampled
 
 __all__ = [
     "CLOSED_FORMS",
     "TOLERANCES",
+    "Bracket",
+    "Computed",
+    "Integrated",
+    "Ledger",
+    "Sampled",
     "closed_form",
     "compare",
     "divergence_bounds",

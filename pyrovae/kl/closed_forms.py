@@ -1,8 +1,9 @@
 r"""Closed forms of KL(q || p): torch's registry first, then ``CLOSED_FORMS`` here.
 
-Nothing is added to torch's registry, which belongs to the process: an import would change what
-``TraceMeanField_ELBO`` computes in programs that have nothing to do with this package. An objective
-that wants a form of this table asks :func:`closed_form`, and knows from None that there is none.
+Torch's registry stays as it is, because it is global to the process: adding to it at import would
+change what ``TraceMeanField_ELBO`` computes in programs that have nothing to do with this package.
+An objective that needs one of the formulas here calls :func:`closed_form`, which returns None where
+there is none.
 """
 
 import math
@@ -37,14 +38,22 @@ ClosedForm = Callable[[Any, Any], Tensor]
 
 
 def closed_form(q: Distribution, p: Distribution) -> tuple[Tensor, str] | None:
-    """KL(q || p) by a formula, where one is known.
+    """Compute KL(q || p) by a formula, where one is known.
 
     Args:
-        q: with any batch.
-        p: with the same event shape, and a batch that broadcasts to q's.
+        q: a distribution with any batch shape.
+        p: a distribution with the same event shape and a batch that broadcasts to that of q.
 
     Returns:
-        The divergences ``(*batch,)`` and the name of the formula; None if there is none.
+        The divergences ``(*batch,)`` and the name of the formula; None where no formula is known.
+
+    Example:
+        >>> from torch.distributions import Normal, StudentT
+        >>> from pyrovae.kl import closed_form
+        >>> closed_form(Normal(1.0, 1.0), Normal(0.0, 1.0))
+        (tensor(0.5000), 'Normal || Normal, torch.distributions.kl_divergence')
+        >>> closed_form(StudentT(3.0), StudentT(4.0)) is None
+        True
     """
     p, names = expand(p, q.batch_shape), f"{name(q)} || {name(p)}"
     try:
@@ -62,38 +71,52 @@ def closed_form(q: Distribution, p: Distribution) -> tuple[Tensor, str] | None:
 
 
 def joint_to_normals(q: Any, p: Normal) -> Tensor:
-    r"""A distribution over vectors against independent normals, by its entropy and two moments.
+    r"""KL of a joint normal from independent normals, by its entropy and first two moments.
 
     .. math::
         -H(q) + \sum_d \tfrac{1}{2} \log(2 \pi s_d^2)
         + \frac{\operatorname{var}_q(z_d) + (\mathbb{E}_q z_d - m_d)^2}{2 s_d^2}
 
     Args:
-        q: normal, of batch shape ``(*batch,)``.
-        p: of batch shape ``(*batch, dimensions)``.
+        q: a normal with full or low-rank covariance, batch shape ``(*batch,)``.
+        p: batch shape ``(*batch, dimensions)``.
 
     Returns:
         ``(*batch,)``.
+
+    Example:
+        >>> from torch.distributions import MultivariateNormal, Normal
+        >>> from pyrovae.kl import joint_to_normals
+        >>> q = MultivariateNormal(torch.ones(2), torch.eye(2))
+        >>> joint_to_normals(q, Normal(torch.zeros(2), 1.0))
+        tensor(1.)
     """
     return _cross_entropy(q, p).sum(-1) - q.entropy()
 
 
 def joint_to_laplaces(q: Any, p: Laplace) -> Tensor:
-    r"""A joint normal against independent Laplace variables, by its entropy and its marginals.
+    r"""KL of a joint normal from independent Laplace variables, by its entropy and marginals.
 
     .. math::
         -H(q) + \sum_d \log(2 b_d) + \frac{1}{b_d} \left( \sqrt{\tfrac{2}{\pi}} \, \sigma_d
         e^{-\delta_d^2 / 2} + \sigma_d \delta_d \operatorname{erf} \frac{\delta_d}{\sqrt 2} \right),
         \qquad \delta_d = \frac{\mu_d - m_d}{\sigma_d}
 
-    The bracket is the mean of :math:`|z_d - m_d|`, a folded normal, by integration.
+    The term in parentheses is the mean of the folded normal :math:`|z_d - m_d|`.
 
     Args:
-        q: normal, of batch shape ``(*batch,)``.
-        p: of batch shape ``(*batch, dimensions)``.
+        q: a normal with full or low-rank covariance, batch shape ``(*batch,)``.
+        p: batch shape ``(*batch, dimensions)``.
 
     Returns:
         ``(*batch,)``.
+
+    Example:
+        >>> from torch.distributions import Laplace, MultivariateNormal
+        >>> from pyrovae.kl import joint_to_laplaces
+        >>> q = MultivariateNormal(torch.zeros(2), torch.eye(2))
+        >>> round(joint_to_laplaces(q, Laplace(torch.zeros(2), 1.0)).item(), 3)
+        0.144
     """
     delta = (q.mean - p.loc) / q.stddev
     tail = math.sqrt(2 / math.pi) * (-delta.square() / 2).exp()
@@ -102,43 +125,63 @@ def joint_to_laplaces(q: Any, p: Laplace) -> Tensor:
 
 
 def students_to_normals(q: StudentT, p: Normal) -> Tensor:
-    """Student's t against a normal, by its entropy and two moments; infinite up to 2 degrees.
+    """KL of Student's t from a normal, by its entropy and first two moments.
 
     Args:
-        q: of batch shape ``(*batch,)``.
-        p: of batch shape ``(*batch,)``.
+        q: batch shape ``(*batch,)``.
+        p: batch shape ``(*batch,)``.
 
     Returns:
-        ``(*batch,)``.
+        ``(*batch,)``; infinite for two degrees of freedom or fewer.
+
+    Example:
+        >>> from torch.distributions import Normal, StudentT
+        >>> from pyrovae.kl import students_to_normals
+        >>> students_to_normals(StudentT(torch.tensor([1.5, 2.0])), Normal(torch.zeros(2), 1.0))
+        tensor([inf, inf])
     """
     value = _cross_entropy(q, p) - q.entropy()
     return torch.where(q.df > 2, value, torch.full_like(value, math.inf))
 
 
 def normals_to_low_rank(q: Normal, p: LowRankMultivariateNormal) -> Tensor:
-    """Independent normals against a low-rank normal, as a joint normal of diagonal covariance.
+    """KL of independent normals from a low-rank normal, with q as a joint diagonal normal.
 
     Args:
-        q: of batch shape ``(*batch, dimensions)``.
-        p: of batch shape ``(*batch,)``.
+        q: batch shape ``(*batch, dimensions)``.
+        p: batch shape ``(*batch,)``.
 
     Returns:
         ``(*batch,)``.
+
+    Example:
+        >>> from torch.distributions import LowRankMultivariateNormal, Normal
+        >>> from pyrovae.kl import normals_to_low_rank
+        >>> p = LowRankMultivariateNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))
+        >>> round(normals_to_low_rank(Normal(torch.zeros(2), 1.0), p).item(), 3)
+        0.216
     """
     return kl_divergence(MultivariateNormal(q.loc, scale_tril=torch.diag_embed(q.scale)), p)
 
 
 def one_hots_to_one_hots(q: OneHots, p: OneHots) -> Tensor:
-    r"""One-hot variables against others of as many classes, by the sum over all classes.
+    r"""KL between products of one-hot variables, by the sum over classes.
 
     .. math:: \sum_{l} \sum_{k} \pi_{lk} (\log \pi_{lk} - \log \rho_{lk})
 
     Args:
-        q: of batch shape ``(*batch,)``.
-        p: of batch shape ``(*batch,)``.
+        q: batch shape ``(*batch,)``.
+        p: batch shape ``(*batch,)``.
 
     Returns:
-        ``(*batch,)``; infinite where the classes are grouped otherwise.
+        ``(*batch,)``; infinite if q and p have different numbers of classes.
+
+    Example:
+        >>> from pyrovae.distributions import OneHots
+        >>> from pyrovae.kl import one_hots_to_one_hots
+        >>> q = OneHots(torch.zeros(2, 3))  # two variables of three classes
+        >>> one_hots_to_one_hots(q, q), one_hots_to_one_hots(q, OneHots(torch.zeros(3, 2)))
+        (tensor(0.), tensor(inf))
     """
     if q.classes != p.classes:
         return q.entropy().new_full(q.batch_shape, math.inf)
@@ -147,7 +190,7 @@ def one_hots_to_one_hots(q: OneHots, p: OneHots) -> Tensor:
 
 
 def _cross_entropy(q: Any, p: Normal) -> Tensor:
-    """-E_q log p in each dimension, which needs no more than the two moments of q."""
+    """-E_q log p in each dimension, which depends only on the first two moments of q."""
     error = q.variance + (q.mean - p.loc).square()
     return (2 * math.pi * p.variance).log() / 2 + error / (2 * p.variance)
 

@@ -1,14 +1,15 @@
-r"""The KL ledger: every way to compute KL(q || p) side by side, each under the name of its formula.
+r"""The KL ledger: KL(q || p) in every available way, each number with its formula.
 
 .. math::
     \mathrm{KL}(q \,\|\, p) = \mathbb{E}_{z \sim q}[\log q(z) - \log p(z)]
     = \mathbb{E}_{z \sim q}[r - 1 - \log r], \qquad r = p(z) / q(z)
 
 The second form holds because the mean of r under q is one wherever q covers p. Its terms are never
-negative, and where q is near p they vary less. Where q is much narrower than p, the mean of r is
-made of draws that never come: the variance is infinite, and the estimate of any affordable size is
-too low, by up to one nat. So the ledger shows the mean of r too, and counts the q for which the
-variance is known to be infinite: for normals, unless :math:`2 \Sigma_q \succ \Sigma_p`.
+negative, and they vary less where q is close to p. Where q is much narrower than p, draws that
+practically never occur carry the mean of r: the variance is infinite, and an estimate from any
+affordable number of draws is too low, by up to one nat. The ledger therefore reports the mean of r
+too, and counts the q for which the variance is known to be infinite: for normals, unless
+:math:`2 \Sigma_q \succ \Sigma_p`.
 
 References:
     Schulman (2020), Approximating KL Divergence, http://joschu.net/blog/kl-approx.html;
@@ -30,17 +31,18 @@ from pyrovae.distributions import (
     base,
     components,
     expand,
-    factorises,
+    factorizes,
     in_float64,
     is_discrete,
     is_point,
     log_density,
     name,
 )
-from pyrovae.estimates import Examples, batches
+from pyrovae.estimates import Estimate, Examples, batches
 from pyrovae.kl.closed_forms import closed_form
 from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import integrate
+from pyrovae.kl.results import Bracket, Computed, Integrated, Ledger, Sampled
 from pyrovae.vae import VAE
 
 __all__ = ["compare", "ledger"]
@@ -48,44 +50,38 @@ __all__ = ["compare", "ledger"]
 SAMPLES = (1, 10, 100, 1_000, 10_000)
 MONTE_CARLO, LOW_VARIANCE = "log q - log p", "r - 1 - log r"
 BOUNDS = "Hershey and Olsen 2007: variational upper bound, product of Gaussians lower bound"
-BATCH = 100  # images at a time
-VALUES = 1 << 18  # of z at a time
+BATCH = 100  # examples at a time
+VALUES = 1 << 18  # values of z at a time
 
 
 def compare(
     q: Distribution, p: Distribution, samples: Sequence[int] = SAMPLES, seed: int = 0
-) -> dict[str, Any]:
-    """KL(q || p) in every way there is, as a mean over the batch of q.
+) -> Ledger:
+    """Compute KL(q || p) in every available way, as a mean over the batch of q.
 
-    The parameters of torch's own normals, Laplace and t distributions and of mixtures of these are
-    taken as float64, so that the ways differ in nothing else. Standard errors are those of the
-    draws, for the q given; a draw's variance is estimated from the draws of all rows together. Rows
-    share no draws.
+    Parameters of torch's normal, Laplace and t distributions, and of mixtures of these, are
+    converted to float64, so that the results differ in nothing but the method. Standard errors
+    cover the randomness of the draws for the given q; the variance of one draw is estimated from
+    the draws of all rows together. Rows do not share draws.
 
     Args:
-        q: where draws come from, with any batch.
-        p: with the same event shape, and a batch that broadcasts to q's.
-        samples: numbers of draws for each q.
-        seed: of the draws.
-
-    Returns:
-        ``closed_form``, with ``value`` and ``formula``, or None;
-        ``monte_carlo`` and ``low_variance``, a row for each number of ``samples`` with
-        ``estimate``, ``standard_error`` (None where it is not defined), ``z_score`` (of the
-        difference from the closed form; None without one) and ``formula``, and in ``low_variance``
-        ``mean_ratio``, which is one if there are enough draws;
-        ``quadrature``, with ``value``, ``error``, ``difference`` from the closed form and
-        ``formula``, or None;
-        ``bounds``, with ``lower``, ``upper`` and ``formula``, for mixtures of normals, or None;
-        ``per_dimension``, each with ``value`` and ``formula``, empty where q or p does not
-        factorise; ``infinite_variance``, the number of q for which the variance of
-        ``low_variance`` is infinite, or None where that is not known; ``infinite``, the reason if
-        the divergence is infinite, or None; ``images``, the number of q; ``q``, ``p``, their names.
+        q: the distribution that is drawn from, with any batch shape.
+        p: a distribution with the same event shape and a batch that broadcasts to that of q.
+        samples: numbers of draws from each q, one row of the result for each number.
+        seed: seed of the draws.
 
     Raises:
-        TypeError: if q or p is no distribution.
-        ValueError: if event shapes differ, batches do not fit, a number of samples is not
-            positive, or a density is not a number.
+        TypeError: if q or p is not a distribution.
+        ValueError: if the event shapes differ, the batches do not fit, a number of samples is not
+            positive, or a density is NaN.
+
+    Example:
+        >>> from pyrovae.kl import compare
+        >>> found = compare(vae.posterior(x), vae.prior())
+        >>> abs(found.quadrature.value - found.closed_form.value) < 1e-6
+        True
+        >>> found.bounds is None  # there are bounds for mixtures of normals only
+        True
     """
     _check(q, p, samples)
     with torch.random.fork_rng():
@@ -100,23 +96,29 @@ def ledger(
     samples: Sequence[int] = SAMPLES,
     limit: int | None = None,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """KL(q(z | x) || p(z)) in every way there is, as a mean over data.
+    progress: Callable[[int], None] | None = None,
+) -> Ledger:
+    """Compute KL(q(z | x) || p(z)) in every available way, as a mean over examples.
 
     Args:
-        vae: whose posterior and prior; dropout and the like are switched off meanwhile.
-        data: one part of a dataset, usually the test set.
-        samples: numbers of draws for each datum.
-        limit: only the first so many data.
-        seed: of the draws; a batch's draws depend on it and on the batch's place alone.
-        advance: told the number of data after each batch.
+        vae: the model; it is evaluated without dropout, and its mode is restored.
+        data: one split of a dataset, usually the test set.
+        samples: numbers of draws for each example, one row of the result for each number.
+        limit: use only the first `limit` examples.
+        seed: seed of the draws; those of a batch depend on the seed and the batch's position only.
+        progress: callback, called with the number of examples finished.
 
     Returns:
-        What :func:`compare` gives, in nats per datum.
+        The result of :func:`compare`, in nats per example.
 
     Raises:
         ValueError: if ``limit`` is not positive, or as :func:`compare`.
+
+    Example:
+        >>> from pyrovae.kl import ledger
+        >>> found = ledger(vae, data, samples=(10, 100), limit=20)
+        >>> found.examples, [row.samples for row in found.monte_carlo]
+        (20, [10, 100])
     """
     parts: list[_Part] = []
     with torch.random.fork_rng(), torch.no_grad(), evaluating(vae):
@@ -125,8 +127,8 @@ def ledger(
             _check(q, p, samples)
             torch.manual_seed(derived(seed, place))
             parts.append(_part(q, p, samples))
-            if advance is not None:
-                advance(len(x))
+            if progress is not None:
+                progress(len(x))
     return _summary(parts, samples)
 
 
@@ -134,8 +136,8 @@ def _check(q: Any, p: Any, samples: Sequence[int]) -> None:
     for role, d in (("q", q), ("p", p)):
         if not isinstance(d, Distribution):
             raise TypeError(
-                f"{role} must be a distribution of torch or Pyro, got {type(d).__name__}; "
-                "call the module that makes it"
+                f"{role} must be a distribution from torch or Pyro, got {type(d).__name__}; "
+                "call the module that returns it"
             )
     if q.event_shape != p.event_shape:
         raise ValueError(
@@ -148,28 +150,28 @@ def _check(q: Any, p: Any, samples: Sequence[int]) -> None:
         fits = False
     if not fits:
         raise ValueError(
-            f"the batch {tuple(p.batch_shape)} of p must broadcast to that of q, "
-            f"{tuple(q.batch_shape)}; expand q first"
+            f"the batch shape {tuple(p.batch_shape)} of p must broadcast to the batch shape "
+            f"{tuple(q.batch_shape)} of q; expand q first"
         )
     if q.batch_shape.numel() == 0:
-        raise ValueError(f"q has the empty batch {tuple(q.batch_shape)}; give at least one q")
+        raise ValueError(f"q has the empty batch shape {tuple(q.batch_shape)}; pass at least one q")
     if not samples or not all(isinstance(n, int) and n > 0 for n in samples):
         raise ValueError(
-            f"samples must be one or more positive whole numbers, got {samples}; such as {SAMPLES}"
+            f"samples must be one or more positive whole numbers, such as {SAMPLES}, got {samples}"
         )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What is known of the q of one batch: each tensor ends in ``(images,)``."""
+    """Results for the q of one batch; the last dimension of each tensor is ``examples``."""
 
-    estimates: Tensor  # (2 estimators, rows, images)
-    variances: Tensor  # (2, images), of one draw
-    ratios: Tensor  # (rows, images)
+    estimates: Tensor  # (2 estimators, rows, examples)
+    variances: Tensor  # (2, examples), variance of one draw
+    ratios: Tensor  # (rows, examples)
     closed: tuple[Tensor, str] | None
     integrated: tuple[Tensor, float, str] | None
     bounds: tuple[Tensor, Tensor] | None
-    marginals: tuple[Tensor, str] | None  # (dimensions, images)
+    marginals: tuple[Tensor, str] | None  # (dimensions, examples)
     infinite_variance: Tensor | None
     infinite: str | None
     names: tuple[str, str]
@@ -184,7 +186,7 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
         return _infinite_part(q.batch_shape.numel(), len(samples), reason, names)
     moments = [_draw(q, p, count) for count in samples]
     total = sum(samples)
-    estimates = torch.stack([mean for mean, _ in moments], 1)  # (3, rows, images)
+    estimates = torch.stack([mean for mean, _ in moments], 1)  # (3, rows, examples)
     squares = torch.stack([squares for _, squares in moments], 1)
     weights = torch.tensor(samples, dtype=torch.float64)[:, None]
     pooled = (weights * estimates).sum(1, keepdim=True) / total
@@ -214,22 +216,22 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
 
 
 def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
-    """Means, and sums of squares about them, of both terms and r ``(3, images)``."""
-    images = q.batch_shape.numel()
-    chunk = max(1, VALUES // max(1, images * q.event_shape.numel() * components(q, p)))
-    mean = squares = torch.zeros(3, images, dtype=torch.float64)
+    """Means of both terms and of r, and sums of squares about them ``(3, examples)``."""
+    examples = q.batch_shape.numel()
+    chunk = max(1, VALUES // max(1, examples * q.event_shape.numel() * components(q, p)))
+    mean = squares = torch.zeros(3, examples, dtype=torch.float64)
     done = 0
     while done < count:
         n = min(chunk, count - done)
         z = q.sample((n,))
-        log_ratio = (q.log_prob(z).double() - log_density(p, z).double()).reshape(n, images).cpu()
+        log_ratio = (q.log_prob(z).double() - log_density(p, z).double()).reshape(n, examples).cpu()
         if log_ratio.isnan().any():
             raise ValueError(
-                "log q - log p is not a number at a draw from q; look for parameters that are not "
-                "finite in what makes q and p"
+                "log q - log p is NaN at a draw from q; look for parameters of q or p that are not "
+                "finite"
             )
         terms = torch.stack([log_ratio, torch.expm1(-log_ratio) + log_ratio, (-log_ratio).exp()])
-        terms = terms.transpose(0, 1)  # (n, 3, images)
+        terms = terms.transpose(0, 1)  # (n, 3, examples)
         part = terms.mean(0)
         shift = part - mean
         squares = squares + (terms - part).square().sum(0) + shift.square() * done * n / (done + n)
@@ -238,12 +240,12 @@ def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
     return mean, squares
 
 
-def _infinite_part(images: int, rows: int, reason: str, names: tuple[str, str]) -> _Part:
-    infinite = torch.full((2, rows, images), math.inf, dtype=torch.float64)
+def _infinite_part(examples: int, rows: int, reason: str, names: tuple[str, str]) -> _Part:
+    infinite = torch.full((2, rows, examples), math.inf, dtype=torch.float64)
     return _Part(
         estimates=infinite,
-        variances=torch.full((2, images), math.nan, dtype=torch.float64),
-        ratios=torch.zeros(rows, images, dtype=torch.float64),
+        variances=torch.full((2, examples), math.nan, dtype=torch.float64),
+        ratios=torch.zeros(rows, examples, dtype=torch.float64),
         closed=(infinite[0, 0], reason),
         integrated=None,
         bounds=None,
@@ -254,50 +256,37 @@ def _infinite_part(images: int, rows: int, reason: str, names: tuple[str, str]) 
     )
 
 
-def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> dict[str, Any]:
+def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> Ledger:
     first = parts[0]
-    estimates = torch.cat([part.estimates for part in parts], -1)
-    images = estimates.shape[-1]
-    closed = first.closed and _mean([part.closed[0] for part in parts if part.closed])
-    reference = None if closed is None else float(closed)
-    errors = torch.cat([part.variances for part in parts], -1).sum(-1).sqrt() / images
-    ratios = _row_means([part.ratios for part in parts])
-    tables = []
-    for mean, error, formula in zip(
-        estimates.mean(-1).tolist(), errors.tolist(), (MONTE_CARLO, LOW_VARIANCE), strict=True
-    ):
-        tables.append(
-            [
-                _row(count, value, error / math.sqrt(count), reference) | {"formula": formula}
-                for count, value in zip(samples, mean, strict=True)
-            ]
-        )
-    for row, ratio in zip(tables[1], ratios, strict=True):
-        row["mean_ratio"] = ratio
+    closed = first.closed and Computed(
+        _mean([part.closed[0] for part in parts if part.closed]), first.closed[1]
+    )
+    exact = closed.value if closed is not None and math.isfinite(closed.value) else None
+    monte_carlo, low_variance = _rows(parts, samples, exact)
     variance = [part.infinite_variance for part in parts if part.infinite_variance is not None]
-    return {
-        "closed_form": first.closed and {"value": reference, "formula": first.closed[1]},
-        "monte_carlo": tables[0],
-        "low_variance": tables[1],
-        "quadrature": _integrated(parts, reference),
-        "bounds": first.bounds
-        and {
-            "lower": _mean([part.bounds[0] for part in parts if part.bounds]),
-            "upper": _mean([part.bounds[1] for part in parts if part.bounds]),
-            "formula": BOUNDS,
-        },
-        "per_dimension": []
+    return Ledger(
+        closed_form=closed,
+        monte_carlo=monte_carlo,
+        low_variance=low_variance,
+        quadrature=_integrated(parts, exact),
+        bounds=first.bounds
+        and Bracket(
+            _mean([part.bounds[0] for part in parts if part.bounds]),
+            _mean([part.bounds[1] for part in parts if part.bounds]),
+            BOUNDS,
+        ),
+        per_dimension=()
         if first.marginals is None
-        else [
-            {"value": value, "formula": first.marginals[1]}
+        else tuple(
+            Computed(value, first.marginals[1])
             for value in _row_means([part.marginals[0] for part in parts if part.marginals])
-        ],
-        "infinite_variance": int(torch.cat(variance).sum()) if variance else None,
-        "infinite": next((part.infinite for part in parts if part.infinite), None),
-        "images": images,
-        "q": first.names[0],
-        "p": first.names[1],
-    }
+        ),
+        infinite_variance=int(torch.cat(variance).sum()) if variance else None,
+        infinite=next((part.infinite for part in parts if part.infinite), None),
+        examples=sum(part.estimates.shape[-1] for part in parts),
+        q=first.names[0],
+        p=first.names[1],
+    )
 
 
 def _mean(values: Sequence[Tensor]) -> float:
@@ -308,35 +297,53 @@ def _row_means(values: Sequence[Tensor]) -> list[float]:
     return torch.cat(list(values), -1).double().mean(-1).tolist()
 
 
-def _row(count: int, value: float, error: float, reference: float | None) -> dict[str, Any]:
+def _rows(
+    parts: Sequence[_Part], samples: Sequence[int], exact: float | None
+) -> tuple[tuple[Sampled, ...], tuple[Sampled, ...]]:
+    """The rows of both estimators."""
+    estimates = torch.cat([part.estimates for part in parts], -1)  # (2, rows, examples)
+    errors = torch.cat([part.variances for part in parts], -1).sum(-1).sqrt() / estimates.shape[-1]
+    ratios = _row_means([part.ratios for part in parts])
+    plain, low = zip(estimates.mean(-1).tolist(), errors.tolist(), strict=True)
+    return (
+        tuple(
+            _row(count, value, plain[1], exact, MONTE_CARLO)
+            for count, value in zip(samples, plain[0], strict=True)
+        ),
+        tuple(
+            _row(count, value, low[1], exact, LOW_VARIANCE, ratio)
+            for count, value, ratio in zip(samples, low[0], ratios, strict=True)
+        ),
+    )
+
+
+def _row(
+    count: int,
+    value: float,
+    error_of_one: float,
+    exact: float | None,
+    formula: str,
+    mean_ratio: float | None = None,
+) -> Sampled:
+    error = error_of_one / math.sqrt(count)
     defined = math.isfinite(error) and math.isfinite(value)
-    compared = defined and error > 0 and reference is not None and math.isfinite(reference)
-    return {
-        "samples": count,
-        "estimate": value,
-        "standard_error": error if defined else None,
-        "z_score": (value - reference) / error if compared and reference is not None else None,
-    }
+    z_score = (value - exact) / error if defined and error > 0 and exact is not None else None
+    estimate = Estimate(value, error if defined else None)
+    return Sampled(count, estimate, z_score, formula, mean_ratio)
 
 
-def _integrated(parts: Sequence[_Part], reference: float | None) -> dict[str, Any] | None:
+def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | None:
     found = [part.integrated for part in parts if part.integrated is not None]
     if not found:
         return None
     value = _mean([part[0] for part in found])
-    return {
-        "value": value,
-        "error": max(part[1] for part in found),
-        "difference": value - reference
-        if reference is not None and math.isfinite(reference)
-        else None,
-        "formula": found[0][2],
-    }
+    difference = None if exact is None else value - exact
+    return Integrated(value, max(part[1] for part in found), difference, found[0][2])
 
 
 def _marginals(q: Any, p: Any) -> tuple[Tensor, str] | None:
     p = expand(p, q.batch_shape)
-    if not factorises(q, p):
+    if not factorizes(q, p):
         return None
     marginal_q, marginal_p = base(q), base(p)
     found = closed_form(marginal_q, marginal_p)
@@ -349,7 +356,7 @@ def _marginals(q: Any, p: Any) -> tuple[Tensor, str] | None:
 
 
 def _no_density(q: Any, p: Any) -> str | None:
-    """Why the divergence is infinite before any formula is asked, if it is."""
+    """The reason why the divergence is infinite, if it can be seen without computing it."""
     discrete = [is_discrete(d) for d in (q, p)]
     if discrete[0] != discrete[1]:
         return f"{'q' if discrete[0] else 'p'} is discrete and the other one is not"
@@ -357,7 +364,9 @@ def _no_density(q: Any, p: Any) -> str | None:
         return None
     points = [is_point(d) for d in (q, p)]
     if all(points):
-        raise ValueError("both q and p have scale zero and so no density; give one of them a scale")
+        raise ValueError(
+            "both q and p have scale zero and hence no density; give one of them a positive scale"
+        )
     if any(points):
         return f"{'q' if points[0] else 'p'} has scale zero: a point, not a density"
     return None

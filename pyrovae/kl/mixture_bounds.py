@@ -1,4 +1,4 @@
-r"""What is known of KL(q || p) between normals and mixtures of normals without a closed form."""
+r"""Bounds on KL(q || p) between mixtures of normals, and the finiteness of its estimators."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ __all__ = ["divergence_bounds", "infinite_variance"]
 
 @torch.no_grad()
 def divergence_bounds(q: Distribution, p: Distribution) -> tuple[Tensor, Tensor] | None:
-    r"""Bounds on KL(q || p), where one or both are mixtures of normals.
+    r"""Compute bounds on KL(q || p), where one or both are mixtures of normals.
 
     With :math:`q = \sum_a \omega_a f_a`, :math:`p = \sum_b \pi_b g_b`, entropies :math:`H_a` of
     :math:`f_a`, and :math:`K_{ab} = \mathrm{KL}(f_a \| g_b)`, :math:`K_{aa'} = \mathrm{KL}(f_a \|
@@ -30,37 +30,47 @@ def divergence_bounds(q: Distribution, p: Distribution) -> tuple[Tensor, Tensor]
 
     1. For weights :math:`\phi_b` that sum to one, Jensen's inequality gives
        :math:`\log p = \log \sum_b \phi_b \frac{\pi_b g_b}{\phi_b} \ge \sum_b \phi_b \log
-       \frac{\pi_b g_b}{\phi_b}`. Its mean under :math:`f_a` is greatest for :math:`\phi_b \propto
+       \frac{\pi_b g_b}{\phi_b}`. Its mean under :math:`f_a` is largest for :math:`\phi_b \propto
        \pi_b e^{-K_{ab}}`, so that :math:`\mathbb{E}_a \log p \ge -H_a + \log \sum_b \pi_b
-       e^{-K_{ab}}`; and likewise for q in the place of p.
-    2. Jensen's inequality the other way: :math:`\mathbb{E}_a \log p \le \log \mathbb{E}_a p = \log
-       \sum_b \pi_b \int f_a g_b`, with :math:`\int f_a g_b = \mathcal{N}(\mu_a \mid \mu_b,
-       \Sigma_a + \Sigma_b)`; and likewise for q.
+       e^{-K_{ab}}`; the same holds with q in place of p.
+    2. Jensen's inequality in the other direction: :math:`\mathbb{E}_a \log p \le \log
+       \mathbb{E}_a p = \log \sum_b \pi_b \int f_a g_b`, with :math:`\int f_a g_b =
+       \mathcal{N}(\mu_a \mid \mu_b, \Sigma_a + \Sigma_b)`; the same holds with q in place of p.
 
-    As :math:`\mathrm{KL}(q \| p) = \sum_a \omega_a (\mathbb{E}_a \log q - \mathbb{E}_a \log p)`,
-    1 for one term and 2 for the other bound it on both sides. A second upper bound is
-    :math:`\sum_a \omega_a \mathrm{KL}(f_a \| p)`, as the divergence is convex in q, with 1; the
-    smaller one is given. A second lower bound is zero. With a single normal q its entropy is
-    exact, and so is what 1 would say of it.
+    Since :math:`\mathrm{KL}(q \| p) = \sum_a \omega_a (\mathbb{E}_a \log q - \mathbb{E}_a \log p)`,
+    applying 1 to one term and 2 to the other bounds the divergence on both sides. The divergence is
+    convex in q, which gives a second upper bound, :math:`\sum_a \omega_a \mathrm{KL}(f_a \| p)`,
+    with 1 applied to p; the smaller of the two is returned. The lower bound is at least zero. For a
+    single normal q, 1 is exact for its entropy.
 
     References:
         Hershey and Olsen (2007): the two ingredients are their variational approximation and their
         product of Gaussians; the inequalities are derived above.
 
     Args:
-        q: a normal, or a mixture of normals of one kind, with any batch.
-        p: likewise, with the same event shape, and a batch that broadcasts to q's.
+        q: a normal, or a mixture of normals of one kind, with any batch shape.
+        p: a normal, or a mixture of normals of one kind, with the same event shape and a batch that
+            broadcasts to that of q.
 
     Returns:
-        Lower and upper bounds ``(*batch,)``; None unless one of the two is a mixture of normals and
-        the other one too or a normal.
+        Lower and upper bounds ``(*batch,)``; None unless both are normals or mixtures of normals
+        and at least one is a mixture.
+
+    Example:
+        >>> from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+        >>> from pyrovae.kl import divergence_bounds
+        >>> loc = torch.tensor([[-2.0], [2.0]])
+        >>> p = MixtureSameFamily(Categorical(torch.ones(2)), Independent(Normal(loc, 1.0), 1))
+        >>> lower, upper = divergence_bounds(Independent(Normal(torch.zeros(1), 1.0), 1), p)
+        >>> bool(0 <= lower < upper)
+        True
     """
     f, g = _normals(q), _normals(p)
     mixtures = [isinstance(d, MixtureSameFamily) for d in (q, p)]
     if f is None or g is None or not any(mixtures):
         return None
     entropy = f.entropy()  # (*batch, A)
-    log_p_low = (g.log_weights[..., None, :] - f.divergence(g)).logsumexp(-1)  # less the entropy
+    log_p_low = (g.log_weights[..., None, :] - f.divergence(g)).logsumexp(-1)  # without the entropy
     log_p_high = (g.log_weights[..., None, :] + f.log_product(g)).logsumexp(-1)
     log_q_low = (f.log_weights[..., None, :] - f.divergence(f)).logsumexp(-1) - entropy
     log_q_high = (f.log_weights[..., None, :] + f.log_product(f)).logsumexp(-1)
@@ -72,18 +82,25 @@ def divergence_bounds(q: Distribution, p: Distribution) -> tuple[Tensor, Tensor]
 
 
 def infinite_variance(q: Any, p: Any) -> Tensor | None:
-    r"""Whether the variance of :math:`r = p(z) / q(z)`, z from q, is infinite.
+    r"""Find whether the variance of :math:`r = p(z) / q(z)` with z from q is infinite.
 
-    For normals it is unless :math:`2 \Sigma_q \succ \Sigma_p`: :math:`\int p^2 / q` has the
-    exponent :math:`z^T (\Sigma_q^{-1} / 2 - \Sigma_p^{-1}) z` at large z. For a mixture p this
-    must hold of every component.
+    For normals it is infinite unless :math:`2 \Sigma_q \succ \Sigma_p`: at large z, :math:`\int p^2
+    / q` has the exponent :math:`z^T (\Sigma_q^{-1} / 2 - \Sigma_p^{-1}) z`. For a mixture p the
+    condition must hold for every component.
 
     Args:
-        q: a normal, with any batch.
+        q: a normal with any batch shape.
         p: a normal or a mixture of normals.
 
     Returns:
-        Booleans ``(images,)``, of the flattened batch; None for other distributions.
+        Booleans ``(examples,)`` over the flattened batch; None for other distributions.
+
+    Example:
+        >>> from torch.distributions import Independent, Normal
+        >>> from pyrovae.kl import infinite_variance
+        >>> q = Independent(Normal(torch.zeros(2, 1), torch.tensor([[0.5], [0.9]])), 1)
+        >>> infinite_variance(q, Independent(Normal(torch.zeros(1), 1.0), 1))
+        tensor([ True, False])
     """
     f, g = _normals(q), _normals(p)
     if f is None or g is None or isinstance(q, MixtureSameFamily):
@@ -127,12 +144,12 @@ class _Normals:
         )
 
     def divergence(self, other: "_Normals") -> Tensor:
-        """KL of each of these against each of the others ``(*batch, C, others)``."""
+        """KL of each component here from each of the others ``(*batch, C, others)``."""
         a, s_a, b, s_b, diagonal = self.paired(other)
         return kl_divergence(_normal(a, s_a, diagonal), _normal(b, s_b, diagonal))
 
     def log_product(self, other: "_Normals") -> Tensor:
-        """The log of the integral of each product of densities ``(*batch, C, others)``."""
+        """Logarithm of the integral of each product of densities ``(*batch, C, others)``."""
         a, s_a, b, s_b, diagonal = self.paired(other)
         return _normal(b, s_a + s_b, diagonal).log_prob(a)
 

@@ -23,45 +23,53 @@ from pyrovae.distributions import (
     base,
     components,
     expand,
-    factorises,
+    factorizes,
     is_real,
     log_density,
 )
 
 __all__ = ["TOLERANCES", "integrate"]
 
-VALUES = 1 << 18  # of z at a time
-NODES = 10  # of a panel
-HEAVY = 1e12  # scales
+VALUES = 1 << 18  # values of z at a time
+NODES = 10  # nodes in each panel
+HEAVY = 1e12  # scales covered under a heavy tail
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-5}
-"""Change, in nats, below which an integral counts as found, by dtype."""
+"""Change, in nats, below which an integral has converged, by dtype."""
 
 
 @torch.no_grad()
 def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | None:
-    r"""KL(q || p) by numerical integration, in one dimension, in two, or one by one.
+    r"""Compute KL(q || p) by numerical integration in one or two dimensions, or one by one.
 
-    Panels of Gauss-Legendre nodes lie around the mean of q, wider further out, and reach to
-    10 standard deviations of a normal, 40 of another q and :math:`10^{12}` scales of Student's t
-    and Cauchy. The mean of p, where a Laplace density has its kink, is an edge between panels. In
-    two dimensions the inner panels follow the conditional mean of q. Panels are halved until the
-    value stays within ``TOLERANCES``, or they become too many.
+    Panels of Gauss-Legendre nodes lie around the mean of q and widen outwards. They extend to
+    10 standard deviations of a normal q, to :math:`10^{12}` scales of Student's t and Cauchy, and
+    to 40 standard deviations otherwise. The mean of p, where a Laplace density has its kink, is an
+    edge between panels. In two dimensions the inner panels follow the conditional mean of q. Panels
+    are halved until the value stays within ``TOLERANCES`` or there are too many of them.
 
     Args:
-        q: over real numbers or vectors, with any batch.
-        p: with the same event shape, and a batch that broadcasts to q's.
+        q: a distribution of real numbers or vectors, with any batch shape.
+        p: a distribution with the same event shape and a batch that broadcasts to that of q.
 
     Returns:
-        The divergences ``(*batch,)``; an error, the largest change at the last halving plus, for
-        one dimension, what the outermost eighth of the panels holds; and how it was done. None if q
-        is not over the reals, or has more than two dimensions that depend on one another, or two
-        with the tails of Student's t; or in two dimensions if either is a flow, whose density costs
-        too much for so many points.
+        The divergences ``(*batch,)``; an estimate of the error, which is the largest change at the
+        last halving plus, in one dimension, the contribution of the outermost eighth of the panels;
+        and the name of the rule. None if q is not over the reals, if more than two of its
+        dimensions are dependent, or two with the tails of Student's t, or if in two dimensions
+        either is a flow, whose density is too expensive at that many points.
+
+    Example:
+        >>> from torch.distributions import Laplace, Normal
+        >>> from pyrovae.kl import closed_form, integrate
+        >>> q, p = Normal(0.3, 0.7), Laplace(0.0, 1.0)
+        >>> value, error, rule = integrate(q, p)
+        >>> rule, abs(value - closed_form(q, p)[0]).item() < 1e-4
+        ('Gauss-Legendre, one dimension', True)
     """
     if not is_real(q) or len(q.event_shape) > 1:
         return None
     p = expand(p, q.batch_shape)
-    if factorises(q, p):
+    if factorizes(q, p):
         marginal_q, marginal_p = base(q), base(p)
         value, error = _refined(marginal_q, marginal_p, _line, 1_024)
         how = "one dimension" if q.event_shape.numel() == 1 else "dimension by dimension"
@@ -153,7 +161,7 @@ def _integrand(q: Any, p: Any, z: Tensor, weights: Tensor) -> Tensor:
 
 
 def _placed(q: Any, p: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Where q lies, a triangular root of its covariance, and where p may have a kink."""
+    """The location of q, a triangular root of its covariance, and the place of a kink of p."""
     if hasattr(q, "covariance_matrix"):
         loc, tril = q.mean, torch.linalg.cholesky(q.covariance_matrix)
     else:

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from pyrovae._process.isolation import evaluating
-from pyrovae.diagnostics import Diagnosis
+from pyrovae.diagnostics import Diagnosis, DimensionTerms, Surgery
 from pyrovae.distributions import is_discrete
 from pyrovae.plots.figures import (
     _BOUND,
@@ -63,32 +63,29 @@ def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
         diagnosis: of it.
     """
     pictures = {}
-    report = diagnosis.report
-    if report["surgery"] is not None and math.isfinite(
-        report["surgery"]["terms"]["kl"]["estimate"]
-    ):
-        pictures["surgery"] = _surgery(report["surgery"])
+    if diagnosis.surgery is not None and math.isfinite(diagnosis.surgery.kl.value):
+        pictures["surgery"] = _surgery(diagnosis.surgery)
     with torch.no_grad(), torch.random.fork_rng(), evaluating(vae):
-        torch.manual_seed(report["seed"])
+        torch.manual_seed(diagnosis.seed)
         pictures["aggregate"] = _aggregate(vae, diagnosis)
     pictures["decoded"] = _decoded(diagnosis)
     return pictures
 
 
 @_style()
-def _surgery(result: Mapping[str, Any]) -> Figure:
+def _surgery(result: Surgery) -> Figure:
     """The KL term as what a code tells about its datum, and how far q(z) is from p(z)."""
-    terms, rows = result["terms"], [row for row in _TERMS if row[0] in result["terms"]]
-    dimensions = [row for row in result["dimensions"] if row["kl"] is not None]
+    terms, rows = result.terms, [row for row in _TERMS if row[0] in result.terms]
+    dimensions = [row for row in result.dimensions if row.kl is not None]
     figure = Figure(figsize=(11 if dimensions else 7, 4.2), layout="constrained")
     panels = figure.subplots(1, 2 if dimensions else 1, squeeze=False)[0]
     whole = panels[0]
-    information = terms["mutual_information"]["estimate"]
-    correlation = terms.get("total_correlation", {"estimate": 0.0})["estimate"]
+    information = result.mutual_information.value
+    correlation = 0.0 if result.total_correlation is None else result.total_correlation.value
     starts = (0.0, information, information + correlation)
-    high = max(terms["kl"]["estimate"], result["log_images"])
+    high = max(result.kl.value, result.log_examples)
     for place, (name, _, colour, level) in enumerate(rows):
-        value, error = terms[name]["estimate"], terms[name]["standard_error"]
+        value, error = terms[name].value, terms[name].standard_error or 0.0
         whole.barh(place, value, left=starts[level], color=colour, height=0.7)
         end = starts[level] + max(value, 0)
         inside = end > 0.72 * high
@@ -102,14 +99,14 @@ def _surgery(result: Mapping[str, Any]) -> Figure:
         number.set_color("white" if on_bar else "black")
         if not on_bar:
             number.set_path_effects([withStroke(linewidth=4, foreground="white")])
-    whole.axvline(result["log_images"], color=_PRIOR, ls="--", lw=1, zorder=0.5)
+    whole.axvline(result.log_examples, color=_PRIOR, ls="--", lw=1, zorder=0.5)
     whole.text(
-        result["log_images"],
+        result.log_examples,
         len(rows) - 0.2,
-        f" ceiling: log N = {result['log_images']:.2f} ",
+        f" ceiling: log N = {result.log_examples:.2f} ",
         color=_PRIOR,
         va="center",
-        ha="left" if result["log_images"] < 0.45 * high else "right",
+        ha="left" if result.log_examples < 0.45 * high else "right",
     )
     whole.set_yticks(range(len(rows)), [label for _, label, _, _ in rows])
     whole.set(xlabel="nats per example", ylim=(len(rows) + 0.2, -0.6), xlim=(None, 1.1 * high))
@@ -118,22 +115,22 @@ def _surgery(result: Mapping[str, Any]) -> Figure:
     if dimensions:
         _by_dimension(panels[1], dimensions)
     figure.suptitle(
-        f"What the KL term is made of: {result['images']:,} examples, {result['draws']} draws each"
+        f"What the KL term is made of: {result.examples:,} examples, {result.draws} draws each"
     )
     return figure
 
 
-def _by_dimension(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    rows = sorted(rows, key=lambda row: -row["kl"]["estimate"])[:_DIMENSIONS]
+def _by_dimension(axes: Axes, rows: Sequence[DimensionTerms]) -> None:
+    rows = sorted(rows, key=_minus_kl)[:_DIMENSIONS]
     places = np.arange(len(rows))
     told, off = (
-        np.array([row[name]["estimate"] for row in rows])
+        np.array([getattr(row, name).value for row in rows])
         for name in ("mutual_information", "marginal_kl")
     )
     axes.bar(places, told, color=_BOUND, label="told of the datum by $z_j$ alone")
     axes.bar(places, off, bottom=told, color=_DISTORTION, label="KL$(q(z_j) \\,\\|\\, p(z_j))$")
     shown = places[:: -(-len(places) // 15)]
-    axes.set_xticks(shown, [str(rows[place]["dimension"]) for place in shown])
+    axes.set_xticks(shown, [str(rows[place].dimension) for place in shown])
     axes.set(xlabel="dimension j, by its KL", ylabel="nats per example")
     axes.set_ylim(0, 1.25 * max((told + off).max(), 1e-3))
     axes.grid(visible=False, axis="x")
@@ -141,8 +138,12 @@ def _by_dimension(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("each dimension by itself", loc="left")
 
 
+def _minus_kl(row: DimensionTerms) -> float:
+    return 0.0 if row.kl is None else -row.kl.value
+
+
 def _aggregate(vae: VAE, diagnosis: Diagnosis) -> Figure:
-    p, z, labels = vae.prior(), diagnosis.z, diagnosis.labels
+    p, z, labels = vae.prior(), diagnosis.figure_data.z, diagnosis.figure_data.labels
     if is_discrete(p):
         return discrete(
             z, np.asarray(p.mean.double().cpu()), labels, classes=getattr(p, "classes", None)
@@ -157,11 +158,10 @@ def _aggregate(vae: VAE, diagnosis: Diagnosis) -> Figure:
 
 def _order(diagnosis: Diagnosis) -> Array:
     """Dimensions by what is said of them, most first."""
-    parts = diagnosis.report["surgery"]
-    rows = [] if parts is None else parts["dimensions"]
-    if rows and len(rows) == diagnosis.z.shape[1] and rows[0]["kl"] is not None:
-        return np.argsort([-row["kl"]["estimate"] for row in rows])
-    return np.argsort([-value for value in diagnosis.report["activity"]])
+    rows = [] if diagnosis.surgery is None else diagnosis.surgery.dimensions
+    if rows and len(rows) == diagnosis.latent_dim and rows[0].kl is not None:
+        return np.argsort([_minus_kl(row) for row in rows])
+    return np.argsort([-value for value in diagnosis.activity])
 
 
 @_style()
@@ -276,21 +276,22 @@ def _decoded(diagnosis: Diagnosis) -> Figure:
         "prior": r"mean of $p(x|z)$, $z \sim p(z)$",
         "aggregate": r"mean of $p(x|z)$, $z \sim q(z|x')$",
     }
-    tests = {row["of"]: row for row in diagnosis.report["samples"] if row["against"] == "test"}
-    shape = _image_shape(diagnosis.samples["real"].shape[1:])
+    decoded = diagnosis.figure_data.decoded
+    tests = {row.of: row.test for row in diagnosis.samples if row.against == "test"}
+    shape = _image_shape(decoded["real"].shape[1:])
     if shape is None:
         return _columns(diagnosis)
     figure = Figure(figsize=(12, 3.95 * shape[1] / shape[2] + 1.1), layout="constrained")
-    real = diagnosis.samples["real"].reshape(-1, *shape)
+    real = decoded["real"].reshape(-1, *shape)
     for axes, (kind, title) in zip(figure.subplots(1, 3), kinds.items(), strict=True):
-        shown = diagnosis.samples[kind].reshape(-1, *shape)[:_IMAGES]
+        shown = decoded[kind].reshape(-1, *shape)[:_IMAGES]
         _show_mosaic(axes, _rgb(shown, real), math.ceil(math.sqrt(len(shown))))
-        row = tests.get(kind)
-        if row is not None and row["accuracy"] is not None:
+        test = tests.get(kind)
+        if test is not None:
+            value, error = test.accuracy.value, test.accuracy.standard_error or 0.0
             title += (
                 f"\na classifier tells draws of $p(x|z)$ from test data:\n"
-                f"{100 * row['accuracy']:.0f} ± {100 * row['standard_error']:.0f} % right, of "
-                f"{row['tested']}"
+                f"{100 * value:.0f} ± {100 * error:.0f} % right, of {test.tested}"
             )
         axes.set_title(title)
     figure.suptitle(
@@ -300,7 +301,7 @@ def _decoded(diagnosis: Diagnosis) -> Figure:
 
 
 def _columns(diagnosis: Diagnosis) -> Figure:
-    flat = {kind: x.reshape(len(x), -1) for kind, x in diagnosis.samples.items()}
+    flat = {kind: x.reshape(len(x), -1) for kind, x in diagnosis.figure_data.decoded.items()}
     figure, panels = _column_panels(flat["real"].shape[1])
     for d, panel in enumerate(panels):
         bins = _bins(flat["real"][:, d], flat["prior"][:, d])

@@ -24,6 +24,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pyrovae._process.files import atomic_file
+from pyrovae.diagnostics import GradientComparison
+from pyrovae.kl import Ledger
 
 __all__ = [
     "bound",
@@ -572,14 +574,14 @@ def _bins(real: Array, sampled: Array) -> list[float]:
 
 
 @_style()
-def divergence(result: Mapping[str, Any], *, unit: str = "example") -> Figure:
+def divergence(result: Ledger, *, unit: str = "example") -> Figure:
     """Two estimates of KL(q || p) against the number of draws, and what is known of the truth.
 
     Bands are two standard errors wide on either side. The axis is made for the truth and for the
     first estimator; the second one, whose variance may be infinite, can leave it at few draws.
 
     Args:
-        result: what :func:`pyrovae.kl.compare` gives.
+        result: returned by :func:`pyrovae.kl.compare`.
         unit: what a nat is counted per, such as ``"image"``.
 
     Returns:
@@ -587,35 +589,35 @@ def divergence(result: Mapping[str, Any], *, unit: str = "example") -> Figure:
     """
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     axes = figure.add_subplot()
-    exact, bounds = result["closed_form"] or result["quadrature"], result["bounds"]
+    exact, bounds = result.reference, result.bounds
     shown: list[float] = []
     if bounds is not None:
-        limits = (bounds["lower"], bounds["upper"])
+        limits = (bounds.lower, bounds.upper)
         between = f"bounds: {limits[0]:.4g} to {limits[1]:.4g}"
         axes.axhspan(*limits, color="0.93", zorder=0, label=between)
         shown += limits
-    if exact is not None and math.isfinite(exact["value"]):
-        how = "closed form" if result["closed_form"] else "quadrature"
-        axes.axhline(exact["value"], color=_REAL, lw=1.2, label=f"{how}: {exact['value']:.6g}")
-        shown.append(exact["value"])
-    for name, label, colour, marker in (
-        ("monte_carlo", r"$\log q - \log p$", _BOUND, "o"),
-        ("low_variance", r"$r - 1 - \log r$, $r = p/q$", _DISTORTION, "s"),
+    if exact is not None and math.isfinite(exact.value):
+        how = "closed form" if result.closed_form else "quadrature"
+        axes.axhline(exact.value, color=_REAL, lw=1.2, label=f"{how}: {exact.value:.6g}")
+        shown.append(exact.value)
+    for sampled, label, colour, marker in (
+        (result.monte_carlo, r"$\log q - \log p$", _BOUND, "o"),
+        (result.low_variance, r"$r - 1 - \log r$, $r = p/q$", _DISTORTION, "s"),
     ):
-        rows = sorted(result[name], key=lambda row: row["samples"])
-        draws = np.array([row["samples"] for row in rows])
-        estimate = np.array([row["estimate"] for row in rows], float)
-        error = np.array([row["standard_error"] or 0.0 for row in rows], float)
+        rows = sorted(sampled, key=lambda row: row.samples)
+        draws = np.array([row.samples for row in rows])
+        estimate = np.array([row.estimate.value for row in rows], float)
+        error = np.array([row.estimate.standard_error or 0.0 for row in rows], float)
         low, high = estimate - 2 * error, estimate + 2 * error
         if np.isfinite(estimate[-1]):
             at = f"{estimate[-1]:.6g} at {draws[-1]:,}".replace("-", _MINUS)
-            if "mean_ratio" in rows[-1]:
-                at += f" (mean of r {rows[-1]['mean_ratio']:.2g}, should be 1)"
+            if rows[-1].mean_ratio is not None:
+                at += f" (mean of r {rows[-1].mean_ratio:.2g}, should be 1)"
             axes.fill_between(draws, low, high, color=colour, alpha=0.18, lw=0)
             axes.plot(draws, estimate, color=colour, marker=marker, ms=5, label=f"{label}: {at}")
         settled = np.isfinite(estimate) & (draws >= draws[-1] / 1_000)
         shown += [*estimate[settled]]
-        if name == "monte_carlo":
+        if sampled is result.monte_carlo:
             shown += [*estimate[np.isfinite(estimate)], *low[settled], *high[settled]]
     axes.set_xscale("log")
     axes.set(
@@ -627,12 +629,12 @@ def divergence(result: Mapping[str, Any], *, unit: str = "example") -> Figure:
         axes.set_ylim(min(shown) - margin, max(shown) + margin)
         figure.legend(loc="outside lower center")
     else:
-        about = f"infinite: {result['infinite']}"
+        about = f"infinite: {result.infinite}"
         axes.text(0.5, 0.5, about, ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         axes.minorticks_off()
     figure.suptitle(
-        f"KL(q || p), mean of {result['images']:,} examples\nq: {result['q']}, p: {result['p']}"
+        f"KL(q || p), mean of {result.examples:,} examples\nq: {result.q}, p: {result.p}"
     )
     return figure
 
@@ -688,7 +690,7 @@ def comparison(result: Mapping[str, Any], images: Sequence[Array] | None) -> Fig
 
 
 @_style()
-def gradients(result: Mapping[str, Any]) -> Figure:
+def gradients(result: GradientComparison) -> Figure:
     """The noise of each estimator of the encoder's gradient, and its signal, layer by layer.
 
     Where the mean over draws is lost in the noise there is no mark for the ratio of the two; a
@@ -700,25 +702,26 @@ def gradients(result: Mapping[str, Any]) -> Figure:
     Returns:
         the figure.
     """
-    rows = [row for row in result["estimators"] if row["reason"] is None]
-    layers = [layer["name"] for layer in rows[0]["layers"]]
+    rows = [(row.name, row.noise) for row in result.estimators if row.noise is not None]
+    layers = [layer.name for layer in rows[0][1].layers]
     places = np.arange(len(layers) + 1)
     figure = Figure(figsize=(10, 2.6 + 0.4 * len(places)), layout="constrained")
     noise, signal = figure.subplots(1, 2, sharey=True)
-    for row, offset in zip(rows, (-0.18, 0.0, 0.18), strict=False):
-        label, colour, marker = _ESTIMATORS[row["name"]]
-        parts = [*row["layers"], row["mean"] | {"variance": row["variance"]["value"]}]
-        variance = np.array([part["variance"] for part in parts])
-        squared = np.array([part["squared_norm"] for part in parts])
+    for (name, found), offset in zip(rows, (-0.18, 0.0, 0.18), strict=False):
+        label, colour, marker = _ESTIMATORS[name]
+        variance = np.array([*(layer.variance for layer in found.layers), found.variance.value])
+        squared = np.array(
+            [*(layer.squared_norm for layer in found.layers), found.mean.squared_norm]
+        )
         seen = (squared > 0) & (variance > 0)
-        ratio = np.sqrt(np.divide(squared, variance, out=np.zeros(len(parts)), where=seen))
+        ratio = np.sqrt(np.divide(squared, variance, out=np.zeros(len(squared)), where=seen))
         dots: dict[str, Any] = {"color": colour, "marker": marker, "ls": "", "ms": 6}
         noise.plot(np.where(variance > 0, variance, np.nan), places + offset, label=label, **dots)
         signal.plot(np.where(seen, ratio, np.nan), places + offset, **dots)
     for axes in (noise, signal):
         axes.axhline(len(layers) - 0.5, color=_REAL, lw=0.8)
         axes.grid(visible=False, axis="y")
-    if any(row["variance"]["value"] > 0 for row in rows):
+    if any(found.variance.value > 0 for _, found in rows):
         noise.set_xscale("log")
         signal.set_xlim(left=0)
     else:
@@ -731,8 +734,8 @@ def gradients(result: Mapping[str, Any]) -> Figure:
     signal.set_xlabel("signal to noise of one draw")
     figure.legend(loc="outside lower center", ncols=3)
     figure.suptitle(
-        f"Gradient of the ELBO with respect to the encoder: {result['draws']:,} draws for a batch "
-        f"of {result['images']:,}\nq: {result['q']}, p: {result['p']}"
+        f"Gradient of the ELBO with respect to the encoder: {result.draws:,} draws for a batch "
+        f"of {result.examples:,}\nq: {result.q}, p: {result.p}"
     )
     return figure
 

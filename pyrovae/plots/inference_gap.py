@@ -1,7 +1,7 @@
 r"""Pictures of the gap between log p(x) and the ELBO, and of posteriors in two dimensions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from pyrovae.diagnostics import Gap, PosteriorDensities
 from pyrovae.plots.figures import _MINUS, _style
 
 __all__ = ["gap", "posteriors"]
@@ -23,58 +24,56 @@ _LEVELS = (0.95, 0.8, 0.5)  # of the mass inside
 
 
 @_style()
-def gap(result: Mapping[str, Any]) -> Figure:
+def gap(result: Gap) -> Figure:
     """Bars of the approximation and the amortisation gap of each image, and of their means.
 
     Args:
-        result: as :func:`pyrovae.diagnostics.gap_summary` gives it; the first 40 images are shown.
+        result: of :func:`pyrovae.diagnostics.gap`; the first 40 images are shown.
 
     Returns:
         the figure.
     """
-    rows = result["per_image"][:_MOST]
-    figure = Figure(figsize=(max(6.5, 2.5 + 0.42 * len(rows)), 4.6), layout="constrained")
+    count = min(len(result.x), _MOST)
+    figure = Figure(figsize=(max(6.5, 2.5 + 0.42 * count), 4.6), layout="constrained")
     axes = figure.add_subplot()
-    at = np.arange(len(rows)) * 1.0
+    at = np.arange(count) * 1.0
     series = (
         (
             "approximation",
+            result.approximation,
             "$\\log p(x)$ \N{MINUS SIGN} ELBO(best q)",
             _APPROXIMATION,
             -0.2,
         ),
         (
             "amortisation",
+            result.amortization,
             "ELBO(best q) \N{MINUS SIGN} ELBO(encoder's q)",
             _AMORTISATION,
             0.2,
         ),
     )
     error = {"ecolor": "0.2", "elinewidth": 1, "capsize": 2}
-    for name, label, colour, shift in series:
-        values = [row[name]["value"] for row in rows]
-        errors = [2 * row[name]["error"] for row in rows]
-        mean = result["mean"][name]
-        number = f"{mean['estimate']:.2f}".replace("-", _MINUS)
+    for name, term, label, colour, shift in series:
+        values, errors = term.value[:count].numpy(), 2 * term.error[:count].numpy()
+        mean = term.mean
+        number = f"{mean.value:.2f}".replace("-", _MINUS)
         label = f"{name} gap: {label}; mean {number}"
         axes.bar(at + shift, values, 0.38, yerr=errors, color=colour, label=label, error_kw=error)
-        over_images = mean["standard_error"]
+        over_images = mean.standard_error
         spread = None if over_images is None else [2 * over_images]
         axes.bar(
-            len(rows) + 0.6 + shift, mean["estimate"], 0.38, yerr=spread, color=colour,
+            count + 0.6 + shift, mean.value, 0.38, yerr=spread, color=colour,
             error_kw=error, edgecolor="0.2", linewidth=1,
         )  # fmt: skip
-    axes.axvline(len(rows) - 0.2, color="0.7", linewidth=1)
-    labelled = [row["label"] is not None for row in rows]
-    names = [
-        f"{row['image']}\n({row['label']})" if row["label"] is not None else str(row["image"])
-        for row in rows
-    ]
-    axes.set_xticks([*at, len(rows) + 0.6], [*names, f"mean\nof {result['images']:,}"])
+    axes.axvline(count - 0.2, color="0.7", linewidth=1)
+    labels = [""] * count if result.labels is None else [f"\n({each})" for each in result.labels]
+    names = [f"{i}{label}" for i, label in enumerate(labels[:count])]
+    axes.set_xticks([*at, count + 0.6], [*names, f"mean\nof {len(result.x):,}"])
     axes.set(
-        xlabel="test image" + (" (class)" if all(labelled) else ""), ylabel="gap (nats per image)"
+        xlabel="test image" + (" (class)" if result.labels else ""), ylabel="gap (nats per image)"
     )
-    axes.set_xlim(-0.7, len(rows) + 1.3)
+    axes.set_xlim(-0.7, count + 1.3)
     axes.axhline(0, color="0.2", linewidth=0.8)
     axes.grid(visible=False, axis="x")
     axes.tick_params(axis="x", length=0)
@@ -84,7 +83,7 @@ def gap(result: Mapping[str, Any]) -> Figure:
 
 
 @_style()
-def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any]) -> Figure:
+def posteriors(panels: Sequence[PosteriorDensities], result: Gap) -> Figure:
     """The true posterior of each image, and what stands for it, in two dimensions.
 
     The filled contours hold 50, 80 and 95 % of the mass of p(z | x); the lines, 80 % of that of the
@@ -92,7 +91,7 @@ def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any])
 
     Args:
         panels: as :func:`pyrovae.diagnostics.posterior_densities` gives them.
-        result: as :func:`pyrovae.diagnostics.gap_summary` gives it.
+        result: of :func:`pyrovae.diagnostics.gap`.
 
     Returns:
         the figure.
@@ -103,13 +102,12 @@ def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any])
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
         _posterior(axes, panel)
-        row = result["per_image"][i]
-        name = f"image {row['image']}" + ("" if row["label"] is None else f" ({row['label']})")
+        name = f"image {i}" + ("" if result.labels is None else f" ({result.labels[i]})")
         if i >= len(panels) - across:
             axes.set_xlabel("$z_1$")
         if i % across == 0:
             axes.set_ylabel("$z_2$")
-        axes.set_title(f"{name}: KL {row['kl']['value']:.2f} nats", loc="left", size="small")
+        axes.set_title(f"{name}: KL {result.kl.value[i]:.2f} nats", loc="left", size="small")
     handles = [
         Line2D([], [], color=_TRUTH, label="p(z|x): 50, 80 and 95 % inside"),
         Line2D([], [], color="0.1", marker=".", markersize=4, ls="", label="NUTS draws of p(z|x)"),
@@ -121,17 +119,16 @@ def posteriors(panels: Sequence[Mapping[str, Array]], result: Mapping[str, Any])
     return figure
 
 
-def _posterior(axes: Axes, panel: Mapping[str, Array]) -> None:
-    z1, z2 = panel["z1"], panel["z2"]
-    density = panel["posterior"]
+def _posterior(axes: Axes, panel: PosteriorDensities) -> None:
+    z1, z2, density = panel.z1, panel.z2, panel.posterior
     levels = [_level(density, mass) for mass in _LEVELS]
     if len(set(levels)) == len(levels) and levels[-1] < density.max():
         axes.contourf(z1, z2, density, [*levels, density.max()], colors=["0.93", "0.86", "0.76"])
         axes.contour(z1, z2, density, levels, colors=_TRUTH, linewidths=0.7)
-    draws = panel["draws"][:: max(1, len(panel["draws"]) // 200)]
+    draws = panel.draws[:: max(1, len(panel.draws) // 200)]
     axes.plot(*draws.T, ".", color="0.1", markersize=2.5, alpha=0.5, markeredgewidth=0)
-    for name, colour in (("encoder", _AMORTISATION), ("best", _APPROXIMATION)):
-        axes.contour(z1, z2, panel[name], [_level(panel[name], 0.8)], colors=colour, linewidths=1.8)
+    for q, colour in ((panel.encoder, _AMORTISATION), (panel.best, _APPROXIMATION)):
+        axes.contour(z1, z2, q, [_level(q, 0.8)], colors=colour, linewidths=1.8)
     axes.set(xlim=(z1[0], z1[-1]), ylim=(z2[0], z2[-1]), aspect="equal")
     axes.grid(visible=False)
     axes.tick_params(labelsize="x-small")

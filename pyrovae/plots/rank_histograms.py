@@ -1,7 +1,6 @@
 r"""Pictures of a calibration: histograms of ranks, and the coverage of intervals."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -9,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
+from pyrovae.diagnostics import Calibration, RankedFunction
 from pyrovae.plots.figures import _BOUND, _DISTORTION, _REAL, _style
 
 __all__ = ["calibration"]
@@ -19,7 +19,7 @@ _NAMES = {"log p(z)": r"$\log p(z)$", "log p(x|z)": r"$\log p(x|z)$"}
 
 
 @_style()
-def calibration(result: Mapping[str, Any]) -> Figure:
+def calibration(result: Calibration) -> Figure:
     """Histograms of ranks with the band of uniform ones, and the coverage of central intervals.
 
     Where there are more than twelve functions, those of the largest chi-squared are shown.
@@ -30,8 +30,8 @@ def calibration(result: Mapping[str, Any]) -> Figure:
     Returns:
         the figure.
     """
-    functions, curve = result["functions"], result["coverage"]
-    worst = sorted(functions, key=lambda row: -row["chi_squared"])[:_SHOWN]
+    functions, curve = result.functions, result.coverage
+    worst = sorted(functions, key=lambda row: -row.chi_squared)[:_SHOWN]
     shown = [row for row in functions if any(row is other for other in worst)]
     across = min(4, len(shown))
     down = math.ceil(len(shown) / across)
@@ -39,21 +39,21 @@ def calibration(result: Mapping[str, Any]) -> Figure:
         figsize=(2.3 * across + (4.4 if curve else 0.4), max(4.4, 1.75 * down + 1.4)),
         layout="constrained",
     )
-    verdict = result["verdict"].partition(":")[0].replace("q(z|x)", "$q(z|x)$")
-    figure.suptitle(f"{result['simulations']:,} data drawn from the model: {verdict}")
+    verdict = result.verdict.partition(":")[0].replace("q(z|x)", "$q(z|x)$")
+    figure.suptitle(f"{result.simulations:,} data drawn from the model: {verdict}")
     left: Any = figure
     right: Any = None
     if curve:
         left, right = cast(Any, figure.subfigures(1, 2, width_ratios=(2.3 * across, 4)))
     panels = left.subplots(down, across, sharex=True, squeeze=False).ravel()
-    low, high = _band(result["simulations"], len(shown[0]["histogram"]))
+    low, high = _band(result.simulations, len(shown[0].histogram))
     for axes, row in zip(panels, shown, strict=False):
         _ranks(axes, row, low, high)
     for axes in panels[len(shown) :]:
         axes.remove()
     more = "" if len(shown) == len(functions) else f", worst {len(shown)} of {len(functions)}"
     left.supxlabel(
-        f"rank of $z^*$ among {result['draws']} draws from $q(z|x)${more}\n"
+        f"rank of $z^*$ among {result.draws} draws from $q(z|x)${more}\n"
         f"(grey: where a flat histogram lies with probability {_MASS:g})",
         fontsize="medium",
     )
@@ -63,17 +63,15 @@ def calibration(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _ranks(axes: Axes, row: Mapping[str, Any], low: float, high: float) -> None:
-    histogram = np.array(row["histogram"])
+def _ranks(axes: Axes, row: RankedFunction, low: float, high: float) -> None:
+    histogram = np.array(row.histogram)
     edges = np.linspace(0, 1, len(histogram) + 1)
     axes.axhspan(low, high, color="0.85", lw=0)
-    flat = row["verdict"] == "flat"
+    flat = row.verdict == "flat"
     axes.stairs(histogram, edges, fill=True, color=_BOUND if flat else _DISTORTION, alpha=0.75)
-    name = row["name"]
+    name = row.name
     name = _NAMES.get(name, f"$z_{{{name.removeprefix('z')}}}$")
-    axes.set_title(
-        f"{name}: {row['verdict']}".replace(" and ", ",\n"), loc="left", fontsize="small"
-    )
+    axes.set_title(f"{name}: {row.verdict}".replace(" and ", ",\n"), loc="left", fontsize="small")
     axes.set(xlim=(0, 1), xticks=(0, 0.5, 1))
     labels = axes.set_xticklabels(["lowest", "", "highest"])
     if labels:  # the lowest row has them
@@ -88,11 +86,11 @@ def _band(count: int, bins: int) -> tuple[float, float]:
     return binom.ppf(outside, count, 1 / bins), binom.ppf(1 - outside, count, 1 / bins)
 
 
-def _coverage(axes: Axes, result: Mapping[str, Any]) -> None:
-    rows = [{"nominal": 0.0, "estimate": 0.0, "standard_error": 0.0}, *result["coverage"]]
-    nominal, estimate, error = (
-        np.array([row[key] for row in rows]) for key in ("nominal", "estimate", "standard_error")
-    )
+def _coverage(axes: Axes, result: Calibration) -> None:
+    rows = result.coverage or []
+    nominal = np.array([0.0, *(row.nominal for row in rows)])
+    estimate = np.array([0.0, *(row.observed.value for row in rows)])
+    error = np.array([0.0, *(row.observed.standard_error or 0.0 for row in rows)])
     axes.plot([0, 1], [0, 1], color=_REAL, lw=1, label="calibrated")
     axes.fill_between(
         nominal, estimate - 2 * error, estimate + 2 * error, color=_BOUND, alpha=0.25, lw=0

@@ -26,6 +26,7 @@ from pyrovae.distributions import is_discrete
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, kind, per_example
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
+from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.runs.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run, start
 from pyrovae.training import Progress, check
 from pyrovae.vae import VAE
@@ -299,6 +300,7 @@ def _with(
     }
 
 
+@suggesting_pairs()
 def _check(candidate: Candidate, trusted: Collection[str]) -> None:
     config = candidate.config
     vae, objective = config.build(trusted=trusted), config.objective(trusted=trusted)

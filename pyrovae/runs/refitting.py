@@ -36,6 +36,7 @@ from pyrovae.evidence import kind, per_example
 from pyrovae.objectives import Elbo
 from pyrovae.runs.config import DATA_SETTINGS, Config
 from pyrovae.runs.export import as_json
+from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.runs.run import CONFIG, FIGURES, STATISTICS, Run
 from pyrovae.runs.specs import Spec
 from pyrovae.training import METRICS, MODEL, Fit, Progress, fit
@@ -179,6 +180,7 @@ def change(
     }
 
 
+@suggesting_pairs()
 def refit_run(
     run: Run,
     prior: str,

@@ -30,6 +30,7 @@ from pyrovae.data import Dataset, Split, load_all
 from pyrovae.evidence import evaluate
 from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config
 from pyrovae.runs.export import as_json
+from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.runs.specs import Spec
 from pyrovae.training import LAST, METRICS, MODEL, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE
@@ -113,6 +114,7 @@ def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
     return next(p for n in itertools.count(1) if not (p := Path(root) / f"{stem}-{n}").exists())
 
 
+@suggesting_pairs()
 def start(
     config: Config,
     dataset: Dataset,

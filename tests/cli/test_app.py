@@ -149,7 +149,7 @@ def test_options_of_fit_are_the_settings():
         ("--prior laplace:scale", "write laplace:scale=VALUE"),
         ("--likelihood normal:scale=0", "scale must be a positive number or 'learned'"),
         ("--likelihood binomial:total_count=8", "set total_count to the largest value"),
-        ("--likelihood bernoulli", "either binarise (binarization dynamic, static or threshold)"),
+        ("--likelihood bernoulli", "either binarize (binarization dynamic, static or threshold)"),
         ("--epochs 0", "epochs must be at least 1, got 0"),
         ("--epochs many", "'many' is not a valid integer; see pyrovae fit --help"),
         ("--batch-size 0", "batch_size must be at least 1"),
@@ -273,7 +273,7 @@ def test_damaged_metrics_are_written_again_by_resuming(refused, command, run, no
 )
 def test_bernoulli_on_grey_mnist_is_refused_with_the_choices(refused):
     err = refused("fit", "--data", "mnist", "--binarization", "none")
-    assert "choose a likelihood of grey values (continuous_bernoulli or normal;" in err
+    assert "choose a likelihood of gray values (continuous_bernoulli or normal;" in err
 
 
 @pytest.mark.contract

@@ -47,7 +47,7 @@ def changed(seed, **change):
 
 def words(result):
     """What is said of each function of z."""
-    return {row["name"]: row["verdict"] for row in result["functions"]}
+    return {row.name: row.verdict for row in result.functions}
 
 
 def test_the_exact_posterior_is_accepted_with_uniform_p_values():
@@ -55,19 +55,17 @@ def test_the_exact_posterior_is_accepted_with_uniform_p_values():
         calibrate(linear_gaussian(seed)[0], simulations=400, draws=39, seed=seed)
         for seed in range(CORRECT)
     ]
-    overall = [result["p_value"] for result in results]
+    overall = [result.p_value for result in results]
     assert kstest(overall, "uniform").pvalue > 0.01
     assert sum(p < 0.05 for p in overall) <= 4  # 4 or fewer of 20 with probability 0.997
     for place in range(4):  # each function by itself as well
-        alone = [result["functions"][place]["p_value"] for result in results]
+        alone = [result.functions[place].p_value for result in results]
         assert kstest(alone, "uniform").pvalue > 0.002
     shares = np.array(
-        [[row["coverage"][1]["estimate"] for row in r["functions"][:2]] for r in results]
+        [[row.coverage[1].observed.value for row in r.functions[:2]] for r in results]
     )
     assert_within(shares.mean(), 0.8, (0.16 / (400 * CORRECT)) ** 0.5)
-    ratios = np.array(
-        [[row["error_ratio"]["estimate"] for row in r["functions"][:2]] for r in results]
-    )
+    ratios = np.array([[row.error_ratio.value for row in r.functions[:2]] for r in results])
     assert_within(ratios.mean(), 1, ratios.std() / CORRECT**0.5)
 
 
@@ -75,25 +73,27 @@ def test_the_exact_posterior_is_accepted_with_uniform_p_values():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_scale_off_by_a_fifth_is_rejected_and_named(seed, scale, verdict):
     result = calibrate(changed(seed, scale=scale), seed=seed)
-    assert result["p_value"] <= 0.002
+    assert result.p_value <= 0.002
     assert words(result)["z1"] == words(result)["z2"] == verdict
-    assert verdict in result["verdict"]
-    for row in result["functions"][:2]:
+    assert verdict in result.verdict
+    for row in result.functions[:2]:
         # the error is that of the exact posterior, which q multiplies by the scale
-        found = row["error_ratio"]
-        assert_within(found["estimate"], 1 / scale, found["standard_error"])
-        for covered in row["coverage"]:
+        found = row.error_ratio
+        assert_within(found.value, 1 / scale, found.standard_error)
+        for covered in row.coverage:
             # an interval of q reaches scale times as far as that of the exact posterior
-            expected = 2 * norm.cdf(scale * norm.ppf(0.5 + covered["nominal"] / 2)) - 1
+            expected = 2 * norm.cdf(scale * norm.ppf(0.5 + covered.nominal / 2)) - 1
             # and 99 draws do not fix the interval
-            assert_within(covered["estimate"], expected, covered["standard_error"], floor=0.01)
+            assert_within(
+                covered.observed.value, expected, covered.observed.standard_error, floor=0.01
+            )
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.4, "too high"), (-0.4, "too low")])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_shifted_posterior_is_rejected_and_its_side_is_named(seed, shift, verdict):
     result = calibrate(changed(seed, shift=shift), seed=seed)
-    assert result["p_value"] <= 0.002
+    assert result.p_value <= 0.002
     assert words(result)["z1"] == words(result)["z2"] == verdict
 
 
@@ -111,7 +111,7 @@ def test_a_posterior_that_ignores_x_is_seen_by_the_likelihood_alone(seed):
     found = words(result)
     assert found.pop("log p(x|z)") == "too low"
     assert set(found.values()) == {"flat"}
-    assert result["p_value"] <= 0.002
+    assert result.p_value <= 0.002
 
 
 def dependent(rng, functions):
@@ -130,7 +130,7 @@ def test_p_values_are_uniform_for_many_functions_dependent_ones_and_ties(kind):
     }[kind]
     names = [f"f{n}" for n in range(10)]
     p_values = [
-        uniformity(make_values(), names[: 5 if kind == "tied" else 10], seed=seed)["p_value"]
+        uniformity(make_values(), names[: 5 if kind == "tied" else 10], seed=seed).p_value
         for seed in range(60)
     ]
     assert kstest(p_values, "uniform").pvalue > 0.01
@@ -139,23 +139,23 @@ def test_p_values_are_uniform_for_many_functions_dependent_ones_and_ties(kind):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_constant_is_the_same_everywhere_by_its_random_ranks(seed):
     result = uniformity(np.zeros((2_000, BINS, 1)), ["nothing"], seed=seed)
-    assert result["functions"][0]["p_value"] > 1e-3
+    assert result.functions[0].p_value > 1e-3
 
 
 def test_the_ranks_are_those_of_the_values():
     rng = np.random.default_rng(1)
     values = rng.normal(size=(500, 2 * BINS, 2))
     result = uniformity(values, ["a", "b"], intervals=["a"])
-    for place, row in enumerate(result["functions"]):
+    for place, row in enumerate(result.functions):
         ranks = (values[:, 1:, place] < values[:, :1, place]).sum(1)
-        assert row["histogram"] == np.bincount(ranks // 2, minlength=BINS).tolist()
+        assert row.histogram == np.bincount(ranks // 2, minlength=BINS).tolist()
         u = (ranks + 0.5) / (2 * BINS)
-        assert row["mean_rank"]["estimate"] == pytest.approx(u.mean())
-    assert result["functions"][1]["coverage"] is None
+        assert row.mean_rank.value == pytest.approx(u.mean())
+    assert result.functions[1].coverage is None
     ranks = (values[:, 1:, 0] < values[:, :1, 0]).sum(1)
     inside = ((ranks >= 10) & (ranks < 30)).mean()  # the central half of 40 ranks
-    assert result["functions"][0]["coverage"][0]["estimate"] == pytest.approx(inside)
-    assert result["coverage"][-1]["nominal"] == result["coverage"][-1]["estimate"] == 1
+    assert result.functions[0].coverage[0].observed.value == pytest.approx(inside)
+    assert result.coverage[-1].nominal == result.coverage[-1].observed.value == 1
 
 
 @pytest.mark.parametrize(("prior", "posterior"), EVERY_DENSE_PAIR)
@@ -166,11 +166,11 @@ def test_every_pair_is_tested_or_said_to_be_constant(prior, posterior, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert vae.training
     assert result == calibrate(vae, simulations=100, draws=19)
-    assert 0 < result["p_value"] <= 1
+    assert 0 < result.p_value <= 1
     names = set(words(result))
     assert {"z1", "z2", "log p(x|z)"} <= names
     assert ("log p(z)" in names) == (prior not in ("sphere", "categorical"))  # uniform ones
-    assert (result["coverage"] is None) == (posterior == "relaxed_categorical")
+    assert (result.coverage is None) == (posterior == "relaxed_categorical")
     plots.save(plots.calibration(result), tmp_path / "calibration.png")
 
 
@@ -193,16 +193,16 @@ def test_a_discrete_posterior_is_accepted_if_exact_and_rejected_if_too_sure(seed
         likelihood = Bernoulli(2, (1, 8, 8), lambda i, o: MLP(i, o, hidden_dims=(8,)))
         vae = VAE(Categorical(2, classes=2), likelihood, Enumerated(likelihood, change))
         result = calibrate(vae, draws=39, seed=seed)
-        assert (result["p_value"] > 0.005) == accepted
+        assert (result.p_value > 0.005) == accepted
 
 
 def test_options_out_of_range_and_a_point_are_refused(vae):
     with pytest.raises(ValueError, match="simulations must be at least 100"):
         calibrate(vae, simulations=99)
     for draws, allowed in ((0, 19), (18, 19), (20, 39), (100, 119)):
-        with pytest.raises(ValueError, match=f"multiple of 20.*take {allowed}"):
+        with pytest.raises(ValueError, match=f"multiple of 20.*use {allowed}"):
             calibrate(vae, draws=draws)
-    with pytest.raises(ValueError, match="Point is a point: it states no uncertainty"):
+    with pytest.raises(ValueError, match="Point is a point: it claims no uncertainty"):
         calibrate(make("normal", "point"), simulations=100, draws=19)
 
 
@@ -210,7 +210,7 @@ def test_a_wide_latent_space_shows_its_worst_functions(network):
     shape = (1, 8, 8)
     vae = VAE(StandardNormal(20), Bernoulli(20, shape, network), DiagonalNormal(20, shape, network))
     result = calibrate(vae, simulations=100, draws=19)
-    assert len(result["functions"]) == 22
+    assert len(result.functions) == 22
     picture = plots.calibration(result)
     titles = [axes.get_title(loc="left").partition(":")[0] for axes in picture.axes]
     assert len([title for title in titles if title.startswith("$")]) == 12

@@ -11,8 +11,9 @@ from torch import nn
 
 import pyrovae
 from pyrovae.data import Split
+from pyrovae.diagnostics.aggregate_densities import aggregate_draws
 from pyrovae.diagnostics.aggregate_posterior import population
-from pyrovae.diagnostics.elbo_surgery import aggregate_draws, surgery
+from pyrovae.diagnostics.elbo_surgery import surgery
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP
@@ -55,7 +56,7 @@ def few(seed, count, dim):
 
 
 def near(found, truth):
-    return abs(found["estimate"] - truth) <= ERRORS * found["standard_error"] + 1e-9
+    return abs(found.value - truth) <= ERRORS * found.standard_error + 1e-9
 
 
 @pytest.mark.parametrize(("prior", "posterior"), [pair for pair in PAIRS if pair[1] != "point"])
@@ -63,26 +64,26 @@ def test_the_terms_sum_to_the_elbo_that_is_evaluated_with_the_same_draws(prior, 
     vae, data = make(prior, posterior), Split.from_array(digits[:45])
     result = surgery(aggregate_draws(vae, data, draws=4, seed=3))
     expected = pyrovae.evaluate(vae, data, samples=4, seed=3)
-    terms = {name: term["estimate"] for name, term in result["terms"].items()}
+    terms = {name: term.value for name, term in result.terms.items()}
     for term in ("elbo", "reconstruction", "kl"):
         assert terms[term] == pytest.approx(expected[term]["estimate"], abs=1e-4)
-        over = result["terms"][term]["over_images"]
+        over = result.terms[term].over_examples
         assert over == pytest.approx(expected[term]["standard_error"], rel=1e-3)
     total = terms["reconstruction"] - terms["mutual_information"] - terms["marginal_kl"]
     assert total == pytest.approx(expected["elbo"]["estimate"], abs=1e-4)
-    assert abs(result["remainder"]) < 1e-9
+    assert abs(result.remainder) < 1e-9
     assert terms["mutual_information"] <= math.log(45)
     assert ("total_correlation" in terms) == (posterior in FACTORISED)
     assert ("dimension_wise_kl" in terms) == (
         posterior in FACTORISED and prior in (*FACTORISED_PRIORS, "categorical")
     )
-    assert set(result["omitted"]) == {"total_correlation", "dimension_wise_kl"} - set(terms)
+    assert set(result.omitted) == {"total_correlation", "dimension_wise_kl"} - set(terms)
     if "dimension_wise_kl" in terms:
         parts = terms["total_correlation"] + terms["dimension_wise_kl"]
         assert parts == pytest.approx(terms["marginal_kl"], abs=1e-9)
-        by_dimension = [row["marginal_kl"]["estimate"] for row in result["dimensions"]]
+        by_dimension = [row.marginal_kl.value for row in result.dimensions]
         assert sum(by_dimension) == pytest.approx(terms["dimension_wise_kl"], abs=1e-9)
-        by_dimension = [row["kl"]["estimate"] for row in result["dimensions"]]
+        by_dimension = [row.kl.value for row in result.dimensions]
         assert sum(by_dimension) == pytest.approx(terms["kl"], abs=1e-4)
 
 
@@ -110,12 +111,11 @@ def test_one_dimension_is_what_quadrature_gives(seed, prior):
     entropy = quad(lambda z: -density(z) * math.log(density(z) + 1e-300), **ends)[0]
     cross = quad(lambda z: -density(z) * log_p(z), **ends)[0]
     own = 0.5 * math.log(2 * math.pi * math.e * scale**2)
-    terms = result["terms"]
-    assert near(terms["mutual_information"], entropy - own)
-    assert near(terms["marginal_kl"], cross - entropy)
-    assert near(terms["kl"], cross - own)
-    assert near(terms["dimension_wise_kl"], cross - entropy)
-    assert terms["total_correlation"]["estimate"] == pytest.approx(0, abs=1e-12)
+    assert near(result.mutual_information, entropy - own)
+    assert near(result.marginal_kl, cross - entropy)
+    assert near(result.kl, cross - own)
+    assert near(result.dimension_wise_kl, cross - entropy)
+    assert result.total_correlation.value == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -135,15 +135,14 @@ def test_two_dimensions_are_what_a_grid_gives(seed):
     alone = [-(m * (m + 1e-300).log()).sum().item() * step for m in marginals.T]
     cross = [-(m * log_p).sum().item() * step for m in marginals.T]
     own = math.log(2 * math.pi * math.e * scale**2)
-    terms = result["terms"]
-    assert near(terms["mutual_information"], entropy - own)
-    assert near(terms["marginal_kl"], sum(cross) - entropy)
-    assert near(terms["total_correlation"], sum(alone) - entropy)
-    assert near(terms["dimension_wise_kl"], sum(cross) - sum(alone))
-    for row, h, c in zip(result["dimensions"], alone, cross, strict=True):
-        assert near(row["mutual_information"], h - own / 2)
-        assert near(row["marginal_kl"], c - h)
-        assert near(row["kl"], c - own / 2)
+    assert near(result.mutual_information, entropy - own)
+    assert near(result.marginal_kl, sum(cross) - entropy)
+    assert near(result.total_correlation, sum(alone) - entropy)
+    assert near(result.dimension_wise_kl, sum(cross) - sum(alone))
+    for row, h, c in zip(result.dimensions, alone, cross, strict=True):
+        assert near(row.mutual_information, h - own / 2)
+        assert near(row.marginal_kl, c - h)
+        assert near(row.kl, c - own / 2)
 
 
 class Table(nn.Module):
@@ -175,12 +174,11 @@ def test_one_hot_vectors_are_what_enumeration_gives(seed):
     alone = -sum((m * m.log()).sum().item() for m in marginals)
     marginal_kl = (q_z * (q_z.log() - log_p)).sum().item()
     correlation = alone + (q_z * q_z.log()).sum().item()
-    terms = result["terms"]
-    assert near(terms["mutual_information"], information)
-    assert near(terms["marginal_kl"], marginal_kl)
-    assert near(terms["total_correlation"], correlation)
-    assert near(terms["dimension_wise_kl"], marginal_kl - correlation)
-    assert len(result["dimensions"]) == 2
+    assert near(result.mutual_information, information)
+    assert near(result.marginal_kl, marginal_kl)
+    assert near(result.total_correlation, correlation)
+    assert near(result.dimension_wise_kl, marginal_kl - correlation)
+    assert len(result.dimensions) == 2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -192,16 +190,16 @@ def test_the_population_of_a_linear_gaussian_model_lies_between_the_two_estimate
     draws = aggregate_draws(vae, Split.from_array(x), draws=3, seed=seed)
     result = surgery(draws)
     information = 0.5 * math.log(1 + 1 / noise**2)
-    between = result["population"]["mutual_information"]
-    lower, upper = between["lower"]["estimate"], between["upper"]["estimate"]
+    between = result.population.mutual_information
+    lower, upper = between.lower.value, between.upper.value
     over = (draws.log_posterior - draws.log_aggregate).mean(1).std().item() / math.sqrt(count)
     assert_finite(over)
     assert lower < upper < lower + 0.02
     assert lower - ERRORS * over < information < upper + ERRORS * over
-    kl = result["population"]["marginal_kl"]
-    assert_finite(kl["lower"]["estimate"], kl["upper"]["estimate"])
-    assert kl["lower"]["estimate"] < kl["upper"]["estimate"]
-    assert kl["lower"]["estimate"] - ERRORS * over < 0 < kl["upper"]["estimate"] + ERRORS * over
+    kl = result.population.marginal_kl
+    assert_finite(kl.lower.value, kl.upper.value)
+    assert kl.lower.value < kl.upper.value
+    assert kl.lower.value - ERRORS * over < 0 < kl.upper.value + ERRORS * over
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -212,10 +210,9 @@ def test_in_the_mean_over_sets_the_population_lies_between(seed):
     found = []
     for number in range(sets):
         x = few(1_000 * seed + number, count, 1) * math.sqrt(1 + noise**2)
-        between = surgery(aggregate_draws(vae, Split.from_array(x), draws=10, seed=number))[
-            "population"
-        ]
-        found.append([between["mutual_information"][k]["estimate"] for k in ("lower", "upper")])
+        draws = aggregate_draws(vae, Split.from_array(x), draws=10, seed=number)
+        between = surgery(draws).population.mutual_information
+        found.append([between.lower.value, between.upper.value])
     lower, upper = np.mean(found, 0)
     errors = np.std(found, 0) / math.sqrt(sets)
     assert_finite(found)
@@ -226,19 +223,17 @@ def test_a_collapsed_posterior_has_no_mutual_information():
     result = surgery(
         aggregate_draws(known(2, slope=0.0, scale=0.7), Split.from_array(few(0, 40, 2)))
     )
-    assert result["terms"]["mutual_information"]["estimate"] == pytest.approx(0, abs=1e-12)
-    assert result["terms"]["mutual_information"]["standard_error"] == pytest.approx(0, abs=1e-12)
-    kl = result["terms"]["kl"]["estimate"]
-    assert result["terms"]["marginal_kl"]["estimate"] == pytest.approx(kl, abs=1e-12)
+    assert result.mutual_information.value == pytest.approx(0, abs=1e-12)
+    assert result.mutual_information.standard_error == pytest.approx(0, abs=1e-12)
+    kl = result.kl.value
+    assert result.marginal_kl.value == pytest.approx(kl, abs=1e-12)
 
 
 def test_posteriors_that_do_not_overlap_have_all_the_mutual_information_and_a_note():
     result = surgery(aggregate_draws(known(2, scale=1e-4), Split.from_array(few(0, 40, 2))))
-    assert result["terms"]["mutual_information"]["estimate"] == pytest.approx(
-        math.log(40), rel=1e-9
-    )
-    assert result["terms"]["mutual_information"]["estimate"] <= math.log(40) + 1e-12
-    assert "at the ceiling log N = 3.689" in result["notes"][0]
+    assert result.mutual_information.value == pytest.approx(math.log(40), rel=1e-9)
+    assert result.mutual_information.value <= math.log(40) + 1e-12
+    assert "at the ceiling log N = 3.689" in result.notes[0]
 
 
 def test_an_estimate_below_zero_says_why():
@@ -247,7 +242,7 @@ def test_an_estimate_below_zero_says_why():
         x = 1e-3 * few(seed, 40, 1)
         notes += surgery(
             aggregate_draws(known(1, scale=1.0), Split.from_array(x), draws=2, seed=seed)
-        )["notes"]
+        ).notes
     about = [note for note in notes if note.startswith("the mutual information is never negative")]
     assert about
     assert "by the noise of the draws, whose standard error is" in about[0]
@@ -260,14 +255,14 @@ def test_divergences_of_classes_are_that_of_the_population_and_what_is_told_of_t
     vae = known(2)
     draws = aggregate_draws(vae, Split.from_array(x), labels=labels, draws=5, seed=seed)
     result = population(draws, vae.prior().sample((90,)), seed)
-    everything, *classes = result["groups"]
-    assert [group["class"] for group in classes] == [0, 1, 2]
-    mean = np.mean([group["marginal_kl"]["estimate"] for group in classes])
-    information = result["class_information"]["estimate"]
-    kl = everything["marginal_kl"]["estimate"]
-    assert kl == surgery(draws)["terms"]["marginal_kl"]["estimate"]
+    everything, *classes = result.groups
+    assert [group.label for group in classes] == [0, 1, 2]
+    mean = np.mean([group.marginal_kl.value for group in classes])
+    information = result.class_information.value
+    kl = everything.marginal_kl.value
+    assert kl == surgery(draws).marginal_kl.value
     assert mean == pytest.approx(kl + information, abs=1e-9)
-    assert 0 < information < result["class_entropy"] == pytest.approx(math.log(3))
+    assert 0 < information < result.class_entropy == pytest.approx(math.log(3))
     with torch.no_grad():  # of one class by hand
         members = vae.posterior(x[labels == 1])
         z = draws.z[labels == 1]
@@ -285,15 +280,15 @@ def test_the_draws_do_not_depend_on_the_random_state_and_leave_it(vae, digits):
     torch.manual_seed(7)
     assert surgery(aggregate_draws(vae, data, draws=3, limit=30)) == first
     assert surgery(aggregate_draws(vae, data, draws=3, limit=30, seed=1)) != first
-    assert (first["images"], first["available"], first["draws"]) == (30, 64, 3)
+    assert (first.examples, first.available, first.draws) == (30, 64, 3)
 
 
 def test_chunks_do_not_matter(vae, digits, monkeypatch):
     data, labels = Split.from_array(digits), np.arange(64) % 4
     whole = aggregate_draws(vae, data, labels=labels, draws=3)
-    monkeypatch.setattr("pyrovae.diagnostics.elbo_surgery.VALUES", 1)
+    monkeypatch.setattr("pyrovae.diagnostics.aggregate_densities.VALUES", 1)
     told = []
-    parts = aggregate_draws(vae, data, labels=labels, draws=3, advance=told.append)
+    parts = aggregate_draws(vae, data, labels=labels, draws=3, progress=told.append)
     for name in ("log_prior", "log_posterior", "log_aggregate", "log_others", "log_class"):
         assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-9)
     assert sum(told) == 64
@@ -307,5 +302,5 @@ def test_what_has_no_aggregate_is_refused(digits, network):
     )
     with pytest.raises(ValueError, match="there are 1 examples; give at least 2"):
         aggregate_draws(vae, Split.from_array(digits[:1]))
-    with pytest.raises(ValueError, match="draws must be at least 2"):
+    with pytest.raises(ValueError, match="draws must be at least 2 for a standard error"):
         aggregate_draws(vae, Split.from_array(digits), draws=1)

@@ -29,7 +29,7 @@ SHAPE = (1, 8, 8)
 
 
 def by_name(result):
-    return {row["name"]: row for row in result["estimators"]}
+    return {row.name: row for row in result.estimators}
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def check_mean(moments, expected):
 
 def check_difference(row):
     """The mean is within 4 standard errors of that of the plain estimator."""
-    difference = row["difference"]
-    assert_finite(difference["norm"], difference["standard_error"])
-    assert_within(difference["z_score"], 0.0, 1.0)
+    difference = row.noise.difference
+    assert_finite(difference.norm, difference.standard_error)
+    assert_within(difference.z_score, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
@@ -70,16 +70,16 @@ def test_the_mean_is_the_gradient_of_the_exact_elbo(seed, kept):
     for moments, name in zip(kept[:3], ESTIMATORS, strict=True):
         check_mean(moments, expected)
         row, noise = rows[name], moments.squares.sum() / 199 / 200
-        assert row["mean"]["norm"] == pytest.approx(moments.mean.norm().item())
-        assert row["mean"]["standard_error"] == pytest.approx(noise.sqrt().item())
-        assert_within(row["mean"]["norm"], expected.norm(), row["mean"]["standard_error"])
-        assert row["mean"]["squared_norm"] == pytest.approx(
+        assert row.noise.mean.norm == pytest.approx(moments.mean.norm().item())
+        assert row.noise.mean.standard_error == pytest.approx(noise.sqrt().item())
+        assert_within(row.noise.mean.norm, expected.norm(), row.noise.mean.standard_error)
+        assert row.noise.mean.squared_norm == pytest.approx(
             (moments.mean.square().sum() - noise).item()
         )
-        assert row["signal_to_noise"] == pytest.approx(
-            math.sqrt(row["mean"]["squared_norm"] / row["variance"]["value"])
+        assert row.noise.signal_to_noise == pytest.approx(
+            math.sqrt(row.noise.mean.squared_norm / row.noise.variance.value)
         )
-    assert rows["elbo"]["difference"] is None
+    assert rows["elbo"].noise.difference is None
     for name in ESTIMATORS[1:]:
         check_difference(rows[name])
 
@@ -90,19 +90,19 @@ def test_the_check_of_the_means_finds_another_gradient(seed, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "stl", lambda: Beta(beta=2.0))
     vae, x, _ = affine(seed)
     row = by_name(compare_gradients(vae, Rows(x.repeat(20, 1)), draws=100, seed=seed))["stl"]
-    assert_finite(row["difference"]["z_score"], row["difference"]["norm"])
-    assert abs(row["difference"]["z_score"]) > 4
-    assert row["difference"]["norm"] > 4 * row["difference"]["standard_error"]
+    assert_finite(row.noise.difference.z_score, row.noise.difference.norm)
+    assert abs(row.noise.difference.z_score) > 4
+    assert row.noise.difference.norm > 4 * row.noise.difference.standard_error
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sticking_the_landing_has_no_variance_at_the_exact_posterior(seed):
     vae, x, _ = affine(seed, diagonal=False)
     rows = by_name(compare_gradients(vae, Rows(x), draws=50, seed=seed))
-    assert rows["stl"]["variance"]["value"] < 1e-20 * rows["elbo"]["variance"]["value"]
-    assert rows["stl"]["variance_ratio"]["value"] < 1e-20
+    assert rows["stl"].noise.variance.value < 1e-20 * rows["elbo"].noise.variance.value
+    assert rows["stl"].noise.variance_ratio.value < 1e-20
     for name in ("elbo", "analytic"):
-        assert rows[name]["variance"]["value"] > 1e-3
+        assert rows[name].noise.variance.value > 1e-3
 
 
 class Shared(nn.Module):
@@ -140,15 +140,15 @@ def test_the_variance_is_that_of_the_formula_in_one_dimension(seed, scale):
         of_loc = (scale * linear[name]) ** 2 * torch.ones_like(a)
         of_scale = scale**2 * (a - inner[name] * m) ** 2 + 2 * (scale**2 * linear[name]) ** 2
         truth = ((of_loc + of_scale).sum() / len(x) ** 2).item()
-        variance, layers = rows[name]["variance"], rows[name]["layers"]
-        assert_within(variance["value"], truth, variance["standard_error"])
-        assert variance["value"] == pytest.approx(sum(layer["variance"] for layer in layers))
+        variance, layers = rows[name].noise.variance, rows[name].noise.layers
+        assert_within(variance.value, truth, variance.standard_error)
+        assert variance.value == pytest.approx(sum(layer.variance for layer in layers))
         loc = of_loc.sum().item() / len(x) ** 2
-        assert layers[0]["name"] == "loc"
-        assert layers[0]["variance"] == pytest.approx(loc, rel=4 * math.sqrt(2 / 199))
-        ratio, noisy = rows[name]["variance_ratio"], rows["elbo"]["variance"]["value"]
-        assert ratio["value"] == pytest.approx(variance["value"] / noisy)
-    assert rows["elbo"]["variance_ratio"]["standard_error"] == pytest.approx(0, abs=1e-12)
+        assert layers[0].name == "loc"
+        assert layers[0].variance == pytest.approx(loc, rel=4 * math.sqrt(2 / 199))
+        ratio, noisy = rows[name].noise.variance_ratio, rows["elbo"].noise.variance.value
+        assert ratio.value == pytest.approx(variance.value / noisy)
+    assert rows["elbo"].noise.variance_ratio.standard_error == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 40])
@@ -188,13 +188,13 @@ def test_all_estimators_take_the_same_draws(vae, digits):
 
 def test_the_same_seed_gives_the_same_result_of_the_first_examples(vae, digits):
     told = []
-    result = compare_gradients(vae, Rows(digits), draws=4, limit=10, advance=told.append)
+    result = compare_gradients(vae, Rows(digits), draws=4, limit=10, progress=told.append)
     assert told == [1, 1, 1, 1]
-    assert (result["draws"], result["images"]) == (4, 10)
-    assert result["parameters"] == sum(p.numel() for p in vae.posterior.parameters())
+    assert (result.draws, result.examples) == (4, 10)
+    assert result.parameters == sum(p.numel() for p in vae.posterior.parameters())
     assert result == compare_gradients(vae, Rows(digits[:10]), draws=4)
     other = compare_gradients(vae, Rows(digits), draws=4, limit=10, seed=1)
-    assert by_name(other)["elbo"]["variance"] != by_name(result)["elbo"]["variance"]
+    assert by_name(other)["elbo"].noise.variance != by_name(result)["elbo"].noise.variance
 
 
 def test_nothing_global_is_left_changed(vae, digits):
@@ -226,10 +226,8 @@ def test_only_what_is_trained_counts(vae, digits):
     name, first = next(iter(vae.posterior.named_parameters()))
     first.requires_grad_(False)
     result = compare_gradients(vae, Rows(digits), draws=2)
-    assert result["parameters"] == sum(p.numel() for p in vae.posterior.parameters()) - (
-        first.numel()
-    )
-    assert all(layer["name"] != name for layer in by_name(result)["stl"]["layers"])
+    assert result.parameters == sum(p.numel() for p in vae.posterior.parameters()) - (first.numel())
+    assert all(layer.name != name for layer in by_name(result)["stl"].noise.layers)
 
 
 def make(prior, posterior, network):
@@ -238,7 +236,8 @@ def make(prior, posterior, network):
 
 def nothing(row):
     keys = ("mean", "variance", "signal_to_noise", "variance_ratio", "difference", "formula")
-    return all(row[key] is None for key in keys) and row["layers"] == []
+    plain = row.to_dict()
+    return row.noise is None and all(plain[key] is None for key in keys) and plain["layers"] == []
 
 
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
@@ -251,12 +250,12 @@ def test_without_a_closed_form_the_analytic_row_says_so_and_has_no_numbers(kind,
         warnings.simplefilter("error")
         result = compare_gradients(vae, Rows(digits), draws=20)
     rows = by_name(result)
-    assert rows["analytic"]["reason"].startswith("no closed form of KL(")
-    assert result["q"] in rows["analytic"]["reason"]
-    assert result["p"] in rows["analytic"]["reason"]
+    assert rows["analytic"].reason.startswith("no closed form of KL(")
+    assert result.q in rows["analytic"].reason
+    assert result.p in rows["analytic"].reason
     assert nothing(rows["analytic"])
     check_difference(rows["stl"])
-    assert result["note"] is None
+    assert result.note is None
 
 
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
@@ -268,7 +267,7 @@ def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digi
     vae = VAE(prior, Bernoulli(1, SHAPE, network), posterior).double()
     x = digits[:4].double()
     result = compare_gradients(vae, Rows(x), draws=200, seed=seed)
-    assert "is made of the posterior: the gradient goes through p(z), too" in result["note"]
+    assert "is made of the posterior: the gradient goes through p(z), too" in result.note
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     q = vae.posterior(x)
     z = q.mean + q.stddev * torch.from_numpy(nodes)[:, None, None]  # (nodes, batch, 1)
@@ -292,8 +291,8 @@ def test_a_sphere_has_all_three(seed, network, digits):
     )
     rows = by_name(result)
     for name in ESTIMATORS:
-        assert rows[name]["reason"] is None
-        assert rows[name]["variance"]["value"] > 0
+        assert rows[name].reason is None
+        assert rows[name].noise.variance.value > 0
     for name in ESTIMATORS[1:]:
         check_difference(rows[name])
 
@@ -305,25 +304,25 @@ def test_every_pair_has_numbers_or_a_reason(prior, posterior, digits):
         result = compare_gradients(pair(prior, posterior), Rows(digits), draws=2, limit=5)
     rows = by_name(result)
     for row in rows.values():
-        if row["reason"] is None:
-            assert math.isfinite(row["variance"]["value"])
-            assert row["mean"]["norm"] > 0
+        if row.reason is None:
+            assert math.isfinite(row.noise.variance.value)
+            assert row.noise.mean.norm > 0
         else:
             assert nothing(row)
-    assert rows["elbo"]["reason"] is None
+    assert rows["elbo"].reason is None
     # relaxed_categorical is itself where it is evaluated, with draws that no gradient goes through
-    assert (rows["stl"]["reason"] is None) == (posterior != "relaxed_categorical")
+    assert (rows["stl"].reason is None) == (posterior != "relaxed_categorical")
 
 
 def test_a_point_has_no_noise_and_the_note_says_why(network, digits):
     vae = make(StandardNormal(2), Point(2, SHAPE, network), network)
     result = compare_gradients(vae, Rows(digits), draws=5)
-    assert "is a point: nothing is drawn" in result["note"]
-    assert "no bound" in result["note"]
-    for row in result["estimators"]:
-        assert row["variance"]["value"] == 0
-        assert row["signal_to_noise"] is row["variance_ratio"] is None
-        assert row["mean"]["norm"] > 0
+    assert "is a point: nothing is drawn" in result.note
+    assert "no bound" in result.note
+    for row in result.estimators:
+        assert row.noise.variance.value == 0
+        assert row.noise.signal_to_noise is row.noise.variance_ratio is None
+        assert row.noise.mean.norm > 0
 
 
 class Coins(nn.Module):
@@ -350,7 +349,7 @@ def test_draws_that_cannot_be_differentiated_leave_the_gradient_by_the_score(see
     vae = VAE(prior, lambda z: dist.Normal(z @ decoder, 1.0).to_event(1), Coins())
     rows = by_name(compare_gradients(vae, Rows(x), draws=300, seed=seed))
     for name in ("analytic", "stl"):
-        assert "has no reparameterised draws" in rows[name]["reason"]
+        assert "has no reparameterised draws" in rows[name].reason
         assert nothing(rows[name])
     bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 2)
     z, q = bits[:, None].expand(4, 4, 2), vae.posterior(x)
@@ -358,7 +357,7 @@ def test_draws_that_cannot_be_differentiated_leave_the_gradient_by_the_score(see
     bound = (q.log_prob(z).exp() * log_ratio).sum(0).mean()
     (expected,) = torch.autograd.grad(bound, vae.posterior.slope)
     check_mean(kept[0], expected.flatten())
-    assert rows["elbo"]["formula"].endswith("times the score of q")
+    assert rows["elbo"].formula.endswith("times the score of q")
 
 
 def test_an_infinite_divergence_has_no_gradient_in_exact_elbo(network, digits):
@@ -376,14 +375,14 @@ def test_an_infinite_divergence_has_no_gradient_in_exact_elbo(network, digits):
     row = by_name(
         compare_gradients(make(StandardNormal(2), Heavy(), network), Rows(digits), draws=2)
     )
-    assert row["analytic"]["reason"].endswith("is infinite")
+    assert row["analytic"].reason.endswith("is infinite")
     assert nothing(row["analytic"])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"draws": 1}, "draws must be at least 2, which a variance needs, got 1"),
+        ({"draws": 1}, "draws must be at least 2 for a variance, got 1"),
         ({"limit": 0}, "limit must be positive, got 0"),
     ],
 )
@@ -400,7 +399,7 @@ def test_what_has_no_gradient_is_refused(vae, digits):
         return dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1)
 
     with pytest.raises(
-        ValueError, match=r"the posterior fixed has no parameters .*; give a module"
+        ValueError, match=r"the posterior fixed has no parameters to train.*; give a module"
     ):
         compare_gradients(VAE(vae.prior, vae.likelihood, fixed), Rows(digits))
 
@@ -419,20 +418,20 @@ def test_the_figure_shows_each_layer_by_each_estimator(kind, network, digits, tm
     result = compare_gradients(make(prior, posterior, network), Rows(digits), draws=10)
     figure = plots.gradients(result)
     noise, signal = figure.axes
-    rows = [row for row in result["estimators"] if row["reason"] is None]
-    layers = [layer["name"] for layer in rows[0]["layers"]]
+    rows = [row for row in result.estimators if row.reason is None]
+    layers = [layer.name for layer in rows[0].noise.layers]
     assert [label.get_text() for label in noise.get_yticklabels()] == [*layers, "all"]
     for axes in (noise, signal):
         assert axes.get_xlabel()
         assert len([line for line in axes.get_lines() if len(line.get_xdata()) > 2]) == len(rows)
     for row, line in zip(rows, noise.get_lines(), strict=False):
-        shown = np.array([*(part["variance"] for part in row["layers"]), row["variance"]["value"]])
+        shown = np.array([*(part.variance for part in row.noise.layers), row.noise.variance.value])
         if kind == "point":
             assert np.isnan(line.get_xdata()).all()
         else:
             np.testing.assert_array_equal(line.get_xdata(), shown)
     for row, line in zip(rows, signal.get_lines(), strict=False):
-        last = row["signal_to_noise"]
+        last = row.noise.signal_to_noise
         assert line.get_xdata()[-1] == pytest.approx(
             math.nan if last is None else last, nan_ok=True
         )

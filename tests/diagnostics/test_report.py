@@ -90,103 +90,100 @@ def few_digits():
 def test_samples_and_codes_of_the_true_model_pass_every_test(seed):
     """z ~ N(0, I), x = 2 z + noise, and the exact posterior: nothing is to be told apart."""
     exact = model([0.4, 0.4], 0.2**0.5, 2.0)
-    report = diagnose(exact, dataset(seed, 5**0.5, 2), seed=seed).report
-    tests = [report["population"]["groups"][0]["test"], *report["samples"]]
+    report = diagnose(exact, dataset(seed, 5**0.5, 2), seed=seed)
+    tests = [report.population.groups[0].test, *(row.test for row in report.samples)]
     assert len(tests) == 5
-    assert all(test["p_value"] > 1e-3 for test in tests)
-    assert report["collapse"]["verdict"] == "none"
-    assert report["probes"] is None
-    assert_finite(report["use_of_code"]["estimate"])
-    assert report["use_of_code"]["estimate"] > 1
+    assert all(test.p_value > 1e-3 for test in tests)
+    assert report.collapse.verdict == "none"
+    assert report.probes is None
+    assert_finite(report.use_of_code.value)
+    assert report.use_of_code.value > 1
 
 
 def test_a_posterior_that_is_the_same_for_all_is_called_a_full_collapse():
-    report = diagnose(model([0.0, 0.0], 1.0, 1.0), dataset(0, 1.0, 2, 100)).report
-    assert report["surgery"]["terms"]["mutual_information"]["estimate"] == pytest.approx(
-        0, abs=1e-6
-    )
-    assert report["collapse"]["verdict"] == "full"
-    reason = report["collapse"]["reason"]
+    report = diagnose(model([0.0, 0.0], 1.0, 1.0), dataset(0, 1.0, 2, 100))
+    assert report.surgery.mutual_information.value == pytest.approx(0, abs=1e-6)
+    assert report.collapse.verdict == "full"
+    reason = report.collapse.reason
     assert "the encoder gives every datum nearly the same posterior" in reason
     assert "the code tells" in reason
     assert "0 of 2 dimensions are active" in reason
 
 
 def test_a_decoder_that_ignores_the_code_is_named():
-    report = diagnose(model([0.9, 0.9], 0.3, 0.0), dataset(0, 1.0, 2, 100)).report
-    assert report["collapse"]["verdict"] == "full"
-    assert report["collapse"]["reason"].startswith("the decoder ignores z: the code tells")
-    assert report["use_of_code"]["estimate"] == pytest.approx(0, abs=1e-6)
+    report = diagnose(model([0.9, 0.9], 0.3, 0.0), dataset(0, 1.0, 2, 100))
+    assert report.collapse.verdict == "full"
+    assert report.collapse.reason.startswith("the decoder ignores z: the code tells")
+    assert report.use_of_code.value == pytest.approx(0, abs=1e-6)
 
 
 def test_dimensions_that_are_off_are_called_a_partial_collapse():
-    report = diagnose(model([0.9, 0.0, 0.9], 0.4, 1.0), dataset(0, 1.5, 3, 100)).report
-    assert report["collapse"]["verdict"] == "partial"
-    assert report["collapse"]["reason"].startswith("2 of 3 dimensions are active")
-    assert report["active_units"] == 2
-    off = report["surgery"]["dimensions"][1]["mutual_information"]["estimate"]
+    report = diagnose(model([0.9, 0.0, 0.9], 0.4, 1.0), dataset(0, 1.5, 3, 100))
+    assert report.collapse.verdict == "partial"
+    assert report.collapse.reason.startswith("2 of 3 dimensions are active")
+    assert report.active_units == 2
+    off = report.surgery.dimensions[1].mutual_information.value
     assert off == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_classes_that_are_halves_of_a_dimension_are_read_from_the_codes(seed):
     exact = model([0.95, 0.95], 0.2, 1.0)
-    report = diagnose(exact, dataset(seed, 1.0, 2, 300, labels=True), seed=seed).report
-    probes = report["probes"]
-    assert probes["codes"]["linear"]["accuracy"] > 0.97
-    assert (probes["trained_on"], probes["tested_on"]) == (300, 300)
-    for kind in ("linear", "neighbours"):
-        difference = probes["codes"][kind]["accuracy"] - probes["pixels"][kind]["accuracy"]
-        assert probes["difference"][kind]["estimate"] == pytest.approx(difference)
-    everything, *halves = report["population"]["groups"]
+    report = diagnose(exact, dataset(seed, 1.0, 2, 300, labels=True), seed=seed)
+    probes = report.probes
+    assert probes.codes.linear.value > 0.97
+    assert (probes.trained_on, probes.tested_on) == (300, 300)
+    for kind in ("linear", "neighbors"):
+        difference = getattr(probes.codes, kind).value - getattr(probes.pixels, kind).value
+        assert getattr(probes.difference, kind).value == pytest.approx(difference)
+    everything, *halves = report.population.groups
     for half in halves:
-        assert_finite(half["marginal_kl"]["estimate"], everything["marginal_kl"]["estimate"])
-        assert half["marginal_kl"]["estimate"] > everything["marginal_kl"]["estimate"] + 0.3
-        assert half["test"]["accuracy"] > 0.65
+        assert_finite(half.marginal_kl.value, everything.marginal_kl.value)
+        assert half.marginal_kl.value > everything.marginal_kl.value + 0.3
+        assert half.test.accuracy.value > 0.65
 
 
 @pytest.mark.parametrize(("prior", "posterior"), PAIRS)
 def test_every_kind_of_model_gets_what_applies(prior, posterior, few_digits):
     vae = make(prior, posterior)
-    found = diagnose(vae, few_digits, draws=3, limit=60)
-    report = found.report
-    json.loads(as_json(report))
-    assert (report["images"], report["available"]) == (60, 90)
-    assert len(report["activity"]) == report["latent_dim"] == vae.latent_dim
-    assert len(report["samples"]) == 4
-    assert all(0 <= row["accuracy"] <= 1 for row in report["samples"])
-    assert 0 < report["probes"]["codes"]["linear"]["standard_error"] < math.inf
-    groups = report["population"]["groups"]
-    assert groups[0]["class"] is None
-    assert groups[0]["test"] is not None
-    pictures = plots.diagnosis_figures(vae, found)
+    report = diagnose(vae, few_digits, draws=3, limit=60)
+    json.loads(as_json(report.to_dict()))
+    assert (report.examples, report.available) == (60, 90)
+    assert len(report.activity) == report.latent_dim == vae.latent_dim
+    assert len(report.samples) == 4
+    assert all(0 <= row.test.accuracy.value <= 1 for row in report.samples)
+    assert 0 < report.probes.codes.linear.standard_error < math.inf
+    groups = report.population.groups
+    assert groups[0].label is None
+    assert groups[0].test is not None
+    pictures = plots.diagnosis_figures(vae, report)
     if posterior == "point":
-        assert report["surgery"] is None
-        assert "is a point, which has no density" in report["no_surgery"]
-        assert groups[0]["marginal_kl"] is None
+        assert report.surgery is None
+        assert "is a point, which has no density" in report.no_surgery
+        assert groups[0].marginal_kl is None
         assert list(pictures) == ["aggregate", "decoded"]
     else:
-        assert report["no_surgery"] is None
-        assert report["surgery"]["terms"]["mutual_information"]["estimate"] < np.log(60) + 1e-9
+        assert report.no_surgery is None
+        assert report.surgery.mutual_information.value < np.log(60) + 1e-9
         assert list(pictures) == ["surgery", "aggregate", "decoded"]
 
 
 def test_the_report_depends_on_the_seed_alone_and_leaves_all_as_it_was(vae, few_digits):
     vae.train()
     before = torch.get_rng_state()
-    first = diagnose(vae, few_digits, draws=2, limit=40).report
+    first = diagnose(vae, few_digits, draws=2, limit=40)
     assert torch.equal(torch.get_rng_state(), before)
     assert vae.training
     torch.manual_seed(5)
-    assert diagnose(vae, few_digits, draws=2, limit=40).report == first
-    assert diagnose(vae, few_digits, draws=2, limit=40, seed=1).report != first
+    assert diagnose(vae, few_digits, draws=2, limit=40) == first
+    assert diagnose(vae, few_digits, draws=2, limit=40, seed=1) != first
 
 
 def test_a_few_rows_without_labels_are_enough_and_one_is_not():
     known = model([0.5], 0.5, 1.0)
     found = diagnose(known, dataset(0, 1.0, 1, 10))
-    assert found.report["population"]["groups"][0]["test"] is None
-    assert all(row["accuracy"] is None for row in found.report["samples"])
+    assert found.population.groups[0].test is None
+    assert all(row.test is None for row in found.samples)
     assert set(plots.diagnosis_figures(known, found)) == {"surgery", "aggregate", "decoded"}
     with pytest.raises(ValueError, match="limit must be at least 2, got 1"):
         diagnose(known, dataset(0, 1.0, 1, 10), limit=1)

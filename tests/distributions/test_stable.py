@@ -7,7 +7,7 @@ from pyro import distributions as dist
 from scipy import stats
 from scipy.integrate import quad
 
-from pyrovae.distributions.stable import (
+from pyrovae.distributions import (
     Beta,
     Categorical,
     ContinuousBernoulli,

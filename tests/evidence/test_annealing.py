@@ -228,7 +228,7 @@ def test_no_examples_are_refused(vae):
 
 
 def test_grey_values_are_refused_with_the_remedy(vae, digits):
-    with pytest.raises(ValueError, match=r"0.5, outside .* Bernoulli; .* not normalised"):
+    with pytest.raises(ValueError, match=r"0.5, outside .* Bernoulli; .* not normalized"):
         annealed(vae, digits[:2] / 2, samples=2, temperatures=2)
 
 

@@ -137,9 +137,9 @@ def test_closed_forms_equal_enumeration(pair, seed):
 
 def check_draws(result, errors):
     """The mean of most draws is the closed form within so many standard errors."""
-    row, truth = result["monte_carlo"][-1], result["closed_form"]["value"]
-    assert_within(row["estimate"], truth, row["standard_error"], errors)
-    assert_within(row["z_score"], 0.0, 1.0, errors)
+    row, truth = result.monte_carlo[-1], result.closed_form.value
+    assert_within(row.estimate.value, truth, row.estimate.standard_error, errors)
+    assert_within(row.z_score, 0.0, 1.0, errors)
 
 
 @pytest.mark.parametrize("pair", [*PAIRS, *DISCRETE])
@@ -187,7 +187,7 @@ def test_what_quadrature_cannot_do_is_none_or_has_a_large_error():
     assert integrate(dist.MultivariateNormal(torch.zeros(3), torch.eye(3)), normal3()) is None
     assert integrate(dist.Beta(2.0, 3.0), dist.Normal(0.0, 1.0)) is None
     result = compare(dist.Cauchy(0.0, 1.0), dist.Normal(0.0, 1.0), samples=(10,))
-    assert result["quadrature"]["error"] > 0.5 * result["quadrature"]["value"]  # it is infinite
+    assert result.quadrature.error > 0.5 * result.quadrature.value  # it is infinite
 
 
 def normal3():
@@ -230,10 +230,10 @@ def test_there_are_bounds_for_mixtures_of_normals_alone():
     assert divergence_bounds(normal(), normal()) is None
     assert divergence_bounds(laplace(), mixture()) is None
     result = compare(normal(4), mixture(), samples=(20_000,))
-    (row,) = result["monte_carlo"]
-    assert result["closed_form"] is row["z_score"] is None
-    assert_finite(result["bounds"]["lower"], result["bounds"]["upper"])
-    assert result["bounds"]["lower"] < row["estimate"] < result["bounds"]["upper"]
+    (row,) = result.monte_carlo
+    assert result.closed_form is row.z_score is None
+    assert_finite(result.bounds.lower, result.bounds.upper)
+    assert result.bounds.lower < row.estimate.value < result.bounds.upper
 
 
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
@@ -243,9 +243,9 @@ def test_z_scores_are_standard_normal_over_repetitions(estimator, seed):
     torch.manual_seed(seed)
     q = dist.Normal(torch.randn(20, 2) / 2, 1 + torch.rand(20, 2)).to_event(1)
     p = dist.Normal(torch.zeros(2), 1.0).to_event(1)
-    assert compare(q, p, samples=(2,))["infinite_variance"] == 0
+    assert compare(q, p, samples=(2,)).infinite_variance == 0
     z_scores = [
-        compare(q, p, samples=(200,), seed=1_000 * seed + repetition)[estimator][0]["z_score"]
+        getattr(compare(q, p, samples=(200,), seed=1_000 * seed + repetition), estimator)[0].z_score
         for repetition in range(150)
     ]
     assert stats.kstest(z_scores, "norm").pvalue > 1e-4
@@ -254,18 +254,18 @@ def test_z_scores_are_standard_normal_over_repetitions(estimator, seed):
 def test_the_low_variance_estimator_has_the_lower_variance_where_q_is_near_p():
     q = dist.Normal(0.05 * torch.randn(10, 3), 1.02).to_event(1)
     result = compare(q, normal3())
-    for plain, low in zip(result["monte_carlo"][1:], result["low_variance"][1:], strict=True):
-        assert_finite(low["standard_error"], plain["standard_error"])
-        assert low["standard_error"] < plain["standard_error"] / 5
+    for plain, low in zip(result.monte_carlo[1:], result.low_variance[1:], strict=True):
+        assert_finite(low.estimate.standard_error, plain.estimate.standard_error)
+        assert low.estimate.standard_error < plain.estimate.standard_error / 5
 
 
 def test_the_low_variance_estimator_is_a_nat_too_low_where_q_is_narrow_and_the_ledger_says_so():
     q = dist.Normal(torch.zeros(4, 20), 0.05).to_event(1)
     result = compare(q, dist.Normal(torch.zeros(20), 1.0).to_event(1))
-    row = result["low_variance"][-1]
-    assert row["estimate"] == pytest.approx(result["closed_form"]["value"] - 1, abs=0.2)
-    assert row["mean_ratio"] < 1e-3
-    assert result["infinite_variance"] == 4
+    row = result.low_variance[-1]
+    assert row.estimate.value == pytest.approx(result.closed_form.value - 1, abs=0.2)
+    assert row.mean_ratio < 1e-3
+    assert result.infinite_variance == 4
 
 
 @pytest.mark.parametrize("scale", [0.6, 0.72, 1.0])
@@ -283,15 +283,31 @@ def test_variance_of_the_ratio_is_infinite_where_its_integral_is(scale, dense):
 
 def test_a_row_says_what_it_is():
     result = compare(normal(4), normal())
-    assert [row["samples"] for row in result["monte_carlo"]] == list(SAMPLES)
-    assert {row["formula"] for row in result["monte_carlo"]} == {"log q - log p"}
-    assert {row["formula"] for row in result["low_variance"]} == {"r - 1 - log r"}
-    assert result["closed_form"]["formula"] == (
+    assert [row.samples for row in result.monte_carlo] == list(SAMPLES)
+    assert {row.formula for row in result.monte_carlo} == {"log q - log p"}
+    assert {row.formula for row in result.low_variance} == {"r - 1 - log r"}
+    assert result.closed_form.formula == (
         "Independent Normal || Independent Normal, torch.distributions.kl_divergence"
     )
-    assert result["images"] == 4
-    assert result["quadrature"]["formula"] == "Gauss-Legendre, dimension by dimension"
-    assert abs(result["quadrature"]["difference"]) < 1e-9
+    assert result.examples == 4
+    assert result.quadrature.formula == "Gauss-Legendre, dimension by dimension"
+    assert abs(result.quadrature.difference) < 1e-9
+
+
+def test_a_ledger_is_readable_and_gives_plain_data():
+    found = compare(normal(4), mixture(), samples=(10, 1_000))
+    first, *lines = repr(found).splitlines()
+    assert first.endswith("mean of 4, in nats")
+    assert [line.split("  ")[0] for line in lines[:2]] == ["quadrature", "bounds"]
+    assert lines[-2].startswith("Monte Carlo")
+    assert lines[-1].endswith("1,000 draws")
+    plain = found.to_dict()
+    assert plain["closed_form"] is None
+    assert plain["images"] == 4
+    assert list(plain["bounds"]) == ["lower", "upper", "formula"]
+    row = ["samples", "estimate", "standard_error", "z_score", "formula"]
+    assert [list(row) for row in plain["monte_carlo"]] == [row] * 2
+    assert [list(row) for row in plain["low_variance"]] == [[*row, "mean_ratio"]] * 2
 
 
 def test_standard_errors_are_of_the_draws_for_the_q_given():
@@ -299,23 +315,23 @@ def test_standard_errors_are_of_the_draws_for_the_q_given():
     q, p = dist.Normal(torch.zeros(50, 4), 0.5).to_event(1), dist.Normal(torch.zeros(4), 1.0)
     result = compare(q, p.to_event(1), samples=(1, 20_000))
     exact = math.sqrt(4 * 2 * ((1 - 0.25) / 2) ** 2 / 50)
-    for row in result["monte_carlo"]:
-        expected = exact / math.sqrt(row["samples"])
-        assert row["standard_error"] == pytest.approx(expected, rel=0.02)
-    assert compare(q, p.to_event(1), samples=(1,))["monte_carlo"][0]["standard_error"] is None
+    for row in result.monte_carlo:
+        expected = exact / math.sqrt(row.samples)
+        assert row.estimate.standard_error == pytest.approx(expected, rel=0.02)
+    assert compare(q, p.to_event(1), samples=(1,)).monte_carlo[0].estimate.standard_error is None
 
 
 def test_dimensions_sum_to_the_whole_where_both_factorise():
     result = compare(laplace(6), normal())
-    dimensions = [row["value"] for row in result["per_dimension"]]
+    dimensions = [row.value for row in result.per_dimension]
     assert len(dimensions) == 2
-    assert sum(dimensions) == pytest.approx(result["closed_form"]["value"], rel=1e-12)
+    assert sum(dimensions) == pytest.approx(result.closed_form.value, rel=1e-12)
     integrated = compare(normal(6), student_t())
-    assert integrated["closed_form"] is None
-    assert integrated["per_dimension"][0]["formula"].startswith("Gauss-Legendre")
-    whole = sum(row["value"] for row in integrated["per_dimension"])
-    assert whole == pytest.approx(integrated["quadrature"]["value"], rel=1e-9)
-    assert compare(full(6), normal())["per_dimension"] == []
+    assert integrated.closed_form is None
+    assert integrated.per_dimension[0].formula.startswith("Gauss-Legendre")
+    whole = sum(row.value for row in integrated.per_dimension)
+    assert whole == pytest.approx(integrated.quadrature.value, rel=1e-9)
+    assert compare(full(6), normal()).per_dimension == ()
 
 
 UNIT = dist.Normal(torch.zeros(2), 1.0).to_event(1)
@@ -343,11 +359,11 @@ def zero_scale(family):
 )
 def test_infinite_divergences_are_reported_as_such(q, p, reason):
     result = compare(q, p)
-    assert result["closed_form"]["value"] == math.inf
-    assert reason in result["infinite"]
-    assert all(row["z_score"] is None for row in result["monte_carlo"] + result["low_variance"])
+    assert result.closed_form.value == math.inf
+    assert reason in result.infinite
+    assert all(row.z_score is None for row in result.monte_carlo + result.low_variance)
     if "heavy" not in reason:
-        assert result["monte_carlo"][-1]["estimate"] == math.inf
+        assert result.monte_carlo[-1].estimate.value == math.inf
     plots.divergence(result)
 
 
@@ -357,12 +373,18 @@ def test_infinite_divergences_are_reported_as_such(q, p, reason):
         (torch.zeros(2), UNIT, {}, TypeError, "q must be a distribution .* got Tensor"),
         (UNIT, lambda: UNIT, {}, TypeError, "p must be a distribution"),
         (UNIT, normal3(), {}, ValueError, r"event shape \(2,\) and p \(3,\)"),
-        (UNIT, UNIT.expand([3]), {}, ValueError, r"batch \(3,\) of p must broadcast to .* \(\)"),
+        (
+            UNIT,
+            UNIT.expand([3]),
+            {},
+            ValueError,
+            r"batch shape \(3,\) of p must broadcast to .* \(\)",
+        ),
         (UNIT.expand([2]), UNIT.expand([3]), {}, ValueError, "expand q first"),
         (UNIT.expand([0]), UNIT, {}, ValueError, "empty batch"),
-        (UNIT, UNIT, {"samples": ()}, ValueError, "positive whole numbers, got"),
-        (UNIT, UNIT, {"samples": (10, 0)}, ValueError, "positive whole numbers, got"),
-        (UNIT, UNIT, {"samples": (1.5,)}, ValueError, "positive whole numbers, got"),
+        (UNIT, UNIT, {"samples": ()}, ValueError, "positive whole numbers"),
+        (UNIT, UNIT, {"samples": (10, 0)}, ValueError, "positive whole numbers"),
+        (UNIT, UNIT, {"samples": (1.5,)}, ValueError, "positive whole numbers"),
         (zero_scale(dist.Normal), zero_scale(dist.Normal), {}, ValueError, "both .* scale zero"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -375,7 +397,7 @@ def test_wrong_inputs_are_refused(q, p, options, error, message):
 def test_parameters_that_are_no_numbers_are_refused():
     q = dist.Normal(torch.tensor([math.nan, 0.0]), 1.0, validate_args=False).to_event(1)
     p = dist.Normal(torch.zeros(2), 1.0, validate_args=False).to_event(1)
-    with pytest.raises(ValueError, match="not a number at a draw from q"):
+    with pytest.raises(ValueError, match="is NaN at a draw from q"):
         compare(q, p)
 
 
@@ -383,9 +405,9 @@ def test_discrete_distributions_are_compared():
     q = dist.OneHotCategorical(logits=torch.randn(3, 4))
     result = compare(q, dist.OneHotCategorical(logits=torch.zeros(4)))
     expected = math.log(4) - q.entropy().mean().item()
-    assert result["closed_form"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert result.closed_form.value == pytest.approx(expected, rel=1e-5)
     check_draws(result, 4)
-    assert result["quadrature"] is None
+    assert result.quadrature is None
 
 
 def test_float32_parameters_are_compared_in_float64():
@@ -393,9 +415,7 @@ def test_float32_parameters_are_compared_in_float64():
         torch.manual_seed(3)
         q32, p32 = single(q(3)), single(p())
         result = compare(q32, p32, samples=(2,))
-        assert abs(result["quadrature"]["difference"]) < 1e-6 * max(
-            1, result["closed_form"]["value"]
-        )
+        assert abs(result.quadrature.difference) < 1e-6 * max(1, result.closed_form.value)
 
 
 def single(d):
@@ -415,9 +435,9 @@ def test_a_flow_has_no_closed_form_and_the_rest_agrees_with_quadrature():
     flow = dist.TransformedDistribution(UNIT.expand([3]), [layer])
     for q, p in ((flow, UNIT), (UNIT.expand([3]), flow)):
         result = compare(q, p, samples=(2_000,))
-        assert result["closed_form"] is None
-        row = result["monte_carlo"][0]
-        assert_within(row["estimate"], result["quadrature"]["value"], row["standard_error"])
+        assert result.closed_form is None
+        row = result.monte_carlo[0]
+        assert_within(row.estimate.value, result.quadrature.value, row.estimate.standard_error)
 
 
 def test_nothing_global_is_changed():
@@ -451,13 +471,13 @@ def test_the_ledger_of_a_vae_agrees_with_itself(prior, network, images):
     posterior = DiagonalNormal(2, shape, network)
     vae = VAE(prior_beside(posterior, prior), Bernoulli(2, shape, network), posterior)
     advanced = []
-    result = ledger(vae, Rows(images), samples=(10, 400), advance=advanced.append)
+    result = ledger(vae, Rows(images), samples=(10, 400), progress=advanced.append)
     assert advanced == [100, 30]
-    assert result["images"] == 130
-    row = result["monte_carlo"][-1]
-    assert_within(row["estimate"], result["quadrature"]["value"], row["standard_error"])
-    assert (result["closed_form"] is None) == (prior not in ("normal", "learned_normal", "laplace"))
-    assert (result["bounds"] is None) == (prior not in ("mixture", "vamp"))
+    assert result.examples == 130
+    row = result.monte_carlo[-1]
+    assert_within(row.estimate.value, result.quadrature.value, row.estimate.standard_error)
+    assert (result.closed_form is None) == (prior not in ("normal", "learned_normal", "laplace"))
+    assert (result.bounds is None) == (prior not in ("mixture", "vamp"))
     assert vae.training
 
 
@@ -466,16 +486,16 @@ def test_a_flow_prior_in_two_dimensions_is_sampled_and_nothing_else(network, ima
     posterior = DiagonalNormal(2, shape, network)
     vae = VAE(prior_beside(posterior, "flow"), Bernoulli(2, shape, network), posterior)
     result = ledger(vae, Rows(images), samples=(10, 100), limit=20)
-    assert result["closed_form"] is result["quadrature"] is result["bounds"] is None
-    few, many = result["monte_carlo"]
-    error = (few["standard_error"] ** 2 + many["standard_error"] ** 2) ** 0.5
-    assert_within(few["estimate"], many["estimate"], error)
+    assert result.closed_form is result.quadrature is result.bounds is None
+    few, many = result.monte_carlo
+    error = (few.estimate.standard_error**2 + many.estimate.standard_error**2) ** 0.5
+    assert_within(few.estimate.value, many.estimate.value, error)
 
 
 def test_a_point_has_no_density_to_compare(network, images):
     shape = (1, 8, 8)
     vae = VAE(StandardNormal(2), Bernoulli(2, shape, network), Point(2, shape, network))
-    assert ledger(vae, Rows(images), samples=(10,))["infinite"]
+    assert ledger(vae, Rows(images), samples=(10,)).infinite
 
 
 def test_the_ledger_of_a_limit_is_of_the_first(vae, images):
@@ -485,7 +505,7 @@ def test_the_ledger_of_a_limit_is_of_the_first(vae, images):
     whole = ledger(vae, Rows(images), samples=(2,))
     assert whole == ledger(vae, Rows(images), samples=(2,))
     q = vae.posterior(images)
-    assert whole["closed_form"]["value"] == pytest.approx(
+    assert whole.closed_form.value == pytest.approx(
         kl_divergence(q, vae.prior().expand(q.batch_shape)).mean().item(), rel=1e-5
     )
     with pytest.raises(ValueError, match="limit must be positive, got 0"):
@@ -503,12 +523,12 @@ def test_the_figure_shows_rows_bands_and_the_truth(pair, tmp_path):
     assert axes.get_xscale() == "log"
     lines = {line.get_label(): line for line in axes.get_lines()}
     for name in ("monte_carlo", "low_variance"):
-        estimates = [row["estimate"] for row in result[name]]
+        estimates = [row.estimate.value for row in getattr(result, name)]
         assert any(np.array_equal(line.get_ydata(), estimates) for line in lines.values())
-    exact = result["closed_form"] or result["quadrature"]
-    assert any(list(line.get_ydata()) == [exact["value"]] * 2 for line in lines.values())
+    exact = result.reference
+    assert any(list(line.get_ydata()) == [exact.value] * 2 for line in lines.values())
     assert any(label.startswith("bounds") for label in axes.get_legend_handles_labels()[1]) == (
-        result["bounds"] is not None
+        result.bounds is not None
     )
     plots.save(figure, tmp_path / "kl.png")
     assert (tmp_path / "kl.png").stat().st_size > 10_000
