@@ -14,12 +14,27 @@ from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.kl import ledger
 from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
 from pyrovae.runs import Config, start
 from pyrovae.runs.pairs import matching_priors
 from pyrovae.training import fit
 from pyrovae.vae import SpaceError
-from tests.models import ACROSS, EVERY_PAIR, PAIRS, PRODUCT, UNDEFINED_PAIRS, make_pair
+from tests.models import (
+    ACROSS,
+    COVERING_PAIRS,
+    EVERY_PAIR,
+    PAIRS,
+    PRODUCT,
+    UNDEFINED_PAIRS,
+    make_pair,
+)
 from tests.oracles import assert_adds_up, assert_reached
+
+
+def test_the_covering_pairs_have_every_prior_and_every_posterior():
+    assert set(COVERING_PAIRS) <= set(PAIRS)
+    assert {prior for prior, _ in COVERING_PAIRS} == {prior for prior, _ in PAIRS} == set(PRIORS)
+    assert {q for _, q in COVERING_PAIRS} == {q for _, q in PAIRS} == set(POSTERIORS)
 
 
 @pytest.mark.parametrize(("prior", "posterior"), PRODUCT)

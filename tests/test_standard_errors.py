@@ -32,6 +32,21 @@ from tests.oracles import assert_calibrated, plain
 MASKS = torch.tensor([[1, 1, 0, 0, 1], [0, 0, 0, 1, 1], [1, 0, 1, 1, 1]], dtype=torch.bool)
 
 
+@pytest.mark.parametrize(
+    ("stated", "bias"), [(0.7, 0.0), (1.4, 0.0), (1.0, 0.7), (float("inf"), 0.0), (0.0, 0.0)]
+)
+def test_errors_that_are_not_the_real_ones_are_found(stated, bias):
+    """Of 100 values, with errors off by the root of two, or a bias below one error of each."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        return bias + torch.randn(()), stated
+
+    assert_calibrated(lambda seed: (make(seed)[0] - bias, 1.0), 0.0, range(100))
+    with pytest.raises(AssertionError):
+        assert_calibrated(make, 0.0, range(100))
+
+
 def test_of_the_importance_weighted_bound_where_q_is_wider_than_the_posterior():
     vae, x, evidence = linear_gaussian(0)
     vae, _ = loose(vae)
