@@ -62,6 +62,7 @@ def test_of_the_importance_weighted_bound_where_q_is_wider_than_the_posterior():
 
 @pytest.mark.slow
 def test_of_importance_weighting_by_a_fitted_mixture():
+    """Too large: a fixed number of draws comes from each part, which the error takes no account of."""
     vae, x, evidence = linear_gaussian(0)
     vae, x, evidence = loose(vae)[0], x[:5], evidence[:5]
 
@@ -69,7 +70,7 @@ def test_of_importance_weighting_by_a_fitted_mixture():
         found = importance_weighted(vae, x, samples=1_000, seed=seed, proposal="mixture")
         return found.log_evidence, found.standard_error
 
-    assert_calibrated(make, evidence, range(20))
+    assert_calibrated(make, evidence, range(20), overstated=2)
 
 
 @pytest.mark.parametrize("start", ["prior", pytest.param("posterior", marks=pytest.mark.slow)])
@@ -208,6 +209,7 @@ def test_of_the_statistics_of_a_calibration():
             assert_calibrated(make, truth, range(40))
 
 
+@pytest.mark.slow
 def test_of_the_elbo_in_an_inference_gap():
     vae, x, _ = linear_gaussian(0)
     vae = VAE(vae.prior, vae.likelihood, DiagonalNormal(2, (5,), Linear).double())

@@ -19,6 +19,8 @@ from pyrovae.data import default_data_dir
 from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.training import TrainingDisplay
 
+pytestmark = pytest.mark.xdist_group("app")  # one process makes its runs once
+
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
 SHORT = (*SMALL, "--epochs", "2")
 

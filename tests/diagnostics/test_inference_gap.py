@@ -33,6 +33,8 @@ from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import NO_REAL_LATENT, exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_no_less, assert_within
 
+pytestmark = pytest.mark.xdist_group("inference gap")  # one process makes its runs once
+
 TERMS = ("log_evidence", "elbo", "kl", "residual", "best_elbo", "approximation", "amortization")
 QUICK = {"samples": 200, "steps": 20, "nuts": NutsSettings(draws=8, warmup=8, chains=2)}
 NO_NUTS = QUICK | {"samples": 2_000, "nuts": None}

@@ -23,6 +23,8 @@ from tests.models import SHAPE
 from tests.models import loose as loosened
 from tests.oracles import assert_within
 
+pytestmark = pytest.mark.xdist_group("methods")  # one process makes its runs once
+
 FEW = {"ais": {"temperatures": 40, "samples": 200}, "iw": {"samples": 4_000}}
 
 

@@ -36,6 +36,8 @@ from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.oracles import assert_within
 
+pytestmark = pytest.mark.xdist_group("processes")  # one process makes its runs once
+
 PATH = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
 SECONDS = 300  # after which a process is taken to hang
 SHAPE = (1, 8, 8)

@@ -29,6 +29,8 @@ from tests.models import FEW, PAIRS, PRIOR_SPACES, SHAPE, exact_posterior, linea
 from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_within
 
+pytestmark = pytest.mark.xdist_group("refitting")  # one process makes its runs once
+
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)
 FIRST = {None: "normal", "sphere": "sphere", "one-hot": "categorical"}
 SPACES = {q: PRIOR_SPACES.get(p) for p, q in PAIRS if p != "vamp"}
