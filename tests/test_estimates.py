@@ -1,6 +1,5 @@
 """A mean and its standard error, and the first examples in batches."""
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,18 +8,19 @@ import torch
 
 from pyrovae.data import Split
 from pyrovae.estimates import Estimate, Result, batches, number_of_examples
-from tests.conftest import SEEDS
+from tests.oracles import assert_calibrated
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_standard_error_is_the_deviation_of_repeated_means(seed):
-    torch.manual_seed(seed)
-    found = [Estimate.of(torch.randn(50)) for _ in range(2_000)]
-    spread = torch.tensor([e.value for e in found]).std().item()
-    stated = torch.tensor([e.standard_error for e in found]).square().mean().sqrt().item()
-    assert abs(spread / stated - 1) < 4 / math.sqrt(2 * 2_000)  # error of a standard deviation
+def test_the_standard_error_is_the_deviation_of_repeated_means():
+    def make(seed):
+        torch.manual_seed(seed)
+        found = Estimate.of(3 + torch.randn(50))
+        return found.value, found.standard_error
+
+    assert_calibrated(make, 3.0, range(2_000))
 
 
+@pytest.mark.contract
 def test_one_value_has_no_standard_error():
     assert Estimate.of(torch.tensor([3.0])) == Estimate(3.0, None)
     assert Estimate.of([3.0]) == Estimate(3.0, None)
@@ -48,6 +48,7 @@ def test_a_hidden_attribute_is_in_neither_text_nor_plain_data():
     }  # fmt: skip
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("limit", "expected"), [(None, 7), (7, 7), (3, 3), (4, 4), (100, 7)])
 def test_batches_are_the_first_examples_in_order(limit, expected):
     x = torch.arange(7.0)[:, None]
@@ -56,6 +57,7 @@ def test_batches_are_the_first_examples_in_order(limit, expected):
     assert torch.equal(torch.cat(found), x[:expected])
 
 
+@pytest.mark.contract
 def test_too_few_examples_are_refused():
     data = Split.from_array(torch.zeros(3, 1))
     with pytest.raises(ValueError, match="limit must be positive, got 0"):

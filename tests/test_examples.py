@@ -45,6 +45,11 @@ ARGUMENTS = {
     "wrong_formulas": ["--epochs", "1", "--samples", "2"],
 }
 
+BY_DEFAULT = {"quickstart", "impute"}  # the others take five minutes
+EXAMPLES = [
+    name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in ARGUMENTS
+]
+
 BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md
 
 
@@ -89,7 +94,7 @@ def test_every_example_has_arguments_for_a_small_run():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs_and_prints_its_result(run, name):
     output, _ = run(name)
     assert re.search(r"-\d+\.\d+ \+- \d+\.\d+", output)
@@ -102,6 +107,7 @@ def test_impute_draws_its_picture(run):
         assert min(picture.size) > 300
 
 
+@pytest.mark.slow
 def test_anomaly_scores_both_ways_round(run):
     output, folder = run("anomaly")
     for data, other in (("digits", "shapes"), ("shapes", "digits")):
@@ -160,6 +166,7 @@ def test_quickstart_compares_four_priors(run):
         assert elbo < evidence
 
 
+@pytest.mark.slow
 def test_pictures_of_the_docs_are_those_that_the_examples_draw(run):
     drawn = {path.stem for name in ARGUMENTS for path in (run(name)[1] / "figures").glob("*")}
     kept = list((ROOT / "docs" / "images").iterdir())
@@ -183,7 +190,7 @@ def test_the_table_of_examples_says_what_each_says_of_itself():
     assert dict(rows) == {name: text.partition("\n\n")[0] for name, text in docstrings.items()}
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_docs_show_the_example_with_all_that_it_prints(run, regenerate, name):
     shown = [
         match

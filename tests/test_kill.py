@@ -26,6 +26,7 @@ def note(pipe, progress):
     os.write(pipe, b".")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["off", "graph"])
 def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
     mode, network, digits, tmp_path, monkeypatch

@@ -20,6 +20,7 @@ def cases() -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
     ]
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("name", "in_shape", "out_shape"), cases())
 @pytest.mark.parametrize("batch", [(), (6,), (5, 6), (2, 1, 3)])
 def test_shapes_under_extra_batch_dimensions(name, in_shape, out_shape, batch):
@@ -34,6 +35,7 @@ def test_batch_dimensions_are_independent(name, in_shape, out_shape):
     torch.testing.assert_close(network(x)[1, 2], network(x[1, 2]))
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("name", "in_shape", "out_shape"), cases())
 def test_gradients_reach_every_parameter(name, in_shape, out_shape):
     network = NETWORKS[name](in_shape, out_shape)
@@ -79,6 +81,7 @@ def test_divided_offers_no_more_than_its_network():
     assert getattr(divided, "output_bias", None) is None
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", NETWORKS)
 def test_save_and_load(name):
     shapes = IMAGES[0] if name == "conv" else VECTORS[0]

@@ -19,6 +19,8 @@ from pyrovae.data import default_data_dir
 from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.training import TrainingDisplay
 
+pytestmark = pytest.mark.xdist_group("app")  # one process makes its runs once
+
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
 SHORT = (*SMALL, "--epochs", "2")
 
@@ -90,6 +92,7 @@ def own(tmp_path):
     sys.modules.pop("cli_components", None)
 
 
+@pytest.mark.contract
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, contextlib, pyrovae.cli\n"
@@ -117,12 +120,14 @@ def test_a_closed_pipe_ends_quietly():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.contract
 def test_no_command_shows_help(command):
     result = command()
     assert (result.status, result.err) == (0, "")
     assert "Commands:" in result.out
 
 
+@pytest.mark.contract
 def test_options_of_fit_are_the_settings():
     options = {parameter.name for parameter in app.fit.params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
@@ -273,6 +278,7 @@ def test_bernoulli_on_grey_mnist_is_refused_with_the_choices(refused):
     assert "choose a likelihood of gray values (continuous_bernoulli or normal;" in err
 
 
+@pytest.mark.contract
 def test_json_is_one_object_and_nothing_else(command, no_figures):
     result = command("fit", *SHORT, "--json", "--out", "a")
     summary = json.loads(result.out)
@@ -396,6 +402,7 @@ def _tensor(x):
     return torch.from_numpy(x)
 
 
+@pytest.mark.contract
 def test_show_and_components_describe(command, run):
     result = command("show", "run")
     assert (result.status, result.err) == (0, "")
@@ -500,6 +507,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
     assert Path("a b/model.safetensors").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_readable_and_goes_on_to_the_same_weights(command, no_figures, tmp_path):
     code = (
         "import sys, pyrovae.training.loop, pyrovae.cli\n"

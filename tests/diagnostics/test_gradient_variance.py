@@ -20,7 +20,7 @@ from pyrovae.objectives import OBJECTIVES, Beta
 from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, Spherical
 from pyrovae.priors import GaussianMixture, Sphere, StandardNormal, VampPrior
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import PAIRS, Rows, affine
 from tests.models import make_pair as pair
 from tests.oracles import assert_finite, assert_within, exact_elbo
@@ -59,7 +59,7 @@ def check_difference(row):
     assert_within(difference.z_score, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_the_mean_is_the_gradient_of_the_exact_elbo(seed, kept):
     """On a linear-Gaussian VAE: 4 standard errors of 200 draws, in every parameter."""
     vae, x, _ = affine(seed)
@@ -84,7 +84,7 @@ def test_the_mean_is_the_gradient_of_the_exact_elbo(seed, kept):
         check_difference(rows[name])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_the_check_of_the_means_finds_another_gradient(seed, monkeypatch):
     """The gradient at beta 2 is more than 4 standard errors away."""
     monkeypatch.setitem(OBJECTIVES, "stl", lambda: Beta(beta=2.0))
@@ -118,7 +118,7 @@ class Shared(nn.Module):
         return q.expand((*x.shape[:-1], 1)).to_event(1)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("scale", [0.2, 0.5, 1.5])
 def test_the_variance_is_that_of_the_formula_in_one_dimension(seed, scale):
     r"""4 standard errors. With :math:`x \mid z \sim N(wz, t^2)` and exact precision c = 1 + k.
@@ -258,7 +258,7 @@ def test_without_a_closed_form_the_analytic_row_says_so_and_has_no_numbers(kind,
     assert result.note is None
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digits, kept):
     """4 standard errors, from the exact gradient in one dimension by quadrature."""
     torch.manual_seed(seed)
@@ -283,7 +283,7 @@ def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digi
     check_difference(by_name(result)["stl"])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_sphere_has_all_three(seed, network, digits):
     torch.manual_seed(seed)
     result = compare_gradients(
@@ -336,7 +336,7 @@ class Coins(nn.Module):
         return dist.Bernoulli(logits=x @ self.slope).to_event(1)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_draws_that_cannot_be_differentiated_leave_the_gradient_by_the_score(seed, kept):
     """4 standard errors from the sum over all four z."""
     torch.manual_seed(seed)

@@ -23,10 +23,10 @@ from tests.oracles import assert_finite
 
 PAIRS = [
     ("normal", "diagonal"),
-    ("mixture", "full"),
+    pytest.param("mixture", "full", marks=pytest.mark.slow),
     ("vamp", "laplace"),
-    ("flow", "low_rank"),
-    ("laplace", "flow"),
+    pytest.param("flow", "low_rank", marks=pytest.mark.slow),
+    pytest.param("laplace", "flow", marks=pytest.mark.slow),
     ("sphere", "power_spherical"),
     ("categorical", "relaxed_categorical"),
     ("student_t", "point"),

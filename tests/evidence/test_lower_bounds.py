@@ -30,8 +30,8 @@ from pyrovae.posteriors import DiagonalNormal, Point, RelaxedCategorical
 from pyrovae.priors import Categorical as CategoricalPrior
 from pyrovae.priors import Laplace, StandardNormal
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
-from tests.models import PAIRS, SHAPE, linear_gaussian, loose, with_likelihood
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
+from tests.models import EVERY_PAIR, SHAPE, linear_gaussian, loose, with_likelihood
 from tests.models import make_pair as make
 from tests.oracles import assert_adds_up, assert_finite, assert_no_less, assert_within
 
@@ -60,7 +60,7 @@ def test_elbo_misses_the_evidence_by_kl_to_the_exact_posterior(seed):
     assert_within(draws.mean(0), evidence - gap, error, 5)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_importance_weighted_bound_rises_to_the_evidence(seed):
     vae, x, evidence = linear_gaussian(seed)
     vae, _ = loose(vae)
@@ -354,7 +354,7 @@ def assert_traced(vae, x, monkeypatch):
                 assert torch.equal(value, truth)
 
 
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_PAIR)
 def test_chunks_of_every_pair_are_traced_exactly(prior, posterior, digits, monkeypatch):
     assert_traced(make(prior, posterior), digits[:6], monkeypatch)
 
@@ -394,9 +394,12 @@ def of(name, network):
     return make(*name.split())
 
 
+COMPILED = ["bernoulli", "discretized_logistic", "mixture full", "categorical relaxed_categorical"]
+
+
 @compiled
 @pytest.mark.parametrize(
-    "name", ["bernoulli", "discretized_logistic", "mixture full", "categorical relaxed_categorical"]
+    "name", [COMPILED[0], *(pytest.param(name, marks=pytest.mark.slow) for name in COMPILED[1:])]
 )
 def test_compiled_bounds_are_those_of_the_same_draws_and_repeatable(name, network, digits, ran):
     """Within 0.001 nats of each image's; 64 digits are three whole batches and a part of one."""

@@ -36,10 +36,12 @@ from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, start
 from pyrovae.vae import VAE
 from tests import models
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import SHAPE
 from tests.models import loose as loosened
 from tests.oracles import assert_within
+
+pytestmark = pytest.mark.xdist_group("methods")  # one process makes its runs once
 
 FUNCTIONS = {
     "iw": (importance_weighted, {"samples": 4_000}),
@@ -61,7 +63,7 @@ def test_the_names_of_the_command_line_are_those_of_the_registry():
     assert tuple(choices["proposal"].choices) == PROPOSALS
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
     """Within 4.5 errors for each of 20 x, and a rounding of 1e-9."""

@@ -36,6 +36,8 @@ from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.oracles import assert_within
 
+pytestmark = pytest.mark.xdist_group("processes")  # one process makes its runs once
+
 PATH = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
 SECONDS = 300  # after which a process is taken to hang
 SHAPE = (1, 8, 8)
@@ -437,7 +439,8 @@ def spoiled(deed, process, folder):
     return together("-c", SPOILED.format(deed=deed, process=process, options=SMALL), folder=folder)
 
 
-@pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
 def test_an_error_in_one_process_is_one_line_and_the_status_of_all(tmp_path, process):
     results = spoiled(FULL, process, tmp_path)
     assert [(result.status, result.out) for result in results] == [(2, "")] * 2
@@ -449,6 +452,7 @@ def test_an_error_in_one_process_is_one_line_and_the_status_of_all(tmp_path, pro
     assert (tmp_path / "run/last.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_process_does_not_leave_the_other_waiting(tmp_path):
     results = spoiled("os.kill(os.getpid(), signal.SIGKILL)", 1, tmp_path)
     assert [result.status for result in results] == [1, -signal.SIGKILL]

@@ -16,8 +16,8 @@ from pyrovae.priors import Categorical, StandardNormal
 from pyrovae.queries import imputation
 from pyrovae.queries.imputation import impute, work
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
-from tests.models import PAIRS, linear_gaussian
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
+from tests.models import EVERY_PAIR, linear_gaussian
 from tests.models import make_pair as make
 from tests.oracles import assert_within
 
@@ -57,7 +57,7 @@ def short_chains(monkeypatch):
     monkeypatch.setattr(imputation, "WARMUP", 40)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize(("method", "samples"), [("importance", 4_000), ("nuts", 300)])
 def test_completions_have_mean_and_covariance_of_the_conditional_normal(
     method, samples, seed, short_chains
@@ -84,7 +84,7 @@ def test_completions_have_mean_and_covariance_of_the_conditional_normal(
         assert_within(apart, 0.0, error, 5)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_the_evidence_of_the_observed_pixels_is_the_exact_marginal(seed):
     """Within 4 standard errors; of nothing it is zero, of everything log p(x)."""
     vae, x, evidence = linear_gaussian(seed)
@@ -174,7 +174,7 @@ def test_every_likelihood_completes_inside_its_support(name, network, digits):
 
 
 @pytest.mark.filterwarnings("ignore:the weights of")
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_PAIR)
 def test_every_pair_of_prior_and_posterior_completes(prior, posterior, digits):
     vae = make(prior, posterior)
     observed = torch.zeros(1, 8, 8, dtype=torch.bool)

@@ -14,6 +14,8 @@ from pyrovae.runs import Config, Run, SeedEstimate, Spec, candidates, compare, s
 from tests.conftest import SEEDS
 from tests.oracles import assert_finite, assert_within
 
+pytestmark = pytest.mark.xdist_group("comparison")  # one process makes its runs once
+
 SMALL = {
     "model": {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2},
     "training": {"epochs": 2},

@@ -23,10 +23,12 @@ from pyrovae.priors import PRIORS, LearnedNormal, StandardNormal, VampPrior
 from pyrovae.runs import Config, Run, Spec, change, context_of, refit, refit_run, resolve, start
 from pyrovae.runs.comparison import find_run
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import FEW, PAIRS, PRIOR_SPACES, SHAPE, exact_posterior, linear_gaussian
 from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_within
+
+pytestmark = pytest.mark.xdist_group("refitting")  # one process makes its runs once
 
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)
 FIRST = {None: "normal", "sphere": "sphere", "one-hot": "categorical"}
@@ -47,7 +49,7 @@ def other_data(vae, count):
     return x, aggregate
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_learned_normal_finds_the_moments_of_the_aggregate_posterior(seed):
     vae, _, _ = linear_gaussian(seed)
     x, aggregate = other_data(vae, 4_000)
@@ -200,7 +202,7 @@ def no_figures(monkeypatch):
 
 
 @pytest.mark.parametrize("prior", ["mixture:components=10,start=data", "flow:transforms=2"])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_mixture_and_a_flow_raise_the_bound_on_digits(run, prior, seed, tmp_path, no_figures):
     options = {"epochs": 25, "samples": 100, "seed": seed}
     result = refit_run(Run.open(run), prior, tmp_path / "new", learning_rate=0.01, **options)

@@ -46,6 +46,7 @@ def folder(trained, tmp_path):
     return shutil.copytree(trained[0], tmp_path / "run")
 
 
+@pytest.mark.contract
 def test_a_loaded_vae_has_the_bounds_of_the_trained_one(trained, resolved):
     folder, vae, _ = trained
     options = {"samples": 3, "limit": 50}

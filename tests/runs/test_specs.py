@@ -62,6 +62,7 @@ def test_another_form_is_refused(text, message):
         Spec.parse(text)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("role", "name"), ENTRIES)
 def test_every_default_is_read_back_from_its_text(role, name):
     for option in options_of(FAMILIES[role][name]).values():
@@ -69,6 +70,7 @@ def test_every_default_is_read_back_from_its_text(role, name):
         assert value == option.default or list(value) == list(option.default)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("role", "name"), ENTRIES)
 def test_a_resolved_spec_resolves_to_itself(role, name):
     component = FAMILIES[role][name]

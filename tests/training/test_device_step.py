@@ -30,7 +30,7 @@ from pyrovae.training.fitting import fit
 from pyrovae.training.loop import TrainingDivergedError, TrainingInterrupted
 from pyrovae.training.optim import FusedAdam, MovingAverage
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 
 SHAPE = (1, 8, 8)
 OPTIONS = {"epochs": 3, "batch_size": 60, "averaging": 0.9, "compile": "graph", "device": "cpu"}
@@ -95,11 +95,16 @@ def numbers(result):
     ("objective", "prior", "options"),
     [
         (Elbo(), "normal", {}),
-        (Elbo(particles=3), "mixture", {"averaging": 0.0}),
+        pytest.param(Elbo(particles=3), "mixture", {"averaging": 0.0}, marks=pytest.mark.slow),
         (Analytic(), "normal", {"clip_norm": 1.0, "weight_decay": 0.1}),
-        (Beta(beta=2.0, schedule="linear"), "vamp", {"schedule": "constant"}),
-        (IWAE(particles=4), "normal", {"clip_norm": 1e6}),
-        (FreeBits(), "normal", {"batch_size": 77}),
+        pytest.param(
+            Beta(beta=2.0, schedule="linear"),
+            "vamp",
+            {"schedule": "constant"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(IWAE(particles=4), "normal", {"clip_norm": 1e6}, marks=pytest.mark.slow),
+        pytest.param(FreeBits(), "normal", {"batch_size": 77}, marks=pytest.mark.slow),
     ],
 )
 def test_steps_are_those_of_svi_but_for_rounding(
@@ -144,6 +149,7 @@ def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
     torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-7, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_steps_stay_as_well(on_device, calls, digits):
     if not has_compiler():
         pytest.skip("no C++ compiler")
@@ -158,7 +164,9 @@ def raise_signal():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 4, 6, 7, 8])  # 4 and 8 end an epoch
+@pytest.mark.parametrize(  # 4 and 8 end an epoch
+    "stop", [1, 4, 7, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 6, 8))]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(on_device, digits, tmp_path, stop):
     whole, resumed = make(), make()
     expected = fit(whole, digits, **OPTIONS)
@@ -177,7 +185,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(on_device, digits,
     assert numbers(result) == numbers(expected)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_bits_are_drawn_on_the_device_and_one_seed_gives_one_result(
     on_device, calls, monkeypatch, seed
 ):

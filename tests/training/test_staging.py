@@ -24,7 +24,7 @@ from pyrovae.training.fitting import fit
 from pyrovae.training.staging import Staged
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.models import PAIRS
+from tests.models import EVERY_PAIR
 from tests.models import make_pair as make
 
 compiled = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
@@ -70,7 +70,7 @@ def test_every_objective_is_replayed_exactly(name, vae, digits):
     assert_same(objective, Staged(objective, vae), vae, digits)
 
 
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_PAIR)
 def test_every_pair_is_replayed_exactly(prior, posterior, digits):
     vae = make(prior, posterior)
     objective = Elbo()
