@@ -50,16 +50,9 @@ def refit(
     run: str,
     prior: str,
     out: str | None,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    samples: int,
-    limit: int | None,
     old_prior: str | None,
-    seed: int,
-    data_dir: str | None,
     as_json: bool,
-    **own: str | None,
+    **given: Any,
 ) -> None:
     """Fit another prior to the codes of a trained run, with encoder and decoder fixed.
 
@@ -71,21 +64,16 @@ def refit(
     from pyrovae.runs import refit_run
     from pyrovae.training import TrainingDisplay, counting
 
+    own = {role: given.pop(role) for role in ROLES if role != "prior"}
     opened = opened_run(run, own | {"prior": old_prior})
     found = refit_run(
         opened,
         prior,
         None if out is None else Path(out),
         trusted=own_code({"prior": prior}),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        samples=samples,
-        limit=limit,
-        seed=seed,
-        data_dir=data_dir,
         reporting=TrainingDisplay,
         counting=counting,
+        **given,
     )
     click.echo(in_json(found.to_dict()) if as_json else "\n".join(_lines(found)))
 

@@ -162,38 +162,23 @@ def refit_run(
     options: _Fitting = {"epochs": 100, "batch_size": 128, "learning_rate": 5e-3, "seed": 0}
     options |= fitting
     config, dataset = Config.resolve(_settings(run, prior, data_dir, options), trusted=trusted)
-    before, built = run.vae(), config.build(trusted=trusted)
-    for role in ("likelihood", "posterior"):
-        getattr(built, role).load_state_dict(getattr(before, role).state_dict())
+    before = run.vae()
+    built = _with_weights(config.build(trusted=trusted), before)
     learned = sum(p.numel() for n, p in built.named_parameters() if n.startswith("prior."))
     about = (
         f"{run.folder}: q and decoder held, prior {config.model['prior']} of {learned:,} "
         f"parameters fitted to q(z) of {len(dataset.train):,} training examples"
     )
+    if not learned:
+        options["epochs"] = 1
     with (reporting or silent)(about) as report:
-        after, fitted = refit(
-            built,
-            built.prior,
-            dataset,
-            epochs=options["epochs"] if learned else 1,
-            batch_size=options["batch_size"],
-            learning_rate=options["learning_rate"],
-            seed=options["seed"],
-            report=report,
-        )
+        after, fitted = refit(built, built.prior, dataset, **options, report=report)
     _check_held(before, after)
     after.eval()
+    evaluation: dict[str, Any] = {"samples": samples, "limit": limit, "seed": options["seed"]}
     total = 2 * number_of_examples(dataset.test, limit)
     with (counting or silent)(f"{samples:,} samples each", total) as progress:
-        changed = change(
-            before,
-            after,
-            dataset.test,
-            samples=samples,
-            limit=limit,
-            seed=options["seed"],
-            progress=progress,
-        )
+        changed = change(before, after, dataset.test, **evaluation, progress=progress)
     result = Refit(
         refit_from=str(run.folder.resolve()),
         run=str(out),
@@ -215,6 +200,13 @@ def refit_run(
         Run.open(folder, trusted=trusted).finish(after, dataset, fitted, samples=SUMMARY_SAMPLES)
         plots.save(drawn, folder / FIGURES / "refit.png")
     return result
+
+
+def _with_weights(built: VAE, trained: VAE) -> VAE:
+    """Copy the weights of the likelihood and the posterior."""
+    for role in ("likelihood", "posterior"):
+        getattr(built, role).load_state_dict(getattr(trained, role).state_dict())
+    return built
 
 
 def _settings(
