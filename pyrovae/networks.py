@@ -17,6 +17,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from pyrovae._process.choices import check_choice
+
 __all__ = [
     "ACTIVATIONS",
     "MLP",
@@ -54,10 +56,12 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 class _Flat(nn.Module):
     """A map between flat vectors that reads and writes arrays of any shape.
 
-    A subclass defines ``flat``, the map itself, and ``ends``, its first and last affine layer.
+    By default it applies ``hidden`` and then ``last``. A network of other parts defines ``flat``,
+    the map itself, and ``ends``, its first and last affine layer.
     """
 
-    flat: Callable[[Tensor], Tensor]
+    hidden: nn.Sequential
+    last: nn.Linear
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
@@ -66,7 +70,10 @@ class _Flat(nn.Module):
 
     @property
     def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        raise NotImplementedError
+        return cast("nn.Linear", self.hidden[0]), self.last
+
+    def flat(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.last(self.hidden(x)))
 
     @property
     def input_weight(self) -> Tensor:
@@ -77,7 +84,7 @@ class _Flat(nn.Module):
         return self.ends[1].bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return _unflatten(self.flat(_flatten(x, self.in_shape)), self.out_shape)
+        return self.flat(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
 class Linear(_Flat):
@@ -105,8 +112,7 @@ class Linear(_Flat):
         return self.layer, self.layer
 
     def flat(self, x: Tensor) -> Tensor:
-        h: Tensor = self.layer(x)
-        return h
+        return cast("Tensor", self.layer(x))
 
 
 class MLP(_Flat):
@@ -142,14 +148,6 @@ class MLP(_Flat):
         self.hidden, self.last = _perceptron(
             self.sizes, hidden_dims, dropout, lambda n, m: [nn.Linear(n, m), nonlinearity()]
         )
-
-    @property
-    def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        return cast("nn.Linear", self.hidden[0]), self.last
-
-    def flat(self, x: Tensor) -> Tensor:
-        h: Tensor = self.last(self.hidden(x))
-        return h
 
 
 class Residual(_Flat):
@@ -201,8 +199,7 @@ class Residual(_Flat):
         h: Tensor = self.nonlinearity(self.first(x))
         for block in self.blocks:
             h = h + self.nonlinearity(block(h))
-        out: Tensor = self.last(h)
-        return out
+        return cast("Tensor", self.last(h))
 
 
 class Gated(_Flat):
@@ -240,14 +237,6 @@ class Gated(_Flat):
             self.sizes, hidden_dims, dropout, lambda n, m: [nn.Linear(n, 2 * m), nn.GLU(dim=-1)]
         )
 
-    @property
-    def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        return cast("nn.Linear", self.hidden[0]), self.last
-
-    def flat(self, x: Tensor) -> Tensor:
-        h: Tensor = self.last(self.hidden(x))
-        return h
-
 
 class Conv(nn.Module):
     r"""Convolutions between an image and a vector, in either direction.
@@ -284,11 +273,11 @@ class Conv(nn.Module):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
-        channels = _widths("channels", channels)
+        channels, nonlinearity = _widths("channels", channels), _activation(activation)
         if len(self.in_shape) == 3 and len(self.out_shape) < 3:
-            self.body = _downwards(self.in_shape, self.out_shape, channels, activation)
+            self.body = _downwards(self.in_shape, self.out_shape, channels, nonlinearity)
         elif len(self.in_shape) < 3 <= len(self.out_shape):
-            self.body = _upwards(self.in_shape, self.out_shape, channels, activation)
+            self.body = _upwards(self.in_shape, self.out_shape, channels, nonlinearity)
         else:
             raise ValueError(
                 "conv maps an image (channels, height, width) to a vector or back, got "
@@ -301,9 +290,7 @@ class Conv(nn.Module):
 
     @property
     def output_bias(self) -> Tensor:
-        bias = self.body[-1].bias
-        assert isinstance(bias, nn.Parameter)
-        return bias
+        return cast("Tensor", self.body[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]
@@ -356,8 +343,7 @@ class Divided(nn.Module):
         return cast("Tensor", self.network.output_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.network(x / self.divisor)
-        return h
+        return cast("Tensor", self.network(x / self.divisor))
 
 
 def _perceptron(
@@ -388,9 +374,8 @@ class _PixelBias(nn.Module):
 
 
 def _downwards(
-    in_shape: Shape, out_shape: Shape, channels: Shape, activation: Activation
+    in_shape: Shape, out_shape: Shape, channels: Shape, nonlinearity: type[nn.Module]
 ) -> nn.Sequential:
-    nonlinearity = _activation(activation)
     layers: list[nn.Module] = []
     for c_in, c_out in pairwise((in_shape[0], *channels)):
         layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nonlinearity()]
@@ -400,9 +385,8 @@ def _downwards(
 
 
 def _upwards(
-    in_shape: Shape, out_shape: Shape, channels: Shape, activation: Activation
+    in_shape: Shape, out_shape: Shape, channels: Shape, nonlinearity: type[nn.Module]
 ) -> nn.Sequential:
-    nonlinearity = _activation(activation)
     image = (math.prod(out_shape[:-2]), *out_shape[-2:])
     *sizes, smallest = _stage_sizes(image, len(channels))
     narrow = channels[-1] * math.prod(smallest)
@@ -434,16 +418,6 @@ def _stage_sizes(image: Shape, stages: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def _flatten(x: Tensor, shape: Shape) -> Tensor:
-    if len(shape) == 1:
-        return x
-    return x.reshape(*x.shape[: x.dim() - len(shape)], math.prod(shape))
-
-
-def _unflatten(x: Tensor, shape: Shape) -> Tensor:
-    return x if len(shape) == 1 else x.unflatten(-1, shape)
-
-
 def _shape(shape: Sequence[int]) -> Shape:
     shape = tuple(shape)
     if not shape or min(shape) < 1:
@@ -462,8 +436,7 @@ def _widths(name: str, widths: Sequence[int]) -> Shape:
 
 
 def _activation(name: Activation) -> type[nn.Module]:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    check_choice("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 

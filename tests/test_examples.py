@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from tests.conftest import SEEDS
+from tests.oracles import assert_within
 
 pytestmark = pytest.mark.xdist_group("examples")  # one process runs each example once
 
@@ -45,15 +50,24 @@ EXAMPLES = [
     name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in ARGUMENTS
 ]
 
-BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
+BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md
+
+
+def loaded(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def regenerate():
-    spec = importlib.util.spec_from_file_location("regenerate", ROOT / "docs" / "regenerate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "docs" / "regenerate.py")
+
+
+@pytest.fixture(scope="module")
+def anomaly():
+    return loaded(ROOT / "examples" / "anomaly.py")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +116,41 @@ def test_anomaly_scores_both_ways_round(run):
             rf"^{other}  .*( +[01]\.\d{{3}} \+- \d\.\d{{3}}){{3}}$", table, re.MULTILINE
         )
         assert (folder / "figures" / f"anomaly-{data}.png").is_file()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_area_is_scikit_learns(anomaly, seed, ties):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0.7, 1, 60), rng.normal(0, 2, 90)
+    if ties:
+        a, b = a.round(), b.round()
+    truth = np.repeat([1, 0], [60, 90])
+    assert anomaly.auc(a, b)[0] == pytest.approx(roc_auc_score(truth, np.concatenate([a, b])))
+    assert anomaly.auc(b, a)[0] == pytest.approx(1 - anomaly.auc(a, b)[0])
+    assert anomaly.auc(b, a)[1] == pytest.approx(anomaly.auc(a, b)[1])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_standard_error_is_the_spread_of_areas_of_new_data(anomaly, seed):
+    """Within 5 standard errors of a standard deviation of 500 repetitions."""
+    rng = np.random.default_rng(seed)
+    found = np.array([anomaly.auc(rng.normal(1, 1, 50), rng.normal(0, 2, 80)) for _ in range(500)])
+    spread = found[:, 0].std(ddof=1)
+    assert_within(found[:, 1].mean(), spread, spread / np.sqrt(2 * 500), 5)
+
+
+def test_kinds_apart_have_area_one_or_zero_and_equal_ones_a_half(anomaly):
+    low, high = np.arange(5.0), np.arange(5.0) + 10
+    assert anomaly.auc(high, low) == (1.0, 0.0)
+    assert anomaly.auc(low, high) == (0.0, 0.0)
+    assert anomaly.auc(np.ones(4), np.ones(7)) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("values", [np.array([1.0]), np.array([1.0, np.nan])])
+def test_too_few_numbers_or_nan_are_refused(anomaly, values):
+    with pytest.raises(ValueError, match="at least two numbers of each kind and no NaN"):
+        anomaly.auc(values, np.arange(3.0))
 
 
 def test_quickstart_compares_four_priors(run):

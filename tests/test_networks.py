@@ -108,7 +108,7 @@ def test_dropout_acts_in_training_only():
     [
         (lambda: MLP((2,), (2,), hidden_dims=()), "hidden_dims must be one or more .* use linear"),
         (lambda: MLP((2,), (2,), hidden_dims=(4, 0)), "hidden_dims must be"),
-        (lambda: MLP((2,), (2,), activation="sigmoidd"), "unknown activation 'sigmoidd'; choose"),
+        (lambda: MLP((2,), (2,), activation="sigmoidd"), "got 'sigmoidd'"),
         (lambda: MLP((2,), (2,), dropout=1.0), "dropout must be at least 0 and below 1, got 1.0"),
         (
             lambda: Divided((2,), (2,), network=MLP, divisor=0),

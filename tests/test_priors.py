@@ -362,7 +362,7 @@ def test_a_copied_or_loaded_vamp_vae_shares_its_own_posterior(digits):
 
 def test_a_vamp_of_another_posterior_is_refused():
     vae = vamp_vae()
-    with pytest.raises(ValueError, match="not the VAE's posterior, and would not be trained"):
+    with pytest.raises(ValueError, match="not the VAE's posterior and would not be trained"):
         VAE(vae.prior, vae.likelihood, DiagonalNormal(2, (1, 8, 8), Linear))
 
 

@@ -1,8 +1,13 @@
 """Training objectives: Pyro ELBOs that ``SVI`` takes, by name in ``OBJECTIVES``.
 
-``elbo`` has the evidence lower bound and its weighted forms, ``multi_sample`` bounds of several
-draws (IWAE, Renyi), ``regularized`` objectives that look at the aggregate posterior, ``traces``
-what they all read in Pyro's traces. A new objective is a class and one line in ``OBJECTIVES``.
+``elbo`` has the evidence lower bound and its weighted forms, ``multi_sample`` bounds from several
+draws (IWAE, Renyi), ``regularized`` objectives that depend on the aggregate posterior; ``traces``
+reads what they need from Pyro's traces. A new objective is a class and one line in ``OBJECTIVES``.
+
+Each is a :class:`pyro.infer.ELBO` for any ``SVI`` over a model and a guide with one plate of data.
+An objective that changes during training has a method ``at(progress)``, which ``fit`` calls before
+each step with the fraction of all steps that is done. In your own ``SVI`` loop, call it yourself or
+not at all.
 """
 
 from collections.abc import Callable
@@ -41,3 +46,4 @@ OBJECTIVES: dict[str, Callable[..., ELBO]] = {
     "beta_tc": BetaTC,
     "info": Info,
 }
+"""Objectives by name."""

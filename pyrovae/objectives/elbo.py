@@ -1,11 +1,6 @@
-r"""Objectives: Pyro ELBOs, and a record of the terms that they already compute.
+r"""The evidence lower bound and its weighted forms, and a record of its terms.
 
-Each is an :class:`pyro.infer.ELBO` for any ``SVI`` over a model and a guide with one plate of data.
-Draws are vectorised: ``particles`` of them stand in front of the batch.
-
-An objective that changes over training has a method ``at(progress)``, which ``fit`` calls before
-each step with the fraction of all steps that is done. In a ``SVI`` loop of one's own it is called
-by hand, or not at all.
+Draws are vectorized: a dimension of size ``particles`` precedes the batch.
 """
 
 import copy
@@ -16,13 +11,15 @@ from typing import Any, Literal, cast
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
+from pyrovae.objectives._base import Differentiable
 from pyrovae.objectives.traces import (
     along_the_draw,
     divergence,
     divergence_by_dimension,
     draws,
     only_site,
-    reparameterised,
+    reparameterized,
     sites,
 )
 
@@ -39,11 +36,16 @@ __all__ = [
 
 @dataclass
 class Terms:
-    """Sums over the traces of one step, in nats, averaged over particles.
+    """The two terms of the bound, summed over a batch, in nats, averaged over particles.
 
     Attributes:
         reconstruction: log p(x | z), with z drawn from q(z | x).
         kl: log q(z | x) - log p(z) at the same draws.
+
+    Example:
+        >>> from pyrovae.objectives import Terms
+        >>> Terms()
+        Terms(reconstruction=0.0, kl=0.0)
     """
 
     reconstruction: Tensor | float = 0.0
@@ -56,7 +58,7 @@ class _Record:
 
 
 class _Recording:
-    """Mixed in front of an objective's own class by :func:`recording`."""
+    """The class that :func:`recording` puts in front of the objective's own."""
 
     record: _Record
     num_particles: int
@@ -71,17 +73,25 @@ class _Recording:
 
 
 def recording(objective: ELBO) -> tuple[ELBO, _Record]:
-    """A copy of an objective that keeps the two parts of the bound at each evaluation.
+    """Copy an objective so that it records the two terms of the bound at each evaluation.
 
-    An ELBO has log p(x | z), log p(z) and log q(z | x) of its draws in hand and returns one number.
-    The copy leaves them in a record at no further cost; the plain ELBO of the draws is
-    ``reconstruction - kl`` whatever the objective makes of them.
+    An ELBO computes log p(x | z), log p(z) and log q(z | x) at its draws and returns one number.
+    The copy stores them at no extra cost; the plain ELBO at these draws is
+    ``reconstruction - kl``, whatever the objective does with them.
 
     Args:
         objective: any Pyro objective that works on traces of model and guide.
 
     Returns:
-        The copy, and the record whose ``terms`` it renews at each evaluation.
+        The copy, and the record whose ``terms`` it replaces at each evaluation.
+
+    Example:
+        >>> from pyrovae.objectives import Elbo, recording
+        >>> objective, record = recording(Elbo())
+        >>> loss = objective.loss(vae.model, vae.guide, x)
+        >>> elbo = record.terms.reconstruction - record.terms.kl
+        >>> abs(elbo.item() + loss) < 0.01
+        True
     """
     kind = type(objective)
     watched = cast(Any, copy.copy(objective))
@@ -91,16 +101,14 @@ def recording(objective: ELBO) -> tuple[ELBO, _Record]:
 
 
 def _add(terms: Terms, model_trace: Any, guide_trace: Any, num_particles: int) -> None:
-    for site in model_trace.nodes.values():
-        if site["type"] == "sample":
-            log_prob = site["log_prob_sum"].detach() / num_particles
-            if site["is_observed"]:
-                terms.reconstruction = terms.reconstruction + log_prob
-            else:
-                terms.kl = terms.kl - log_prob
-    for site in guide_trace.nodes.values():
-        if site["type"] == "sample":
-            terms.kl = terms.kl + site["log_prob_sum"].detach() / num_particles
+    for site in sites(model_trace):
+        log_prob = site["log_prob_sum"].detach() / num_particles
+        if site["is_observed"]:
+            terms.reconstruction = terms.reconstruction + log_prob
+        else:
+            terms.kl = terms.kl - log_prob
+    for site in sites(guide_trace):
+        terms.kl = terms.kl + site["log_prob_sum"].detach() / num_particles
 
 
 class Elbo(Trace_ELBO):
@@ -116,19 +124,25 @@ class Elbo(Trace_ELBO):
 
     Raises:
         ValueError: if ``particles`` is not positive.
+
+    Example:
+        >>> from pyrovae.objectives import Elbo
+        >>> fitted = pyrovae.fit(vae, data, objective=Elbo(particles=5), epochs=1)
+        >>> len(fitted.metrics)
+        1
     """
 
     def __init__(self, *, particles: int = 1) -> None:
         super().__init__(**draws(particles))
 
 
-class Analytic(TraceMeanField_ELBO):
+class Analytic(Differentiable):
     r"""The evidence lower bound with the KL divergence in closed form.
 
     .. math:: \mathbb{E}_{q(z \mid x)} \log p(x \mid z) - \mathrm{KL}(q(z \mid x) \,\|\, p(z))
 
-    Where no closed form is registered for the two distributions, the divergence is sampled, and a
-    warning names them, once.
+    If no closed form is registered for the two distributions, the divergence is sampled, and a
+    warning names them once.
 
     References:
         Kingma and Welling (2014), Auto-Encoding Variational Bayes, arXiv:1312.6114
@@ -138,10 +152,17 @@ class Analytic(TraceMeanField_ELBO):
 
     Raises:
         ValueError: if ``particles`` is not positive.
+
+    Example:
+        >>> from pyrovae.objectives import Analytic
+        >>> Analytic(particles=10).loss(vae.model, vae.guide, x) > 0
+        True
     """
 
+    _get_trace = TraceMeanField_ELBO._get_trace  # a closed form needs a mean-field guide
+
     def __init__(self, *, particles: int = 1) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(particles=particles)
         self.warned: set[str] = set()
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
@@ -150,12 +171,12 @@ class Analytic(TraceMeanField_ELBO):
             if site["is_observed"]:
                 bound = bound + site["log_prob_sum"]
             else:
-                posterior = reparameterised(guide_trace.nodes[site["name"]])
+                posterior = reparameterized(guide_trace.nodes[site["name"]])
                 bound = bound - divergence(posterior, site, self.warned).sum()
         return -bound.item(), -bound
 
 
-class Beta(TraceMeanField_ELBO):
+class Beta(Differentiable):
     r"""The evidence lower bound with a weight on the KL divergence, constant or scheduled.
 
     .. math::
@@ -171,18 +192,24 @@ class Beta(TraceMeanField_ELBO):
 
     Args:
         beta: :math:`\beta`, or the largest one; 1 is the ELBO.
-        schedule: ``"constant"``; ``"linear"``, a rise from zero at the start of training; or
-            ``"cyclical"``, such a rise at the start of each of several cycles.
-        rise: fraction of the training, or of a cycle, in which the weight rises.
+        schedule: ``"constant"``; ``"linear"``, which rises from zero at the start of training; or
+            ``"cyclical"``, which rises from zero at the start of each cycle.
+        rise: fraction of the training, or of a cycle, during which the weight rises.
         cycles: number of cycles, all of the same length.
         particles: number of draws of z.
 
     Raises:
         ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyrovae.objectives import Beta
+        >>> objective = Beta(beta=4.0, schedule="linear", rise=0.5)
+        >>> objective.at(0.25)
+        >>> objective.weight
+        2.0
     """
 
     scheduled = ("weight",)
-    _get_trace = Trace_ELBO._get_trace  # without the check of mean fields
 
     def __init__(
         self,
@@ -193,13 +220,10 @@ class Beta(TraceMeanField_ELBO):
         cycles: int = 4,
         particles: int = 1,
     ) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(particles=particles)
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta must be finite and not negative, got {beta}; 1 is the ELBO")
-        if schedule not in ("constant", "linear", "cyclical"):
-            raise ValueError(
-                f"unknown schedule {schedule!r}; choose one of constant, linear, cyclical"
-            )
+        check_choice("schedule", schedule, ("constant", "linear", "cyclical"))
         if not 0 < rise <= 1:
             raise ValueError(
                 f"rise is a fraction, above 0 and at most 1, got {rise}; for no rise set schedule "
@@ -211,7 +235,7 @@ class Beta(TraceMeanField_ELBO):
         self.weight: Tensor | float = beta
 
     def at(self, progress: float) -> None:
-        """Set the weight for a moment of the training.
+        """Set the weight for the current point of training.
 
         Args:
             progress: fraction of the training that is done, from 0 to 1.
@@ -228,7 +252,7 @@ class Beta(TraceMeanField_ELBO):
             term = site["log_prob_sum"] if site["is_observed"] else self._weighted(site)
             value, bound = value + term.item(), bound + term
         for site in sites(guide_trace):
-            term = self._weighted(reparameterised(site))
+            term = self._weighted(reparameterized(site))
             value, bound = value - term.item(), bound - term
         return -value, -bound
 
@@ -236,16 +260,16 @@ class Beta(TraceMeanField_ELBO):
         return self.weight * site["log_prob_sum"]
 
 
-class FreeBits(TraceMeanField_ELBO):
-    r"""The evidence lower bound in which a little of the KL divergence costs nothing more.
+class FreeBits(Differentiable):
+    r"""The evidence lower bound with a minimum cost for the KL divergence of each group.
 
     .. math::
         \mathbb{E}_{q(z \mid x)} \log p(x \mid z)
         - \sum_{j} \max\left(\lambda, \overline{\mathrm{KL}}(q(z_j \mid x) \,\|\, p(z_j))\right)
 
     The bar is a mean over the batch. Below :math:`\lambda` nats a group :math:`z_j` is not pushed
-    towards the prior. The divergence is in closed form where one is registered; else it is sampled,
-    and a warning names the two distributions, once.
+    towards the prior. The divergence is computed in closed form if one is registered; otherwise it
+    is sampled, and a warning names the two distributions once.
 
     References:
         Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
@@ -253,26 +277,34 @@ class FreeBits(TraceMeanField_ELBO):
 
     Args:
         nats: :math:`\lambda`, for each group; 0 is the ELBO.
-        groups: number of groups of equal size, of neighbouring dimensions; None makes each
-            dimension a group. More than one needs a prior and a posterior that are independent
-            in each dimension.
+        groups: number of groups of equal size, each of neighboring dimensions; None makes each
+            dimension a group. More than one group needs a prior and a posterior that are
+            independent in each dimension.
         particles: number of draws of z.
 
     Raises:
         ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyrovae.objectives import Analytic, FreeBits
+        >>> objectives = FreeBits(nats=0.5), Analytic()
+        >>> free, full = (o.loss(vae.model, vae.guide, x) for o in objectives)
+        >>> free > 0 and full > 0
+        True
     """
 
     whole_batch = True
+    _get_trace = TraceMeanField_ELBO._get_trace  # a closed form needs a mean-field guide
 
     def __init__(
         self, *, nats: float = 0.25, groups: int | None = None, particles: int = 1
     ) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(particles=particles)
         if not 0 <= nats < math.inf:
             raise ValueError(f"nats must be finite and not negative, got {nats}; 0 is the ELBO")
         if groups is not None and groups < 1:
             raise ValueError(
-                f"groups must be at least 1, or None for each dimension by itself; got {groups}"
+                f"groups must be at least 1, or None to make each dimension a group; got {groups}"
             )
         self.nats: Tensor | float = nats
         self.groups = groups
@@ -284,7 +316,7 @@ class FreeBits(TraceMeanField_ELBO):
             if site["is_observed"]:
                 bound = bound + site["log_prob_sum"]
             else:
-                posterior = reparameterised(guide_trace.nodes[site["name"]])
+                posterior = reparameterized(guide_trace.nodes[site["name"]])
                 kl = self._kl_of_groups(posterior, site)  # (groups, *batch)
                 mean = kl.flatten(1).mean(1)
                 bound = bound - kl[0].numel() * mean.clamp(min=self.nats).sum()
@@ -302,16 +334,16 @@ class FreeBits(TraceMeanField_ELBO):
         return kl.unflatten(0, (groups, -1)).sum(1)
 
 
-class STL(TraceMeanField_ELBO):
-    r"""The evidence lower bound, its gradient without the score of the posterior.
+class STL(Differentiable):
+    r"""The evidence lower bound, with a gradient that omits the score of the posterior.
 
     .. math::
         \nabla_\phi = \mathbb{E}_{\epsilon} \left[ \nabla_z
         \left( \log p(x, z) - \log q_\phi(z \mid x) \right) \nabla_\phi z \right],
         \qquad z = z(\epsilon, \phi)
 
-    "Sticking the landing": what is left out has mean zero, and at the exact posterior what is left
-    has no variance. It needs no closed form, and takes any posterior with one site.
+    "Sticking the landing": the omitted term has mean zero, and at the exact posterior the rest has
+    no variance. It needs no closed form and takes any posterior with one site.
 
     References:
         Roeder, Wu and Duvenaud (2017), Sticking the Landing, arXiv:1703.09194
@@ -321,12 +353,13 @@ class STL(TraceMeanField_ELBO):
 
     Raises:
         ValueError: if ``particles`` is not positive.
+
+    Example:
+        >>> from pyrovae.objectives import STL
+        >>> fitted = pyrovae.fit(vae, data, objective=STL(), epochs=1)
+        >>> len(fitted.metrics)
+        1
     """
-
-    _get_trace = Trace_ELBO._get_trace  # without the check of mean fields
-
-    def __init__(self, *, particles: int = 1) -> None:
-        super().__init__(**draws(particles))
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         posterior = only_site(guide_trace, "stl")

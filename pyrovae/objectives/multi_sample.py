@@ -1,4 +1,4 @@
-r"""Objectives of several draws: importance-weighted and Renyi bounds."""
+r"""Objectives that combine several draws: importance-weighted and Renyi bounds."""
 
 import math
 from typing import Any, cast
@@ -11,7 +11,7 @@ from pyrovae.objectives.traces import (
     check_plates,
     draws,
     only_site,
-    reparameterised,
+    reparameterized,
     sites,
 )
 
@@ -19,14 +19,14 @@ __all__ = ["IWAE", "DReG", "Renyi"]
 
 
 class Renyi(RenyiELBO):
-    r"""The variational Renyi bound, between the ELBO and the importance-weighted one and beyond.
+    r"""The variational Renyi bound, between the ELBO and the importance-weighted bound and beyond.
 
     .. math::
         \frac{1}{1 - \alpha} \, \mathbb{E}_{z_k \sim q(z \mid x)} \log \frac{1}{K} \sum_{k=1}^{K}
         \left( \frac{p(x, z_k)}{q(z_k \mid x)} \right)^{1 - \alpha}
 
-    At :math:`\alpha = 0` it is the importance-weighted bound; towards 1 it goes to the ELBO. Orders
-    below 0 are no lower bounds of :math:`\log p(x)`.
+    At :math:`\alpha = 0` it is the importance-weighted bound; as :math:`\alpha` goes to 1 it
+    approaches the ELBO. With :math:`\alpha` below 0 it is no lower bound of :math:`\log p(x)`.
 
     References:
         Li and Turner (2016), Renyi Divergence Variational Inference, arXiv:1602.02311
@@ -38,6 +38,11 @@ class Renyi(RenyiELBO):
     Raises:
         ValueError: if ``alpha`` is 1 or not finite, or ``particles`` is not positive; and in use,
             if a site of the programs lies outside the plate of the others.
+
+    Example:
+        >>> from pyrovae.objectives import Renyi
+        >>> Renyi(alpha=0.5, particles=5).loss(vae.model, vae.guide, x) > 0
+        True
     """
 
     def __init__(self, *, alpha: float = 0.5, particles: int = 10) -> None:
@@ -54,12 +59,12 @@ class Renyi(RenyiELBO):
         return traces
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        """K times the loss, and what has its gradient: for a replay, which has one trace for all.
+        """K times the loss as a number, and a tensor with its gradient, from one vectorized trace.
 
-        The same operations as in ``RenyiELBO.loss_and_grads``, which asks for no such method.
+        It repeats the operations of ``RenyiELBO.loss_and_grads``, for staged training steps.
         """
         log_p = cast(Tensor, sum(site["log_prob"] for site in sites(model_trace)))
-        log_q = sum(reparameterised(site)["log_prob"] for site in sites(guide_trace))
+        log_q = sum(reparameterized(site)["log_prob"] for site in sites(guide_trace))
         each = log_p - log_q if self.num_particles > 1 else (log_p - log_q).unsqueeze(0)
         log_weights = (1 - self.alpha) * each.detach()  # (K, batch)
         log_mean = log_weights.logsumexp(0) - math.log(self.num_particles)
@@ -75,7 +80,7 @@ class IWAE(Renyi):
         \mathbb{E}_{z_k \sim q(z \mid x)} \log \frac{1}{K} \sum_{k=1}^{K}
         \frac{p(x, z_k)}{q(z_k \mid x)}
 
-    One draw makes it the ELBO; it rises with K, towards :math:`\log p(x)`.
+    With one draw it is the ELBO; it increases with K towards :math:`\log p(x)`.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519
@@ -85,6 +90,12 @@ class IWAE(Renyi):
 
     Raises:
         ValueError: as :class:`Renyi`.
+
+    Example:
+        >>> from pyrovae.objectives import IWAE
+        >>> fitted = pyrovae.fit(vae, data, objective=IWAE(particles=5), epochs=1)
+        >>> len(fitted.metrics)
+        1
     """
 
     def __init__(self, *, particles: int = 10) -> None:
@@ -92,14 +103,14 @@ class IWAE(Renyi):
 
 
 class DReG(IWAE):
-    r"""The importance-weighted bound, with the doubly reparameterised gradient.
+    r"""The importance-weighted bound, with the doubly reparameterized gradient.
 
     .. math::
         \nabla_\phi = \mathbb{E}_{\epsilon_k} \sum_{k=1}^{K} \tilde w_k^2 \, \nabla_{z_k}
         \left( \log p(x, z_k) - \log q_\phi(z_k \mid x) \right) \nabla_\phi z_k
 
-    Here :math:`\tilde w_k` are the weights, normalised over k. The gradient of the model's own
-    parameters is that of :class:`IWAE`. It takes any posterior with one site.
+    Here :math:`\tilde w_k` are the weights, normalized over k. The gradient with respect to the
+    model's own parameters is the same as for :class:`IWAE`. It takes any posterior with one site.
 
     References:
         Tucker et al. (2019), Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives,
@@ -110,6 +121,12 @@ class DReG(IWAE):
 
     Raises:
         ValueError: if ``particles`` is below 2; and in use as :class:`Renyi`.
+
+    Example:
+        >>> from pyrovae.objectives import DReG
+        >>> fitted = pyrovae.fit(vae, data, objective=DReG(particles=5), epochs=1)
+        >>> len(fitted.metrics)
+        1
     """
 
     def __init__(self, *, particles: int = 10) -> None:
@@ -120,7 +137,7 @@ class DReG(IWAE):
         super().__init__(particles=particles)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The loss, a number; its gradient is added to that of the parameters."""
+        """Compute the loss, and add its gradient to the parameters' gradients."""
         ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
         value, surrogate = self._differentiable_loss_particle(model_trace, guide_trace)
         if surrogate.requires_grad:

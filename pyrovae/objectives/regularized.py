@@ -1,18 +1,18 @@
-r"""Objectives that see the aggregate posterior q(z), as a batch shows it."""
+r"""Objectives that depend on the aggregate posterior q(z), estimated from the batch."""
 
 import math
 from typing import Any, cast
 
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrovae.objectives.traces import draws, only_site, reparameterised, sites
+from pyrovae.objectives._base import Differentiable
+from pyrovae.objectives.traces import only_site, reparameterized, sites
 
 __all__ = ["BetaTC", "Info"]
 
 
-class BetaTC(TraceMeanField_ELBO):
+class BetaTC(Differentiable):
     r"""The evidence lower bound with a weight on the total correlation of the aggregate posterior.
 
     .. math::
@@ -20,8 +20,8 @@ class BetaTC(TraceMeanField_ELBO):
         \left[ \log q(z) - \sum_{d} \log q(z_d) \right], \qquad
         q(z) = \frac{1}{M} \sum_{m=1}^{M} q(z \mid x_m)
 
-    The mean is over the M data of the batch. Minibatch weighted sampling, the estimator of the
-    paper, differs from this one by a number that depends on the sizes of batch and dataset alone:
+    The mean is over the M examples of the batch. Minibatch weighted sampling, the estimator in the
+    paper, differs from this one by a number that depends only on the sizes of batch and dataset, so
     the gradient is the same.
 
     References:
@@ -34,13 +34,18 @@ class BetaTC(TraceMeanField_ELBO):
     Raises:
         ValueError: if an option is outside its range; and in use, if the posterior is not
             independent in each dimension of z.
+
+    Example:
+        >>> from pyrovae.objectives import BetaTC
+        >>> fitted = pyrovae.fit(vae, data, objective=BetaTC(beta=4.0), epochs=1)
+        >>> len(fitted.metrics)
+        1
     """
 
     whole_batch = True
-    _get_trace = Trace_ELBO._get_trace  # without the check of mean fields
 
     def __init__(self, *, beta: float = 6.0, particles: int = 1) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(particles=particles)
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta must be finite and not negative, got {beta}; 1 is the ELBO")
         self.beta: Tensor | float = beta
@@ -52,8 +57,8 @@ class BetaTC(TraceMeanField_ELBO):
         return -bound.item(), -bound
 
 
-class Info(TraceMeanField_ELBO):
-    r"""The evidence lower bound with weights on the KL divergence and on the aggregate's distance.
+class Info(Differentiable):
+    r"""The evidence lower bound with weights on the KL divergence and on the distance of q(z).
 
     .. math::
         \mathbb{E}_{q(z \mid x)} \log p(x \mid z)
@@ -61,28 +66,33 @@ class Info(TraceMeanField_ELBO):
         - (\alpha + \lambda - 1) \, \mathrm{MMD}^2(q(z), p(z))
 
     The distance of the aggregate posterior from the prior is the squared maximum mean discrepancy
-    under the kernel :math:`\exp(-\|z - z'\|^2 / 2 D)`, without bias from the draws of a batch and
-    as many of the prior; it counts once for each example, and is left out for a batch of one, which
-    has no such estimate. A prior whose own draws cannot be
-    differentiated is not moved by it.
+    under the kernel :math:`\exp(-\|z - z'\|^2 / 2 D)`, estimated without bias from the draws of a
+    batch and an equal number of draws from the prior. It counts once for each example, and is
+    omitted for a batch of one, where no such estimate exists. It does not train a prior whose draws
+    are not differentiable.
 
     References:
         Zhao, Song and Ermon (2019), InfoVAE, arXiv:1706.02262
 
     Args:
-        alpha: :math:`\alpha`, the share of the KL divergence that is left out.
-        weight: :math:`\lambda`; with 1 and :math:`\alpha = 0` it is the ELBO.
+        alpha: :math:`\alpha`, the fraction of the KL divergence that is omitted.
+        weight: :math:`\lambda`; 1 together with :math:`\alpha = 0` is the ELBO.
         particles: number of draws of z.
 
     Raises:
         ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyrovae.objectives import Info
+        >>> fitted = pyrovae.fit(vae, data, objective=Info(weight=5.0), epochs=1)
+        >>> len(fitted.metrics)
+        1
     """
 
     whole_batch = True
-    _get_trace = Trace_ELBO._get_trace  # without the check of mean fields
 
     def __init__(self, *, alpha: float = 0.5, weight: float = 10.0, particles: int = 1) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(particles=particles)
         if not alpha <= 1 or not math.isfinite(alpha):
             raise ValueError(f"alpha must be finite and at most 1, got {alpha}; 0 keeps the KL")
         if not 0 <= alpha + weight - 1 < math.inf:
@@ -108,7 +118,7 @@ def _elbo(model_trace: Any, guide_trace: Any, weight: Tensor | float = 1.0) -> T
     for site in sites(model_trace):
         bound = bound + (1.0 if site["is_observed"] else weight) * site["log_prob_sum"]
     for site in sites(guide_trace):
-        bound = bound - weight * reparameterised(site)["log_prob_sum"]
+        bound = bound - weight * reparameterized(site)["log_prob_sum"]
     return bound
 
 
@@ -120,7 +130,7 @@ def _total_correlation(posterior: Any) -> Tensor:
             "beta_tc needs a posterior that is independent in each dimension of z, got "
             f"{type(q).__name__}; use the diagonal posterior, or beta"
         )
-    # draws in front of the posteriors that they are seen by
+    # each draw under every posterior of the batch
     each = q.base_dist.log_prob(z.movedim(-2, 0).unsqueeze(-2))  # (draw, *particles, batch, dim)
     joint, alone = each.sum(-1).logsumexp(-1), each.logsumexp(-2).sum(-1)
     total = joint - alone + (z.shape[-1] - 1) * math.log(z.shape[-2])
@@ -128,7 +138,7 @@ def _total_correlation(posterior: Any) -> Tensor:
 
 
 def _squared_discrepancy(z: Tensor, other: Tensor) -> Tensor:
-    """The squared maximum mean discrepancy of two samples ``(*particles, M, D)``, without bias."""
+    """An unbiased estimate of the squared discrepancy of two samples ``(*particles, M, D)``."""
     size, dim = z.shape[-2:]
     if size < 2:
         return z.new_zeros(z.shape[:-2])

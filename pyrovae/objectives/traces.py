@@ -1,4 +1,4 @@
-r"""What an objective takes from the traces of model and guide: sites, divergences, gradients."""
+r"""Reading the traces of model and guide: sites, divergences, gradients."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ __all__ = [
     "divergence_by_dimension",
     "draws",
     "only_site",
-    "reparameterised",
+    "reparameterized",
     "sites",
 ]
 
 
 def draws(particles: int) -> dict[str, Any]:
-    """Arguments of an ELBO over one plate for so many vectorised draws.
+    """The arguments of an ELBO with one plate and a number of vectorized draws.
 
     Args:
-        particles: their number.
+        particles: number of draws.
 
     Raises:
         ValueError: if it is not positive.
@@ -43,42 +43,42 @@ def draws(particles: int) -> dict[str, Any]:
 
 
 def sites(trace: Any) -> Iterator[Any]:
-    """The random variables of a trace.
+    """Iterate over the random variables of a trace.
 
     Args:
-        trace: of a model or guide.
+        trace: trace of a model or guide.
     """
     return (site for site in trace.nodes.values() if site["type"] == "sample")
 
 
-def reparameterised(site: Any) -> Any:
-    """A guide's site, if its draws can be differentiated.
+def reparameterized(site: Any) -> Any:
+    """Return a site of the guide unchanged, after checking that its draws are differentiable.
 
     Args:
-        site: of the guide.
+        site: site of the guide.
 
     Raises:
-        ValueError: if they cannot.
+        ValueError: if they are not.
     """
     if not site["fn"].has_rsample:
         raise ValueError(
-            f"{name(site['fn'])}, of the guide's site {site['name']!r}, has no reparameterised "
+            f"{name(site['fn'])}, at the guide's site {site['name']!r}, has no reparameterized "
             "draws, which this objective differentiates; use elbo, or another posterior"
         )
     return site
 
 
 def only_site(guide_trace: Any, objective: str) -> Any:
-    """The one site of a guide: where one draw moves another, its gradient has more parts.
+    """The single site of a guide, for gradients that hold only without dependent draws.
 
     Args:
-        guide_trace: of the guide.
-        objective: what needs it, for the message.
+        guide_trace: trace of the guide.
+        objective: name of the objective, for the error message.
 
     Raises:
-        ValueError: if there are more, or its draws cannot be differentiated.
+        ValueError: if there are several sites, or the draws are not differentiable.
     """
-    posterior, *others = map(reparameterised, sites(guide_trace))
+    posterior, *others = map(reparameterized, sites(guide_trace))
     if others:
         names = ", ".join(repr(site["name"]) for site in (posterior, *others))
         raise ValueError(
@@ -88,15 +88,15 @@ def only_site(guide_trace: Any, objective: str) -> Any:
 
 
 def along_the_draw(site: Any) -> Tensor:
-    """A term per draw whose gradient is that of log q(z | x) through z alone, q held fixed.
+    """A term for each draw with the gradient of log q(z | x) through z alone, with q held fixed.
 
-    The density is taken at a copy of z: q may remember how it made z itself.
+    The density is evaluated at a copy of z, because q may have kept the density of z itself.
 
     Args:
-        site: of the guide.
+        site: site of the guide.
 
     Returns:
-        ``(*batch,)``; its value has no meaning.
+        ``(*batch,)``; the value has no meaning.
     """
     z = site["value"]
     point = z.detach().requires_grad_()
@@ -109,15 +109,15 @@ def along_the_draw(site: Any) -> Tensor:
 
 
 def check_plates(trace: Any) -> None:
-    """Make sure that importance weights are one per datum.
+    """Check that there is one importance weight for each example.
 
-    Pyro's ``RenyiELBO`` sums log weights over each plate that some site lies outside of.
+    Pyro's ``RenyiELBO`` sums log weights over every plate that does not contain all sites.
 
     Args:
-        trace: of a model or guide.
+        trace: trace of a model or guide.
 
     Raises:
-        ValueError: if no plate is around all sites, where there are plates.
+        ValueError: if there are plates and none of them contains all sites.
     """
     plates = {
         site["name"]: {
@@ -132,19 +132,19 @@ def check_plates(trace: Any) -> None:
     if names and not of_all:
         outside = ", ".join(repr(name) for name, around in plates.items() if names[0] not in around)
         raise ValueError(
-            f"the site {outside} lies outside the plate {names[0]!r}, and an importance weight "
-            "would be one for the whole batch instead of one per datum; put every pyro.sample of "
+            f"the site {outside} lies outside the plate {names[0]!r}, so the whole batch would "
+            "share one importance weight instead of one for each example; put every pyro.sample of "
             f"model and guide inside the plate {names[0]!r}, or use elbo"
         )
 
 
 def divergence(posterior: Any, prior: Any, warned: set[str]) -> Tensor:
-    """KL(q || p) at a site: in closed form where one is known, else sampled.
+    """KL(q || p) at a site, in closed form if one is known, otherwise sampled.
 
     Args:
         posterior: the site in the guide.
         prior: the site in the model.
-        warned: the pairs whose missing closed form was told of; one that is missing is added.
+        warned: distribution pairs already warned about; updated in place.
 
     Returns:
         ``(*batch,)``.
@@ -156,7 +156,7 @@ def divergence(posterior: Any, prior: Any, warned: set[str]) -> Tensor:
 
 
 def divergence_by_dimension(posterior: Any, prior: Any, warned: set[str]) -> Tensor:
-    """KL(q || p) of each dimension of a vector, as :func:`divergence`.
+    """KL(q || p) for each dimension of a vector, as :func:`divergence`.
 
     Args:
         posterior: the site in the guide.
@@ -172,8 +172,8 @@ def divergence_by_dimension(posterior: Any, prior: Any, warned: set[str]) -> Ten
     for distribution in (posterior["fn"], prior["fn"]):
         if not isinstance(distribution, Independent) or len(distribution.event_shape) != 1:
             raise ValueError(
-                f"{name(distribution)} is not independent in each dimension of z, so that "
-                "KL(q || p) is no sum over groups; set groups to 1"
+                f"{name(distribution)} is not independent in each dimension of z, so KL(q || p) is "
+                "not a sum over groups; set groups to 1"
             )
     q, p, z = posterior["fn"].base_dist, prior["fn"].base_dist, posterior["value"]
     each = _closed_form(q, p, warned)

@@ -13,7 +13,7 @@ from pyro import distributions as dist
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics import gradient_variance
+from pyrovae.diagnostics import gradient_moments, gradient_variance
 from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta
@@ -37,12 +37,12 @@ def kept(monkeypatch):
     """The moments that a comparison makes: of the estimators, then of differences."""
     made = []
 
-    class Kept(gradient_variance._Moments):
+    class Kept(gradient_variance.Moments):
         def __init__(self):
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(gradient_variance, "_Moments", Kept)
+    monkeypatch.setattr(gradient_variance, "Moments", Kept)
     return made
 
 
@@ -159,11 +159,11 @@ def test_moments_are_numpys_and_their_standard_error_is_what_repetition_shows(si
     found, errors = [], []
     for _ in range(1_000):
         values = 3 + rng.standard_normal((30, size)) * scale
-        moments = gradient_variance._Moments()
+        moments = gradient_variance.Moments()
         for value in values:
             moments.add(torch.from_numpy(value))
         found.append(moments.variance)
-        errors.append(gradient_variance._error_of_mean(moments.increments))
+        errors.append(gradient_moments._error_of_mean(moments.increments))
     np.testing.assert_allclose(moments.mean, values.mean(0))
     assert moments.variance == pytest.approx(values.var(0, ddof=1).sum())
     assert math.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=5 * 0.022)
@@ -469,6 +469,13 @@ def test_the_command_prints_writes_and_refuses(command, tmp_path):
         assert f"variance {row['variance']['value']:.4g} +- " in out
     assert out.count("of that of Monte Carlo KL") == 2
     assert "figure   run/figures/gradients.png" in out
+
+
+def test_the_command_takes_a_batch_of_at_most_100(command):
+    assert command("fit", *SMALL, "--epochs", 1, "--out", "run")[0] == 0
+    many = ("--samples", 2, "--limit", 120, "--gradients", "--draws", 2, "--json")
+    result = json.loads(command("kl", "run", *many)[1])
+    assert (result["images"], result["gradients"]["images"]) == (120, 100)
 
 
 def test_the_command_says_what_is_not_there(command):

@@ -134,7 +134,7 @@ def test_progress_counts_every_draw():
         warmup=5,
         chains=2,
         seed=0,
-        advance=told.append,
+        progress=told.append,
     )
     assert sum(told) == 22
 

@@ -13,10 +13,20 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanFie
 
 from pyrovae.data import load
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.objectives import OBJECTIVES
-from pyrovae.objectives.elbo import STL, Analytic, Beta, Elbo, FreeBits, recording
-from pyrovae.objectives.multi_sample import IWAE, DReG, Renyi
-from pyrovae.objectives.regularized import BetaTC, Info
+from pyrovae.objectives import (
+    IWAE,
+    OBJECTIVES,
+    STL,
+    Analytic,
+    Beta,
+    BetaTC,
+    DReG,
+    Elbo,
+    FreeBits,
+    Info,
+    Renyi,
+    recording,
+)
 from pyrovae.posteriors import FullNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
 from pyrovae.runs import Config, Run, start

@@ -1,0 +1,45 @@
+"""Priors p(z): modules whose ``forward()`` returns a Pyro distribution over z.
+
+``fixed`` has priors without parameters, ``learned`` those that training adapts. A new prior goes
+into one of the two and gets one line in ``PRIORS``; a prior of your own is any module that meets
+:class:`pyrovae.vae.Prior`.
+"""
+
+from torch import nn
+
+from pyrovae.priors.fixed import Laplace, LogisticPrior, Sphere, StandardNormal, StudentT
+from pyrovae.priors.learned import (
+    Categorical,
+    Flow,
+    GaussianMixture,
+    LearnedNormal,
+    VampPrior,
+)
+
+__all__ = [
+    "PRIORS",
+    "Categorical",
+    "Flow",
+    "GaussianMixture",
+    "Laplace",
+    "LearnedNormal",
+    "LogisticPrior",
+    "Sphere",
+    "StandardNormal",
+    "StudentT",
+    "VampPrior",
+]
+
+PRIORS: dict[str, type[nn.Module]] = {
+    "normal": StandardNormal,
+    "learned_normal": LearnedNormal,
+    "laplace": Laplace,
+    "student_t": StudentT,
+    "logistic": LogisticPrior,
+    "mixture": GaussianMixture,
+    "vamp": VampPrior,
+    "flow": Flow,
+    "sphere": Sphere,
+    "categorical": Categorical,
+}
+"""Priors by name."""
