@@ -62,7 +62,7 @@ def test_of_the_importance_weighted_bound_where_q_is_wider_than_the_posterior():
 
 @pytest.mark.slow
 def test_of_importance_weighting_by_a_fitted_mixture():
-    """Too large: a fixed number of draws comes from each part, which the error ignores."""
+    """It is too large, since it does not count that each part gives a fixed number of draws."""
     vae, x, evidence = linear_gaussian(0)
     vae, x, evidence = loose(vae)[0], x[:5], evidence[:5]
 
