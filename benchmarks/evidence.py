@@ -1,12 +1,13 @@
-"""Time of the importance-weighted bound: pyrovae's, by hand in PyTorch, matrix products alone.
+"""Time the importance-weighted bound: in pyrovae, by hand in PyTorch, and matrix products alone.
 
     python benchmarks/evidence.py                # about a minute
     python benchmarks/evidence.py --images 10000 --rounds 1 --whole --only inductor --json out.json
 
-All work on the same images and the same net in alternating rounds of one process, so that a machine
-whose speed drifts slows all of them; medians over rounds, and ratios to the floor: the matrix
-products of the decoder for every draw of every image, in the chunk size that was fastest. Compiling
-is timed by itself; with ``--whole`` it is part of each round, as it is of ``pyrovae evaluate``.
+All of them work on the same images with the same network, in alternating rounds in one process, so
+that a machine whose speed drifts slows all of them alike. The table shows medians over rounds, and
+ratios to the floor: the decoder's matrix products for every draw of every image, in the fastest
+chunk size. Compilation is timed separately; with ``--whole`` it is part of each round, as in
+``pyrovae evaluate``.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def make_vae(hidden: int, latent_dim: int) -> VAE:
 
 @torch.no_grad()
 def products(vae: VAE, rows: int, chunk: int) -> None:
-    """The decoder's matrix products and nothing else."""
+    """Compute the decoder's matrix products and nothing else."""
     layers = [m for m in vae.likelihood.modules() if isinstance(m, nn.Linear)]
     inputs = [torch.randn(chunk, layer.in_features) for layer in layers]
     for _ in range(rows // chunk):
@@ -57,7 +58,7 @@ def products(vae: VAE, rows: int, chunk: int) -> None:
 
 @torch.no_grad()
 def by_hand(vae: VAE, x: Tensor, samples: int, chunk: int) -> Tensor:
-    """The bound of each image as a script has it: one image at a time, some draws at a time."""
+    """Compute the bound of each image as a script would: one image and one chunk at a time."""
     bounds = []
     for image in x:
         loc, log_scale = vae.posterior.encoder(image).unbind(-2)
@@ -77,7 +78,7 @@ def by_hand(vae: VAE, x: Tensor, samples: int, chunk: int) -> Tensor:
 
 
 def pyrovaes(vae: VAE, data: Split, samples: int, compiled: Compiled | None) -> None:
-    """What ``pyrovae evaluate`` does with a dataset, once it has compiled."""
+    """Do what ``pyrovae evaluate`` does with a dataset once it has compiled."""
     for batch in data.batches(EXAMPLES):
         bounds(vae, vae.place(batch), samples, compiled)
 
@@ -89,9 +90,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help=f"a multiple of {EXAMPLES}")
     parser.add_argument("--samples", type=int, default=5_000, help="draws for each image")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--whole", action="store_true", help="time evaluate(), with compiling")
     parser.add_argument(
-        "--only", nargs="*", metavar="WORD", help="products, and ways with a word in the name"
+        "--whole", action="store_true", help="time evaluate(), including compilation"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        metavar="WORD",
+        help="time the products, and ways whose name has a WORD",
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()

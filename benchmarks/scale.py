@@ -23,7 +23,7 @@ from report import describe, in_words, table
 
 import pyrovae
 from pyrovae.data import Split, load
-from pyrovae.evidence import METHODS, posterior_draws
+from pyrovae.evidence import annealed, importance_weighted, integrated, posterior_draws
 from pyrovae.training import Progress
 from pyrovae.vae import VAE
 
@@ -113,11 +113,11 @@ def by_method(options: argparse.Namespace) -> Iterable[tuple[str, dict[str, floa
     x = digits(4).batch(np.arange(4))
     draws = options.draws
     work: dict[str, Callable[[], object]] = {
-        "iw, 1,000 draws": lambda: METHODS["iw"](ten, x, seed=0, samples=1_000),
-        f"ais, 16 chains, {draws} temperatures": lambda: METHODS["ais"](
+        "iw, 1,000 draws": lambda: importance_weighted(ten, x, seed=0, samples=1_000),
+        f"ais, 16 chains, {draws} temperatures": lambda: annealed(
             ten, x, seed=0, samples=16, temperatures=draws
         ),
-        "quadrature, two dimensions": lambda: METHODS["quadrature"](two, x, seed=0),
+        "quadrature, two dimensions": lambda: integrated(two, x, seed=0),
         f"NUTS, 2 chains of {draws}": lambda: posterior_draws(
             ten, x, draws=draws, warmup=draws, chains=2
         ),

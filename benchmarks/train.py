@@ -132,8 +132,8 @@ def time_steps(
     import torch
 
     torch.manual_seed(0)
-    grey = contenders.pixels(net.batch_size)
-    bits = torch.bernoulli(torch.from_numpy(grey) / 255).numpy()
+    gray = contenders.pixels(net.batch_size)
+    bits = torch.bernoulli(torch.from_numpy(gray) / 255).numpy()
     steps: dict[str, tuple[Callable[[], object], dict[str, Any]]] = {}
     for module in modules.values():
         for label, prepare in module.STEPS.items():
@@ -162,7 +162,7 @@ def time_epochs(
     found: dict[str, dict[str, Any]] = {}
 
     def ask(label: str) -> Any:
-        """Let a contender run until it has something to say; drop it if that is an error."""
+        """Let a contender run until it answers; drop it if the answer is an error."""
         connection, process = running[label]
         try:
             connection.send("go")

@@ -78,10 +78,10 @@ class Components(Generated):
         yield "|---|---|---|"
         for name, entry in catalogue()[self.arguments[0]].items():
             options = "<br>".join(
-                f"`{key}={option['default']}` ({option['takes']})"
-                for key, option in entry["options"].items()
+                f"`{key}={option.default}` ({option.takes})"
+                for key, option in entry.options.items()
             )
-            about = re.sub(r":math:`([^`]*)`", r"$\1$", entry["about"]).replace("|", r"\|")
+            about = re.sub(r":math:`([^`]*)`", r"$\1$", entry.about).replace("|", r"\|")
             yield f"| `{name}` | {about} | {options or 'none'} |"
 
 

@@ -21,20 +21,52 @@ pictures of clothes and are drawn by this script. To use torchvision's data inst
 """
 
 import argparse
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import pyrovae
 from pyrovae import plots
 from pyrovae.data import Dataset, Rows, Source, Split, load, prepare
 from pyrovae.evidence import per_example
-from pyrovae.plots import detection
-from pyrovae.queries import auc
 from pyrovae.vae import VAE
 
 REPLACED = 0.1  # share of pixels replaced for the background model
+REAL = "0.45"
+# fmt: off
+COLORS = ["#332288", "#DDAA33", "#117733", "#CC6677", "#88CCEE",  # Paul Tol's "muted"
+          "#882255", "#44AA99", "#999933", "#AA4499", "#777777"]
+# fmt: on
+
+
+def auc(higher: np.ndarray, lower: np.ndarray) -> tuple[float, float]:
+    r"""The area under the ROC curve, P(a > b) + P(a = b) / 2, with its standard error.
+
+    a is a number of the kind that should score higher, b one of the other kind. The standard error
+    is the one of DeLong, DeLong and Clarke-Pearson (1988), Comparing the Areas under Two or More
+    Correlated Receiver Operating Characteristic Curves, Biometrics 44, which assumes no shape of
+    the distributions. It is zero if the two kinds do not overlap at all, although the area may then
+    still be short of 1 by about one over the size of the smaller sample.
+    """
+    a, b = (np.asarray(values, float) for values in (higher, lower))
+    if min(len(a), len(b)) < 2 or np.isnan(a).any() or np.isnan(b).any():
+        raise ValueError(
+            f"auc needs at least two numbers of each kind and no NaN, got {len(a)} and {len(b)}"
+        )
+    of_a, of_b = share_below(a, b), 1 - share_below(b, a)
+    variance = of_a.var(ddof=1) / len(a) + of_b.var(ddof=1) / len(b)
+    return float(of_a.mean()), math.sqrt(variance)
+
+
+def share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The share of ``others`` below each value; those equal to it count half."""
+    others = np.sort(others)
+    below = np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")
+    return below / 2 / len(others)
 
 
 def shapes(n: int, size: int, top: int, rng: np.random.Generator, grain: float) -> np.ndarray:
@@ -86,6 +118,62 @@ def replaced(data: Dataset, top: int, rng: np.random.Generator) -> Dataset:
         parts[name] = np.where(rng.random(x.shape) < REPLACED, noise, x).astype(np.float32)
     splits = {name: Split.from_array(x) for name, x in parts.items()}
     return Dataset(**(vars(data) | splits))
+
+
+def picture(
+    scores: Mapping[str, np.ndarray], areas: Mapping[str, tuple[float, float]], real: str
+) -> Figure:
+    """Plot the scores of each kind of input, and how well a low score identifies the other kinds.
+
+    A curve below the diagonal belongs to inputs that score higher than real ones.
+    """
+    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
+    boxes, curves = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    others = [kind for kind in scores if kind != real]
+    colors = dict(zip(others, COLORS, strict=False)) | {real: REAL}
+    kinds = [real, *others]
+    drawn = boxes.boxplot(
+        [scores[kind] for kind in kinds],
+        orientation="horizontal",
+        whis=(1, 99),
+        widths=0.6,
+        showfliers=False,
+        patch_artist=True,
+        medianprops={"color": "black"},
+    )
+    for box, kind in zip(drawn["boxes"], kinds, strict=True):
+        box.set(facecolor=colors[kind], alpha=0.6)
+    middle = float(np.median(scores[real]))
+    boxes.axvline(middle, color=REAL, lw=1, ls="--", zorder=0)
+    boxes.set_yticks(range(1, len(kinds) + 1), kinds)
+    boxes.invert_yaxis()
+    ends = np.concatenate([np.quantile(scores[kind], (0.01, 0.99)) for kind in kinds])
+    low, high = float(ends.min()), float(ends.max())
+    boxes.set_xscale("symlog", linthresh=100)
+    boxes.set_xlim(low - 0.2 * abs(low), high + 0.2 * abs(high))
+    boxes.set(xlabel="log p(x), lower bound (nats); logarithmic beyond 100")
+    boxes.set_title("quartiles, and from 1 to 99 % of the inputs", loc="left")
+    figure.suptitle(f"A VAE trained on {real}, and other inputs")
+    levels = np.linspace(0, 1, 501)
+    for kind in others:
+        found = np.quantile(
+            scores[real], levels
+        )  # thresholds, by the share of real inputs below them
+        share = (scores[kind][:, None] < found).mean(0)
+        area, error = areas[kind]
+        label = f"{kind}: {area:.3f} ± {error:.3f}".replace("-", "\N{MINUS SIGN}")
+        curves.plot(levels, share, color=colors[kind], lw=1.8, label=label)
+    curves.plot([0, 1], [0, 1], color=REAL, lw=1, ls="--")
+    curves.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        aspect="equal",
+        xlabel=f"share of {real} called other",
+        ylabel="share of others found",
+    )
+    curves.set_title("low scores called other: area under the curve", loc="left")
+    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
 def main() -> None:
@@ -144,7 +232,7 @@ def main() -> None:
                 line += "".join(f"{area:>9.3f} +- {error:.3f}" for area, error in found.values())
                 areas[kind] = found["log p(x)"]
             print(line, flush=True)
-        drawn = detection(scores["log p(x)"], areas, real=data.name)
+        drawn = picture(scores["log p(x)"], areas, data.name)
         plots.save(drawn, arguments.out / f"anomaly-{data.name}.png")
 
 

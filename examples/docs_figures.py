@@ -43,7 +43,7 @@ def main() -> None:
     vae = config.build()
     training = dict(config.training, objective=config.objective())
     trained = pyrovae.fit(vae, digits, **training)
-    elbo = pyrovae.evaluate(vae, digits.test, samples=100)["elbo"]
+    elbo = pyrovae.evaluate(vae, digits.test, samples=100).elbo
     x = torch.cat(list(digits.test.batches(500)))
     for path in plots.draw_vae(vae, x, digits.test.labels, trained.metrics, arguments.out):
         print(path)
@@ -61,7 +61,7 @@ def main() -> None:
         print(arguments.out / f"{name}.png")
     for path in another_prior(vae, digits, x, arguments.out, **changes):
         print(path)
-    print(f"test ELBO {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats per image")
+    print(f"test ELBO {elbo.value:.2f} +- {elbo.standard_error:.2f} nats per image")
 
 
 def another_prior(

@@ -37,14 +37,12 @@ def table(vae: pyrovae.VAE, truth: LinearGaussian, data: Dataset, fitted: PCA) -
     """Print the guide, the bound and the decoder beside their exact values."""
     x = whole(data.test)
     p, q = truth.posterior(x), vae.posterior(x)
-    result = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
+    result = pyrovae.evaluate(vae, data.test, samples=100).elbo
     gap = Estimate.of(kl_divergence(q, p))
     evidence = Estimate.of(exact(vae, x).log_evidence)
     best = Estimate.of(torch.from_numpy(fitted.score_samples(x.flatten(1).numpy())))
     print("means over test images, in nats")
-    print(
-        f"  ELBO                      {result['estimate']:9.3f} +- {result['standard_error']:.3f}"
-    )
+    print(f"  ELBO                      {result.value:9.3f} +- {result.standard_error:.3f}")
     print(f"+ KL(q(z|x) || p(z|x))      {gap.value:9.3f} +- {gap.standard_error:.3f}")
     print(f"= log p(x), exact           {evidence.value:9.3f} +- {evidence.standard_error:.3f}")
     print(f"  log p(x) under PCA        {best.value:9.3f} +- {best.standard_error:.3f}")

@@ -93,8 +93,8 @@ def main() -> None:
     )
     vae = config.build()
     pyrovae.fit(vae, data, **dict(config.training, objective=config.objective()))
-    elbo = pyrovae.evaluate(vae, data.test, samples=10, limit=arguments.limit)["elbo"]
-    print(f"ELBO of the test images {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f}")
+    elbo = pyrovae.evaluate(vae, data.test, samples=10, limit=arguments.limit).elbo
+    print(f"ELBO of the test images {elbo.value:.2f} +- {elbo.standard_error:.2f}")
 
     x = data.test.batch(np.arange(min(arguments.limit, len(data.test))))
     with torch.no_grad():

@@ -106,8 +106,7 @@ def main() -> None:
             found = [together(vae, group, seed) for seed, group in enumerate(groups)]
             table.append([np.mean([f.terms[k].value for f in found]) for k in rows.values()])
             print(f"{size:>15} {table[-1][0]:>22.2f} {table[-1][1]:>25.2f}")
-    elbo = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
-    elbo = Estimate(elbo["estimate"], elbo["standard_error"])
+    elbo = pyrovae.evaluate(vae, data.test, samples=100).elbo
     print(f"\ntest ELBO {told(elbo)} nats per image, the error over images")
     plots.save(picture(np.array(table)), arguments.out / "kl_term.png")
 

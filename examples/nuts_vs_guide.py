@@ -117,8 +117,8 @@ def main() -> None:
     with torch.no_grad():
         table(vae, x, drawn, truth, labels)
         plots.save(picture(vae, x, drawn, truth, labels), arguments.out / "nuts_vs_guide.png")
-    elbo = pyrovae.evaluate(vae, data.test, samples=10)["elbo"]
-    print(f"ELBO of all test images {elbo['estimate']:.2f} +- {elbo['standard_error']:.2f} nats")
+    elbo = pyrovae.evaluate(vae, data.test, samples=10).elbo
+    print(f"ELBO of all test images {elbo.value:.2f} +- {elbo.standard_error:.2f} nats")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main() -> None:
     )
     vae = config.build()
     pyrovae.fit(vae, data, **dict(config.training, objective=config.objective()))
-    elbo = pyrovae.evaluate(vae, data.test, samples=100)["elbo"]
+    elbo = pyrovae.evaluate(vae, data.test, samples=100).elbo
     torch.manual_seed(0)
 
     with torch.no_grad():
@@ -110,7 +110,7 @@ def main() -> None:
         print(f"digits above the largest of 99: {beyond} of {len(found)}")
         value, error = divergence(loc, scale)
         print(f"KL of all digits together from one Gaussian: {value:.2f} +- {error:.2f}")
-    estimate = f"{elbo['estimate']:.2f} +- {elbo['standard_error']:.2f}"
+    estimate = f"{elbo.value:.2f} +- {elbo.standard_error:.2f}"
     print(f"test ELBO {estimate} nats per image, the error over images")
     shown = max(found, key=found.__getitem__)
     plots.save(picture(loc, scale, labels, shown), arguments.out / "posterior_ellipses.png")

@@ -57,8 +57,8 @@ def main() -> None:
         pyrovae.fit(vae, digits, epochs=arguments.epochs, batch_size=64)
         result = pyrovae.evaluate(vae, digits.test, samples=arguments.samples)
         elbo, evidence = (
-            f"{result[name]['estimate']:.2f} +- {result[name]['standard_error']:.2f}"
-            for name in ("elbo", "log_evidence")
+            f"{bound.value:.2f} +- {bound.standard_error:.2f}"
+            for bound in (result.elbo, result.log_evidence)
         )
         learned = sum(parameter.numel() for parameter in prior.parameters())
         print(f"{type(prior).__name__:<16} {learned:>10} {elbo:>17} {evidence:>19}", flush=True)

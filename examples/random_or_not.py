@@ -85,8 +85,8 @@ def main() -> None:
         print(f"  {name:<29} {part.mean():.3f} +- {part.std() / math.sqrt(len(part)):.3f}")
     print("\nELBO of the test images, nats per image: mean with its standard error")
     for seed in (0, 0, 1):
-        elbo = pyrovae.evaluate(vae, data.test, samples=1, seed=seed)["elbo"]
-        print(f"  draws with seed {seed}: {elbo['estimate']:.3f} +- {elbo['standard_error']:.3f}")
+        elbo = pyrovae.evaluate(vae, data.test, samples=1, seed=seed).elbo
+        print(f"  draws with seed {seed}: {elbo.value:.3f} +- {elbo.standard_error:.3f}")
     plots.save(picture(vae, x), arguments.out / "random_or_not.png")
 
 

@@ -205,8 +205,7 @@ def trained(
 def of_test_set(vae: pyrovae.VAE, data: Dataset, samples: int) -> dict[str, Estimate]:
     """ELBO, KL and a bound on log p(x), means over the test images."""
     result = pyrovae.evaluate(vae, data.test, samples=samples)
-    names = ("elbo", "kl", "log_evidence")
-    return {n: Estimate(result[n]["estimate"], result[n]["standard_error"]) for n in names}
+    return {name: getattr(result, name) for name in ("elbo", "kl", "log_evidence")}
 
 
 Trained = tuple[list[Row], dict[str, pyrovae.VAE]]

@@ -1,10 +1,12 @@
-r"""Results and estimates: numbers with their standard errors, and the examples they are over."""
+r"""Results that print readably, means with their standard errors, and batches of examples."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["Estimate", "Examples", "Result", "batches", "number_of_examples"]
@@ -13,7 +15,8 @@ __all__ = ["Estimate", "Examples", "Result", "batches", "number_of_examples"]
 class Result:
     """Base of the frozen dataclasses that functions return: readable, and plain data on request.
 
-    A subclass is a ``@dataclass(frozen=True, repr=False)``.
+    A subclass is a ``@dataclass(frozen=True, repr=False)``. An attribute declared as
+    ``field(repr=False)`` appears neither in the text nor in the plain data.
 
     Example:
         >>> from dataclasses import dataclass
@@ -28,10 +31,10 @@ class Result:
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {}
-    """Attributes whose key in :meth:`to_dict` has another name."""
+    """Keys of :meth:`to_dict` that differ from the name of their attribute."""
 
     def to_dict(self) -> dict[str, object]:
-        """Plain dictionaries, lists and numbers, as ``--json`` prints them."""
+        """Convert to dictionaries, lists and numbers, as ``--json`` prints them."""
         return {self.JSON_NAMES.get(name, name): _plain(value) for name, value in _attributes(self)}
 
     def __repr__(self) -> str:
@@ -41,7 +44,8 @@ class Result:
 
 def _attributes(result: Result) -> Iterator[tuple[str, object]]:
     for field in fields(result):  # type: ignore[arg-type]  # subclasses are dataclasses
-        yield field.name, getattr(result, field.name)
+        if field.repr:
+            yield field.name, getattr(result, field.name)
 
 
 def _plain(value: object) -> object:
@@ -51,7 +55,7 @@ def _plain(value: object) -> object:
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return value
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def _short(value: object) -> str:
@@ -69,7 +73,12 @@ def _short(value: object) -> str:
 
 
 class Examples(Protocol):
-    """Data that comes in batches of any size, in a fixed order, as :class:`pyrovae.data.Split`."""
+    """Examples that come in batches of any size, in a fixed order: a :class:`pyrovae.data.Split`.
+
+    Example:
+        >>> len(data), next(data.batches(20)).shape
+        (64, torch.Size([20, 1, 8, 8]))
+    """
 
     def __len__(self) -> int: ...
 
@@ -96,11 +105,15 @@ class Estimate(Result):
     standard_error: float | None
 
     @staticmethod
-    def of(values: Tensor) -> "Estimate":
+    def of(values: Tensor | NDArray[Any] | list[float]) -> "Estimate":
         """The mean of ``values`` ``(examples,)`` and its standard error."""
-        values = values.double()
-        error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
-        return Estimate(values.mean().item(), error)
+        if not isinstance(values, Tensor):
+            values = np.asarray(values, float)
+            error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+        else:
+            values = values.double()
+            error = values.std() / math.sqrt(len(values)) if len(values) > 1 else None
+        return Estimate(values.mean().item(), None if error is None else error.item())
 
     def __repr__(self) -> str:
         if self.standard_error is None:
@@ -109,15 +122,19 @@ class Estimate(Result):
 
 
 def number_of_examples(data: Examples, limit: int | None = None, *, at_least: int = 1) -> int:
-    """How many examples are used.
+    """Count the examples that are used.
 
     Args:
-        data: any number of examples.
+        data: the examples.
         limit: use only the first ``limit`` examples.
-        at_least: the smallest number that makes sense.
+        at_least: the smallest acceptable number.
 
     Raises:
-        ValueError: if ``limit`` is not positive, or there are fewer than ``at_least``.
+        ValueError: if ``limit`` is not positive, or there are fewer than ``at_least`` examples.
+
+    Example:
+        >>> number_of_examples(data), number_of_examples(data, limit=10)
+        (64, 10)
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be positive, got {limit}")
@@ -128,7 +145,7 @@ def number_of_examples(data: Examples, limit: int | None = None, *, at_least: in
 
 
 def batches(data: Examples, size: int, limit: int | None = None) -> Iterator[Tensor]:
-    """The first ``limit`` examples in their order, ``size`` at a time.
+    """Go through the first ``limit`` examples in order, ``size`` at a time.
 
     Args:
         data: the examples.
@@ -136,7 +153,11 @@ def batches(data: Examples, size: int, limit: int | None = None) -> Iterator[Ten
         limit: use only the first ``limit`` examples.
 
     Returns:
-        An iterator over ``(size, *event_shape)``.
+        An iterator over tensors ``(size, *event_shape)``.
+
+    Example:
+        >>> [len(x) for x in batches(data, 20, limit=50)]
+        [20, 20, 10]
     """
     left = number_of_examples(data, limit)
     for batch in data.batches(size):

@@ -17,6 +17,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from pyrovae._process.choices import check_choice
+
 __all__ = [
     "ACTIVATIONS",
     "MLP",
@@ -434,8 +436,7 @@ def _widths(name: str, widths: Sequence[int]) -> Shape:
 
 
 def _activation(name: Activation) -> type[nn.Module]:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    check_choice("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 

@@ -12,6 +12,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae._process.choices import check_choice
 from pyrovae.distributions import (
     FlowDistribution,
     OneHots,
@@ -393,8 +394,7 @@ class RelaxedCategorical(_Encoded):
         for name, value in (("temperature", temperature), ("final", final)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
-        if schedule not in ("constant", "exponential"):
-            raise ValueError(f"schedule must be one of constant, exponential, got {schedule!r}")
+        check_choice("schedule", schedule, ("constant", "exponential"))
         variables = number_of_variables(latent_dim, classes)
         super().__init__(event_shape, network, (variables, classes))
         self.schedule, self.first, self.final = schedule, temperature, final

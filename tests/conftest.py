@@ -16,6 +16,17 @@ from pyrovae.vae import VAE
 
 SEEDS = (0, 1, 2)
 
+EXPENSIVE_SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])]
+"""The same for ``parametrize``, where a case takes a second or more: all but the first are slow."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slow case of a test is not in the contract tier, whatever the test is."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "contract"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:

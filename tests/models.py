@@ -4,6 +4,7 @@ import os
 import signal
 from functools import partial
 
+import pytest
 import torch
 from pyro import distributions as dist
 from torch import nn
@@ -31,6 +32,37 @@ PAIRS = [
     if (p, q) not in UNDEFINED_PAIRS
     and (p == "vamp" or PRIOR_SPACES.get(p) == POSTERIOR_SPACES.get(q))
 ]
+
+
+def covering(pairs):
+    """Few of these pairs, with each prior and each posterior in one of them at least."""
+    found = []
+    for prior in dict.fromkeys(p for p, _ in pairs):
+        taken = {q for _, q in found}
+        posteriors = [q for p, q in pairs if p == prior]
+        found.append((prior, next((q for q in posteriors if q not in taken), posteriors[0])))
+    rest = dict.fromkeys(q for _, q in pairs if q not in {q for _, q in found})
+    return found + [next(pair for pair in pairs if pair[1] == q) for q in rest]
+
+
+# and a vamp over each of its spaces
+COVERING_PAIRS = list(
+    dict.fromkeys([*covering(PAIRS), ("vamp", "diagonal"), ("vamp", "relaxed_categorical")])
+)
+
+PRODUCT = [
+    pytest.param(*pair, marks=pytest.mark.contract if pair in COVERING_PAIRS else [])
+    for pair in PAIRS
+]
+"""For ``parametrize``: the whole product by default, the covering pairs in the contract tier."""
+
+EVERY_PAIR = [
+    pytest.param(*pair, marks=[] if pair in COVERING_PAIRS else pytest.mark.slow) for pair in PAIRS
+]
+"""For ``parametrize``: the covering pairs by default, the whole product in the slow tier."""
+
+EVERY_DENSE_PAIR = [pair for pair in EVERY_PAIR if pair.values[1] != "point"]
+"""Of these, the ones whose posterior has a density."""
 
 ACROSS = [(p, q) for p in PRIORS for q in POSTERIORS if (p, q) not in [*PAIRS, *UNDEFINED_PAIRS]]
 
@@ -136,9 +168,11 @@ def loose(vae):
     return VAE(vae.prior, vae.likelihood, posterior), exact
 
 
-OPTIONS = {"binomial": {"total_count": 3}, "discretized_logistic": {"levels": 4}}
-
-OPTIONS["categorical"] = {"levels": 4}
+OPTIONS = {
+    "binomial": {"total_count": 3},
+    "discretized_logistic": {"levels": 4},
+    "categorical": {"levels": 4},
+}
 
 
 def with_likelihood(name, network):

@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from pyrovae.evidence import linear_gaussian
@@ -38,6 +39,44 @@ def assert_no_less(value, truth, error, errors=4.0):
     value, truth, error = map(double, (value, truth, error))
     assert_finite(value, truth, error)
     assert (value > truth - errors * error).all(), f"{value} is too far below {truth}"
+
+
+def assert_calibrated(make, truth, seeds, errors=4.0, overstated=1.0):
+    """The standard errors that an estimator states are those that its values have.
+
+    Over repetitions the mean of the values is the truth, within so many of its errors, and their
+    spread is what the errors state: the sum of squares about the mean, over the mean of the squared
+    errors, is chi-squared, with as many degrees of freedom as there are repetitions, less one, for
+    each element. It must lie where a chi-squared lies but once in 10,000 times to either side. That
+    is of normal values, so let each be a mean over many draws.
+
+    Args:
+        make: from a seed to a value and its standard error: numbers, or tensors of one shape whose
+            elements share no draws.
+        truth: what the values estimate, or None where nobody knows it: then the spread is all that
+            is held.
+        seeds: of the repetitions.
+        errors: allowed between mean and truth.
+        overstated: factor by which a stated variance may be too large, where that is by design.
+    """
+    found = [make(seed) for seed in seeds]
+    values, stated = (
+        torch.stack([double(part) for part in column]) for column in zip(*found, strict=True)
+    )
+    assert_finite(values, stated)
+    variance = stated.square().mean(0)
+    if truth is not None:
+        assert_within(values.mean(0), truth, (variance / len(values)).sqrt(), errors)
+    degrees = (len(values) - 1) * variance.numel()
+    ratio = ((values - values.mean(0)).square().sum(0) / variance).sum().item() / degrees
+    low, high = (chi2.ppf(p, degrees) / degrees for p in (1e-4, 1 - 1e-4))
+    about = f"the variance is {ratio:.3f} of what is stated; chance allows {low:.3f} to {high:.3f}"
+    assert low / overstated < ratio < high, about
+
+
+def plain(result):
+    """A result as plain dictionaries, as ``--json`` prints it."""
+    return result if isinstance(result, dict) else result.to_dict()
 
 
 def assert_adds_up(row):

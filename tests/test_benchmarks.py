@@ -34,6 +34,7 @@ def train(folder, *arguments):
     return output, json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_steps_and_epochs_of_one_run_stand_beside_the_hand_written_ones(tmp_path):
     output, figures = train(tmp_path, "--epoch-nets", "200", "--only", "staged, graph")
     steps, epochs = figures["step"][NET], figures["epoch"][NET]
@@ -89,6 +90,7 @@ def test_every_contender_whose_packages_are_there_runs(tmp_path):
         assert (label in steps and label in epochs) or package in absent
 
 
+@pytest.mark.slow
 def test_startup_prints_its_limits(tmp_path):
     file = tmp_path / "figures.json"
     output = run("startup.py", tmp_path, "--rounds", 1, "--json", file)
@@ -139,6 +141,7 @@ def test_no_other_binarization_stands_in_for_larochelles(tmp_path):
     assert not list(tmp_path.glob("**/result.json"))
 
 
+@pytest.mark.slow
 def test_what_grows_with_what_is_measured_for_every_part(tmp_path):
     file = tmp_path / "figures.json"
     small = ("--rounds", 1, "--data", 70, 140, "--samples", 2, 4, "--images", 4, "--draws", 4)

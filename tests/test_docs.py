@@ -60,7 +60,14 @@ def small(code):
     return re.sub(r"(samples=)\d+", r"\g<1>2", code)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_id)
+WITH_PYTHON = [  # the README by default, every page in the slow tier
+    pytest.param(page, id=page_id(page), marks=[] if page.name == "README.md" else pytest.mark.slow)
+    for page in PAGES
+    if blocks(page, "python")
+]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_python_runs_in_order(page, tmp_path, monkeypatch, components_of):
     monkeypatch.chdir(tmp_path)
     components_of(page)
@@ -106,6 +113,7 @@ def commands(page):
 COMMANDS = sorted({tuple(words) for page in PAGES for words in commands(page)})
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_and_their_options_exist(words):
     name, *arguments = words
@@ -135,6 +143,7 @@ def test_the_commands_on_extending_run_with_the_components_of_that_page(
     assert {*FAMILIES, "data"} <= roles
 
 
+@pytest.mark.contract
 def test_every_command_is_documented():
     """Each has its section with its help, and is shown at work there."""
     sections = re.split(r"^## (?=\w+$)", page_text("commands"), flags=re.MULTILINE)[1:]
@@ -145,6 +154,7 @@ def test_every_command_is_documented():
         assert f"\npyrovae {name}" in section
 
 
+@pytest.mark.contract
 def test_every_component_is_documented():
     """Each family has its table, made of all its entries, and each entry is in the reference."""
     tables = re.findall(r"^```\{components\} (\w+)$", page_text("components"), re.MULTILINE)
@@ -158,6 +168,7 @@ def test_every_component_is_documented():
             assert component.__name__ in wing.__all__, name
 
 
+@pytest.mark.contract
 def test_every_wing_has_a_page_and_every_public_function_a_description():
     """The reference shows what is in ``__all__`` of each wing, from its docstrings."""
     for name in pyrovae.__all__:
@@ -243,6 +254,7 @@ def test_anchors_are_those_of_the_site():
     ]
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_no_local_link_is_broken(page):
     text = BLOCK.sub("", page.read_text())
@@ -257,6 +269,7 @@ def test_no_local_link_is_broken(page):
             assert anchor in anchors(file.read_text()), f"{page.name}: {target}"
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_tests_that_are_cited_exist(page):
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):

@@ -45,6 +45,7 @@ def at_hand():
     }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_give_what_they_show(name, tmp_path, monkeypatch):
     module = import_module(name)

@@ -1,28 +1,54 @@
 """A mean and its standard error, and the first examples in batches."""
 
-import math
+from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 
 from pyrovae.data import Split
-from pyrovae.estimates import Estimate, batches, number_of_examples
-from tests.conftest import SEEDS
+from pyrovae.estimates import Estimate, Result, batches, number_of_examples
+from tests.oracles import assert_calibrated
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_standard_error_is_the_deviation_of_repeated_means(seed):
-    torch.manual_seed(seed)
-    found = [Estimate.of(torch.randn(50)) for _ in range(2_000)]
-    spread = torch.tensor([e.value for e in found]).std().item()
-    stated = torch.tensor([e.standard_error for e in found]).square().mean().sqrt().item()
-    assert abs(spread / stated - 1) < 4 / math.sqrt(2 * 2_000)  # error of a standard deviation
+def test_the_standard_error_is_the_deviation_of_repeated_means():
+    def make(seed):
+        torch.manual_seed(seed)
+        found = Estimate.of(3 + torch.randn(50))
+        return found.value, found.standard_error
+
+    assert_calibrated(make, 3.0, range(2_000))
 
 
+@pytest.mark.contract
 def test_one_value_has_no_standard_error():
     assert Estimate.of(torch.tensor([3.0])) == Estimate(3.0, None)
+    assert Estimate.of([3.0]) == Estimate(3.0, None)
 
 
+def test_arrays_and_lists_have_the_mean_and_error_of_tensors():
+    values = [1.0, 2.0, 4.0]
+    expected = Estimate.of(torch.tensor(values))
+    for found in (Estimate.of(values), Estimate.of(np.array(values, np.float32))):
+        assert found.value == pytest.approx(expected.value)
+        assert found.standard_error == pytest.approx(expected.standard_error)
+
+
+def test_a_hidden_attribute_is_in_neither_text_nor_plain_data():
+    @dataclass(frozen=True, repr=False)
+    class Scores(Result):
+        mean: Estimate
+        parts: list[torch.Tensor]
+        everything: torch.Tensor = field(repr=False, compare=False)
+
+    found = Scores(Estimate(1.0, None), [torch.tensor([1.0, 2.0])], torch.zeros(1_000))
+    assert repr(found) == "Scores(mean=1.00, parts=[tensor of shape (2,)])"
+    assert found.to_dict() == {
+        "mean": {"estimate": 1.0, "standard_error": None}, "parts": [[1.0, 2.0]]
+    }  # fmt: skip
+
+
+@pytest.mark.contract
 @pytest.mark.parametrize(("limit", "expected"), [(None, 7), (7, 7), (3, 3), (4, 4), (100, 7)])
 def test_batches_are_the_first_examples_in_order(limit, expected):
     x = torch.arange(7.0)[:, None]
@@ -31,6 +57,7 @@ def test_batches_are_the_first_examples_in_order(limit, expected):
     assert torch.equal(torch.cat(found), x[:expected])
 
 
+@pytest.mark.contract
 def test_too_few_examples_are_refused():
     data = Split.from_array(torch.zeros(3, 1))
     with pytest.raises(ValueError, match="limit must be positive, got 0"):

@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from tests.conftest import SEEDS
+from tests.oracles import assert_within
 
 pytestmark = pytest.mark.xdist_group("examples")  # one process runs each example once
 
@@ -40,15 +45,29 @@ ARGUMENTS = {
     "wrong_formulas": ["--epochs", "1", "--samples", "2"],
 }
 
-BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md and diagnose.md
+BY_DEFAULT = {"quickstart", "impute"}  # the others take five minutes
+EXAMPLES = [
+    name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in ARGUMENTS
+]
+
+BY_COMMANDS = {"comparison", "rate_distortion"}  # pictures of compare.md
+
+
+def loaded(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def regenerate():
-    spec = importlib.util.spec_from_file_location("regenerate", ROOT / "docs" / "regenerate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "docs" / "regenerate.py")
+
+
+@pytest.fixture(scope="module")
+def anomaly():
+    return loaded(ROOT / "examples" / "anomaly.py")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +94,7 @@ def test_every_example_has_arguments_for_a_small_run():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs_and_prints_its_result(run, name):
     output, _ = run(name)
     assert re.search(r"-\d+\.\d+ \+- \d+\.\d+", output)
@@ -88,6 +107,7 @@ def test_impute_draws_its_picture(run):
         assert min(picture.size) > 300
 
 
+@pytest.mark.slow
 def test_anomaly_scores_both_ways_round(run):
     output, folder = run("anomaly")
     for data, other in (("digits", "shapes"), ("shapes", "digits")):
@@ -96,6 +116,41 @@ def test_anomaly_scores_both_ways_round(run):
             rf"^{other}  .*( +[01]\.\d{{3}} \+- \d\.\d{{3}}){{3}}$", table, re.MULTILINE
         )
         assert (folder / "figures" / f"anomaly-{data}.png").is_file()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_area_is_scikit_learns(anomaly, seed, ties):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0.7, 1, 60), rng.normal(0, 2, 90)
+    if ties:
+        a, b = a.round(), b.round()
+    truth = np.repeat([1, 0], [60, 90])
+    assert anomaly.auc(a, b)[0] == pytest.approx(roc_auc_score(truth, np.concatenate([a, b])))
+    assert anomaly.auc(b, a)[0] == pytest.approx(1 - anomaly.auc(a, b)[0])
+    assert anomaly.auc(b, a)[1] == pytest.approx(anomaly.auc(a, b)[1])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_standard_error_is_the_spread_of_areas_of_new_data(anomaly, seed):
+    """Within 5 standard errors of a standard deviation of 500 repetitions."""
+    rng = np.random.default_rng(seed)
+    found = np.array([anomaly.auc(rng.normal(1, 1, 50), rng.normal(0, 2, 80)) for _ in range(500)])
+    spread = found[:, 0].std(ddof=1)
+    assert_within(found[:, 1].mean(), spread, spread / np.sqrt(2 * 500), 5)
+
+
+def test_kinds_apart_have_area_one_or_zero_and_equal_ones_a_half(anomaly):
+    low, high = np.arange(5.0), np.arange(5.0) + 10
+    assert anomaly.auc(high, low) == (1.0, 0.0)
+    assert anomaly.auc(low, high) == (0.0, 0.0)
+    assert anomaly.auc(np.ones(4), np.ones(7)) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("values", [np.array([1.0]), np.array([1.0, np.nan])])
+def test_too_few_numbers_or_nan_are_refused(anomaly, values):
+    with pytest.raises(ValueError, match="at least two numbers of each kind and no NaN"):
+        anomaly.auc(values, np.arange(3.0))
 
 
 def test_quickstart_compares_four_priors(run):
@@ -111,6 +166,7 @@ def test_quickstart_compares_four_priors(run):
         assert elbo < evidence
 
 
+@pytest.mark.slow
 def test_pictures_of_the_docs_are_those_that_the_examples_draw(run):
     drawn = {path.stem for name in ARGUMENTS for path in (run(name)[1] / "figures").glob("*")}
     kept = list((ROOT / "docs" / "images").iterdir())
@@ -134,7 +190,7 @@ def test_the_table_of_examples_says_what_each_says_of_itself():
     assert dict(rows) == {name: text.partition("\n\n")[0] for name, text in docstrings.items()}
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_docs_show_the_example_with_all_that_it_prints(run, regenerate, name):
     shown = [
         match

@@ -59,10 +59,12 @@ def wing_of(module):
     return module.partition(".")[0]
 
 
+@pytest.mark.contract
 def test_every_wing_has_a_place():
     assert {wing_of(module) for module in MODULES} == set(ORDER)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_one_way(module):
     own = ORDER.index(wing_of(module))
@@ -73,6 +75,7 @@ def test_imports_go_one_way(module):
             assert other <= own, f"{module} imports {inner}, which is not below it"
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_private_crosses_a_wing(module):
     """Another wing is imported through its face, and its faces show no private names."""
@@ -87,6 +90,7 @@ def test_nothing_private_crosses_a_wing(module):
             assert set(taken) <= set(face), f"{module} imports {taken} from {inner}"
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("module", MODULES)
 def test_heavy_libraries_have_one_home(module):
     for name, _ in imported(module):
@@ -100,6 +104,7 @@ def python(code):
     ).stdout
 
 
+@pytest.mark.contract
 def test_importing_the_package_imports_nothing_heavy():
     loaded = python("import pyrovae, pyrovae.cli, sys; print(*sys.modules)").split()
     assert "click" in loaded
@@ -135,6 +140,7 @@ print([i for i, (a, b) in enumerate(zip(before, after)) if a != b])
     assert python(code % (modules,)).strip() == "[]"
 
 
+@pytest.mark.contract
 def test_public_names_are_found_where_they_live():
     for name in pyrovae.__all__:
         assert getattr(pyrovae, name).__name__ == name
@@ -143,6 +149,7 @@ def test_public_names_are_found_where_they_live():
         pyrovae.nothing  # noqa: B018
 
 
+@pytest.mark.contract
 def test_modules_are_attributes_that_are_imported_when_used():
     code = "import pyrovae, sys; assert 'torch' not in sys.modules; print(pyrovae.data.load)"
     assert python(code).startswith("<function load")
@@ -150,6 +157,7 @@ def test_modules_are_attributes_that_are_imported_when_used():
     assert not hasattr(pyrovae, "_private")
 
 
+@pytest.mark.contract
 def test_no_test_imports_another_test():
     """What tests share is in tests/models.py and tests/oracles.py."""
     for path in Path(__file__).parent.rglob("test_*.py"):

@@ -15,18 +15,18 @@ from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import Beta
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture
-from pyrovae.training import fit
-from pyrovae.training.fitting import fitting
+from pyrovae.training import fit, loop
 from pyrovae.vae import VAE
 
 KILLS = 30
 OPTIONS = {"epochs": 40, "batch_size": 10, "warmup": 0.1, "averaging": 0.9, "clip_norm": 20.0}
 
 
-def tell(pipe, progress):
+def note(pipe, progress):
     os.write(pipe, b".")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["off", "graph"])
 def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
     mode, network, digits, tmp_path, monkeypatch
@@ -44,7 +44,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
         return fit(vae, digits, **options, out=out, resume=resume, report=report)
 
     whole = run(tmp_path / "whole", False)
-    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "killed"
     moments = random.Random(mode)
     interval = 0.0  # between the last two reports of one run: a step with its checkpoint
@@ -53,16 +53,16 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
         child = os.fork()
         if child == 0:  # in here nothing is left to pytest
             try:
-                run(out, out.exists(), partial(tell, writing))
+                run(out, out.exists(), partial(note, writing))
             finally:
                 os._exit(0)
         os.close(writing)
-        told = []
+        times = []
         for _ in range(moments.randint(1, 14)):  # reports of a step, or of the beginning
             assert os.read(reading, 1), "it ended before it was killed"
-            told.append(time.monotonic())
-        if len(told) > 1:
-            interval = told[-1] - told[-2]
+            times.append(time.monotonic())
+        if len(times) > 1:
+            interval = times[-1] - times[-2]
         time.sleep(moments.uniform(0.0, interval))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -86,6 +86,7 @@ def at_the_start(likelihood, x):
     return likelihood(torch.zeros(2))
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("event_shape", [(5,), (1, 4, 4), (3, 6, 5)])
 @pytest.mark.parametrize("batch", [(), (7,), (3, 7)])
 @every
@@ -106,6 +107,7 @@ def test_an_image_decoder_gives_all_outputs(name, options):
     assert p.mean.shape == (7, 3, 6, 5)
 
 
+@pytest.mark.contract
 @every
 def test_samples_lie_in_the_support(name, options, network):
     p = make(name, (5,), network, **options)(torch.randn(20, 2))
@@ -150,6 +152,7 @@ def test_samples_have_the_mean(name, options, network, seed):
     assert_within(x.mean(0), p.mean, x.std(0) / np.sqrt(4_000), 5, floor=1e-6)
 
 
+@pytest.mark.contract
 @every
 def test_gradients_reach_every_parameter(name, options, network):
     likelihood = make(name, (5,), network, **options)
@@ -159,6 +162,7 @@ def test_gradients_reach_every_parameter(name, options, network):
         assert_reached(parameter, parameter_name)
 
 
+@pytest.mark.contract
 @every
 def test_a_vae_takes_its_data_and_has_finite_gradients(name, options, network, digits):
     vae = VAE(
@@ -174,6 +178,7 @@ def test_a_vae_takes_its_data_and_has_finite_gradients(name, options, network, d
     assert vae.sample(3).shape == vae.decode(torch.randn(3, 2)).shape == (3, 1, 8, 8)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -209,6 +214,7 @@ def test_data_outside_the_support_are_refused_with_the_remedy(name, value, netwo
     assert likelihood.remedy in str(caught.value)
 
 
+@pytest.mark.contract
 @every
 def test_save_and_load(name, options, network):
     a, b = (make(name, (5,), network, **options) for _ in range(2))

@@ -49,6 +49,7 @@ def shaken(posterior):
     return posterior
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("event_shape", SHAPES)
 @pytest.mark.parametrize("batch", [(), (7,), (3, 7)])
 @pytest.mark.parametrize("text", VARIANTS)
@@ -61,6 +62,7 @@ def test_shapes_under_extra_batch_dimensions(text, batch, event_shape, network):
     assert q.log_prob(z).shape == q.log_prob(z.clone()).shape == (6, *batch)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("text", VARIANTS)
 def test_expands_as_under_vectorized_particles(text, network):
     q = make(text, 2, (5,), network)(torch.randn(7, 5))
@@ -72,6 +74,7 @@ def test_expands_as_under_vectorized_particles(text, network):
         assert pyro.sample("z", q).shape == (3, 7, 2)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("text", VARIANTS)
 def test_gradients_reach_every_parameter(text, network):
     posterior = make(text, 2, (5,), network)
@@ -121,6 +124,7 @@ def test_density_integrates_to_one_and_samples_follow_it(text, network):
         assert stats.kstest(u2, "uniform").pvalue > 1e-4
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("text", VARIANTS)
 def test_save_and_load(text, network):
     a, b = (make(text, 2, (5,), network) for _ in range(2))

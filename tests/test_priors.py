@@ -64,6 +64,7 @@ def prior(request):
     return prior
 
 
+@pytest.mark.contract
 def test_is_one_distribution_over_vectors(prior):
     p = prior()
     assert p.batch_shape == ()
@@ -72,6 +73,7 @@ def test_is_one_distribution_over_vectors(prior):
     assert p.log_prob(torch.randn(5, 6, 2)).shape == (5, 6)
 
 
+@pytest.mark.contract
 def test_expands_as_under_plates_and_vectorized_particles(prior):
     p = prior()
     z = torch.randn(3, 4, 2)
@@ -127,6 +129,7 @@ def test_density_integrates_to_one_and_samples_follow_it(prior):
         assert stats.kstest(u2, "uniform").pvalue > 1e-4
 
 
+@pytest.mark.contract
 def test_gradients_reach_every_parameter(prior):
     z = torch.randn(7, 2, requires_grad=True)
     prior().log_prob(z).sum().backward()
@@ -134,6 +137,7 @@ def test_gradients_reach_every_parameter(prior):
         assert_reached(parameter)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("text", VARIANTS)
 def test_save_and_load(text):
     posterior = DiagonalNormal(3, (5,), Linear)
@@ -157,6 +161,7 @@ def categorical(request):
     return nn.ModuleList([prior, posterior])  # so that both are in one mode
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("training", [True, False])
 def test_categorical_is_one_distribution_over_vectors_in_both_modes(categorical, training):
     p = categorical.train(training)[0]()

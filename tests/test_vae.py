@@ -26,7 +26,7 @@ from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, StandardNormal, VampPrior
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_within
 
@@ -47,6 +47,7 @@ def test_the_log_joint_is_the_sum_of_the_two_terms(vae, digits):
     assert torch.equal(wide, terms[0].double() + terms[1].double())
 
 
+@pytest.mark.contract
 def test_svi_lowers_the_loss(vae, digits):
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(digits) for _ in range(80)]
@@ -54,6 +55,7 @@ def test_svi_lowers_the_loss(vae, digits):
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+@pytest.mark.contract
 def test_trace_elbo_is_the_sum_written_out(vae, digits):
     torch.manual_seed(5)
     loss = Trace_ELBO().loss(vae.model, vae.guide, digits)
@@ -155,7 +157,7 @@ def test_importance_weights_average_to_the_evidence():
     assert_within(estimate, evidence[0], error)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_nuts_finds_the_exact_posterior_of_a_linear_gaussian_model(seed):
     vae, x, _ = linear_gaussian(seed)
     loc, covariance = exact_posterior(vae, x[:1])
@@ -180,6 +182,7 @@ def test_render_model_draws_both_programs(vae, digits):
             assert graph.pipe(format="png").startswith(b"\x89PNG")
 
 
+@pytest.mark.contract
 def test_methods_call_the_three_roles(vae, digits):
     torch.testing.assert_close(vae.encode(digits), vae.posterior(digits).mean)
     z = torch.randn(3, 5, 2)
@@ -204,6 +207,7 @@ class TenLines(nn.Module):
         return dist.StudentT(5.0, torch.zeros(2), self.log_scale.exp()).to_event(1)
 
 
+@pytest.mark.contract
 def test_a_prior_of_ones_own_needs_no_other_change(network, digits):
     vae = VAE(TenLines(), Bernoulli(2, (1, 8, 8), network), DiagonalNormal(2, (1, 8, 8), network))
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
@@ -364,6 +368,7 @@ def test_a_second_vae_in_one_process_trains_nothing_without_a_scope(network, dig
         assert moved is expected
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("seed", SEEDS)
 def test_elbo_equals_log_evidence_at_the_exact_posterior(seed):
     vae, x, evidence = linear_gaussian(seed)

@@ -283,6 +283,7 @@ def check_better(rows, *names):
         assert value(right) - value(wrong) > TOLERANCE * math.hypot(error(right), error(wrong))
 
 
+@pytest.mark.slow
 def test_training_with_the_averaged_kl_is_as_shown(wrong_formulas, page):
     rows = retrained(wrong_formulas, page, "averaged_kl")
     _, right, wrong = rows["trained: KL(q || p)"]
@@ -291,6 +292,7 @@ def test_training_with_the_averaged_kl_is_as_shown(wrong_formulas, page):
     check_better(rows, "trained: ELBO", "trained: log p(x) at least")
 
 
+@pytest.mark.slow
 def test_training_with_the_cross_entropy_of_grey_pixels_is_as_shown(wrong_formulas, page):
     rows = retrained(wrong_formulas, page, "grey_bernoulli")
     integral = integrate.quad(lambda x: 0.1**x * 0.9 ** (1 - x), 0, 1)[0]
@@ -302,6 +304,7 @@ def test_training_with_the_cross_entropy_of_grey_pixels_is_as_shown(wrong_formul
     check_better(rows, "trained: ELBO, as the formula has it", "trained: ELBO, of the density")
 
 
+@pytest.mark.slow
 def test_training_with_squared_errors_is_as_shown(wrong_formulas, page):
     rows = retrained(wrong_formulas, page, "squared_error")
     _, right, wrong = rows["0.5 * sum: -log N(x | loc, scale)"]

@@ -1,7 +1,7 @@
 """What is compared: one module for each way of training the same VAE, imported only when it runs.
 
 A module has two dictionaries by label. ``STEPS`` holds functions of a net and a batch of bits that
-return the step; ``EPOCHS`` holds functions of a net, grey pixels, a number of epochs and ``turn``,
+return the step; ``EPOCHS`` holds functions of a net, gray pixels, a number of epochs and ``turn``,
 which they call before the first epoch and after each one. So each loop stays as its library has it,
 also where the library owns the loop.
 """
@@ -65,5 +65,5 @@ def pixels(images: int) -> np.ndarray:
         x = np.fromfile(file, np.uint8, count=784 * images, offset=16)
         return x.reshape(-1, 784)
     rng = np.random.default_rng(0)
-    grey = rng.integers(0, 256, (images, 784), dtype=np.uint8)
-    return grey * (rng.random((images, 784), dtype=np.float32) < 0.19)
+    gray = rng.integers(0, 256, (images, 784), dtype=np.uint8)
+    return gray * (rng.random((images, 784), dtype=np.float32) < 0.19)

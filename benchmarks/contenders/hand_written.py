@@ -69,7 +69,7 @@ def epochs(
     compiled: bool,
     device: str = "cpu",
 ) -> None:
-    """Pixels stay bytes on the device; each batch is gathered and binarised there as it comes."""
+    """Pixels stay bytes on the device; each batch is gathered and binarized there as it comes."""
     train_on = _train_on(net, compiled, device)
     images = torch.from_numpy(pixels).to(device)
     turn()

@@ -32,7 +32,7 @@ def make_vae(net: Net) -> VAE:
 
 
 def step_of_fit(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], object]:
-    """With fit's optimiser: a schedule, and a look whether the gradient is finite."""
+    """With fit's optimizer: with a schedule, and a check that the gradient is finite."""
     vae, x = make_vae(net), torch.from_numpy(bits).view(-1, 1, 28, 28)
     optimizer = FusedAdam(vae.parameters(), learning_rate=LEARNING_RATE, total_steps=10**6)
     optimizer.examples = len(x)
@@ -53,7 +53,7 @@ def step_of_fit(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], object
 
 
 def step_with_adam(net: Net, bits: np.ndarray, *, mode: str) -> Callable[[], object]:
-    """The loss and its gradients alone, then the optimiser of the hand-written script."""
+    """The loss and its gradients alone, then the optimizer of the hand-written script."""
     vae, x = make_vae(net), torch.from_numpy(bits).view(-1, 1, 28, 28)
     adam = torch.optim.Adam(vae.parameters(), LEARNING_RATE, fused=True)
     objective = Trace_ELBO()
@@ -79,7 +79,7 @@ def epochs(
     device: str = "cpu",
     precision: str = "float32",
 ) -> None:
-    """``fit`` itself, told to wait its turn after each epoch."""
+    """``fit`` itself, which waits its turn after each epoch."""
     data = Split(pixels.reshape(-1, 1, 28, 28), None, (1, 28, 28), transform=Dynamic(255))
     done = -1
 

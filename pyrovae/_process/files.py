@@ -1,4 +1,4 @@
-r"""Files that are whole or absent: every write goes to a neighbour and takes the name at the end.
+r"""Files that are whole or absent: each is written under a temporary name, then renamed.
 
 Tensors are stored as safetensors, which cannot carry code.
 """
@@ -29,10 +29,10 @@ __all__ = [
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that replaces ``path`` when the block ends, and vanishes if it fails.
+    """A binary file that replaces ``path`` when the block ends, and is deleted if the block fails.
 
     Args:
-        path: where the file will be; its own folder is made if only that is missing.
+        path: of the file; its folder is made, but not the parents of that folder.
     """
     path.parent.mkdir(exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -51,10 +51,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder that takes the name ``path`` when the block ends, and vanishes if it fails.
+    """A folder that becomes ``path`` when the block ends, and is deleted if the block fails.
 
     Args:
-        path: where the folder will be; what it lies in is made.
+        path: of the folder; its parents are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -79,7 +79,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:
-    """Write named tensors, and something that JSON can hold, to one safetensors file."""
+    """Write named tensors and a JSON header to a safetensors file; see :func:`tensor_bytes`."""
     write_bytes(path, tensor_bytes(tensors, about))
 
 
@@ -87,8 +87,8 @@ def tensor_bytes(tensors: Mapping[str, Tensor], about: Any = None) -> bytes:
     """The contents of a safetensors file.
 
     Args:
-        tensors: by name; those that share memory are written once each.
-        about: kept as JSON in the file's header.
+        tensors: by name; tensors that share memory are written separately.
+        about: anything that JSON can hold; stored in the file's header.
     """
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     contents: bytes = serialize(own, metadata={"about": json.dumps(about)})
@@ -96,17 +96,17 @@ def tensor_bytes(tensors: Mapping[str, Tensor], about: Any = None) -> bytes:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read what :func:`write_tensors` wrote.
+    """Read a file that :func:`write_tensors` wrote.
 
     Args:
-        path: where from.
+        path: of the file.
 
     Returns:
-        The tensors by name, on the CPU, and what stood in the header.
+        The tensors by name, on the CPU, and the contents of the header.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a whole safetensors file.
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is not a complete safetensors file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")

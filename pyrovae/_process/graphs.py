@@ -1,16 +1,24 @@
-"""Graphs of tensor operations: whether and how they are compiled, and in words why not."""
+"""Graphs of tensor operations: tracing a function, compiling the trace, comparing the two.
+
+``make_fx`` lives in ``torch.fx.experimental``, which may move between releases of torch. It is
+imported when a function is traced, so that whoever asks for a graph can catch the failure like any
+other and run the function as written.
+"""
 
 import contextlib
 import importlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pyro
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-__all__ = ["compiled", "has_compiler", "in_one_line"]
+__all__ = ["compiled", "has_compiler", "in_one_line", "side_by_side", "traced"]
 
 
 def has_compiler() -> bool:
@@ -18,20 +26,44 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-def compiled(graph: GraphModule) -> Callable[..., Any]:
-    """A graph compiled by inductor, for the shapes that it was traced with.
+def traced(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
+    """Record the tensor operations of a function, from a run on tensors without values.
 
-    Random numbers come from torch's own generator, so that a seed means what it means elsewhere.
+    Random draws are operations too, so that each call of the graph draws anew.
 
     Args:
-        graph: as ``make_fx`` writes it.
+        function: of tensors, to a tuple of tensors. Tensors it closes over become constants.
+        inputs: only their shapes, dtypes and devices matter.
 
     Returns:
-        A function of the same arguments; it is compiled at the first call.
-    """
-    from torch import _inductor as inductor  # past dynamo, which a graph has no need of
+        A graph with the same arguments.
 
-    with _quiet("torch.utils.cpp_extension"):  # it tells of CUDA, which is of no matter here
+    Raises:
+        Exception: whatever ``make_fx`` raises for a function whose operations depend on values, and
+            ImportError where torch no longer has ``make_fx``.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with pyro.validation_enabled(False), _without_warnings():
+        trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+        graph: GraphModule = trace(*inputs)
+    return graph
+
+
+def compiled(graph: GraphModule) -> Callable[..., Any]:
+    """Compile a graph with inductor, for the shapes it was traced with.
+
+    Random numbers come from torch's own generator, so a seed means the same as elsewhere.
+
+    Args:
+        graph: as :func:`traced` returns it.
+
+    Returns:
+        A function with the same arguments; it is compiled at the first call.
+    """
+    from torch import _inductor as inductor  # without dynamo, which a graph does not need
+
+    with _quiet("torch.utils.cpp_extension"):  # it logs a missing CUDA, which does not matter here
         importlib.import_module("torch.utils.cpp_extension")
     result: Callable[..., Any] | None = None
 
@@ -42,16 +74,53 @@ def compiled(graph: GraphModule) -> Callable[..., Any]:
             if any(tensor.is_cuda for tensor in inputs) and hasattr(
                 inductor.config, "deterministic"
             ):
-                options["deterministic"] = True  # choose by no clock between ways to compute
-            result = inductor.compile(graph, list(inputs), options=options)
+                options["deterministic"] = True  # never choose between kernels by timing them
+            with _without_warnings():
+                result = inductor.compile(graph, list(inputs), options=options)
         return result(*inputs)
 
     return call
 
 
+def side_by_side(
+    function: Callable[[Sequence[Tensor]], Any],
+    graph: Callable[[Sequence[Tensor]], Any],
+    inputs: Sequence[Tensor],
+) -> Iterator[tuple[Any, Any]]:
+    """Run a function and its graph under two seeds, the second time on another order of the batch.
+
+    Args:
+        function: of a sequence of tensors.
+        graph: of the same sequence.
+        inputs: tensors ``(batch, ...)``.
+
+    Yields:
+        What the function returned, and what the graph returned.
+    """
+    for seed in (0, 1):
+        data = [x.roll(seed, 0) if x.dim() else x for x in inputs]
+        torch.manual_seed(seed)
+        expected = function(data)
+        torch.manual_seed(seed)
+        yield expected, graph(data)
+
+
+def in_one_line(error: BaseException) -> str:
+    """The type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop what torch warns of in its own code while it traces or compiles."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keep a logger from telling of less than an error, for a while."""
+    """Let a logger pass on errors only, for the duration of a block."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -59,8 +128,3 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def in_one_line(error: BaseException) -> str:
-    """The kind of an error and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,4 +1,4 @@
-r"""Keeping the process as it was: random streams, param store, warning filters, Ctrl-C."""
+r"""Seeds of random streams, and blocks that leave global state as they found it."""
 
 import contextlib
 import signal
@@ -23,17 +23,17 @@ __all__ = [
 ]
 
 PURPOSES = ("build", "initialize", "order", "step")
-"""What random streams are for: each has its own."""
+"""Purposes of random streams; each purpose has its own streams."""
 
 
 @contextlib.contextmanager
 def isolated(device: torch.device) -> Iterator[None]:
-    """A block that leaves param store, random state and warning filters as they were.
+    """A block that restores param store, random state and warning filters when it ends.
 
-    On a GPU, convolutions take algorithms inside of it that give one result.
+    On a GPU, convolutions use deterministic algorithms inside the block.
 
     Args:
-        device: whose random state is kept, besides the CPU's.
+        device: whose random state is restored, besides the CPU's.
     """
     with (
         _repeatable(device),
@@ -41,7 +41,7 @@ def isolated(device: torch.device) -> Iterator[None]:
         torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
         warnings.catch_warnings(),
     ):
-        # Pyro warns of a loss that is not finite; here that ends the run, with the reason.
+        # Pyro warns of a loss that is not finite; here such a loss is an error with its reason.
         warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
         yield
 
@@ -62,9 +62,9 @@ def _repeatable(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupt_after_step() -> Iterator[threading.Event]:
-    """A block in which the first Ctrl-C sets an event, and a second one interrupts at once.
+    """A block in which the first Ctrl-C sets an event, and the second interrupts at once.
 
-    Outside the main thread, where Python delivers no signals, the event is never set.
+    Python delivers signals to the main thread only; in other threads the event is never set.
 
     Yields:
         The event.
@@ -88,10 +88,10 @@ def interrupt_after_step() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """A block in eval mode, after which each submodule is in the mode that it was in.
+    """A block with a module in eval mode; afterwards each submodule has its own mode again.
 
     Args:
-        module: in eval mode meanwhile, with all its parts.
+        module: put in eval mode, with all its submodules.
     """
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -103,7 +103,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def seed_device(device: torch.device, seed: int) -> None:
-    """Seed the random numbers of one device; ``torch.manual_seed`` looks for every other one too.
+    """Seed the CPU and one device; ``torch.manual_seed`` also searches for all other devices.
 
     Args:
         device: CPU or GPU.
@@ -116,10 +116,10 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 
 def derived(*seeds: int) -> int:
-    """A seed from several: of a user's seed, say, and the place of a batch.
+    """Derive a seed from several integers, such as a user's seed and the number of a batch.
 
     Args:
-        seeds: not negative; the same ones in the same order give the same result.
+        seeds: not negative; the same integers in the same order give the same seed.
 
     Returns:
         A seed below 2**32.
@@ -128,13 +128,13 @@ def derived(*seeds: int) -> int:
 
 
 def stream(seed: int, purpose: str, number: int = 0, process: int = 0) -> int:
-    """The seed of a random stream that depends on nothing but these four.
+    """The seed of a random stream, which depends on these four arguments alone.
 
     Args:
         seed: of the run.
         purpose: one of ``PURPOSES``.
         number: of the step or epoch.
-        process: one of several that draw for shares of the same step.
+        process: number of the process, where several draw for shares of the same step.
 
     Returns:
         A seed below 2**63, for torch and NumPy alike.

@@ -1,4 +1,4 @@
-"""Libraries that only some features need: imported on use, with a clear error."""
+"""Optional libraries, imported on first use, with a clear error if that fails."""
 
 import importlib
 from typing import Any
@@ -7,14 +7,15 @@ __all__ = ["import_for"]
 
 
 def import_for(module: str, package: str, purpose: str) -> Any:
-    """Import a module that only some features need.
+    """Import an optional module.
 
-    Any failure counts: torchvision built for another torch raises RuntimeError or OSError.
+    Every exception counts as a failure: torchvision built for another torch raises RuntimeError or
+    OSError.
 
     Args:
         module: name of the module.
-        package: what `pip install` calls it.
-        purpose: what needs it, in words.
+        package: its name for ``pip install``.
+        purpose: the feature that needs it, for the message.
 
     Returns:
         The module.

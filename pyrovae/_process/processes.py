@@ -1,10 +1,10 @@
-r"""Several processes that work as one: which of them this is, sums over all, who speaks for them.
+r"""Several processes that work as one: their numbers, sums over all, and the one that prints.
 
-``torchrun --nproc-per-node N`` starts a command N times and tells each process its number. Inside
-of :func:`joined` they exchange tensors, and wait for each other where they do. If one stops, the
-exchange ends in the others with a :class:`StoppedError`, and so they stop too.
+``torchrun --nproc-per-node N`` starts a command N times and gives each process a number. Inside
+:func:`joined` the processes exchange tensors, and wait for each other when they do. If one stops,
+the exchange raises :class:`StoppedError` in the others, so they stop too.
 
-A process that is alone joins nothing: sums are the tensors themselves, and torch.distributed is not
+A single process joins nothing: sums are the tensors themselves, and torch.distributed is not
 imported.
 """
 
@@ -37,11 +37,17 @@ __all__ = [
     "wait",
 ]
 
-WORDS_SECONDS = 5.0  # to wait for another process to say why all stop
+WORDS_SECONDS = 5.0  # to wait for another process to print why all stop
 
 
 class StoppedError(RuntimeError):
-    """Another process is gone, so that this one cannot go on."""
+    """Another process has ended, so this one cannot continue.
+
+    Example:
+        >>> from pyrovae.training import StoppedError
+        >>> issubclass(StoppedError, RuntimeError)
+        True
+    """
 
 
 @dataclass(frozen=True)
@@ -53,19 +59,27 @@ class _Group:
 
 _group: _Group | None = None
 _groups = itertools.count()
-_has_joined = False  # others, at some time
+_has_joined = False  # whether this process was ever joined with others
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """A block in which the processes that torchrun started work as one.
 
-    It may be entered again inside of itself. Every process enters it, and makes the same calls of
-    this module's functions in the same order. The package's command line is inside of it; a script
-    of one's own enters it around :func:`pyrovae.fit` and :func:`pyrovae.evaluate`.
+    Every process must enter it, and make the same calls in the same order. Blocks may be nested.
+    The command line enters it for you; in your own script, put it around :func:`pyrovae.fit` and
+    :func:`pyrovae.evaluate`.
 
     Raises:
         StoppedError: if not all processes arrive.
+
+    Example:
+        >>> from pyrovae.training import is_first, joined
+        >>> with joined():
+        ...     fitted = pyrovae.fit(vae, x, epochs=1)
+        ...     if is_first():
+        ...         print(fitted.stopped)
+        finished
     """
     global _group, _has_joined
     if _group is not None or int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -80,13 +94,13 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local_rank())
     try:
         store, rank, count = _meeting()
-        # what an earlier group left in the store are addresses that nobody answers any more
+        # a new prefix, since addresses that an earlier group left in the store no longer answer
         group_store = PrefixStore(f"group {next(_groups)}", store)
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, store=group_store, rank=rank, world_size=count)
     except (RuntimeError, ValueError) as error:
         raise StoppedError(
-            "the processes of this run do not find each other "
+            "the processes of this run cannot find each other "
             f"({str(error).partition(chr(10))[0]}); start all of them with torchrun"
         ) from error
     _group, _has_joined = _Group(rank, count, store), True
@@ -99,7 +113,7 @@ def joined() -> Iterator[None]:
 
 @functools.cache
 def _meeting() -> tuple[Any, int, int]:
-    """Where processes leave messages for each other; it outlives a group. Rank and count."""
+    """The store for messages between processes, which outlives a group; rank and count."""
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, count = next(rendezvous("env://"))
@@ -117,17 +131,23 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes, prints and shows progress for all."""
+    """Whether this process writes, prints and shows progress for all.
+
+    Example:
+        >>> from pyrovae.training import is_first
+        >>> is_first()
+        True
+    """
     return rank() == 0
 
 
 def local_rank() -> int:
-    """The number of this process among those of its machine: also that of its GPU."""
+    """The number of this process on its machine, which is also the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def command() -> str:
-    """How ``pyrovae`` is started with as many processes as now, for messages."""
+    """The command that starts ``pyrovae`` with the current number of processes, for messages."""
     if _group is None:
         return "pyrovae"
     here = os.environ.get("LOCAL_WORLD_SIZE", str(_group.count))
@@ -138,14 +158,14 @@ def summed(tensors: Sequence["Tensor"]) -> list["Tensor"]:
     """The sum of each tensor over all processes, the same to the bit in each of them.
 
     Args:
-        tensors: of the same shapes, dtypes and devices in every process, in the same order; those
+        tensors: of the same shapes, dtypes and devices in every process, in the same order; tensors
             of one dtype and device travel together.
 
     Returns:
-        New tensors; alone, those given.
+        New tensors; in a single process, the tensors given.
 
     Raises:
-        StoppedError: if another process is gone.
+        StoppedError: if another process has ended.
     """
     if _group is None:
         return list(tensors)
@@ -166,13 +186,13 @@ def summed(tensors: Sequence["Tensor"]) -> list["Tensor"]:
 
 
 def from_first(tensors: Sequence["Tensor"]) -> None:
-    """Overwrite tensors by those of the first process.
+    """Overwrite tensors with those of the first process.
 
     Args:
         tensors: of the same shapes and dtypes in every process, in the same order.
 
     Raises:
-        StoppedError: if another process is gone.
+        StoppedError: if another process has ended.
     """
     if _group is None:
         return
@@ -186,32 +206,26 @@ def from_first(tensors: Sequence["Tensor"]) -> None:
 
 
 def text_of_first(text: str) -> str:
-    """What the first process calls it with.
-
-    Args:
-        text: of no matter in the others.
+    """The text that the first process passes; the others' arguments are ignored.
 
     Raises:
-        StoppedError: if another process is gone.
+        StoppedError: if another process has ended.
     """
     if _group is None:
         return text
-    import torch
+    import torch.distributed as dist
 
-    size = torch.tensor(len(text.encode()))
-    from_first([size])
-    letters = torch.zeros(int(size), dtype=torch.uint8)
-    if is_first():
-        letters = torch.tensor(list(text.encode()), dtype=torch.uint8)
-    from_first([letters])
-    return bytes(letters.tolist()).decode()
+    texts = [text]
+    with _connected():
+        dist.broadcast_object_list(texts, 0)
+    return texts[0]
 
 
 def wait() -> None:
-    """Go on when all processes are here.
+    """Wait until all processes have called this.
 
     Raises:
-        StoppedError: if another process is gone.
+        StoppedError: if another process has ended.
     """
     if _group is None:
         return
@@ -221,14 +235,14 @@ def wait() -> None:
 
 
 def stop(say: Callable[[], None], status: int) -> int:
-    """Say why this process stops, unless another has said why all do.
+    """Print why this process stops, unless another process has already printed why all stop.
 
     Args:
-        say: called in the process that is the first to stop.
-        status: the exit status that belongs to it.
+        say: prints the reason; called only in the process that stops first.
+        status: the exit status for that reason.
 
     Returns:
-        The exit status of all: that of the process that spoke.
+        The exit status of all processes: the status of the one that printed.
     """
     if _group is None:
         say()
@@ -238,7 +252,7 @@ def stop(say: Callable[[], None], status: int) -> int:
         if store.add("stopped", 1) > 1:
             store.wait(["status"], timedelta(seconds=WORDS_SECONDS))
             return int(store.get("status"))
-    except RuntimeError:  # the store is gone with its process, or that was killed as it spoke
+    except RuntimeError:  # the process with the store has ended, or the other was killed midway
         return status
     say()
     store.set("status", str(status))
@@ -246,10 +260,10 @@ def stop(say: Callable[[], None], status: int) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process when nothing is left to be done.
+    """End this process with an exit status.
 
-    One that was joined with others does not take its connections down: where an exchange broke off
-    that can abort, and the exit status would be another.
+    A process that was joined with others exits without closing its connections: after an exchange
+    that broke off, closing them can abort the process and change the exit status.
 
     Args:
         status: of the exit.
@@ -267,6 +281,6 @@ def _connected() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise StoppedError(
-            "another process of this run is gone: it was killed, or its machine is; start all of "
-            "them again"
+            "another process of this run has ended: it was killed, or its machine failed; start "
+            "all of them again"
         ) from error

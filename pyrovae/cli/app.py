@@ -1,4 +1,4 @@
-r"""The command line. Only click is imported before a command needs more."""
+r"""The command line: the group, its errors, and commands that train, draw and list."""
 
 import json
 import os
@@ -40,19 +40,19 @@ from pyrovae.cli.refit import refit
 __all__ = ["cli", "main"]
 
 SUMMARY_SAMPLES = 100
-SHARED = ("fit", "evaluate")  # commands for several processes
+SHARED = ("fit", "evaluate")  # commands that several processes can share
 
 
 def main() -> NoReturn:
-    """Run the command line; what goes wrong is one line on standard error.
+    """Run the command line; an error is one line on standard error.
 
-    Exit status: 0 on success; 1 if training diverged, the reader of standard output went away, or
-    for an error that nobody foresaw (``PYROVAE_TRACEBACK=1`` shows where); 2 for bad input; 130 if
-    interrupted. Of several processes, the first to stop says why, and all have its status.
+    Exit status: 0 on success; 1 if training diverged, the reader of standard output closed it, or
+    for an unexpected error (``PYROVAE_TRACEBACK=1`` shows where); 2 for bad input; 130 if
+    interrupted. With several processes, the first to stop reports why, and all have its status.
     """
-    # Before torch is loaded: threads that wait for each other spin for some microseconds and then
-    # sleep. Those that sleep at once make a step twice as slow; those that spin for long make it
-    # many times slower wherever other programs keep the cores busy.
+    # Set before torch is loaded: threads that wait for each other spin for some microseconds and
+    # then sleep. Sleeping at once makes a step twice as slow; spinning for long makes it many times
+    # slower while other programs keep the cores busy.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
@@ -60,7 +60,7 @@ def main() -> NoReturn:
             _main()
     except processes.StoppedError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:  # as the processes waited for each other
+    except KeyboardInterrupt:  # while processes waited for each other
         _fail("interrupted", 130)
 
 
@@ -120,7 +120,7 @@ def _reason(error: Exception) -> tuple[str, int]:
     if isinstance(error, ValueError | TypeError | OSError | ImportError):
         return str(error), 2
     return (
-        f"{type(error).__name__}: {error}; not foreseen, in pyrovae or in code of your own: "
+        f"{type(error).__name__}: {error}; an unexpected error in pyrovae or in code of your own: "
         "PYROVAE_TRACEBACK=1 shows where"
     ), 1
 
@@ -134,14 +134,14 @@ def _reason(error: Exception) -> tuple[str, int]:
 def cli(context: click.Context) -> None:
     """Variational autoencoders as Bayesian models, in Pyro.
 
-    Components are written NAME or NAME:KEY=VALUE,KEY=VALUE, and module:Class for code of your own;
-    "pyrovae components" lists them with their options.
+    Components are written NAME or NAME:KEY=VALUE,KEY=VALUE, and code of your own module:Class.
+    "pyrovae components" lists all components with their options.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     elif processes.count() > 1 and context.invoked_subcommand not in SHARED:
         raise click.UsageError(
-            f"{context.invoked_subcommand} is for one process; only {' and '.join(SHARED)} share "
+            f"{context.invoked_subcommand} runs in one process; only {' and '.join(SHARED)} share "
             "their work under torchrun"
         )
 
@@ -160,25 +160,35 @@ cli.add_command(score)
 @cli.command()
 @data_options
 @text("--prior", metavar="SPEC", help="p(z). [normal]")
-@text("--likelihood", metavar="SPEC", help="p(x|z). [by the data]")
+@text("--likelihood", metavar="SPEC", help="p(x|z). [from the recipe]")
 @text("--posterior", metavar="SPEC", help="q(z|x). [diagonal]")
-@text("--objective", metavar="SPEC", help="What is optimised. [elbo]")
+@text("--objective", metavar="SPEC", help="Training objective. [elbo]")
 @network_options
 @training_options
-@text("--max-minutes", metavar="X|none", help="Stop, resumable, after so long.")
-@integer("--seed", help="Of weights, order and draws. [0]")
+@text("--max-minutes", metavar="X|none", help="Stop after X minutes; resumable.")
+@integer("--seed", help="Seed of weights, order and draws. [0]")
 @text("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
-@text("--resume", metavar="RUN", help="Go on with a run that was stopped.")
+@text("--resume", metavar="RUN", help="Resume a run that was stopped.")
 @json_option
 def fit(
     config: str | None, out: str | None, resume: str | None, as_json: bool, **given: Any
 ) -> None:
-    """Train a VAE, evaluate it, draw pictures; all into one folder.
+    """Train a VAE, evaluate it and draw pictures, all in one folder.
 
-    With no options: the 1,797 handwritten digits that come with scikit-learn. What is not given is
-    taken from --config, then from the recipe of the data, then from the defaults.
+    Without options, the data are the 1,797 handwritten digits that come with scikit-learn. Settings
+    that are not given come from --config, then from the recipe of the data, then from the defaults.
     """
-    from pyrovae.runs import Config, Run, going_on, headline, resuming, start
+    from pyrovae.runs import (
+        Config,
+        Run,
+        headline,
+        in_words,
+        reliability,
+        resume_command,
+        start,
+        with_resume_command,
+    )
+    from pyrovae.runs import as_json as in_json
     from pyrovae.training import TrainingDisplay
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -202,15 +212,16 @@ def fit(
             report=display,
         )
     run = Run.open(folder, trusted=trusted)
-    with going_on(folder):
+    with with_resume_command(folder):
         summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
     if not processes.is_first():
         return
-    _print_result(summary, as_json)
+    lines = [*in_words(summary), *reliability(summary.weights)]
+    click.echo(in_json(summary.to_dict()) if as_json else "\n".join(lines))
     if trained.best_epoch == 0:
-        click.echo("no validation bound yet: these are the weights of the last step", err=True)
+        click.echo("no validation bound yet: the weights are those of the last step", err=True)
     if trained.stopped == "max_minutes":
-        click.echo(f"time is up; go on with: {resuming(folder)}", err=True)
+        click.echo(f"time is up; resume with: {resume_command(folder)}", err=True)
     if not as_json:
         click.echo(
             f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
@@ -223,14 +234,14 @@ def fit(
 
 @cli.command()
 @run_options
-@count("--count", default=64, show_default=True, help="How many.")
-@click.option("--means", is_flag=True, help="Means of p(x|z) instead of draws from it.")
+@count("--count", default=64, show_default=True, help="Number of draws.")
+@click.option("--means", is_flag=True, help="Means of p(x|z) instead of draws.")
 @text("--out", metavar="FILE", help=".png of images, .csv of rows, .npy or .npz. [RUN/figures/...]")
 @seed_option
 def sample(
     run: str, count: int, means: bool, out: str | None, seed: int, **own: str | None
 ) -> None:
-    """Draw observations: z from p(z), then x from p(x|z)."""
+    """Sample from the model: z from p(z), then x from p(x|z)."""
     import torch
 
     from pyrovae import plots
@@ -253,7 +264,7 @@ def sample(
 @run_options
 @text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
 @data_dir_option
-@count("--count", default=20, show_default=True, help="The first so many.")
+@count("--count", default=20, show_default=True, help="Number of examples.")
 @text("--out", metavar="FILE", help=".png or .npz. [RUN/figures/reconstructed.png]")
 @seed_option
 def reconstruct(
@@ -265,7 +276,7 @@ def reconstruct(
     seed: int,
     **own: str | None,
 ) -> None:
-    """Observations beside the mean of p(x|z) at a draw of z from q(z|x)."""
+    """Draw examples beside the mean of p(x|z) at a draw of z from q(z|x)."""
     import numpy as np
     import torch
 
@@ -290,34 +301,21 @@ def reconstruct(
 
 @cli.command()
 @run_options
-@text("--data", metavar="NAME|PATH", required=True, help="What to encode; all of it.")
+@text("--data", metavar="NAME|PATH", required=True, help="Data to encode.")
 @data_dir_option
 @text("--out", metavar="FILE", required=True, help=".npz with loc, scale and labels.")
 def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | None) -> None:
-    """Mean and standard deviation of q(z|x) for all rows of a data set, in order."""
-    import torch
-
-    from pyrovae.distributions import moments
-    from pyrovae.runs import destination, write_arrays
+    """Write the mean and standard deviation of q(z|x) for all examples of a dataset, in order."""
+    from pyrovae.runs import destination, encodings, write_arrays
     from pyrovae.training import counting
 
     opened = opened_run(run, own)
     path = destination(out, Path(out), (".npz",))
     vae = opened.vae()
     split = opened.treat(data, data_dir)
-    loc, scale = [], []
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(),
-        counting("encoding", len(split)) as advance,
-    ):
-        torch.manual_seed(0)  # for posteriors whose moments are those of draws
-        for x in split.batches(1_000):
-            mean, variance = moments(vae.posterior(x))
-            loc.append(mean)
-            scale.append(variance.sqrt())
-            advance(len(x))
-    arrays = {"loc": torch.cat(loc).numpy(), "scale": torch.cat(scale).numpy()}
+    with counting("encoding", len(split)) as progress:
+        loc, scale = encodings(vae, split, progress=progress)
+    arrays = {"loc": loc.numpy(), "scale": scale.numpy()}
     if split.labels is not None:
         arrays["labels"] = split.labels
     write_arrays(path, arrays)
@@ -327,7 +325,7 @@ def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | Non
 @cli.command()
 @run_options
 def show(run: str, **own: str | None) -> None:
-    """What a run is: roles, distributions, shapes, parameters, and a drawing of its programs."""
+    """Describe a run: roles, distributions, shapes, parameters, and drawings of its programs."""
     from pyrovae.runs import describe, draw_programs
 
     opened = opened_run(run, own)
@@ -339,15 +337,12 @@ def show(run: str, **own: str | None) -> None:
 @cli.command()
 @json_option
 def components(as_json: bool) -> None:
-    """Every prior, posterior, likelihood, network and objective, with its options."""
+    """List every prior, posterior, likelihood, network and objective, with its options."""
     from pyrovae.runs import catalogue, text_table
 
     families = catalogue()
-    click.echo(json.dumps(families) if as_json else "\n".join(text_table(families)))
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    from pyrovae.runs import as_json as in_json
-    from pyrovae.runs import in_words, reliability
-
-    click.echo(in_json(result) if as_json else "\n".join(in_words(result) + reliability(result)))
+    plain = {
+        role: {name: entry.to_dict() for name, entry in family.items()}
+        for role, family in families.items()
+    }
+    click.echo(json.dumps(plain) if as_json else "\n".join(text_table(families)))

@@ -1,4 +1,4 @@
-r"""The command that trains the same model with one component exchanged, and compares."""
+r"""The command that trains one model with several components in turn, and compares them."""
 
 from typing import Any
 
@@ -31,12 +31,12 @@ def _specs(context: click.Context, option: click.Parameter, value: str | None) -
 @data_options
 @text("--priors", metavar="SPECS", callback=_specs, help="p(z). [normal]")
 @text("--posteriors", metavar="SPECS", callback=_specs, help="q(z|x). [diagonal]")
-@text("--likelihoods", metavar="SPECS", callback=_specs, help="p(x|z). [by the data]")
-@text("--objectives", metavar="SPECS", callback=_specs, help="What is optimised. [elbo]")
+@text("--likelihoods", metavar="SPECS", callback=_specs, help="p(x|z). [from the recipe]")
+@text("--objectives", metavar="SPECS", callback=_specs, help="Training objective. [elbo]")
 @network_options
 @training_options
-@count("--seeds", metavar="N", default=3, show_default=True, help="Runs of each.")
-@integer("--seed", help="The first of the seeds. [0]")
+@count("--seeds", metavar="N", default=3, show_default=True, help="Runs per model.")
+@integer("--seed", help="First seed. [0]")
 @count("--samples", metavar="N", default=1_000, show_default=True, help="K, draws per example.")
 @count("--limit", metavar="N", help="Evaluate on the first N test examples.")
 @text("--out", metavar="DIR", help="Folder of the comparison. [runs/compare-<data>]")
@@ -56,9 +56,10 @@ def compare(
 ) -> None:
     """Train the same VAE with each of several components, and compare the bounds.
 
-    SPECS are written as for fit and joined by commas:
-    --priors normal,mixture:components=20,flow. Several lists give all combinations. Runs that
-    are in DIR or beside it already are reused; the same command goes on after Ctrl-C.
+    SPECS are written as for fit and joined by commas: --priors normal,mixture:components=20,flow.
+    Several lists give all combinations. Existing runs in DIR or beside it are reused; after Ctrl-C,
+    repeat the command to resume. If only the weight of the KL term varies (--objectives
+    beta:beta=0.5,beta:beta=2), DIR/rate_distortion.png shows the trade-off.
     """
     from pyrovae import runs
     from pyrovae.runs import Spec
@@ -73,7 +74,7 @@ def compare(
     }
     named = [Spec.parse(spec) for specs in varied.values() for spec in specs]
     named += [Spec.parse(given[role]) for role in ("encoder", "decoder") if given[role]]
-    result = runs.compare(
+    found = runs.compare(
         settings(config, {name: value for name, value in given.items() if value is not None}),
         varied,
         seeds=seeds,
@@ -84,13 +85,15 @@ def compare(
         reporting=TrainingDisplay,
         counting=counting,
     )
-    for line in result["left_out"]:
+    for line in found.left_out:
         click.echo(line, err=True)
     if as_json:
-        click.echo(in_json(result))
+        click.echo(in_json(found.to_dict()))
         return
-    click.echo("\n".join(runs.comparison_table(result)))
-    reused = sum(sum(row["reused"]) for row in result["rows"])
+    click.echo("\n".join(found.table()))
+    reused = sum(sum(row.reused) for row in found.rows)
     if reused:
         click.echo(f"{reused} of the runs were there already")
-    click.echo(f"figure  {result['folder']}/comparison.png")
+    click.echo(f"figure  {found.folder}/comparison.png")
+    if found.betas():
+        click.echo(f"figure  {found.folder}/rate_distortion.png")

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pyrovae.cli.options import (
-    count,
     data_dir_option,
     json_option,
     opened_run,
     run_options,
     seed_option,
-    text,
 )
 
 if TYPE_CHECKING:
@@ -33,13 +31,12 @@ __all__ = ["diagnose"]
 SHOWN = 10  # dimensions that the terminal shows
 
 
-def _weights(context: click.Context, option: click.Parameter, value: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{value!r} must be numbers joined by commas, such as 0.1,0.5,1,2,4"
-        ) from error
+def _moved(context: click.Context, option: click.Parameter, value: object) -> None:
+    if value:
+        raise click.UsageError(
+            "--sweep is now a comparison of objectives: pyrovae compare --config RUN/config.toml "
+            "--objectives beta:beta=0.5,beta:beta=1,beta:beta=2"
+        )
 
 
 @click.command()
@@ -60,19 +57,8 @@ def _weights(context: click.Context, option: click.Parameter, value: str) -> tup
     show_default=True,
     help="Draws from each posterior.",
 )
-@click.option(
-    "--sweep", is_flag=True, help="Also train at several weights and compare rate and distortion."
-)
-@text(
-    "--betas",
-    metavar="X,X,...",
-    default="0.1,0.5,1,2,4",
-    show_default=True,
-    callback=_weights,
-    help="Weights of the KL term in the sweep.",
-)
-@count("--epochs", metavar="N", help="Epochs of each run of the sweep. [the run's]")
-@count("--seeds", metavar="N", default=1, show_default=True, help="Runs per weight.")
+@click.option("--sweep", is_flag=True, hidden=True, expose_value=False, callback=_moved)
+@click.option("--betas", "--epochs", "--seeds", hidden=True, expose_value=False, callback=_moved)
 @seed_option
 @data_dir_option
 @json_option
@@ -80,10 +66,6 @@ def diagnose(
     run: str,
     limit: int,
     draws: int,
-    sweep: bool,
-    betas: tuple[float, ...],
-    epochs: int | None,
-    seeds: int,
     seed: int,
     data_dir: str | None,
     as_json: bool,
@@ -92,40 +74,22 @@ def diagnose(
     """Report what a run has learned: terms of the ELBO, codes against the prior, samples, probes.
 
     On the test set. The numbers are written to RUN/diagnosis.json and the figures to RUN/figures/.
-    --sweep trains the same configuration with several weights of the KL term, in RUN/sweep/; after
-    Ctrl-C, the same command resumes it.
     """
     from pyrovae import plots
     from pyrovae._process.files import write_text
     from pyrovae.diagnostics import diagnose as examine
     from pyrovae.runs import as_json as in_json
-    from pyrovae.runs import check_weights, destination, sweep_table
-    from pyrovae.runs import sweep_betas as over_betas
-    from pyrovae.training import TrainingDisplay, counting
+    from pyrovae.runs import destination
+    from pyrovae.training import counting
 
-    check_weights(betas)
     opened = opened_run(run, own)
     path = destination(None, opened.folder / "diagnosis.json", (".json",))
     folder = destination(None, opened.folder / "figures/surgery.png", (".png",)).parent
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     found = examine(vae, dataset, draws=draws, limit=limit, seed=seed, counting=counting)
     pictures = plots.diagnosis_figures(vae, found)
-    report = found.to_dict() | {"sweep": None}
+    report = found.to_dict() | {"sweep": None}  # the key that older files have
     lines = list(_lines(found, dataset.name))
-    if sweep:
-        swept = over_betas(
-            opened,
-            betas=betas,
-            epochs=epochs,
-            seeds=seeds,
-            data_dir=data_dir,
-            limit=limit,
-            reporting=TrainingDisplay,
-            counting=counting,
-        )
-        report["sweep"] = swept
-        pictures["rate_distortion"] = plots.rate_distortion(swept)
-        lines += ["", "rate and distortion", *(f"  {line}" for line in sweep_table(swept))]
     for name, picture in pictures.items():
         plots.save(picture, folder / f"{name}.png")
     write_text(path, in_json(report, indent=2) + "\n")

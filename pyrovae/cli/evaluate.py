@@ -1,6 +1,7 @@
-r"""The command that evaluates a run: bounds on log p(x), or what other methods know of it."""
+r"""The command that evaluates a run: bounds on log p(x), or estimates by other methods."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,40 +19,57 @@ from pyrovae.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from pyrovae.estimates import Estimate
+    from pyrovae.evidence import (
+        Evaluation,
+        Evidence,
+        MeanEvidence,
+        MeanSandwich,
+        Range,
+        WeightSummary,
+    )
 
-    from pyrovae.evidence import Evidence
+    Result = Evaluation | MeanEvidence | MeanSandwich
 
-__all__ = ["evaluate"]
+__all__ = ["METHODS", "evaluate"]
 
-OWN = {"compile": ("iw",), "temperatures": ("ais", "bdmc"), "start": ("ais", "bdmc")}
-OWN |= {"samples": ("iw", "ais", "bdmc"), "proposal": ("iw",)}
-SIMULATED = 100  # examples, where no limit is given
+METHODS = {
+    "iw": ("samples", "proposal", "compile"),
+    "ais": ("samples", "temperatures", "start"),
+    "quadrature": (),
+    "exact": (),
+    "bdmc": ("samples", "temperatures", "start"),
+}
+"""The keys of :data:`pyrovae.evidence.METHODS`, known without an import, and their options."""
+
+OPTIONS = ("samples", "temperatures", "start", "proposal", "compile")
 
 
 @click.command()
 @run_options
 @click.option(
     "--method",
-    type=click.Choice(["iw", "ais", "quadrature", "exact", "bdmc"]),
+    type=click.Choice([*METHODS]),
     default="iw",
     show_default=True,
-    help="How log p(x) is had.",
+    help="How to estimate log p(x).",
 )
 @count("--samples", metavar="K", help="Draws (iw, [1000]) or chains (ais, bdmc, [16]) per example.")
 @click.option(
     "--proposal",
     type=click.Choice(["posterior", "mixture"]),
-    help="What z is drawn from (iw): q(z|x), or a mixture fitted to each example. [posterior]",
+    help="Draw z from q(z|x), or from a mixture fitted to each example (iw). [posterior]",
 )
 @count("--temperatures", metavar="T", help="Steps from start to p(x,z) (ais, bdmc). [500]")
 @click.option(
-    "--start", type=click.Choice(["prior", "posterior"]), help="Of chains (ais, bdmc). [prior]"
+    "--start",
+    type=click.Choice(["prior", "posterior"]),
+    help="Where chains start (ais, bdmc). [prior]",
 )
-@count("--limit", metavar="N", help="Only the first N examples; of bdmc, N simulated. [all; 100]")
+@count("--limit", metavar="N", help="Use the first N examples; bdmc simulates N. [all; 100]")
 @seed_option
 @text("--compile", metavar="HOW", help="auto, off or inductor (iw). [auto]")
-@text("--out", metavar="FILE", help=".npz with a number for each example.")
+@text("--out", metavar="FILE", help="Write the numbers of each example to an .npz file.")
 @data_dir_option
 @json_option
 def evaluate(
@@ -62,222 +80,141 @@ def evaluate(
     out: str | None,
     data_dir: str | None,
     as_json: bool,
-    samples: int | None,
-    temperatures: int | None,
-    start: str | None,
-    proposal: str | None,
-    compile: str | None,
-    **own: str | None,
+    **given: Any,
 ) -> None:
-    """The ELBO, its parts, and the importance-weighted bound on log p(x), on the test set.
+    """Estimate the ELBO, its parts, and the importance-weighted bound on log p(x) on the test set.
 
     Other methods: annealed importance sampling, ais; for one or two latent dimensions, quadrature;
-    for linear-Gaussian models and categorical z, exact; and on data simulated from the model, two
-    bounds that hold log p(x) between them, bdmc.
+    for linear-Gaussian models and categorical z, exact; and on data simulated from the model, a
+    lower and an upper bound on log p(x), bdmc.
     """
+    from pyrovae.evidence import DRAWS, SIMULATED
+    from pyrovae.evidence import evaluate as evaluated
     from pyrovae.runs import as_json as in_json
     from pyrovae.runs import destination, write_arrays
+    from pyrovae.training import counting
 
-    given = {"samples": samples, "temperatures": temperatures, "start": start}
-    given |= {"proposal": proposal, "compile": compile}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        if method not in OWN[name]:
-            raise click.UsageError(
-                f"--{name} is of the methods {', '.join(OWN[name])}, and not of {method}"
-            )
-    fitted = proposal == "mixture"
-    if fitted and compile is not None:
-        raise click.UsageError("--compile is of --proposal posterior; a mixture runs as written")
-    if (method != "iw" or fitted) and processes.count() > 1:
-        what = "--proposal mixture" if fitted else f"--method {method}"
-        raise click.UsageError(
-            f"{what} is for one process; only iw from the posterior shares its work"
-        )
+    options = {name: value for name in OPTIONS if (value := given.pop(name)) is not None}
+    shared = method == "iw" and options.get("proposal") != "mixture"
+    _check(method, options, shared)
     path = None if out is None else destination(out, Path(out), (".npz",))
-    opened = opened_run(run, own)
-    if method == "iw" and not fitted:
-        given.pop("proposal", None)
-        result, lines, arrays = _weighted(opened, limit, seed, data_dir, given)
-    elif method == "bdmc":
-        result, lines, arrays = _bracketed(opened, limit, seed, given)
-    else:
-        result, lines, arrays = _by_method(opened, method, limit, seed, data_dir, given)
+    opened = opened_run(run, given)
+    vae = opened.vae()
+    data = None if method == "bdmc" else opened.dataset(data_dir).test
+    available = SIMULATED if data is None else len(data)
+    total = available if limit is None else limit if data is None else min(limit, available)
+    about = f"{options.get('samples', DRAWS):,} samples each" if shared else method
+    with (
+        opened.unfinished() if shared else nullcontext() as store,
+        counting(about, total) as progress,
+    ):
+        options |= {"store": store} if shared else {}
+        result = evaluated(
+            vae, data, method=method, limit=limit, seed=seed, progress=progress, **options
+        )
     if not processes.is_first():
         return
     if path is not None:
+        arrays = result.per_example.arrays()
         write_arrays(path, {name: value.numpy() for name, value in arrays.items()})
-    click.echo(in_json(result) if as_json else "\n".join(lines))
+    click.echo(in_json(_plain(result, opened.roles())) if as_json else "\n".join(_lines(result)))
     if path is not None and not as_json:
         click.echo(path)
 
 
-_Answer = tuple[dict[str, Any], list[str], "dict[str, Tensor]"]
-
-
-def _weighted(
-    opened: Any,
-    limit: int | None,
-    seed: int,
-    data_dir: str | None,
-    given: Mapping[str, Any],
-) -> _Answer:
-    from pyrovae.evidence import DRAWS, in_short, kind, per_example
-    from pyrovae.runs import in_words
-    from pyrovae.training import counting
-
-    vae, dataset = opened.vae(), opened.dataset(data_dir)
-    samples = given.get("samples", DRAWS)
-    total = len(dataset.test) if limit is None else min(limit, len(dataset.test))
-    with (
-        opened.unfinished() as store,
-        counting(f"{samples:,} samples each", total) as advance,
-    ):
-        every = per_example(
-            vae,
-            dataset.test,
-            samples=samples,
-            limit=limit,
-            seed=seed,
-            compile=given.get("compile", "auto"),
-            store=store,
-            advance=advance,
+def _check(method: str, options: Mapping[str, Any], shared: bool) -> None:
+    for name in options:
+        if name not in METHODS[method]:
+            owners = [other for other, names in METHODS.items() if name in names]
+            raise click.UsageError(
+                f"--{name} applies to {' and '.join(owners)}, not to the method {method}"
+            )
+    fitted = options.get("proposal") == "mixture"
+    if fitted and "compile" in options:
+        raise click.UsageError(
+            "--compile applies to --proposal posterior; draws from a mixture are not compiled"
         )
-    result = in_short(every, samples, kind(vae, dataset.test, samples)) | opened.roles()
-    return result, [*in_words(result), *_lines_of_weights(result, fitted=False)], vars(every)
+    if not shared and processes.count() > 1:
+        what = "--proposal mixture" if fitted else f"--method {method}"
+        raise click.UsageError(
+            f"{what} runs in one process; only iw from the posterior shares its work"
+        )
 
 
-def _lines_of_weights(result: Mapping[str, Any], *, fitted: bool) -> Iterator[str]:
-    weights = result["weights"]
+def _plain(result: "Result", roles: Mapping[str, str]) -> dict[str, object]:
+    """The result with the roles; the weights of a fitted mixture come last."""
+    found = result.to_dict()
+    last = {"weights": found.pop("weights")} if "method" in found and "weights" in found else {}
+    return found | dict(roles) | last
+
+
+def _lines(result: "Result") -> Iterator[str]:
+    from pyrovae.evidence import Evaluation, MeanSandwich
+    from pyrovae.runs import in_words
+
+    if isinstance(result, Evaluation):
+        yield from in_words(result)
+        yield from _lines_of_weights(result.weights, fitted=False)
+        return
+    units = "nats per example (+- standard error):"
+    if isinstance(result, MeanSandwich):
+        yield f"{result.examples:,} examples simulated from the model, {units}"
+        yield from _lines_of_evidence(result.per_example.lower)
+        yield from _lines_of_evidence(result.per_example.upper)
+        yield _line("upper - lower", result.gap) + "  (in mean above the error of either)"
+        return
+    yield f"test, {result.examples:,} examples, {units}"
+    yield from _lines_of_evidence(result.per_example)
+    yield from _lines_of_weights(result.weights, fitted=True)
+
+
+def _lines_of_weights(weights: "WeightSummary | None", *, fitted: bool) -> Iterator[str]:
     if weights is None:
         return
-    if weights["at_a_tenth"] is not None:
-        yield _line("  from a tenth of them", weights["at_a_tenth"])
-    yield _line("  jackknife, no bound", weights["bias_corrected"])
-    yield f"    {'error of the draws':<22} {'':10} +- {weights['sampling_error']:.2g}"
-    ess = weights["ess"]
+    if weights.at_a_tenth is not None:
+        yield _line("  from a tenth of them", weights.at_a_tenth)
+    yield _line("  jackknife, no bound", weights.bias_corrected)
+    yield f"    {'error of the draws':<22} {'':10} +- {weights.sampling_error:.2g}"
     yield (
-        f"    {'effective sample size':<22} {ess['median']:10,.1f} median, "
-        f"{ess['minimum']:,.1f} smallest"
+        f"    {'effective sample size':<22} {weights.median_ess:10,.1f} median, "
+        f"{weights.minimum_ess:,.1f} smallest"
     )
-    if weights["largest_pareto_k"] is not None:
+    if weights.largest_pareto_k is not None:
         yield (
-            f"    {'Pareto k-hat above 0.7':<22} {weights['unreliable']:10.1%} of the examples, "
-            f"largest {weights['largest_pareto_k']:.2f}"
+            f"    {'Pareto k-hat above 0.7':<22} {weights.unreliable:10.1%} of the examples, "
+            f"largest {weights.largest_pareto_k:.2f}"
         )
-    if weights["unreliable"]:
+    if weights.unreliable:
         yield (
             "    there errors mean nothing, and log p(x) may be far above: try another --method"
             + ("" if fitted else ",\n    or --proposal mixture")
         )
 
 
-def _by_method(
-    opened: Any,
-    method: str,
-    limit: int | None,
-    seed: int,
-    data_dir: str | None,
-    given: Mapping[str, Any],
-) -> _Answer:
-    import torch
-
-    from pyrovae.evidence import METHODS, Weights, of_weights, summary
-    from pyrovae.training import counting
-
-    vae, test = opened.vae(), opened.dataset(data_dir).test
-    x = torch.cat(list(test.batches(1_000))) if limit is None else next(iter(test.batches(limit)))
-    with counting(method, len(x)) as advance:
-        evidence = METHODS[method](vae, x, seed=seed, advance=advance, **given)
-    result: dict[str, Any] = {
-        "method": method,
-        "log_evidence": summary(evidence),
-        "details": {} if method == "iw" else _ranges(evidence),
-        "images": len(x),
-    }
-    result |= opened.roles()
-    lines = [
-        f"test, {len(x):,} examples, nats per example (+- standard error):",
-        *_lines(evidence, result["log_evidence"], result["details"]),
-    ]
-    if method == "iw":
-        weights = Weights(standard_error=evidence.standard_error, **evidence.details)
-        result["weights"] = of_weights(weights)
-        lines += _lines_of_weights(result, fitted=True)
-    return result, lines, _arrays(evidence)
-
-
-def _bracketed(
-    opened: Any,
-    limit: int | None,
-    seed: int,
-    given: Mapping[str, Any],
-) -> _Answer:
-
-    from pyrovae.estimates import Estimate
-    from pyrovae.evidence import sandwich, summary
-    from pyrovae.training import counting
-
-    examples = SIMULATED if limit is None else limit
-    with counting("bdmc", examples) as advance:
-        both = sandwich(opened.vae(), examples, seed=seed, advance=advance, **given)
-    sides = {"lower": both.lower, "upper": both.upper}
-    gap = Estimate.of(both.upper.log_evidence - both.lower.log_evidence).to_dict()
-    result: dict[str, Any] = {"method": "bdmc"}
-    result |= {name: summary(side) for name, side in sides.items()}
-    result |= {"gap": gap, "images": examples} | opened.roles()
-    lines = [
-        f"{examples:,} examples simulated from the model, nats per example (+- standard error):"
-    ]
-    for side, name in ((both.lower, "lower"), (both.upper, "upper")):
-        lines += _lines(side, result[name], _ranges(side))
-    lines.append(_line("upper - lower", gap) + "  (in mean above the error of either)")
-    arrays = {
-        f"{name}_{key}": a for name, side in sides.items() for key, a in _arrays(side).items()
-    }
-    return result, lines, arrays | {"x": both.x}
-
-
-def _arrays(evidence: "Evidence") -> "dict[str, Tensor]":
-    values = {"log_evidence": evidence.log_evidence, "standard_error": evidence.standard_error}
-    return values | evidence.details
-
-
-def _ranges(evidence: "Evidence") -> dict[str, Any]:
-    """Median and extremes of what there is one number of for each example."""
-    return {
-        name: {
-            "median": value.double().median().item(),
-            "minimum": value.min().item(),
-            "maximum": value.max().item(),
-        }
-        for name, value in evidence.details.items()
-        if value.dim() == 1
-    }
-
-
-def _lines(
-    evidence: "Evidence", mean: Mapping[str, Any], ranges: Mapping[str, Any]
-) -> Iterator[str]:
+def _lines_of_evidence(evidence: "Evidence") -> Iterator[str]:
+    mean, samples = evidence.mean(), evidence.samples
     if "pareto_k" in evidence.details:
-        about = f"({evidence.samples:,} samples from a mixture fitted to each example)"
+        about = f"({samples:,} samples from a mixture fitted to each example)"
         yield _line("log p(x) is at least", mean) + f"  {about}"
         return
-    samples = "" if evidence.samples is None else f", {evidence.samples:,} chains"
-    yield _line("log p(x)", mean) + f"  ({evidence.kind}{samples})"
-    if mean["sampling_error"]:
-        name = "error of integration" if evidence.samples is None else "error of sampling"
-        yield f"    {name:<22} {'':10} +- {mean['sampling_error']:.2g}"
-    for name, value in ranges.items():
-        median, low, high = (_number(value[key]) for key in ("median", "minimum", "maximum"))
-        yield f"    {name.replace('_', ' '):<22} {median:>10} median, {low} to {high}"
+    chains = "" if samples is None else f", {samples:,} chains"
+    yield _line("log p(x)", mean) + f"  ({evidence.kind}{chains})"
+    if mean.sampling_error:
+        name = "error of integration" if samples is None else "error of sampling"
+        yield f"    {name:<22} {'':10} +- {mean.sampling_error:.2g}"
+    for name, spread in evidence.ranges().items():
+        yield f"    {name.replace('_', ' '):<22} {_range(spread)}"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+def _range(spread: "Range") -> str:
+    median, low, high = (
+        f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+        for value in (spread.median, spread.minimum, spread.maximum)
+    )
+    return f"{median:>10} median, {low} to {high}"
 
 
-def _line(about: str, mean: Mapping[str, Any]) -> str:
-    error = mean["standard_error"]
+def _line(about: str, mean: "Estimate") -> str:
+    error = mean.standard_error
     plus_minus = "" if error is None else f" +- {error:.2f}"
-    return f"  {about:<24} {mean['estimate']:10.2f}{plus_minus}"
+    return f"  {about:<24} {mean.value:10.2f}{plus_minus}"

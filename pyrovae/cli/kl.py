@@ -44,15 +44,23 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
     callback=_numbers,
     help="Draws per example.",
 )
-@count("--limit", metavar="N", default=1_000, show_default=True, help="Only the first N examples.")
-@click.option("--gradients", is_flag=True, help="Also the noise in the encoder's gradient.")
+@count(
+    "--limit",
+    metavar="N",
+    default=1_000,
+    show_default=True,
+    help="Use only the first N examples.",
+)
+@click.option(
+    "--gradients", is_flag=True, help="Also compare the noise of the encoder's gradients."
+)
 @click.option(
     "--draws",
     metavar="N",
     type=click.IntRange(2),
     default=100,
     show_default=True,
-    help="Draws of that gradient.",
+    help="Draws of each gradient.",
 )
 @seed_option
 @data_dir_option
@@ -68,14 +76,14 @@ def kl(
     as_json: bool,
     **own: str | None,
 ) -> None:
-    """KL(q(z|x) || p(z)) on the test set: closed form, two estimators, quadrature, bounds.
+    """Compute KL(q(z|x) || p(z)) on the test set by formula, sampling, quadrature and bounds.
 
-    Each number says by which formula it was computed. A picture goes to RUN/figures/kl.png.
-    --gradients compares three estimators of the gradient of the ELBO with respect to the encoder,
-    for one batch of the first examples, at most 100, and draws RUN/figures/gradients.png.
+    The formula stands beside each number. The figure is RUN/figures/kl.png. --gradients compares
+    three estimators of the gradient of the ELBO with respect to the encoder on one batch of the
+    first examples, at most 100, and draws RUN/figures/gradients.png.
     """
     from pyrovae import plots
-    from pyrovae.diagnostics import LIMIT, compare_gradients
+    from pyrovae.diagnostics import GRADIENT_LIMIT, compare_gradients
     from pyrovae.kl import ledger
     from pyrovae.runs import as_json as in_json
     from pyrovae.runs import destination
@@ -85,9 +93,9 @@ def kl(
     path = destination(None, opened.folder / "figures/kl.png", (".png",))
     vae, dataset = opened.vae(), opened.dataset(data_dir)
     total = min(limit, len(dataset.test))
-    with counting("KL(q || p)", total) as advance:
+    with counting("KL(q || p)", total) as progress:
         result = ledger(
-            vae, dataset.test, samples=samples, limit=limit, seed=seed, progress=advance
+            vae, dataset.test, samples=samples, limit=limit, seed=seed, progress=progress
         )
     pictures = {path: plots.divergence(result)}
     lines, plain = list(_lines(result)), result.to_dict()
@@ -97,7 +105,7 @@ def kl(
                 vae,
                 dataset.test,
                 draws=draws,
-                limit=min(limit, LIMIT),
+                limit=min(limit, GRADIENT_LIMIT),
                 seed=seed,
                 progress=progress,
             )

@@ -1,4 +1,4 @@
-r"""What commands share: their options, what is set by them, and the opening of a run."""
+r"""Options that commands share, the settings they make up, and the opening of a run."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -54,14 +54,18 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-data_dir_option = text("--data-dir", metavar="DIR", help="Folder of torchvision's data sets.")
+data_dir_option = text("--data-dir", metavar="DIR", help="Folder of the torchvision datasets.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all draws."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of all draws.",
 )
 
 data_options = _options(
-    text("--data", metavar="NAME|PATH", help="Data set, file, or folder of images. [digits]"),
+    text("--data", metavar="NAME|PATH", help="Dataset, file, or folder of images. [digits]"),
     data_dir_option,
     integer("--image-size", help="Resize a folder's images to N x N."),
     text("--binarization", metavar="HOW", help="dynamic, static, threshold or none."),
@@ -69,42 +73,40 @@ data_options = _options(
 )
 
 network_options = _options(
-    text("--encoder", metavar="SPEC", help="Network of q(z|x). [by the data]"),
-    text("--decoder", metavar="SPEC", help="Network of p(x|z). [by the data]"),
-    integer("--latent-dim", help="Dimensions of z. [by the data]"),
-    number("--input-divisor", help="The encoder reads x / X. [by the data]"),
+    text("--encoder", metavar="SPEC", help="Network of q(z|x). [from the recipe]"),
+    text("--decoder", metavar="SPEC", help="Network of p(x|z). [from the recipe]"),
+    integer("--latent-dim", help="Dimensions of z. [from the recipe]"),
+    number("--input-divisor", help="The encoder reads x / X. [from the recipe]"),
 )
 
 training_options = _options(
     integer("--epochs", help="Passes over the training data."),
     integer("--batch-size", help="Examples per step."),
     number("--learning-rate", help="Largest step size of Adam."),
-    number("--warmup", help="Fraction of steps with a rising rate."),
+    number("--warmup", help="Fraction of steps in which the rate rises."),
     text("--schedule", metavar="NAME", help="cosine or constant, after the warm-up."),
-    number("--weight-decay", help="Decoupled, of matrices."),
+    number("--weight-decay", help="Decoupled weight decay of matrices."),
     text("--clip-norm", metavar="X|none", help="Largest gradient norm per example."),
-    number("--averaging", help="Decay of the average of weights."),
+    number("--averaging", help="Decay of the moving average of weights."),
     integer("--validate-every", help="Epochs between validation bounds."),
-    text("--patience", metavar="N|none", help="Validation bounds without gain before a stop."),
+    text("--patience", metavar="N|none", help="Stop after N validation bounds without gain."),
     text("--compile", metavar="HOW", help="auto, off, graph or inductor."),
-    text("--precision", metavar="NAME", help="Of the networks' products: float32 or bf16."),
+    text("--precision", metavar="NAME", help="Of matrix products: float32 or bf16."),
     text("--device", metavar="NAME", help="auto, cpu or cuda."),
-    text("--config", metavar="FILE", help="TOML that fills what is not given here."),
+    text("--config", metavar="FILE", help="TOML file with further settings."),
 )
 
 run_options = _options(
     click.argument("run", type=_not_empty, metavar="RUN"),
     *(
-        text(
-            f"--{role}", metavar="SPEC", help=f"Name the run's own {role} module:Class, to run it."
-        )
+        text(f"--{role}", metavar="SPEC", help=f"Allow the run's own {role}, module:Class.")
         for role in ROLES
     ),
 )
 
 
 def settings(config: str | None, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings of a file, and of the command line, which wins."""
+    """Combine the settings of a file with those of the command line, which take precedence."""
     from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS, Config
 
     written = {} if config is None else Config.read(Path(config))
@@ -117,7 +119,7 @@ def settings(config: str | None, given: Mapping[str, Any]) -> dict[str, dict[str
 
 
 def own_code(given: dict[str, Any]) -> frozenset[str]:
-    """The names outside pyrovae that were given for a role, and so may be imported."""
+    """The user-defined code that was named for some role, which may therefore be imported."""
     from pyrovae.runs import Spec
 
     named = (*ROLES, "objective")
@@ -126,7 +128,7 @@ def own_code(given: dict[str, Any]) -> frozenset[str]:
 
 
 def opened_run(run: str, own: dict[str, str | None]) -> "Run":
-    """The run in a folder, with what was named of the user's own code."""
+    """Open the run in a folder, with the user-defined code that was named."""
     from pyrovae.runs import Run
 
     opened = Run.open(run, trusted=own_code(own))

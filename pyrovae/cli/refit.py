@@ -1,8 +1,8 @@
-r"""The command that gives a run another prior."""
+r"""The command that replaces the prior of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,12 +18,16 @@ from pyrovae.cli.options import (
     text,
 )
 
+if TYPE_CHECKING:
+    from pyrovae.estimates import Estimate
+    from pyrovae.runs import Refit
+
 __all__ = ["refit"]
 
 
 def _own_roles(function: Any) -> Any:
     for role in reversed([role for role in ROLES if role != "prior"]):
-        about = f"Name the run's own {role} module:Class, to run it."
+        about = f"Allow the run's own {role}, module:Class."
         function = text(f"--{role}", metavar="SPEC", help=about)(function)
     return function
 
@@ -37,7 +41,7 @@ def _own_roles(function: Any) -> Any:
 @number("--learning-rate", default=5e-3, show_default=True, help="Largest step size of Adam.")
 @count("--samples", metavar="K", default=1_000, show_default=True, help="Draws per test example.")
 @count("--limit", metavar="N", help="Evaluate on the first N test examples.")
-@text("--old-prior", metavar="SPEC", help="Name the run's own prior module:Class, to run it.")
+@text("--old-prior", metavar="SPEC", help="Allow the run's own prior, module:Class.")
 @_own_roles
 @seed_option
 @data_dir_option
@@ -57,17 +61,18 @@ def refit(
     as_json: bool,
     **own: str | None,
 ) -> None:
-    """Fit another prior to the codes of a trained run, with q(z|x) and decoder held.
+    """Fit another prior to the codes of a trained run, with encoder and decoder fixed.
 
-    The result is a new run, which all commands take. It says by how much KL(q(z) || p(z)) and the
-    importance-weighted bound change on the test set; DIR/figures/refit.png has samples of both.
+    The result is a new run, which all commands accept. The report shows how much KL(q(z) || p(z))
+    and the importance-weighted bound change on the test set; DIR/figures/refit.png shows samples
+    with both priors.
     """
     from pyrovae.runs import as_json as in_json
     from pyrovae.runs import refit_run
     from pyrovae.training import TrainingDisplay, counting
 
     opened = opened_run(run, own | {"prior": old_prior})
-    result = refit_run(
+    found = refit_run(
         opened,
         prior,
         None if out is None else Path(out),
@@ -82,35 +87,30 @@ def refit(
         reporting=TrainingDisplay,
         counting=counting,
     )
-    click.echo(in_json(result) if as_json else "\n".join(_lines(result)))
+    click.echo(in_json(found.to_dict()) if as_json else "\n".join(_lines(found)))
 
 
-def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+def _lines(found: "Refit") -> Iterator[str]:
+    change = found.change
     yield (
-        f"prior {result['prior']['after']} ({result['parameters']:,} parameters) in place of "
-        f"{result['prior']['before']}, weights of epoch {result['best_epoch']} of "
-        f"{result['epochs']}; q(z|x) and decoder as before, to the bit"
+        f"prior {found.after} ({found.parameters:,} parameters) in place of {found.before}, "
+        f"weights of epoch {found.best_epoch} of {found.epochs}; q(z|x) and decoder as before, "
+        "to the bit"
     )
-    yield f"test, {result['images']:,} examples, nats per example (+- standard error):"
+    yield f"test, {change.examples:,} examples, nats per example (+- standard error):"
     yield f"  {'':<24} {'before':>17} {'after':>17} {'change, of pairs':>18}"
-    blank = {"before": "", "after": ""}
-    for title, row in (
-        ("KL(q(z) || p(z))", blank | result["marginal_kl"]),
-        ("ELBO", result["elbo"]),
-        ("log p(x) is at least", result["log_evidence"]),
-    ):
-        parts = [
-            _with_error(row[key], sign=key == "change") for key in ("before", "after", "change")
-        ]
-        yield f"  {title:<24} {parts[0]:>17} {parts[1]:>17} {parts[2]:>18}"
-    yield f"  {result['samples']:,} samples each; both priors on the same draws of z"
-    yield f"run      {result['run']}"
-    yield f"figure   {result['figure']}"
+    yield f"  {'KL(q(z) || p(z))':<24} {'':>17} {'':>17} {_with_error(change.marginal_kl, '+'):>18}"
+    for title, pair in (("ELBO", change.elbo), ("log p(x) is at least", change.log_evidence)):
+        yield (
+            f"  {title:<24} {_with_error(pair.before):>17} {_with_error(pair.after):>17} "
+            f"{_with_error(pair.change, '+'):>18}"
+        )
+    yield f"  {change.samples:,} samples each; both priors on the same draws of z"
+    yield f"run      {found.run}"
+    yield f"figure   {found.figure}"
 
 
-def _with_error(estimate: Any, *, sign: bool) -> str:
-    if not estimate:
-        return ""
-    value = f"{estimate['estimate']:{'+' if sign else ''}.2f}"
-    error = estimate["standard_error"]
-    return value if error is None else f"{value} +- {error:.2f}"
+def _with_error(estimate: "Estimate", sign: str = "") -> str:
+    error = estimate.standard_error
+    plus_minus = "" if error is None else f" +- {error:.2f}"
+    return f"{estimate.value:{sign}.2f}{plus_minus}"

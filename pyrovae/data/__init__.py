@@ -1,26 +1,19 @@
-"""Datasets: read, split, transformed, and given out in batches.
+"""Datasets: read, split, transformed and served in batches.
 
-``named`` has the datasets that are known by name, ``readers`` one reader for each file format,
-``transforms`` what happens to pixels (binarization, scaling), ``recipes`` the model and training
-that suit each dataset, and ``dataset`` the splits themselves. A new file format is a function in
-``readers`` and one line in its dictionary ``READERS``.
+``named`` has the datasets with a name, ``readers`` a reader for each file format, and
+``image_folders`` the reader of folders; all of them return the arrays of ``sources``. ``dataset``
+splits these into training, validation and test rows, ``treatment`` chooses the transform of their
+pixels (binarization, scaling) from ``transforms``, and ``splits`` makes the batches. ``recipes``
+holds the default model and training for each dataset. To add a file format, write a function in
+``readers`` and add a line to its dictionary ``READERS``.
 """
 
-from pyrovae.data.dataset import (
-    BINARIZATIONS,
-    SCALINGS,
-    SPLIT_SEED,
-    STATIC_SEEDS,
-    Dataset,
-    Resident,
-    Split,
-    load,
-    load_all,
-    prepare,
-)
+from pyrovae.data.dataset import SPLIT_SEED, Dataset, load, load_all, prepare
 from pyrovae.data.named import DATASETS, TorchvisionSet, default_data_dir, read
-from pyrovae.data.readers import READERS, Rows, Source, chunks, float_range, read_path
+from pyrovae.data.readers import READERS, read_path
 from pyrovae.data.recipes import RECIPES, Recipe, for_array
+from pyrovae.data.sources import Rows, Source, chunks, float_range
+from pyrovae.data.splits import Resident, Split
 from pyrovae.data.transforms import (
     Dynamic,
     Packed,
@@ -32,6 +25,7 @@ from pyrovae.data.transforms import (
     draw_bits_on_device,
     unchanged,
 )
+from pyrovae.data.treatment import BINARIZATIONS, SCALINGS, STATIC_SEEDS
 
 __all__ = [
     "BINARIZATIONS",

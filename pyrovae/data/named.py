@@ -1,9 +1,7 @@
 """Datasets by name, read and downloaded through the libraries that publish them.
 
-Adding a dataset is one entry in `DATASETS` at the end of this module.
+To add a dataset, add an entry to `DATASETS` at the end of this module.
 """
-
-__all__ = ["DATASETS", "TorchvisionSet", "default_data_dir", "read"]
 
 import contextlib
 import difflib
@@ -22,17 +20,26 @@ from typing import Any
 import numpy as np
 
 from pyrovae._process.optional import import_for
-from pyrovae.data.readers import READERS, Rows, Source, read_path
+from pyrovae.data.readers import READERS, read_path
+from pyrovae.data.sources import Rows, Source
+
+__all__ = ["DATASETS", "TorchvisionSet", "default_data_dir", "read"]
 
 DOWNLOAD_TIMEOUT = 20.0
-"""Seconds without an answer after which a download is given up."""
+"""Seconds without a response after which a download is aborted."""
 
 OFFICIAL_HOLDOUT = 5_000
-"""Last rows of an official training file that become the validation set."""
+"""Number of last rows of an official training file that become the validation set."""
 
 
 def default_data_dir() -> Path:
-    """Return the folder of the datasets: `PYROVAE_DATA`, else `~/.cache/pyrovae`."""
+    """Return the folder of named datasets: `PYROVAE_DATA`, else `~/.cache/pyrovae`.
+
+    Example:
+        >>> from pyrovae.data import default_data_dir
+        >>> default_data_dir().is_absolute()
+        True
+    """
     return Path(os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae").expanduser()
 
 
@@ -50,19 +57,24 @@ def read(
             of images.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
-        image_size: side to which the images of a folder are resized; None keeps their size.
-        download: whether a named dataset that is absent may be downloaded.
+        image_size: side length to which the images of a folder are resized; None keeps their size.
+        download: whether a missing named dataset may be downloaded.
 
     Returns:
         The arrays, checked: numeric, not empty, finite, in a known layout.
 
     Raises:
         ValueError: for an unknown name, or contents that cannot be read as numbers.
-        FileNotFoundError: for a path that does not exist, or a named dataset that is absent and
+        FileNotFoundError: for a path that does not exist, or a named dataset that is missing and
             could not be downloaded.
         ImportError: if a package that this source needs cannot be imported.
-        TypeError: if `data` is neither text nor a path, or `image_size` is given for anything but
-            a folder of images.
+        TypeError: if `data` is neither text nor a path, or `image_size` is given for anything
+            other than a folder of images.
+
+    Example:
+        >>> from pyrovae.data import read
+        >>> list(read("digits").parts)
+        ['all']
     """
     if not isinstance(data, (str, os.PathLike)):
         raise TypeError(
@@ -74,7 +86,7 @@ def read(
     if text in DATASETS:
         if image_size is not None:
             raise TypeError(
-                f"image_size is for a folder of images, and {text} is none; leave it out"
+                f"image_size is for a folder of images, and {text} is a named dataset; leave it out"
             )
         folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
         return DATASETS[text](text, folder, download)
@@ -91,7 +103,7 @@ def read(
 
 
 def _digits(name: str, data_dir: Path, download: bool) -> Source:
-    """Read scikit-learn's 1,797 digits: 8x8 pixels, each the set bits of a 4x4 block."""
+    """Read scikit-learn's 1,797 digits: 8x8 counts of the set bits in blocks of 4x4 bits."""
     digits = import_for("sklearn.datasets", "scikit-learn", f"the dataset {name}").load_digits()
     x = digits.images.astype(np.uint8)[:, None]  # (N, 1, 8, 8)
     return Source(name, {"all": Rows(x, digits.target.astype(np.int64))}, maximum=16)
@@ -106,7 +118,7 @@ def _tensor_rows(train: Any, test: Any) -> dict[str, Rows]:
 
 
 def _emnist_rows(train: Any, test: Any) -> dict[str, Rows]:
-    """Arrange EMNIST, whose images are stored with rows and columns exchanged."""
+    """Arrange EMNIST, whose images are stored transposed."""
     return {
         part: Rows(np.ascontiguousarray(rows.x.swapaxes(2, 3)), rows.labels)
         for part, rows in _tensor_rows(train, test).items()
@@ -136,9 +148,9 @@ def _area_weights(size: int, target: int) -> np.ndarray:
 
 
 def _omniglot_rows(train: Any, test: Any) -> dict[str, Rows]:
-    """Arrange Omniglot: drawings in sorted order, 28x28 by area averaging, ink high.
+    """Arrange Omniglot: drawings in sorted order, averaged down to 28x28, with high values for ink.
 
-    Characters are numbered through both parts: the evaluation characters are other ones.
+    Characters are numbered across both parts, since the evaluation characters are different ones.
     """
     image = import_for("PIL.Image", "pillow", "the dataset omniglot")
     weights = _area_weights(105, 28)
@@ -164,10 +176,15 @@ class TorchvisionSet:
 
     Args:
         reader: name of the class in `torchvision.datasets`.
-        files: what must lie in the data folder.
-        arrange: turns the two torchvision objects into rows by part.
+        files: files that must be in the data folder.
+        arrange: function from the two torchvision objects to rows by part.
         train: keyword arguments of the reader for the training file.
         test: keyword arguments of the reader for the test file.
+
+    Example:
+        >>> from pyrovae.data import DATASETS
+        >>> DATASETS["cifar10"].reader
+        'CIFAR10'
     """
 
     reader: str
@@ -177,7 +194,7 @@ class TorchvisionSet:
     test: Mapping[str, Any] = field(default_factory=lambda: {"train": False})
 
     def __call__(self, name: str, data_dir: Path, download: bool) -> Source:
-        """Read the dataset from `data_dir`, after downloading it where that is due."""
+        """Read the dataset from `data_dir`, and download it first if it is missing."""
         datasets = import_for("torchvision.datasets", "torchvision", f"the dataset {name}")
         reader = getattr(datasets, self.reader)
         if not self._present(data_dir):
@@ -185,7 +202,7 @@ class TorchvisionSet:
             if not self._present(data_dir):
                 raise FileNotFoundError(
                     f"{name} is not in {data_dir} and was not downloaded ({reason}); "
-                    f"put there {', '.join(self.files)}, or name another folder "
+                    f"put {', '.join(self.files)} there, or name another folder "
                     "(data_dir or PYROVAE_DATA)"
                 )
         try:
@@ -209,10 +226,10 @@ class TorchvisionSet:
         return all((data_dir / file).exists() for file in self.files)
 
     def _download(self, reader: Any, data_dir: Path) -> str:
-        """Download into a folder of its own, then move whole files; return what went wrong.
+        """Download into a temporary folder, then move the files; return the reason of a failure.
 
-        An interrupted download leaves nothing behind. Archives move last: torchvision takes them
-        as the sign that what they unpack into is complete.
+        An interrupted download leaves nothing behind. Archives move last, because torchvision takes
+        an archive as a sign that its unpacked files are complete.
         """
         timeout = socket.getdefaulttimeout()
         try:
@@ -240,7 +257,7 @@ class TorchvisionSet:
             return " ".join(str(error).split())
         finally:
             socket.setdefaulttimeout(timeout)
-        return "the download lacked files"
+        return "files were missing from the download"
 
 
 def _idx_files(folder: str, train: str = "train", test: str = "t10k") -> tuple[str, ...]:

@@ -1,34 +1,39 @@
-"""Recipes: the likelihood, treatment, networks and training that suit each dataset.
+"""Recipes: the default likelihood, treatment, networks and training for each dataset.
 
-Everything here is text and numbers; the command line reads it before anything heavy is imported.
+Everything here is text and numbers, since the command line reads it before any heavy import.
 """
-
-__all__ = ["RECIPES", "Recipe", "for_array"]
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+__all__ = ["RECIPES", "Recipe", "for_array"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a run takes where neither the command line nor a file says otherwise.
+    """Default settings of a run, used where neither the command line nor a file sets them.
 
     Args:
-        likelihood: p(x | z), as written after `--likelihood`.
+        likelihood: p(x | z), as given to `--likelihood`.
         binarization: one of `pyrovae.data.BINARIZATIONS`.
         scaling: one of `pyrovae.data.SCALINGS`.
         latent_dim: dimension of z.
-        encoder: network of q(z | x), as written after `--encoder`.
-        decoder: network of p(x | z), as written after `--decoder`.
+        encoder: network of q(z | x), as given to `--encoder`.
+        decoder: network of p(x | z), as given to `--decoder`.
         training: keyword arguments of `fit`.
-        protocol: where the splits come from and what is standard, in one sentence.
+        protocol: the origin of the splits and the standard practice, in one sentence.
+
+    Example:
+        >>> from pyrovae.data import RECIPES
+        >>> RECIPES["mnist"].likelihood, RECIPES["mnist"].binarization
+        ('bernoulli', 'dynamic')
     """
 
     likelihood: str
-    binarization: str
-    scaling: str
+    binarization: str = "none"
+    scaling: str = "none"
     latent_dim: int
     encoder: str
     decoder: str
@@ -36,8 +41,13 @@ class Recipe:
     protocol: str
 
 
+def _networks(spec: str) -> dict[str, str]:
+    """An encoder and a decoder of the same kind."""
+    return {"encoder": spec, "decoder": spec}
+
+
 def _training(**changes: float | int | None) -> Mapping[str, float | int | None]:
-    """Return the arguments of `fit`: `warmup` is a fraction of steps, `averaging` an EMA decay."""
+    """Arguments of `fit`: `warmup` is a fraction of the steps, `averaging` the decay of an EMA."""
     common: dict[str, float | int | None] = {
         "epochs": 100,
         "batch_size": 128,
@@ -60,11 +70,8 @@ PERMUTED = (
 
 DIGITS = Recipe(
     likelihood="binomial:total_count=16",
-    binarization="none",
-    scaling="none",
     latent_dim=10,
-    encoder="residual:width=128,depth=4",
-    decoder="residual:width=128,depth=4",
+    **_networks("residual:width=128,depth=4"),
     training=_training(epochs=120, batch_size=64, learning_rate=3e-3, weight_decay=0.5),
     protocol=(
         "One permutation of the 1,797 digits with seed 0 gives the last 20% to test and the 10% "
@@ -76,10 +83,8 @@ DIGITS = Recipe(
 MNIST = Recipe(
     likelihood="bernoulli",
     binarization="dynamic",
-    scaling="none",
     latent_dim=50,
-    encoder="residual:width=400,depth=4",
-    decoder="residual:width=400,depth=4",
+    **_networks("residual:width=400,depth=4"),
     training=_training(
         epochs=140,
         batch_size=256,
@@ -96,11 +101,9 @@ MNIST = Recipe(
 
 CIFAR10 = Recipe(
     likelihood="normal",
-    binarization="none",
     scaling="unit",
     latent_dim=64,
-    encoder="conv:channels=32-64",
-    decoder="conv:channels=32-64",
+    **_networks("conv:channels=32-64"),
     training=_training(),
     protocol=(
         f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 and densities are "
@@ -110,22 +113,17 @@ CIFAR10 = Recipe(
 
 BITS = Recipe(
     likelihood="bernoulli",
-    binarization="none",
-    scaling="none",
     latent_dim=40,
-    encoder="mlp:hidden_dims=500-500",
-    decoder="mlp:hidden_dims=500-500",
+    **_networks("mlp:hidden_dims=500-500"),
     training=_training(),
     protocol=PERMUTED,
 )
 
 TABLE = Recipe(
     likelihood="normal",
-    binarization="none",
     scaling="standardize",
     latent_dim=10,
-    encoder="mlp:hidden_dims=256-256",
-    decoder="mlp:hidden_dims=256-256",
+    **_networks("mlp:hidden_dims=256-256"),
     training=_training(),
     protocol=PERMUTED,
 )
@@ -134,22 +132,27 @@ TABLE = Recipe(
 def for_array(
     maximum: int | None, unit_interval: bool, event_shape: tuple[int, ...], rows: int
 ) -> Recipe:
-    """Choose a recipe for data of one's own.
+    """Choose a recipe for the user's own data.
 
-    Bits are Bernoulli; other integer pixels are normal after division by their maximum; real
-    numbers in [0, 1] are continuous Bernoulli; all else is normal after standardizing. Colour
-    images get convolutional networks, and tables a latent dimension of at most half their columns.
-    Few rows are gone through in small batches and often, so that there are steps enough: about
-    10,000, in at least 20 and at most 1,000 epochs.
+    Bits are modeled by a Bernoulli likelihood, other integer pixels by a normal after division by
+    their maximum, real numbers in [0, 1] by a continuous Bernoulli, and everything else by a normal
+    after standardizing. Color images get convolutional networks, and tables a latent dimension of
+    at most half their columns. Small datasets are trained in small batches for many epochs, so that
+    there are enough steps: about 10,000, in 20 to 1,000 epochs.
 
     Args:
         maximum: largest count of integer values, or None for real numbers.
-        unit_interval: whether these are real numbers that all lie in [0, 1].
-        event_shape: shape of one observation: (C, H, W) for images, (D,) for tables.
-        rows: of the data, all splits together.
+        unit_interval: whether the values are real numbers that all lie in [0, 1].
+        event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
+        rows: number of rows, all splits together.
 
     Returns:
         The recipe.
+
+    Example:
+        >>> from pyrovae.data import for_array
+        >>> for_array(None, False, (6,), rows=600).scaling
+        'standardize'
     """
     image = len(event_shape) == 3
     recipe = BITS if image or maximum == 1 else TABLE
@@ -177,7 +180,7 @@ RECIPES: Mapping[str, Recipe] = {
     "fashion_mnist": replace(
         MNIST,
         protocol=(
-            f"Test is the official 10,000, {LAST_5000}; grey pixels are binarized as MNIST's are, "
+            f"Test is the official 10,000, {LAST_5000}; gray pixels are binarized as MNIST's are, "
             "which is customary, although they are not ink on paper."
         ),
     ),

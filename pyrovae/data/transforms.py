@@ -1,8 +1,15 @@
-"""What becomes of gathered rows: bits drawn exactly, thresholds, scales.
+"""Transforms of gathered rows: bits drawn exactly, thresholds and scales.
 
-Each class is called with rows, (batch, ...), and a source of randomness that only `Dynamic` uses,
-and returns numbers of the shape ``(batch, *event_shape)``.
+Each transform is called with rows, (batch, ...), and a source of randomness that only `Dynamic`
+uses, and returns numbers of shape ``(batch, *event_shape)``.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
 
 __all__ = [
     "Dynamic",
@@ -16,15 +23,8 @@ __all__ = [
     "unchanged",
 ]
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import Tensor
-
 Transform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
-"""Gathered rows, (batch, ...), to numbers of the same rows."""
+"""A function from gathered rows, (batch, ...), to the numbers of a batch."""
 
 
 def draw_bits(
@@ -34,7 +34,7 @@ def draw_bits(
 
     .. math:: P(\mathrm{bit} = 1) = x / m
 
-    exactly, by comparing :math:`x` with an integer that is uniform on 0, ..., m - 1.
+    exactly, by comparing :math:`x` with an integer drawn uniformly from 0, ..., m - 1.
 
     Args:
         x: counts in 0, ..., `maximum`, or real numbers in [0, 1], any shape.
@@ -43,6 +43,12 @@ def draw_bits(
 
     Returns:
         Booleans of the shape of `x`.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.data import draw_bits
+        >>> draw_bits(numpy.array([0, 16]), 16, numpy.random.default_rng(0)).tolist()
+        [False, True]
     """
     if maximum is None:
         return np.asarray(rng.random(x.shape, dtype=np.float32) < x)
@@ -50,13 +56,14 @@ def draw_bits(
 
 
 def draw_bits_on_device(x: Tensor, maximum: int | None) -> Tensor:
-    r"""Draw one bit per pixel by the random state of the device of `x`, unknown to the host.
+    r"""Draw one bit per pixel with the random state of the device, without synchronizing.
 
     .. math:: P(\mathrm{bit} = 1) = x / m
 
-    by comparing :math:`x` with 63 random bits modulo m. Nothing is drawn again, since the host
-    would have to know how much: residues differ in probability by :math:`2^{-63}`, so that the
-    error is below :math:`m 2^{-63}`, which is 3e-17 for m = 255. 0 and m themselves are certain.
+    by comparing :math:`x` with 63 random bits modulo m. There is no rejection, which would need
+    synchronization with the host. The probabilities of residues differ by :math:`2^{-63}`, so the
+    error is below :math:`m 2^{-63}`, which is 3e-17 for m = 255. For x = 0 and x = m the bit is
+    certain.
 
     Args:
         x: counts in 0, ..., `maximum`, or real numbers in [0, 1], any shape.
@@ -64,6 +71,11 @@ def draw_bits_on_device(x: Tensor, maximum: int | None) -> Tensor:
 
     Returns:
         Booleans of the shape of `x`, on its device.
+
+    Example:
+        >>> from pyrovae.data import draw_bits_on_device
+        >>> draw_bits_on_device(torch.tensor([0, 16]), 16)
+        tensor([False,  True])
     """
     if maximum is None:
         return torch.rand(x.shape, device=x.device) < x
@@ -73,8 +85,9 @@ def draw_bits_on_device(x: Tensor, maximum: int | None) -> Tensor:
 def _uniform(maximum: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Draw integers that are exactly uniform on 0, ..., maximum - 1.
 
-    Up to 256 each random byte serves once: bytes at or above the largest multiple of `maximum` are
-    drawn again, and the rest are uniform modulo `maximum`. Five times as fast as `integers`.
+    Up to 256 each integer comes from one random byte: bytes at or above the largest multiple of
+    `maximum` are drawn again, and the rest are uniform modulo `maximum`. This is five times as fast
+    as `integers`.
     """
     if maximum > 256:
         return rng.integers(0, maximum, shape, dtype=np.min_scalar_type(maximum - 1))
@@ -91,13 +104,26 @@ def _uniform(maximum: int, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 
 def unchanged(x: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return gathered rows as they are."""
+    """Return gathered rows as they are.
+
+    Example:
+        >>> from pyrovae.data import unchanged
+        >>> unchanged(torch.ones(2).numpy()).tolist()
+        [1.0, 1.0]
+    """
     return x
 
 
 @dataclass(frozen=True)
 class Dynamic:
-    """Fresh bits at every visit."""
+    """New bits at every visit.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.data import Dynamic
+        >>> Dynamic(maximum=16)(numpy.array([[0, 16]]), numpy.random.default_rng(0)).tolist()
+        [[False, True]]
+    """
 
     maximum: int | None
 
@@ -105,15 +131,22 @@ class Dynamic:
         """Draw the bits of gathered rows."""
         if rng is None:
             raise ValueError(
-                "rng is None, and dynamic binarization draws new bits for every batch; "
-                "give a numpy Generator: numpy.random.Generator(numpy.random.SFC64(seed))"
+                "rng is None, but dynamic binarization draws new bits for every batch; "
+                "pass a numpy Generator: numpy.random.Generator(numpy.random.SFC64(seed))"
             )
         return draw_bits(x, self.maximum, rng)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Bits that were drawn once and are kept eight to the byte."""
+    """Bits that were drawn once and are stored eight to a byte.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.data import Packed
+        >>> Packed((2, 2))(numpy.array([[0b10010000]], numpy.uint8), None).tolist()
+        [[[1, 0], [0, 1]]]
+    """
 
     event_shape: tuple[int, ...]
 
@@ -125,7 +158,14 @@ class Packed:
 
 @dataclass(frozen=True)
 class Threshold:
-    """1 above half of the maximum, 0 at half and below."""
+    """1 above half of the maximum, 0 at half and below.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.data import Threshold
+        >>> Threshold(maximum=16)(numpy.array([[8, 9]]), None).tolist()
+        [[False, True]]
+    """
 
     maximum: int | None
 
@@ -136,7 +176,14 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Standardize:
-    """Columns with mean 0 and standard deviation 1 over the training rows."""
+    """Columns with mean 0 and standard deviation 1 over the training rows.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.data import Standardize
+        >>> Standardize(numpy.array([1.0]), numpy.array([2.0]))(numpy.array([[5.0]]), None).item()
+        2.0
+    """
 
     loc: np.ndarray
     scale: np.ndarray
@@ -148,7 +195,14 @@ class Standardize:
 
 @dataclass(frozen=True)
 class Unit:
-    """Counts divided by their maximum."""
+    """Counts divided by their maximum.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.data import Unit
+        >>> Unit(maximum=16)(numpy.array([[4, 16]]), None).tolist()
+        [[0.25, 1.0]]
+    """
 
     maximum: int
 

@@ -2,9 +2,10 @@
 
 ``report`` is the whole examination. The other files hold one diagnostic each:
 ``aggregate_densities`` and ``elbo_surgery`` (the terms of the ELBO), ``aggregate_posterior`` (q(z)
-against the prior), ``active_dimensions``, ``two_sample`` (classifier tests and probes),
-``calibration`` (simulation-based), ``gradient_variance``, and ``inference_gap`` (log p(x) - ELBO)
-with ``optimal_posterior``, ``evidence_identity`` and ``posterior_grid``. A new diagnostic is a file
+against the prior), ``active_dimensions``, ``marginals`` (single dimensions of z), ``two_sample``
+(classifier tests and probes), ``calibration`` (simulation-based) with ``rank_uniformity``,
+``gradient_variance`` with ``gradient_moments``, and ``inference_gap`` (log p(x) - ELBO) with
+``optimal_posterior``, ``evidence_identity`` and ``posterior_grid``. A new diagnostic is a file
 here, its figure a function in :mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
 """
 
@@ -22,17 +23,7 @@ from pyrovae.diagnostics.aggregate_posterior import (
     points,
     population,
 )
-from pyrovae.diagnostics.calibration import (
-    BINS,
-    LEVEL,
-    PERMUTATIONS,
-    Calibration,
-    Coverage,
-    RankedFunction,
-    Uniformity,
-    calibrate,
-    uniformity,
-)
+from pyrovae.diagnostics.calibration import Calibration, calibrate
 from pyrovae.diagnostics.elbo_surgery import (
     BoundTerm,
     Bracket,
@@ -43,14 +34,17 @@ from pyrovae.diagnostics.elbo_surgery import (
     term_estimate,
 )
 from pyrovae.diagnostics.evidence_identity import METHODS, MeanTerm, Term
-from pyrovae.diagnostics.gradient_variance import (
-    GradientComparison,
+from pyrovae.diagnostics.gradient_moments import (
     GradientDifference,
-    GradientEstimator,
     GradientMean,
     GradientNoise,
     LayerNoise,
     Variance,
+)
+from pyrovae.diagnostics.gradient_variance import (
+    GRADIENT_LIMIT,
+    GradientComparison,
+    GradientEstimator,
     compare_gradients,
 )
 from pyrovae.diagnostics.inference_gap import (
@@ -61,7 +55,22 @@ from pyrovae.diagnostics.inference_gap import (
     gap,
     posterior_densities,
 )
+from pyrovae.diagnostics.marginals import (
+    kl_per_dimension,
+    marginal_density,
+    marginal_moments,
+    marginal_quantiles,
+)
 from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
+from pyrovae.diagnostics.rank_uniformity import (
+    BINS,
+    LEVEL,
+    PERMUTATIONS,
+    Coverage,
+    RankedFunction,
+    Uniformity,
+    uniformity,
+)
 from pyrovae.diagnostics.report import (
     LIMIT,
     Collapse,
@@ -87,6 +96,7 @@ __all__ = [
     "BINS",
     "DRAWS",
     "FEWEST",
+    "GRADIENT_LIMIT",
     "LEVEL",
     "LIMIT",
     "METHODS",
@@ -135,7 +145,11 @@ __all__ = [
     "compare_gradients",
     "diagnose",
     "gap",
+    "kl_per_dimension",
     "log_weights",
+    "marginal_density",
+    "marginal_moments",
+    "marginal_quantiles",
     "no_density",
     "points",
     "population",

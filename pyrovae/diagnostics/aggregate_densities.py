@@ -60,6 +60,12 @@ class AggregateDraws:
         labels: the class of each example ``(N,)``, or None.
         available: number of examples in the data; the draws cover the first N.
         names: names of posterior and prior.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws
+        >>> drawn = aggregate_draws(vae, data, draws=3)
+        >>> drawn.z.shape, drawn.log_aggregate.shape
+        (torch.Size([64, 3, 2]), torch.Size([64, 3]))
     """
 
     z: Tensor

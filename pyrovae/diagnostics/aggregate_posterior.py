@@ -42,6 +42,11 @@ class Group(Result):
             None without densities.
         test: two-sample test of draws from q(z) against draws from p(z); None for fewer than
             ``FEWEST`` examples.
+
+    Example:
+        >>> from pyrovae.diagnostics import Group
+        >>> Group(label=3, examples=12, marginal_kl=Estimate(2.5, 0.1), test=None)
+        Group(label=3, examples=12, marginal_kl=2.50 ± 0.10, test=None)
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"label": "class", "examples": "images"}
@@ -60,6 +65,12 @@ class Population(Result):
         groups: all examples first, then each class.
         class_information: :math:`I_q(c; z)` in nats; None without labels or densities.
         class_entropy: entropy of the classes, the largest possible value; None likewise.
+
+    Example:
+        >>> from pyrovae.diagnostics import Group, Population
+        >>> everything = Group(label=None, examples=64, marginal_kl=Estimate(0.5, 0.1), test=None)
+        >>> Population([everything], None, None).groups[0].examples
+        64
     """
 
     groups: list[Group]

@@ -69,6 +69,11 @@ class BoundTerm(Estimate):
         value: the mean over examples and draws.
         standard_error: standard error due to the draws, for these examples.
         over_examples: standard error due to the choice of examples.
+
+    Example:
+        >>> from pyrovae.diagnostics import BoundTerm
+        >>> BoundTerm(-90.5, 0.1, over_examples=0.9).to_dict()
+        {'estimate': -90.5, 'standard_error': 0.1, 'over_images': 0.9}
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {
@@ -86,6 +91,11 @@ class Bracket(Result):
     Attributes:
         lower: an estimate that is on average below the population value.
         upper: an estimate that is on average above it.
+
+    Example:
+        >>> from pyrovae.diagnostics import Bracket
+        >>> Bracket(Estimate(3.5, 0.01), Estimate(4.5, 0.02))
+        Bracket(lower=3.50 ± 0.01, upper=4.50 ± 0.02)
     """
 
     lower: Estimate
@@ -100,6 +110,12 @@ class PopulationTerms(Result):
         mutual_information: of example and code.
         marginal_kl: KL(q(z) || p(z)).
         about: the meaning of the two brackets in words.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws, surgery
+        >>> between = surgery(aggregate_draws(vae, data, draws=2)).population.mutual_information
+        >>> between.lower.value <= between.upper.value
+        True
     """
 
     mutual_information: Bracket
@@ -116,6 +132,11 @@ class DimensionTerms(Result):
         mutual_information: of the example and this variable.
         marginal_kl: KL(q(z_j) || p(z_j)); None if the prior does not factorize.
         kl: mean of KL(q(z_j | x) || p(z_j)); None if the prior does not factorize.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws, surgery
+        >>> [row.dimension for row in surgery(aggregate_draws(vae, data, draws=2)).dimensions]
+        [1, 2]
     """
 
     dimension: int
@@ -162,6 +183,11 @@ class Surgery(Result):
         estimator: the estimator in words.
         q: name of the posterior.
         p: name of the prior.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws, surgery
+        >>> list(surgery(aggregate_draws(vae, data, draws=2)).terms)[:4]
+        ['elbo', 'reconstruction', 'kl', 'mutual_information']
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"log_examples": "log_images", "examples": "images"}

@@ -14,6 +14,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from pyrovae._process.choices import check_choice
 from pyrovae.diagnostics.optimal_posterior import log_weights
 from pyrovae.diagnostics.posterior_grid import divergences
 from pyrovae.distributions import base
@@ -52,6 +53,11 @@ class MeanTerm(Estimate):
         value: the mean.
         standard_error: its standard error over examples; None for a single example.
         error: error of the mean that is due to the errors of the terms.
+
+    Example:
+        >>> from pyrovae.diagnostics import MeanTerm
+        >>> MeanTerm(-90.5, 0.9, error=0.01)
+        -90.50 ± 0.90
     """
 
     error: float
@@ -64,6 +70,11 @@ class Term:
     Attributes:
         value: ``(examples,)``.
         error: its standard error or quadrature error; zero for a closed form ``(examples,)``.
+
+    Example:
+        >>> from pyrovae.diagnostics import Term
+        >>> Term(torch.tensor([1.0, 3.0]), error=torch.tensor([0.1, 0.1]))
+        Term(mean 2.00 ± 1.00, 2 examples)
     """
 
     value: Tensor
@@ -86,8 +97,7 @@ def chosen(vae: VAE, method: str) -> str:
     Raises:
         ValueError: if there is no such method, or it does not apply.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     if method == "quadrature" and vae.latent_dim > 2:
         raise ValueError(
             f"quadrature is for 1 and 2 latent dimensions, got {vae.latent_dim}; use bridge"

@@ -14,120 +14,28 @@ the likelihood. Sticking the landing lets the two cancel: exactly if q is the ex
 each example, and not at all if q is far from it.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import derived, evaluating, isolated
+from pyrovae.diagnostics.gradient_moments import GradientNoise, Moments, gradient_noise
 from pyrovae.distributions import is_point, name
-from pyrovae.estimates import Estimate, Examples, Result, number_of_examples
+from pyrovae.estimates import Examples, Result, number_of_examples
 from pyrovae.kl import closed_form
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.vae import VAE
 
-__all__ = [
-    "GradientComparison",
-    "GradientDifference",
-    "GradientEstimator",
-    "GradientMean",
-    "GradientNoise",
-    "LayerNoise",
-    "Variance",
-    "compare_gradients",
-]
+__all__ = ["GRADIENT_LIMIT", "GradientComparison", "GradientEstimator", "compare_gradients"]
 
-DRAWS, LIMIT = 100, 100
+GRADIENT_LIMIT = 100
+"""Default number of examples in the batch."""
+
+DRAWS = 100
 ESTIMATORS = ("elbo", "analytic", "stl")
-
-
-@dataclass(frozen=True, repr=False)
-class Variance(Estimate):
-    """A variance, or a ratio of two.
-
-    Attributes:
-        value: the variance.
-        standard_error: its standard error; None for two draws.
-    """
-
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {}
-
-    def __repr__(self) -> str:
-        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
-        return f"{self.value:.4g}{error}"
-
-
-@dataclass(frozen=True, repr=False)
-class GradientMean(Result):
-    r"""The mean gradient over draws.
-
-    Attributes:
-        norm: its length.
-        standard_error: root mean squared length of the noise in the mean, :math:`\sqrt{V / N}`.
-        squared_norm: unbiased estimate of its squared length; may be negative.
-    """
-
-    norm: float
-    standard_error: float
-    squared_norm: float
-
-
-@dataclass(frozen=True, repr=False)
-class GradientDifference(Result):
-    """The difference between a mean gradient and the mean gradient of ``elbo``.
-
-    Attributes:
-        norm: its length.
-        standard_error: root mean squared length of its noise, the expected ``norm`` if the two
-            gradients differ only by noise.
-        z_score: z-score of its component in one random direction; None without noise.
-    """
-
-    norm: float
-    standard_error: float
-    z_score: float | None
-
-
-@dataclass(frozen=True, repr=False)
-class LayerNoise(Result):
-    """The gradient with respect to one parameter tensor.
-
-    Attributes:
-        name: name of the tensor.
-        parameters: its number of elements.
-        squared_norm: unbiased estimate of the squared length of the mean gradient.
-        variance: variance of the gradient of one draw.
-    """
-
-    name: str
-    parameters: int
-    squared_norm: float
-    variance: float
-
-
-@dataclass(frozen=True, repr=False)
-class GradientNoise(Result):
-    """Mean and noise of one estimator of the gradient.
-
-    Attributes:
-        mean: the mean gradient.
-        variance: variance V of the gradient of one draw.
-        signal_to_noise: None if ``squared_norm`` is not positive or V is zero.
-        variance_ratio: V divided by V of ``elbo``; None if the latter is zero.
-        difference: difference from the mean gradient of ``elbo``; None for ``elbo``.
-        layers: the same for each parameter tensor.
-    """
-
-    mean: GradientMean
-    variance: Variance
-    signal_to_noise: float | None
-    variance_ratio: Variance | None
-    difference: GradientDifference | None
-    layers: list[LayerNoise]
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,6 +47,11 @@ class GradientEstimator(Result):
         formula: its formula; None if it does not apply.
         noise: its mean and noise; None if it does not apply.
         reason: the reason if it does not apply.
+
+    Example:
+        >>> from pyrovae.diagnostics import GradientEstimator
+        >>> GradientEstimator("analytic", formula=None, noise=None, reason="no closed form")
+        GradientEstimator(name='analytic', formula=None, noise=None, reason='no closed form')
     """
 
     name: str
@@ -165,6 +78,12 @@ class GradientComparison(Result):
         q: name of the posterior.
         p: name of the prior.
         note: anything else that the numbers depend on, or None.
+
+    Example:
+        >>> from pyrovae.diagnostics import compare_gradients
+        >>> found = compare_gradients(vae, data, draws=3)
+        >>> found.draws, found.examples
+        (3, 64)
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
@@ -183,7 +102,7 @@ def compare_gradients(
     data: Examples,
     *,
     draws: int = DRAWS,
-    limit: int = LIMIT,
+    limit: int = GRADIENT_LIMIT,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> GradientComparison:
@@ -241,7 +160,7 @@ def compare_gradients(
             GradientEstimator(
                 name=key,
                 formula=formulas.get(key),
-                noise=_noise(noise[key], noise["elbo"], differences[key], sizes)
+                noise=gradient_noise(noise[key], noise["elbo"], differences[key], sizes)
                 if key in used
                 else None,
                 reason=reasons.get(key),
@@ -265,10 +184,10 @@ def _gradients(
     draws: int,
     seed: int,
     progress: Callable[[int], None] | None,
-) -> tuple[dict[str, "_Moments"], dict[str, "_Moments"]]:
+) -> tuple[dict[str, Moments], dict[str, Moments]]:
     """Moments of each estimator's gradient, and of its difference from the first estimator's."""
     objectives = {estimator: OBJECTIVES[estimator]() for estimator in used}
-    noise, differences = ({key: _Moments() for key in used} for _ in range(2))
+    noise, differences = ({key: Moments() for key in used} for _ in range(2))
     direction = _signs(sum(parameter.numel() for parameter in parameters.values()), seed)
     for draw in range(draws):
         stream = derived(seed, draw)
@@ -344,90 +263,3 @@ def _gradient(bound: Tensor, parameters: Mapping[str, nn.Parameter], estimator: 
             "or for a scale of q(z|x) that is zero or infinite"
         )
     return gradient
-
-
-@dataclass
-class _Moments:
-    """Running mean and spread of vectors, by Welford's recurrence.
-
-    ``increments`` holds the amount that each vector after the first adds to the total sum of
-    squares. Each has mean V, and for independent normal vectors they are independent, so their
-    spread gives the standard error of V without keeping any vector.
-    """
-
-    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
-    increments: list[float] = field(default_factory=list)
-    components: list[float] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, vector: Tensor, direction: Tensor | None = None) -> None:
-        self.count += 1
-        shift = vector - self.mean
-        self.mean = self.mean + shift / self.count
-        added = shift * (vector - self.mean)
-        self.squares = self.squares + added
-        if self.count > 1:
-            self.increments.append(added.sum().item())
-        if direction is not None:
-            self.components.append((direction @ vector).item())
-
-    @property
-    def variance(self) -> float:
-        return self.squares.sum().item() / (self.count - 1)
-
-    @property
-    def standard_error(self) -> float:
-        return math.sqrt(self.variance / self.count)
-
-
-def _noise(
-    moments: _Moments, reference: _Moments, difference: _Moments, sizes: Mapping[str, int]
-) -> GradientNoise:
-    variance, squared_norm = moments.variance, _squared_norm(moments.mean, moments.squares, moments)
-    parts = zip(
-        moments.mean.split([*sizes.values()]),
-        moments.squares.split([*sizes.values()]),
-        strict=True,
-    )
-    snr = math.sqrt(squared_norm / variance) if squared_norm > 0 and variance > 0 else None
-    return GradientNoise(
-        mean=GradientMean(moments.mean.norm().item(), moments.standard_error, squared_norm),
-        variance=Variance(variance, _error_of_mean(moments.increments)),
-        signal_to_noise=snr,
-        variance_ratio=_ratio(moments, reference),
-        difference=None if moments is reference else _difference(difference),
-        layers=[
-            LayerNoise(
-                name=layer,
-                parameters=size,
-                squared_norm=_squared_norm(mean, squares, moments),
-                variance=squares.sum().item() / (moments.count - 1),
-            )
-            for (layer, size), (mean, squares) in zip(sizes.items(), parts, strict=True)
-        ],
-    )
-
-
-def _ratio(moments: _Moments, reference: _Moments) -> Variance | None:
-    if reference.variance <= 0:
-        return None
-    value = moments.variance / reference.variance
-    pairs = zip(moments.increments, reference.increments, strict=True)
-    error = _error_of_mean([one - value * other for one, other in pairs])
-    return Variance(value, None if error is None else error / reference.variance)
-
-
-def _squared_norm(mean: Tensor, squares: Tensor, moments: _Moments) -> float:
-    noise = squares.sum().item() / (moments.count - 1) / moments.count
-    return mean.square().sum().item() - noise
-
-
-def _difference(difference: _Moments) -> GradientDifference:
-    error = _error_of_mean(difference.components)
-    z_score = float(np.mean(difference.components)) / error if error else None
-    return GradientDifference(difference.mean.norm().item(), difference.standard_error, z_score)
-
-
-def _error_of_mean(values: list[float]) -> float | None:
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -79,6 +79,13 @@ class Gap(Result):
         samples: draws from each q for each ELBO.
         outputs: outputs of the posterior's network that give the best q.
         draws: NUTS draws from p(z | x) ``(chains, draws, examples, latent_dim)``, or None.
+
+    Example:
+        >>> from pyrovae.diagnostics import gap
+        >>> found = gap(vae, data, images=2, samples=100, steps=5, nuts=None)
+        >>> parts = found.approximation.value + found.amortization.value
+        >>> torch.allclose(parts, found.log_evidence.value - found.elbo.value)
+        True
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"amortization": "amortisation"}
@@ -243,6 +250,13 @@ class PosteriorDensities:
         posterior: p(z | x) ``(nodes, nodes)``, one row per node of ``z2``.
         encoder: the encoder's q(z | x), likewise.
         best: the best q, likewise.
+
+    Example:
+        >>> from pyrovae.diagnostics import NutsSettings, gap, posterior_densities
+        >>> few = NutsSettings(draws=4, warmup=4, chains=1)
+        >>> found = gap(vae, data, images=1, samples=10, steps=2, nuts=few)
+        >>> posterior_densities(vae, found, nodes=51)[0].draws.shape
+        (4, 2)
     """
 
     z1: NDArray[Any]
@@ -323,7 +337,7 @@ def _chains(
                 chains=nuts.chains,
                 seed=derived(seed, i, 1),
                 start=start,
-                advance=progress,
+                progress=progress,
             )
             for i, (block, start) in enumerate(zip(blocks, starts, strict=True))
         ]

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import evaluating, isolated, seed_device
+from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.evidence import Whole, adapted, from_mixture, log_joint, resampled
 from pyrovae.vae import VAE
 
 __all__ = ["best_posterior", "log_weights", "with_outputs"]
 
-ROWS = 20_000  # z evaluated at a time
+ROWS = 20_000  # z in a chunk; chunks draw in turn, so this is part of what a seed means
 DRAWS = 32  # draws per example in one step of the search
 RATE = 0.05  # initial learning rate
 CANDIDATES = 2_000  # draws from the prior for the second start
@@ -132,8 +133,8 @@ def _around(vae: VAE, outputs: Tensor, x: Tensor, heap: Tensor) -> Tensor:
 def _likeliest(vae: VAE, x: Tensor) -> Tensor:
     """For each example, the draw from the prior that gives it the highest likelihood."""
     z = vae.prior().sample(torch.Size([CANDIDATES]))
-    size = max(1, ROWS // len(x))
-    log = torch.cat([vae.likelihood(part[:, None]).log_prob(x) for part in z.split(size)])
+    parts = in_chunks(z, len(x))
+    log = torch.cat([vae.likelihood(part[:, None]).log_prob(x) for part in parts])
     return z[log.argmax(0)]
 
 
@@ -186,7 +187,7 @@ def log_weights(vae: VAE, q: Any, x: Tensor, samples: int, seed: int) -> Tensor:
         >>> log_weights(vae, vae.posterior(x), x, samples=5, seed=0).shape
         torch.Size([5, 64])
     """
-    joint, size, parts = log_joint(vae, x), max(1, ROWS // len(x)), []
+    joint, size, parts = log_joint(vae, x), rows_per_chunk(len(x), ROWS), []
     with isolated(x.device):
         seed_device(x.device, seed)
         for start in range(0, samples, size):

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import isolated, seed_device
+from pyrovae._process.memory import in_chunks
 from pyrovae.evidence import log_joint
 from pyrovae.vae import VAE
 
 __all__ = ["divergences", "grid", "in_parts"]
 
-ROWS = 20_000  # z evaluated at a time
 DEVIATIONS = 8.0  # reach of a grid, in standard deviations of p(z | x)
 NODES = (101, 201, 401, 801)  # nodes per dimension, tried in turn
 TOLERANCE = 1e-5  # nats, between a grid and every second node of it
@@ -28,7 +28,7 @@ def grid(low: Tensor, high: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
 
 def in_parts(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """Evaluate a function at nodes ``(nodes, dimensions)``, in float64, a part at a time."""
-    return torch.cat([function(part[:, None])[:, 0] for part in z.split(ROWS)]).double()
+    return torch.cat([function(part[:, None])[:, 0] for part in in_chunks(z)]).double()
 
 
 def divergences(

@@ -59,6 +59,11 @@ class Collapse(Result):
     Attributes:
         verdict: ``none``, ``partial`` or ``full``.
         reason: the numbers behind the verdict, in words.
+
+    Example:
+        >>> from pyrovae.diagnostics import Collapse
+        >>> Collapse("full", "0 of 2 dimensions are active")
+        Collapse(verdict='full', reason='0 of 2 dimensions are active')
     """
 
     verdict: str
@@ -74,6 +79,11 @@ class SampleTest(Result):
         against: the second kind: ``test`` or ``aggregate``.
         about: both kinds in words.
         test: the test; None if there are too few examples.
+
+    Example:
+        >>> from pyrovae.diagnostics import SampleTest
+        >>> SampleTest("prior", "test", "samples against test data", test=None).to_dict()
+        {'of': 'prior', 'against': 'test', 'what': 'samples against test data', 'accuracy': None}
     """
 
     of: str
@@ -94,6 +104,11 @@ class ProbeAccuracies(Result):
     Attributes:
         linear: for logistic regression.
         neighbors: for nearest neighbors.
+
+    Example:
+        >>> from pyrovae.diagnostics import ProbeAccuracies
+        >>> ProbeAccuracies(linear=Estimate(-0.1, 0.02), neighbors=Estimate(0.0, 0.01))
+        ProbeAccuracies(linear=-0.10 ± 0.02, neighbors=0.00 ± 0.01)
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"neighbors": "neighbours"}
@@ -113,6 +128,13 @@ class Probes(Result):
         codes: accuracies with the codes as input.
         pixels: accuracies with the examples themselves as input.
         difference: accuracy with codes minus accuracy with pixels.
+
+    Example:
+        >>> from pyrovae.diagnostics import Accuracy, Probe, ProbeAccuracies, Probes
+        >>> found = Probe(Accuracy(0.9, 0.1), Accuracy(0.8, 0.1), chance=0.1, right={})
+        >>> none = ProbeAccuracies(Estimate(0.0, 0.0), Estimate(0.0, 0.0))
+        >>> Probes(9, 9, chance=0.1, codes=found, pixels=found, difference=none).codes.linear
+        0.90 ± 0.10
     """
 
     trained_on: int
@@ -132,6 +154,12 @@ class FigureData:
         labels: the class of each test example ``(N,)``, or None.
         decoded: ``real``, test examples, and means of p(x | z) at draws of z from the ``prior`` and
             from the ``aggregate`` posterior, each ``(n, *event_shape)``.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyrovae.diagnostics import FigureData
+        >>> FigureData(np.zeros((9, 2)), labels=None, decoded={}).z.shape
+        (9, 2)
     """
 
     z: Array
@@ -160,6 +188,13 @@ class Diagnosis(Result):
         probes: classes read from codes and from pixels; None without labels.
         figure_data: arrays for :func:`pyrovae.plots.diagnosis_figures`; not part of
             :meth:`to_dict` and of comparisons.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from pyrovae.diagnostics import diagnose
+        >>> digits = replace(pyrovae.data.load("digits"), train=data, test=data)
+        >>> diagnose(vae, digits, draws=2, limit=30).collapse.verdict
+        'full'
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}

@@ -35,6 +35,11 @@ class Accuracy(Estimate):
     Attributes:
         value: the share, between 0 and 1.
         standard_error: its standard error, positive even if all answers are right.
+
+    Example:
+        >>> from pyrovae.diagnostics import Accuracy
+        >>> Accuracy(0.75, 0.05).to_dict()
+        {'accuracy': 0.75, 'standard_error': 0.05}
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"value": "accuracy"}
@@ -48,6 +53,11 @@ class TwoSampleTest(Result):
         accuracy: share of right answers.
         p_value: probability of at least this accuracy if both samples have one distribution.
         tested: number of answers.
+
+    Example:
+        >>> from pyrovae.diagnostics import Accuracy, TwoSampleTest
+        >>> TwoSampleTest(Accuracy(0.75, 0.05), p_value=1e-6, tested=80)
+        TwoSampleTest(accuracy=0.75 ± 0.05, p_value=1e-06, tested=80)
     """
 
     accuracy: Accuracy
@@ -68,6 +78,11 @@ class Probe(Result):
         neighbors: accuracy of the majority of the 5 nearest rows.
         chance: share, in the test data, of the class that is most frequent in the training data.
         right: for each of ``linear`` and ``neighbors``, whether each answer was right.
+
+    Example:
+        >>> from pyrovae.diagnostics import Accuracy, Probe
+        >>> Probe(Accuracy(0.75, 0.05), Accuracy(0.8, 0.05), chance=0.1, right={})
+        Probe(linear=0.75 ± 0.05, neighbors=0.80 ± 0.05, chance=0.1, right={})
     """
 
     linear: Accuracy

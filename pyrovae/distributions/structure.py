@@ -2,10 +2,12 @@ r"""Questions about any distribution: its base, support, factors, moments and na
 
 import copy
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
 from pyro import distributions as dist
+from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import (
     Categorical,
@@ -24,6 +26,7 @@ __all__ = [
     "components",
     "expand",
     "factorizes",
+    "fills_space",
     "in_float64",
     "is_discrete",
     "is_point",
@@ -69,17 +72,34 @@ def expand(p: Any, batch_shape: torch.Size) -> Any:
     return p if p.batch_shape == batch_shape else p.expand(batch_shape)
 
 
-def factorizes(q: Any, p: Any) -> bool:
-    """Whether q and p both are products of distributions over single variables.
+def factorizes(*distributions: Any) -> bool:
+    """Whether all are products of distributions over single variables.
 
     Example:
         >>> from pyrovae.distributions import factorizes
         >>> factorizes(vae.posterior(x), vae.prior())
         True
     """
-    return len(q.event_shape) == 1 and all(
-        isinstance(d, Independent) and not base(d).event_shape for d in (q, p)
+    return all(
+        isinstance(d, Independent) and len(d.event_shape) == 1 and not base(d).event_shape
+        for d in distributions
     )
+
+
+def fills_space(d: Any) -> bool:
+    """Whether d has a density on the space around its draws; a sphere or discrete values do not.
+
+    Example:
+        >>> from pyrovae.distributions import fills_space
+        >>> fills_space(vae.prior()), fills_space(torch.distributions.Bernoulli(0.5))
+        (True, False)
+    """
+    support: Any = None
+    with suppress(NotImplementedError):
+        support = d.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return not (is_discrete(d) or isinstance(support, type(constraints.sphere)))
 
 
 def is_real(q: Any) -> bool:

@@ -1,31 +1,30 @@
 """Estimators of log p(x), the evidence.
 
-``lower_bounds`` draws from q(z | x): the ELBO and the importance-weighted bound. The other files
-hold one method each: ``annealing`` (annealed importance sampling, and the sandwich from both
-sides), ``quadrature``, ``tractable`` (models whose log p(x) has a formula), ``bridge_sampling`` and
-``nuts`` (from draws of p(z | x)); ``proposals`` and ``weights`` serve importance sampling. A new
-estimator is a file with one function and one line in the dictionary ``METHODS`` of ``methods``.
+``evaluate`` is the one function for all of them. ``lower_bounds`` draws from q(z | x): the ELBO and
+the importance-weighted bound; ``over_dataset`` computes them for every example of a dataset. The
+other files hold one method each: ``importance`` (with the fitted mixtures of ``proposals`` and the
+diagnostics of ``weights``), ``annealing`` (annealed importance sampling; bounds on both sides),
+``quadrature``, ``tractable`` (models whose log p(x) has a formula), ``bridge_sampling`` and
+``nuts`` (from draws of p(z | x)). ``results`` holds the objects they return. A new estimator is a
+file with one function and one line in the dictionary ``METHODS`` of ``methods``.
 """
 
-from pyrovae.evidence.annealing import CHAINS, Sandwich, annealed, sandwich, sigmoidal
+from pyrovae.evidence.annealing import CHAINS, annealed, sandwich, sigmoidal
 from pyrovae.evidence.bridge_sampling import bridge
+from pyrovae.evidence.importance import PROPOSALS, importance_weighted
 from pyrovae.evidence.lower_bounds import (
-    MODES,
+    DRAWS,
     NO_BOUND,
     Bounds,
-    Evidence,
     WeightedBounds,
     batch_size,
     bits_per_dimension,
     bounds,
-    evaluate,
-    in_short,
     kind,
-    of_weights,
-    per_example,
 )
-from pyrovae.evidence.methods import DRAWS, METHODS, PROPOSALS, importance_weighted, summary
+from pyrovae.evidence.methods import METHODS, SIMULATED, evaluate
 from pyrovae.evidence.nuts import Draws, check_real, draw_chains, log_joint, posterior_draws
+from pyrovae.evidence.over_dataset import MODES, per_example
 from pyrovae.evidence.proposals import (
     FEWEST,
     Fitted,
@@ -37,8 +36,23 @@ from pyrovae.evidence.proposals import (
     weighted_moments,
 )
 from pyrovae.evidence.quadrature import integrated, posterior_density
+from pyrovae.evidence.results import (
+    Evaluation,
+    Evidence,
+    EvidenceEstimate,
+    MeanEvidence,
+    MeanSandwich,
+    Range,
+    Sandwich,
+)
 from pyrovae.evidence.tractable import STATES, LinearGaussian, exact, linear_gaussian
-from pyrovae.evidence.weights import RELIABLE, Weights, pareto_shape, weight_statistics
+from pyrovae.evidence.weights import (
+    RELIABLE,
+    Weights,
+    WeightSummary,
+    pareto_shape,
+    weight_statistics,
+)
 
 __all__ = [
     "CHAINS",
@@ -49,14 +63,21 @@ __all__ = [
     "NO_BOUND",
     "PROPOSALS",
     "RELIABLE",
+    "SIMULATED",
     "STATES",
     "Bounds",
     "Draws",
+    "Evaluation",
     "Evidence",
+    "EvidenceEstimate",
     "Fitted",
     "LinearGaussian",
+    "MeanEvidence",
+    "MeanSandwich",
+    "Range",
     "Sandwich",
     "Target",
+    "WeightSummary",
     "WeightedBounds",
     "Weights",
     "Whole",
@@ -72,12 +93,10 @@ __all__ = [
     "exact",
     "from_mixture",
     "importance_weighted",
-    "in_short",
     "integrated",
     "kind",
     "linear_gaussian",
     "log_joint",
-    "of_weights",
     "pareto_shape",
     "per_example",
     "posterior_density",
@@ -85,7 +104,6 @@ __all__ = [
     "resampled",
     "sandwich",
     "sigmoidal",
-    "summary",
     "weight_statistics",
     "weighted_moments",
 ]

@@ -1,33 +1,30 @@
 r"""A chunk of an importance-weighted bound: some draws for each example, as written or compiled.
 
-The bound of one batch is a sum over many chunks of the same shape. Each is the same few dozen
-tensor operations, which write and read every number of p(x | z) several times when they run one by
-one. :class:`Compiled` writes them down once, for any VAE, and has them compiled to fewer passes.
+The bound of a batch is a sum over many chunks of the same shape. Each chunk is the same few dozen
+tensor operations. Run one by one, they write and read every value of p(x | z) several times.
+:class:`Compiled` traces them once, for any VAE, and compiles them to fewer passes over memory.
 """
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 
-import pyro
 import torch
 from pyro import distributions as dist
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae._process.graphs import compiled, in_one_line
+from pyrovae._process.graphs import compiled, in_one_line, side_by_side, traced
 from pyrovae.vae import VAE
 
 __all__ = ["Compiled", "NotCompiledError", "Sums", "chunk"]
 
-ABSOLUTE, RELATIVE = 1e-3, 1e-5  # what compiled sums may differ by: nats per draw, or a part
+ABSOLUTE, RELATIVE = 1e-3, 1e-5  # tolerances of compiled sums, in nats per draw and relative
 
 Sums = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Over the draws of a chunk, each ``(batch,)``: of log p(x | z), of log q(z | x) - log p(z), and
-the logarithm of the sum of the weights; last the logarithms of the weights ``(draws, batch)``."""
+"""Over the draws of a chunk, each ``(batch,)``: the sums of log p(x | z) and of log q(z | x) -
+log p(z), and the logarithm of the sum of the weights; last the log weights ``(draws, batch)``."""
 
 
 class NotCompiledError(Exception):
-    """Why a chunk is not run compiled."""
+    """A chunk cannot be compiled; the message is the reason."""
 
 
 def chunk(
@@ -39,15 +36,15 @@ def chunk(
     *,
     at_once: int | None = None,
 ) -> Sums:
-    """The sums over some draws from the posterior.
+    """Draw from the posterior, and sum the terms of the bound over the draws.
 
     Args:
-        vae: of which the likelihood is taken.
+        vae: the model, whose likelihood is evaluated.
         p: its prior.
         q: its posterior at ``x``.
         x: data ``(batch, *event_shape)``.
-        draws: for each example.
-        at_once: the likelihood is computed for so many draws at a time; None for all.
+        draws: number of draws for each example.
+        at_once: evaluate the likelihood for at most this many draws at a time; None for all.
 
     Returns:
         The three sums and the log weights, in double precision.
@@ -62,19 +59,19 @@ def chunk(
 
 
 class Compiled:
-    """Chunks of one shape as one compiled graph: the same draws under the same seed.
+    """Chunks of one shape as one compiled graph, with the same draws under the same seed.
 
-    What runs is traced on tensors without numbers, prior and posterior with it, and compiled.
-    Before it is used it runs beside the chunk itself under two seeds, on the batch and on the batch
-    in another order, and must agree with it within 0.001 nats for each draw or a 1e-5th part.
+    The chunk is traced, with prior and posterior, and compiled. Before the graph is used, it runs
+    beside the chunk under two seeds, on the batch and on the batch in another order. The sums must
+    agree within 0.001 nats per draw, or a relative 1e-5.
 
     Args:
-        vae: in the mode that it is evaluated in, with the weights that it keeps.
-        x: a batch ``(batch, *event_shape)``; only its shape and type stay.
-        draws: for each example.
+        vae: in the mode that it is evaluated in; its weights must not change afterwards.
+        x: a batch ``(batch, *event_shape)``; only its shape and dtype are fixed.
+        draws: number of draws for each example.
 
     Raises:
-        NotCompiledError: if it cannot be traced or compiled, or does not agree.
+        NotCompiledError: if the chunk cannot be traced or compiled, or the sums do not agree.
     """
 
     def __init__(self, vae: VAE, x: Tensor, draws: int) -> None:
@@ -84,22 +81,16 @@ class Compiled:
             return chunk(vae, vae.prior(), vae.posterior(x), x, draws)
 
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            batches = (x, x.roll(1, 0))
-            expected = [_seeded(eager, seed, batch) for seed, batch in enumerate(batches)]
             try:
-                # warnings of torch's about its own code, while it compiles, are not the caller's
-                with pyro.validation_enabled(False), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    trace = make_fx(eager, tracing_mode="fake", _allow_non_fake_inputs=True)
-                    self._graph = compiled(trace(x))
-                    found = [_seeded(self._graph, seed, x) for seed, x in enumerate(batches)]
+                self._graph = compiled(traced(eager, x))
+                pairs = list(side_by_side(lambda xs: eager(*xs), lambda xs: self._graph(*xs), [x]))
             except Exception as error:
                 raise NotCompiledError(in_one_line(error)) from error
-        for sums, truth in zip(found, expected, strict=True):
-            self._compare(sums, truth)
+        for expected, found in pairs:
+            self._compare(found, expected)
 
     def __call__(self, x: Tensor) -> Sums:
-        """The sums over fresh draws.
+        """Sum over fresh draws.
 
         Args:
             x: data of the shape that the graph was made for.
@@ -108,10 +99,10 @@ class Compiled:
         return sums
 
     def fits(self, x: Tensor, draws: int) -> bool:
-        """Whether the graph is one for such a batch and so many draws."""
+        """Whether the graph is for batches of this shape and this number of draws."""
         return x.shape == self.shape and draws == self.draws
 
-    def _compare(self, found: Sums, expected: Sums) -> None:
+    def _compare(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         names = ("log p(x | z)", "log q(z | x) - log p(z)", "log of the weights")
         for name, value, truth, draws in zip(
             names, found[:3], expected[:3], (self.draws, self.draws, 1), strict=True
@@ -121,8 +112,3 @@ class Compiled:
                 raise NotCompiledError(
                     f"compiled, the mean of {name} differs by {difference:.2g} nats"
                 )
-
-
-def _seeded(function: Callable[[Tensor], Sums], seed: int, x: Tensor) -> Sums:
-    torch.manual_seed(seed)
-    return function(x)

@@ -1,19 +1,19 @@
-r"""Annealed importance sampling: log p(x) by a path of distributions from where draws are easy.
+r"""Annealed importance sampling: log p(x) along a path from a distribution that is easy to draw.
 
 .. math::
     f_\beta(z) = r(z)^{1 - \beta} \, p(x, z)^{\beta}, \qquad 0 = \beta_0 < \dots < \beta_T = 1
 
-A chain starts from :math:`r`, the prior or q(z | x), and is moved by Hamiltonian Monte Carlo, which
-leaves each :math:`f_\beta` as it is. Its weight
+A chain starts from :math:`r`, the prior or q(z | x), and moves by Hamiltonian Monte Carlo, which
+leaves each :math:`f_\beta` invariant. Its weight
 
 .. math:: \log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1})
     \left( \log p(x, z_{t-1}) - \log r(z_{t-1}) \right)
 
 has :math:`\mathbb{E}\, w = p(x)` for any number of temperatures and any step sizes that do not
-depend on the chain. So step sizes are found by a run of other chains beforehand.
+depend on the chain. Step sizes are therefore tuned on other chains beforehand.
 
 The same path backwards from an exact draw of p(z | x) has :math:`\mathbb{E}\, w^{-1} = 1 / p(x)`.
-Such a draw is had where x comes from the model itself: it is the z that x was drawn from.
+If x was drawn from the model itself, such a draw is available: the z that x was drawn from.
 """
 
 import math
@@ -26,29 +26,31 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated
+from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import expand, is_point, is_real, moments
-from pyrovae.evidence.lower_bounds import Evidence
+from pyrovae.evidence.results import Evidence, Sandwich
 from pyrovae.evidence.weights import weight_statistics
 from pyrovae.vae import VAE
 
-__all__ = ["CHAINS", "Sandwich", "annealed", "sandwich", "sigmoidal"]
+__all__ = ["CHAINS", "annealed", "sandwich", "sigmoidal"]
 
 CHAINS = 16
-"""For each example, where no number is given."""
+"""Default number of chains per example."""
 
-ROWS = 800  # chains times examples at a time
+ROWS = 800  # chains times examples in a chunk, which has a seed of its own
 ACCEPTANCE = 0.65
-PILOTS = 8  # chains for each example that find its step sizes
-WARMUP = 20  # transitions of theirs at the start of the path
-GAIN = 0.1  # of the step's logarithm, for each unit that the acceptance is off
-JITTER = 0.2  # a step is scaled by a random number that is so far from one
+PILOTS = 8  # chains per example that tune its step sizes
+WARMUP = 20  # transitions of theirs before the path begins
+GAIN = 0.1  # change of the log step size per unit of excess acceptance
+JITTER = 0.2  # largest relative change of a step size, at random
 STEEPNESS = 4.0
 LOWER, UPPER = "lower bound in expectation", "upper bound in expectation"
 
 
 def sigmoidal(temperatures: int) -> Tensor:
-    r"""A schedule that is dense at both ends.
+    r"""Space inverse temperatures densely at both ends.
 
     .. math:: \beta_t = \frac{\sigma(\delta (2t / T - 1)) - \sigma(-\delta)}
         {\sigma(\delta) - \sigma(-\delta)}, \qquad \delta = 4
@@ -62,6 +64,11 @@ def sigmoidal(temperatures: int) -> Tensor:
 
     Returns:
         :math:`\beta_0, \dots, \beta_T`, in double precision.
+
+    Example:
+        >>> betas = sigmoidal(10)
+        >>> len(betas), betas[0].item(), betas[-1].item()
+        (11, 0.0, 1.0)
     """
     s = torch.linspace(-STEEPNESS, STEEPNESS, temperatures + 1, dtype=torch.float64).sigmoid()
     return (s - s[0]) / (s[-1] - s[0])
@@ -76,13 +83,13 @@ def annealed(
     temperatures: int = 500,
     leapfrog: int = 5,
     start: Literal["prior", "posterior"] = "prior",
-    advance: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Evidence:
-    r"""Annealed importance sampling with Hamiltonian Monte Carlo.
+    r"""Estimate log p(x) by annealed importance sampling with Hamiltonian Monte Carlo.
 
-    Each transition is ``leapfrog`` steps of the size that, in chains of their own, were accepted
-    with a probability of 0.65 for this example at this temperature; it is jittered at random. The
-    unit of each dimension goes from the prior's standard deviation to that of q(z | x).
+    A transition takes ``leapfrog`` steps. Their size is tuned for each example and temperature on
+    separate chains, to an acceptance probability of 0.65, and jittered at random. The unit of each
+    dimension moves from the prior's standard deviation to that of q(z | x).
 
     References:
         Neal (2001), Annealed Importance Sampling, Statistics and Computing 11; Wu, Burda,
@@ -90,59 +97,48 @@ def annealed(
         Models, arXiv:1611.04273
 
     Args:
-        vae: of a real z; dropout and the like are switched off meanwhile.
+        vae: a model with a real z; evaluated in eval mode, without dropout and the like.
         x: data ``(examples, *event_shape)``.
-        samples: number of chains for each example; None for ``CHAINS``.
-        seed: of all draws; those of a batch depend on it and on the batch's place alone.
+        samples: number of chains for each example; None for the default, 16.
+        seed: seed of all draws; those of a batch depend only on it and on the batch's position.
         temperatures: T, number of steps from :math:`\beta = 0` to 1.
-        leapfrog: steps of a transition.
-        start: r, ``"prior"`` or ``"posterior"``, q(z | x). From q it takes fewer temperatures, and
-            misses what q misses.
-        advance: told how many examples are done, in parts.
+        leapfrog: number of leapfrog steps in a transition.
+        start: r: ``"prior"``, or ``"posterior"`` for q(z | x). Starting from q takes fewer
+            temperatures, but misses what q misses.
+        progress: callback, called with the number of examples finished, in fractions.
 
     Returns:
-        The logarithm of the mean weight, a lower bound in expectation. The standard error is by the
-        delta method and, below a few hundred chains, itself uncertain. ``details``: ``ess`` of the
-        chains' weights, their jackknife ``bias_corrected``, ``acceptance``, the mean over the path,
-        and ``step``, the last step size.
+        The logarithm of the mean weight, a lower bound in expectation. Its standard error comes
+        from the delta method and is itself uncertain below a few hundred chains. ``details`` holds
+        ``ess``, the effective sample size of the chains' weights, ``bias_corrected``, their
+        jackknife estimate, ``acceptance``, the mean acceptance probability along the path, and
+        ``step``, the last step size.
 
     Raises:
         ValueError: if an option is outside its range, z is not a real vector, or ``start`` is
             ``"posterior"`` and that is a point.
+
+    Example:
+        >>> found = annealed(vae, x[:3], samples=4, temperatures=20)
+        >>> found.kind, found.details["step"].shape
+        ('lower bound in expectation', torch.Size([3]))
     """
     samples = CHAINS if samples is None else samples
-    _check(samples, temperatures, leapfrog)
-    if start not in ("prior", "posterior"):
-        raise ValueError(f"start must be prior or posterior, got {start!r}")
+    _check(samples, temperatures, leapfrog, start)
     betas = sigmoidal(temperatures)
     vae.check_data(vae.place(x))
     parts = []
     with _prepared(vae, x.device):
-        for place, batch in enumerate(x.split(max(1, ROWS // samples))):
+        for place, batch in enumerate(in_chunks(x, samples, ROWS)):
             torch.manual_seed(derived(seed, place))
             batch = vae.place(batch)
             path = _Path(vae, batch, start, betas, leapfrog)
-            told = _shared(advance, len(batch), 2)
-            steps = path.tuned(told)
+            report = _in_fractions(progress, len(batch), 2)
+            steps = path.tuned(report)
             with torch.no_grad():
                 z = path.start.sample((samples,))
-            parts.append(path.forward(z, steps, told))
+            parts.append(path.forward(z, steps, report))
     return _evidence(parts, samples, LOWER)
-
-
-@dataclass(frozen=True)
-class Sandwich:
-    """Two bounds of the same log p(x), of data that were drawn from the model.
-
-    Attributes:
-        lower: annealed importance sampling from the prior or q to the posterior.
-        upper: the same path backwards, from the z that x was drawn from.
-        x: the data ``(examples, *event_shape)``.
-    """
-
-    lower: Evidence
-    upper: Evidence
-    x: Tensor
 
 
 def sandwich(
@@ -154,57 +150,60 @@ def sandwich(
     temperatures: int = 500,
     leapfrog: int = 5,
     start: Literal["prior", "posterior"] = "prior",
-    advance: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Sandwich:
-    r"""Bidirectional Monte Carlo: log p(x) between two bounds, on data drawn from the model.
+    r"""Bound log p(x) from both sides, on data drawn from the model: bidirectional Monte Carlo.
 
     .. math::
         \mathbb{E} \log \frac{1}{C} \sum_{c} w_c \;\le\; \log p(x) \;\le\;
         -\mathbb{E} \log \frac{1}{C} \sum_{c} \tilde w_c^{-1}
 
-    The chains backwards all begin at the z of their x, so that their weights are not independent:
-    the standard error of a single upper bound, by the delta method, is too small. That of a mean
-    over examples, from their differences, is not.
+    All backward chains start at the z of their x, so their weights are not independent, and the
+    standard error of a single upper bound, from the delta method, is too small. The standard error
+    of a mean over examples is not affected: it comes from the differences between them.
 
     References:
         Grosse, Ancha and Roy (2016), Measuring the Reliability of MCMC Inference with Bidirectional
         Monte Carlo, arXiv:1606.02275
 
     Args:
-        vae: of a real z.
-        examples: number of x that are drawn.
-        samples: chains in each direction; None for ``CHAINS``.
-        seed, temperatures, leapfrog, start, advance: as for :func:`annealed`.
+        vae: a model with a real z.
+        examples: number of x to draw.
+        samples: number of chains in each direction; None for the default, 16.
+        seed, temperatures, leapfrog, start, progress: as for :func:`annealed`.
 
     Returns:
         Both bounds and the data.
 
     Raises:
         ValueError: as :func:`annealed`, or if ``examples`` is not positive.
+
+    Example:
+        >>> both = sandwich(vae, 4, samples=4, temperatures=20)
+        >>> both.upper.kind
+        'upper bound in expectation'
     """
     samples = CHAINS if samples is None else samples
-    _check(samples, temperatures, leapfrog)
+    _check(samples, temperatures, leapfrog, start)
     if examples < 1:
         raise ValueError(f"examples must be positive, got {examples}")
-    if start not in ("prior", "posterior"):
-        raise ValueError(f"start must be prior or posterior, got {start!r}")
     betas = sigmoidal(temperatures)
     device = next((p.device for p in vae.parameters()), torch.device("cpu"))
     lower, upper, data = [], [], []
     with _prepared(vae, device):
-        size = max(1, ROWS // samples)
+        size = rows_per_chunk(samples, ROWS)
         for place, done in enumerate(range(0, examples, size)):
             torch.manual_seed(derived(seed, place))
             with torch.no_grad():
                 z = vae.prior().sample((min(size, examples - done),))
                 x = vae.likelihood(z).sample()
             path = _Path(vae, x, start, betas, leapfrog)
-            told = _shared(advance, len(x), 3)
-            steps = path.tuned(told)
+            report = _in_fractions(progress, len(x), 3)
+            steps = path.tuned(report)
             with torch.no_grad():
                 first = path.start.sample((samples,))
-            lower.append(path.forward(first, steps, told))
-            upper.append(path.backward(z.expand(samples, *z.shape), steps, told))
+            lower.append(path.forward(first, steps, report))
+            upper.append(path.backward(z.expand(samples, *z.shape), steps, report))
             data.append(x.cpu())
     return Sandwich(
         _evidence(lower, samples, LOWER), _evidence(upper, samples, UPPER), torch.cat(data)
@@ -213,7 +212,7 @@ def sandwich(
 
 @dataclass(frozen=True)
 class _Chains:
-    """Log weights ``(chains, examples)``, and of each example acceptance and last step size."""
+    """Log weights ``(chains, examples)``; acceptance and last step size of each example."""
 
     log_weights: Tensor
     acceptance: Tensor
@@ -221,7 +220,7 @@ class _Chains:
 
 
 class _Path:
-    """The distributions from r to p(x, z) for a batch, and chains along them."""
+    """The path of distributions from r to p(x, z) for a batch, and chains along it."""
 
     def __init__(self, vae: VAE, x: Tensor, start: str, betas: Tensor, leapfrog: int) -> None:
         self.vae, self.x, self.leapfrog = vae, x, leapfrog
@@ -230,13 +229,13 @@ class _Path:
             self.prior, q = vae.prior(), vae.posterior(x)
             if not is_real(self.prior) or is_point(self.prior):
                 raise ValueError(
-                    f"annealing moves z over real vectors, and the prior "
-                    f"{type(vae.prior).__name__} is over others; use the method iw, or exact for "
-                    "a categorical prior"
+                    f"annealing moves z over real vectors, but the prior "
+                    f"{type(vae.prior).__name__} is not over these; use the method iw, or exact "
+                    "for a categorical prior"
                 )
             if start == "posterior" and is_point(q):
                 raise ValueError(
-                    f"{type(vae.posterior).__name__} has no density to start from; take start prior"
+                    f"{type(vae.posterior).__name__} has no density to start from; use start prior"
                 )
             self.from_prior = start == "prior"
             self.start: Any = expand(self.prior, x.shape[:1]) if self.from_prior else q
@@ -253,7 +252,7 @@ class _Path:
         return log_start, self.prior.log_prob(z) + log_likelihood - log_start
 
     def slope(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """log f at this temperature and its gradient, and log p(x, z) - log r(z)."""
+        """log f at this temperature, its gradient, and log p(x, z) - log r(z)."""
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             log_start, rest = self.terms(z)
@@ -262,11 +261,11 @@ class _Path:
         return log_f.detach().double(), gradient, rest.detach().double()
 
     def move(self, z: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One transition that leaves f at this temperature as it is.
+        """Make one transition that leaves f at this temperature invariant.
 
         Returns:
-            The chains after it, log p(x, z) - log r(z) there, and the probability of acceptance
-            ``(chains, examples)``.
+            The new state of the chains, log p(x, z) - log r(z) there, and the probability of
+            acceptance ``(chains, examples)``.
         """
         first, last = self.precisions
         unit = ((1 - beta) * first + beta * last).rsqrt()  # (examples, latent_dim)
@@ -288,8 +287,8 @@ class _Path:
         z = torch.where(taken[..., None], position, z)
         return z, torch.where(taken, new_rest, rest), probability
 
-    def tuned(self, told: Callable[[float], None]) -> Tensor:
-        """Step sizes at each inner temperature ``(T - 1, examples)``, by chains that are let go."""
+    def tuned(self, report: Callable[[float], None]) -> Tensor:
+        """Step sizes at each inner temperature ``(T - 1, examples)``, from pilot chains."""
         with torch.no_grad():
             z = self.start.sample((PILOTS,))
         log_step = torch.full((len(self.x),), math.log(0.5)).to(z)
@@ -299,11 +298,11 @@ class _Path:
             z, _, probability = self.move(z, beta, log_step.exp())
             if number >= WARMUP:
                 steps.append(log_step.exp())
-                told(1 / len(inner))
+                report(1 / len(inner))
             log_step = log_step + GAIN * (probability.mean(0) - ACCEPTANCE).to(z)
         return torch.stack(steps) if steps else log_step.exp()[:0, None]
 
-    def forward(self, z: Tensor, steps: Tensor, told: Callable[[float], None]) -> _Chains:
+    def forward(self, z: Tensor, steps: Tensor, report: Callable[[float], None]) -> _Chains:
         """Chains from draws of r ``(chains, examples, latent_dim)``."""
         with torch.no_grad():
             rest = self.terms(z)[1].double()
@@ -313,11 +312,11 @@ class _Path:
             z, rest, probability = self.move(z, beta, step)
             log_weights = log_weights + (after - beta) * rest
             accepted = accepted + probability
-            told(1 / len(steps))
+            report(1 / len(steps))
         return self._chains(log_weights, accepted, steps)
 
-    def backward(self, z: Tensor, steps: Tensor, told: Callable[[float], None]) -> _Chains:
-        """Chains from draws of p(z | x), along the same path; minus the logarithm of 1 / w."""
+    def backward(self, z: Tensor, steps: Tensor, report: Callable[[float], None]) -> _Chains:
+        """Chains from draws of p(z | x) back along the path; their log weights are -log(1 / w)."""
         with torch.no_grad():
             rest = self.terms(z)[1].double()
         log_weights = (1 - self.betas[-2]) * rest
@@ -327,7 +326,7 @@ class _Path:
             z, rest, probability = self.move(z, beta, steps[number])
             log_weights = log_weights + (beta - before) * rest
             accepted = accepted + probability
-            told(1 / len(steps))
+            report(1 / len(steps))
         return self._chains(-log_weights, accepted, steps)
 
     def _chains(self, log_weights: Tensor, accepted: Tensor, steps: Tensor) -> _Chains:
@@ -338,7 +337,7 @@ class _Path:
 
 
 def _precision(d: Any, examples: int) -> Tensor:
-    """One over the variance of each dimension, one where that is zero, infinite or not known."""
+    """Inverse variance of each dimension; 1 where that is zero, infinite or unknown."""
     mean, variance = moments(d)
     precision = 1 / variance
     usable = precision.isfinite() & (precision > 0)
@@ -359,21 +358,21 @@ def _evidence(parts: list[_Chains], chains: int, kind: str) -> Evidence:
     return Evidence(value, weights.standard_error, kind, chains, details)
 
 
-def _shared(
-    advance: Callable[[float], None] | None, examples: int, stages: int
+def _in_fractions(
+    progress: Callable[[float], None] | None, examples: int, stages: int
 ) -> Callable[[float], None]:
-    """Tell of the parts of several stages as of examples."""
+    """A callback for fractions of one of several stages, which reports them as examples."""
 
-    def told(part: float) -> None:
-        if advance is not None:
-            advance(part * examples / stages)
+    def report(fraction: float) -> None:
+        if progress is not None:
+            progress(fraction * examples / stages)
 
-    return told
+    return report
 
 
 @contextmanager
 def _prepared(vae: VAE, device: torch.device) -> Iterator[None]:
-    """Eval mode, draws of one's own, no gradient of weights, and nothing checked at each step."""
+    """Eval mode, isolated random numbers, weights without gradients, and no checks at each step."""
     wanted = [p for p in vae.parameters() if p.requires_grad]
     with isolated(device), evaluating(vae), pyro.validation_enabled(False):
         try:
@@ -385,11 +384,9 @@ def _prepared(vae: VAE, device: torch.device) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-def _check(samples: int, temperatures: int, leapfrog: int) -> None:
-    for name, value in (
-        ("samples", samples),
-        ("temperatures", temperatures),
-        ("leapfrog", leapfrog),
-    ):
+def _check(samples: int, temperatures: int, leapfrog: int, start: str) -> None:
+    numbers = {"samples": samples, "temperatures": temperatures, "leapfrog": leapfrog}
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be positive, got {value}")
+    check_choice("start", start, ("prior", "posterior"))

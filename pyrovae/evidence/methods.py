@@ -1,148 +1,183 @@
-r"""Every way to know log p(x), by name, for a batch of data.
+r"""Every method of estimating log p(x), by name, and the function that applies one to a dataset."""
 
-Each is called ``method(vae, x, samples=..., seed=..., advance=...)``, with options of its own, and
-returns :class:`pyrovae.evidence.Evidence`. ``samples=None`` is what each takes by itself.
-"""
-
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
 
-from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
-from pyrovae.estimates import Estimate
-from pyrovae.evidence.annealing import CHAINS, annealed
-from pyrovae.evidence.lower_bounds import NO_BOUND, Evidence, kind, per_example
-from pyrovae.evidence.proposals import FEWEST, Whole, adapted, from_mixture
+from pyrovae._process.choices import check_choice
+from pyrovae.estimates import Estimate, Examples, batches
+from pyrovae.evidence.annealing import annealed, sandwich
+from pyrovae.evidence.importance import importance_weighted
+from pyrovae.evidence.lower_bounds import DRAWS, kind
+from pyrovae.evidence.over_dataset import per_example
 from pyrovae.evidence.quadrature import integrated
+from pyrovae.evidence.results import Evaluation, Evidence, MeanEvidence, MeanSandwich
 from pyrovae.evidence.tractable import exact
-from pyrovae.evidence.weights import weight_statistics
+from pyrovae.evidence.weights import Weights
 from pyrovae.vae import VAE
 
-__all__ = ["CHAINS", "DRAWS", "METHODS", "PROPOSALS", "importance_weighted", "summary"]
+__all__ = ["METHODS", "SIMULATED", "evaluate"]
 
-DRAWS = 1_000
-"""Of z for each example, where no number is given."""
-PROPOSALS = ("posterior", "mixture")
-"""From which draws are made and weighed."""
+SIMULATED = 100
+"""Default number of examples that ``bdmc`` draws from the model."""
 
-ROWS = 10_000  # examples times draws from a mixture at a time
+READ = 1_000  # examples that are read at a time
 
 
-@dataclass(frozen=True)
-class _Batches:
-    x: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batches(self, size: int) -> Iterator[Tensor]:
-        return iter(self.x.split(size))
-
-
-def importance_weighted(
+@overload
+def evaluate(
     vae: VAE,
-    x: Tensor,
+    data: Examples,
     *,
+    method: Literal["iw"] = ...,
+    proposal: Literal["posterior"] | None = ...,
+    samples: int | None = ...,
+    limit: int | None = ...,
+    seed: int = ...,
+    compile: str | None = ...,
+    progress: Callable[[int], None] | None = ...,
+    store: Path | None = ...,
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    vae: VAE, data: Examples | None, *, method: Literal["bdmc"], **options: Any
+) -> MeanSandwich: ...
+
+
+@overload
+def evaluate(
+    vae: VAE, data: Examples | None, *, method: str = ..., **options: Any
+) -> Evaluation | MeanEvidence | MeanSandwich: ...
+
+
+def evaluate(
+    vae: VAE,
+    data: Examples | None,
+    *,
+    method: str = "iw",
+    proposal: str | None = None,
     samples: int | None = None,
+    limit: int | None = None,
     seed: int = 0,
-    proposal: str = "posterior",
-    compile: str = "auto",
-    advance: Callable[[int], None] | None = None,
-) -> Evidence:
-    """The importance-weighted bound, with what its weights say of it.
+    compile: str | None = None,
+    progress: Callable[[int], None] | None = None,
+    store: Path | None = None,
+    **options: Any,
+) -> Evaluation | MeanEvidence | MeanSandwich:
+    """Estimate the mean of log p(x) over a dataset, with its standard error over examples.
+
+    The default method also gives the ELBO and its two parts. Several processes, inside
+    :func:`pyrovae._process.joined`, share the work of ``iw`` from the posterior.
 
     Args:
-        vae: the model and its posterior; dropout and the like are switched off meanwhile.
-        x: data ``(examples, *event_shape)``.
-        samples: draws of z for each example, at least 2, from a mixture ``FEWEST`` of
-            :mod:`pyrovae.evidence.proposals`; None for ``DRAWS``.
-        proposal: what z is drawn from: ``"posterior"``, q(z | x), or ``"mixture"``, one that is
-            fitted to each example, which takes longer, and needs no good q.
-        compile: as for :func:`pyrovae.evaluate`; draws from a mixture run as written.
-        seed, advance: as for :func:`pyrovae.evaluate`.
+        vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
+        data: one part of a dataset, usually the test set; None for ``bdmc``, which draws its own
+            examples from the model.
+        method: one of ``METHODS``. ``"iw"``: importance weighting. ``"ais"``: annealed importance
+            sampling. ``"quadrature"``: for one or two latent dimensions. ``"exact"``: for
+            linear-Gaussian models and a categorical z. ``"bdmc"``: two bounds, one on either side
+            of log p(x).
+        proposal: for ``iw``, what z is drawn from, as for :func:`importance_weighted`. None for
+            ``"posterior"``.
+        samples: draws of z (``iw``) or chains (``ais``, ``bdmc``) for each example. None for the
+            default, 1,000 draws or 16 chains.
+        limit: use only the first ``limit`` examples; for ``bdmc``, the number to draw, by default
+            100.
+        seed: seed of the draws.
+        compile: for ``iw`` from the posterior, as for :func:`per_example`. None for ``"auto"``.
+        progress: callback, called with the number of examples finished.
+        store: for ``iw`` from the posterior, a file from which an interrupted evaluation resumes.
+        options: options of the method: ``temperatures``, ``leapfrog`` and ``start`` for ``ais`` and
+            ``bdmc``, as for :func:`annealed`.
 
     Returns:
-        The bound; ``details`` has all else that :class:`pyrovae.evidence.WeightedBounds` has, or
-        for a mixture all else that :class:`pyrovae.evidence.Weights` has.
+        For ``iw`` from the posterior an :class:`Evaluation`, for ``bdmc`` a
+        :class:`MeanSandwich`, and a :class:`MeanEvidence` otherwise. In nats per example.
 
     Raises:
-        ValueError: if ``samples`` is too small, ``proposal`` is neither, or the posterior is a
-            point and the proposal.
+        TypeError: if the method does not have one of the options.
+        ValueError: if there is no such method, it does not apply to the model, or the value of an
+            option is outside its range.
+
+    Example:
+        >>> result = evaluate(vae, data, samples=100)
+        >>> result.elbo.value < result.log_evidence.value
+        True
+        >>> evaluate(vae, data, method="quadrature", limit=2).log_evidence.kind
+        'exact to the error of integration'
     """
-    if proposal not in PROPOSALS:
-        raise ValueError(f"proposal must be one of {', '.join(PROPOSALS)}, got {proposal!r}")
+    check_choice("method", method, METHODS)
+    own = {"proposal": proposal, "compile": compile, "store": store}
+    options |= {name: value for name, value in own.items() if value is not None}
+    return METHODS[method](
+        vae, data, samples=samples, limit=limit, seed=seed, progress=progress, **options
+    )
+
+
+def _by_weighting(
+    vae: VAE,
+    data: Examples,
+    *,
+    proposal: str = "posterior",
+    samples: int | None = None,
+    **options: Any,
+) -> Evaluation | MeanEvidence:
+    if proposal != "posterior":
+        options |= {"proposal": proposal, "samples": samples}
+        return _by_example("iw", importance_weighted, vae, data, **options)
     samples = DRAWS if samples is None else samples
-    if proposal == "mixture":
-        return _from_mixture(vae, x, samples, seed, advance)
-    if samples < 2:
-        raise ValueError(f"samples must be at least 2, to have an error, got {samples}")
-    data = _Batches(x)
-    words = kind(vae, data, samples)
-    if words == NO_BOUND:
-        raise ValueError(
-            f"{type(vae.posterior).__name__} has no density to weigh draws by; use the "
-            "proposal mixture, the method ais, or in one and two dimensions quadrature"
-        )
-    every = vars(
-        per_example(vae, data, samples=samples, seed=seed, compile=compile, advance=advance)
-    )
-    value, error = every.pop("log_evidence"), every.pop("standard_error")
-    return Evidence(value, error, words, samples, every)
+    every = per_example(vae, data, samples=samples, **options)
+    return Evaluation.of(every, samples, kind(vae, data, samples))
 
 
-@torch.no_grad()
-def _from_mixture(
-    vae: VAE, x: Tensor, samples: int, seed: int, advance: Callable[[int], None] | None
-) -> Evidence:
-    if samples < FEWEST:
-        raise ValueError(f"samples from a mixture must be at least {FEWEST}, got {samples}")
-    every, x = [], vae.place(x)
-    with isolated(x.device), evaluating(vae):
-        for place, part in enumerate(x.split(max(1, ROWS // samples))):
-            seed_device(x.device, derived(seed, place))
-            target = Whole(vae, part)
-            _, log_w = from_mixture(target, adapted(target), samples)
-            every.append(log_w[torch.randperm(len(log_w), device=x.device)].cpu())
-            if advance is not None:
-                advance(len(part))
-    log_w = torch.cat(every, 1)  # (samples, examples)
-    details = vars(weight_statistics(log_w))
-    return Evidence(
-        log_w.logsumexp(0) - math.log(len(log_w)),
-        details.pop("standard_error"),
-        "importance-weighted lower bound, by a fitted mixture",
-        samples,
-        details,
+def _by_example(
+    name: str,
+    function: Callable[..., Evidence],
+    vae: VAE,
+    data: Examples,
+    *,
+    limit: int | None = None,
+    **options: Any,
+) -> MeanEvidence:
+    """Apply a method that takes all examples as one tensor."""
+    found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
+    weights = None
+    if function is importance_weighted:
+        weights = Weights(standard_error=found.standard_error, **found.details).summary()
+    return MeanEvidence(
+        method=name,
+        log_evidence=found.mean(),
+        details={} if weights else found.ranges(),
+        examples=len(found.log_evidence),
+        weights=weights,
+        per_example=found,
     )
 
 
-def summary(evidence: Evidence) -> dict[str, Any]:
-    """The mean over examples, with its errors.
-
-    Args:
-        evidence: of a dataset.
-
-    Returns:
-        ``estimate``; ``standard_error`` over examples, None for a single one, which counts both
-        that there might have been others and that each was sampled; ``sampling_error``, the part
-        of it that comes from sampling, or integration, alone; ``samples`` and ``kind``.
-    """
-    mean = Estimate.of(evidence.log_evidence).to_dict()
-    error = evidence.standard_error.norm().item() / len(evidence.standard_error)
-    return mean | {
-        "sampling_error": error,
-        "samples": evidence.samples,
-        "kind": evidence.kind,
-    }
+def _by_simulation(
+    vae: VAE, data: Examples | None, *, limit: int | None = None, **options: Any
+) -> MeanSandwich:
+    both = sandwich(vae, SIMULATED if limit is None else limit, **options)
+    return MeanSandwich(
+        method="bdmc",
+        lower=both.lower.mean(),
+        upper=both.upper.mean(),
+        gap=Estimate.of(both.upper.log_evidence - both.lower.log_evidence),
+        examples=len(both.x),
+        per_example=both,
+    )
 
 
-METHODS: dict[str, Callable[..., Evidence]] = {
-    "iw": importance_weighted,
-    "ais": annealed,
-    "quadrature": integrated,
-    "exact": exact,
+METHODS: dict[str, Callable[..., Evaluation | MeanEvidence | MeanSandwich]] = {
+    "iw": _by_weighting,
+    "ais": partial(_by_example, "ais", annealed),
+    "quadrature": partial(_by_example, "quadrature", integrated),
+    "exact": partial(_by_example, "exact", exact),
+    "bdmc": _by_simulation,
 }
+"""Every method of :func:`evaluate` by name, from the model and the data to a result."""

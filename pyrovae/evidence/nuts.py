@@ -1,7 +1,7 @@
-r"""Draws from p(z | x) by the No-U-Turn sampler of Pyro.
+r"""Draws from p(z | x) by Pyro's No-U-Turn sampler.
 
-Several chains are run one after the other in this process, each with a seed of its own, and
-compared with one another.
+Several chains run one after the other in this process, each with its own seed, and are compared
+with each other.
 """
 
 from collections.abc import Callable
@@ -21,20 +21,25 @@ from pyrovae.vae import VAE
 
 __all__ = ["Draws", "check_real", "draw_chains", "log_joint", "posterior_draws"]
 
-SPREAD = 2.0  # of the starts of chains about the mean of q, in draws of q
-FEWEST = 4  # draws of a chain, of which each half has a variance
+SPREAD = 2.0  # distance of the starts of chains from the mean of q, relative to draws of q
+FEWEST = 4  # draws per chain, so that each half has a variance
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of several chains, and how far these agree.
+    """Draws of several chains, with diagnostics of their agreement.
 
     Attributes:
         z: the draws ``(chains, draws, *batch, dimensions)``.
         r_hat: split Gelman-Rubin statistic of each dimension ``(*batch, dimensions)``: near 1 if
-            the chains are of one distribution.
-        effective: so many independent draws would give as good a mean ``(*batch, dimensions)``.
-        divergences: transitions of all chains whose numerical path went astray.
+            all chains have the same distribution.
+        effective: effective sample size of each dimension ``(*batch, dimensions)``.
+        divergences: number of divergent transitions in all chains.
+
+    Example:
+        >>> found = posterior_draws(vae, x[:1], draws=6, warmup=4, chains=2)
+        >>> found.z.shape, found.r_hat.shape
+        (torch.Size([2, 6, 1, 2]), torch.Size([1, 2]))
     """
 
     z: Tensor
@@ -51,34 +56,41 @@ def draw_chains(
     warmup: int,
     chains: int,
     seed: int,
-    advance: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Draws:
-    r"""Draw from a density over real vectors that is known up to a factor.
+    r"""Draw from an unnormalized density over real vectors.
 
-    A batch is drawn as one vector from the product of its densities, with one step size: a step
-    then costs one call for all of them. The metric, which is diagonal, and the step size are
-    adapted in the warm-up and fixed afterwards. The sampler calculates in double precision, and the
-    density in the type of ``start``.
+    A batch is drawn as one vector from the product of its densities, with one step size, so that a
+    step costs one call for all of them. The diagonal metric and the step size are adapted during
+    the warm-up and fixed afterwards. The sampler computes in double precision, and the density in
+    the dtype of ``start``.
 
     References:
         Hoffman and Gelman (2014), The No-U-Turn Sampler, arXiv:1111.4246
 
     Args:
         log_density: from z ``(*batch, dimensions)`` to log densities ``(*batch,)``, differentiable.
-        start: where each chain begins ``(chains, *batch, dimensions)``; apart from each other, so
-            that their agreement means something.
-        draws: that each chain keeps, at least 4.
-        warmup: draws before them, which are thrown away.
+        start: the first state of each chain ``(chains, *batch, dimensions)``; chains that agree
+            are evidence of convergence only if they start far apart.
+        draws: number of draws that each chain keeps, at least 4.
+        warmup: number of draws before these, which are discarded.
         chains: number of chains.
-        seed: of all draws; a chain's depend on it and on the chain's number alone.
-        advance: told of each draw, with those of the warm-up.
+        seed: seed of all draws; those of a chain depend only on it and on the chain's number.
+        progress: callback, called with 1 after each draw, including the warm-up.
 
     Returns:
-        The draws. Param store, random state and validation are left as they were.
+        The draws. Param store, random state and validation are restored afterwards.
 
     Raises:
         ValueError: if a number is too small, there is not one start for each chain, or the density
-            is zero or no number at a start.
+            is zero or not a number at a start.
+
+    Example:
+        >>> def log_density(z):
+        ...     return -z.square().sum(-1) / 2
+        >>> start = torch.randn(2, 3)
+        >>> draw_chains(log_density, start, draws=20, warmup=10, chains=2, seed=0).z.shape
+        torch.Size([2, 20, 3])
     """
     for name, value, least in (("draws", draws, FEWEST), ("warmup", warmup, 1)):
         if value < least:
@@ -99,9 +111,9 @@ def draw_chains(
     def potential(site: dict[str, Tensor]) -> Tensor:
         return -log_density(site["z"].to(start)).double().sum()
 
-    def count(*progress: object) -> None:
-        if advance is not None:
-            advance(1)
+    def count(*state: object) -> None:
+        if progress is not None:
+            progress(1)
 
     kept, divergences = [], 0
     with isolated(start.device):
@@ -134,27 +146,31 @@ def posterior_draws(
     chains: int = 4,
     seed: int = 0,
     start: Distribution | None = None,
-    advance: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Draws:
-    r"""Draw from the true posterior of each datum.
+    r"""Draw from the true posterior p(z | x) of each example.
 
     .. math:: p(z \mid x) \propto p(z) \, p(x \mid z)
 
     The sampler works on :math:`(z - m) / s` with the mean m and the standard deviation s of
     ``start`` in each dimension. Chains start at draws from it, moved to twice their distance from
-    m. A mode that is far from all of them is not found.
+    m. A mode far away from all starts is not found.
 
     Args:
-        vae: the model and its posterior; dropout and the like are switched off meanwhile.
+        vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
         x: data ``(batch, *event_shape)``.
-        draws, warmup, chains, seed, advance: as for :func:`draw_chains`.
-        start: a distribution for each datum, of batch shape ``(batch,)``; q(z | x) if None.
+        draws, warmup, chains, seed, progress: as for :func:`draw_chains`.
+        start: a distribution for each example, of batch shape ``(batch,)``; None for q(z | x).
 
     Returns:
         Draws ``(chains, draws, batch, latent_dim)``.
 
     Raises:
         ValueError: as :func:`draw_chains` and :func:`check_real`.
+
+    Example:
+        >>> posterior_draws(vae, x[:2], draws=6, warmup=4, chains=2).z.shape
+        torch.Size([2, 6, 2, 2])
     """
     with evaluating(vae):
         check_real(vae, x)
@@ -163,7 +179,7 @@ def posterior_draws(
             q = vae.posterior(x) if start is None else start
             mean, variance = moments(q)
             scale = variance.sqrt()
-            # a Student t or a Cauchy has no finite variance in each case
+            # the variance of a Student t or a Cauchy may be infinite or undefined
             scale = torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
             first = SPREAD * (q.sample(torch.Size([chains])) - mean) / scale
         joint = log_joint(vae, x)
@@ -174,13 +190,13 @@ def posterior_draws(
             warmup=warmup,
             chains=chains,
             seed=seed,
-            advance=advance,
+            progress=progress,
         )
     return Draws(mean + scale * found.z, found.r_hat, found.effective, found.divergences)
 
 
 def log_joint(vae: VAE, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """log p(x, z) as a function of z.
+    """Make log p(x, z) a function of z, with the prior evaluated once.
 
     Args:
         vae: the model.
@@ -188,6 +204,10 @@ def log_joint(vae: VAE, x: Tensor) -> Callable[[Tensor], Tensor]:
 
     Returns:
         A function from z ``(*sample_shape, batch, latent_dim)`` to ``(*sample_shape, batch)``.
+
+    Example:
+        >>> log_joint(vae, x)(torch.zeros(5, 64, 2)).shape
+        torch.Size([5, 64])
     """
     with torch.no_grad():
         return partial(vae.log_joint, x, prior=vae.prior())
@@ -195,23 +215,27 @@ def log_joint(vae: VAE, x: Tensor) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def check_real(vae: VAE, x: Tensor) -> None:
-    """Refuse a latent that is not a real vector with a density.
+    """Refuse a model whose z is not a real vector with a density.
 
     Args:
         vae: the model and its posterior, in eval mode.
         x: data ``(batch, *event_shape)``.
 
     Raises:
-        ValueError: if the prior or the posterior is discrete, on a sphere or the like, or a point.
+        ValueError: if the prior or the posterior is discrete, a point, or not over all real
+            vectors, such as a distribution on a sphere.
+
+    Example:
+        >>> check_real(vae, x)
     """
     names = type(vae.prior).__name__, type(vae.posterior).__name__
     with isolated(x.device):
         p, q = vae.prior(), vae.posterior(x[:1])
     for role, name, d in (("prior", names[0], p), ("posterior", names[1], q)):
         if is_discrete(d):
-            reason = "is discrete, and gradients do not lead from one value to another"
+            reason = "is discrete, so the sampler has no gradients to follow"
         elif not is_real(d):
-            reason = "is not over all real vectors, which the sampler moves in"
+            reason = "is not over all real vectors, in which the sampler moves"
         elif is_point(d):
             reason = "is a point, which has no density"
         else:

@@ -1,14 +1,15 @@
-r"""A proposal for importance sampling that is fitted to each datum, by weighted draws.
+r"""Proposals for importance sampling that are fitted to each example by weighted draws.
 
 .. math::
     r(z) = \pi_p \, p(z) + \pi_q \, q(z \mid x) + \pi_t \, t_\nu(z \mid m, V)
     + \pi_c \sum_c \alpha_c \, t_\nu(z \mid m_c, V_c)
 
-A mixture of the prior, of the posterior, and, where z is a real vector, of a Student t with the
-mean and covariance of earlier draws, and of several for a posterior of several modes. These are
-fitted by EM to draws that know nothing of q, which may have seen one mode alone. All are made in
-some rounds, each with the weighted draws of the one before, whose weights are flattened as long as
-few of them count. The prior's share bounds the weights: none is above :math:`p(x \mid z) / \pi_p`.
+The mixture consists of the prior and the posterior and, if z is a real vector, of a Student t with
+the mean and covariance of earlier draws and of several more for a posterior with several modes.
+These are fitted by EM to draws made without q, which may cover one mode only. All parts are fitted
+in several rounds, each to the weighted draws of the previous one; the weights are flattened while
+few of them dominate. The prior's share bounds the weights: none exceeds
+:math:`p(x \mid z) / \pi_p`.
 
 References:
     Cappé, Douc, Guillin, Marin and Robert (2008), Adaptive Importance Sampling in General Mixture
@@ -24,6 +25,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
+from pyrovae._process.memory import in_chunks
 from pyrovae.distributions import is_point, is_real
 from pyrovae.vae import VAE
 
@@ -39,32 +41,36 @@ __all__ = [
 ]
 
 FEWEST = 20
-"""Draws of z, of which each part of a mixture has some."""
+"""Fewest draws of z with which every part of a mixture receives some."""
 
-ROUNDS = 10  # in which the mixture is made
-ROUND_DRAWS = 500  # in each of them
+ROUNDS = 10  # in which the mixture is fitted
+ROUND_DRAWS = 500  # draws in each round
 PRIOR_SHARE, POSTERIOR_SHARE = 0.1, 0.2  # of the mixture; the first bounds the weights
-COMPONENTS, STEPS = 12, 10  # of these several, and of EM
-DEGREES = 5.0  # of freedom of the Student t
-IMPOSSIBLE = -1e30  # the least log weight; minus infinity has no powers
+COMPONENTS, STEPS = 12, 10  # Student t components, and EM iterations that fit them
+DEGREES = 5.0  # degrees of freedom of a Student t
+IMPOSSIBLE = -1e30  # lowest log weight: minus infinity cannot be raised to a power
 LEAST = 100.0  # effective sample size to which the weights of a round are flattened
 SEARCH_DRAWS, SEARCH_LEAST = 1_000, 400.0  # the same in the rounds without q
-ROWS = 2_000  # of which p(x | z) is held at a time
 
 
 class Target(Protocol):
-    """What is proposed for: p(z) times a likelihood of z, for each of some data.
+    """The density to propose for: p(z) times a likelihood of z, for each example.
 
     Attributes:
         p: the prior.
-        examples: how many data there are.
+        examples: number of examples.
+
+    Example:
+        >>> target: Target = Whole(vae, x)
+        >>> target.examples
+        64
     """
 
     p: Any
     examples: int
 
     def log_likelihood(self, z: Tensor) -> Tensor:
-        """Of z ``(draws, examples, latent_dim)``, ``(draws, examples)``."""
+        """Log-likelihoods ``(draws, examples)`` of z ``(draws, examples, latent_dim)``."""
 
     def posterior(self, z: Tensor, log_w: Tensor) -> Any:
         """q(z | x), of batch shape ``(..., examples)``, given weighted draws."""
@@ -72,12 +78,19 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a mixture is made of.
+    """Weighted draws from which a mixture is built.
 
     Attributes:
         z: draws ``(draws, examples, latent_dim)``.
-        log_w: the logarithms of their weights ``(draws, examples)``.
-        several: several Student t, ``(examples,)``; None where z is no real vector.
+        log_w: logarithms of their weights ``(draws, examples)``.
+        several: mixture of Student t distributions with batch shape ``(examples,)``; None if z is
+            not a real vector.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     fitted = adapted(Whole(vae, x[:2]))
+        >>> fitted.z.shape
+        torch.Size([500, 2, 2])
     """
 
     z: Tensor
@@ -86,11 +99,15 @@ class Fitted:
 
 
 class Whole:
-    """Data of which nothing is missing.
+    """The target p(z) p(x | z) of fully observed examples.
 
     Args:
         vae: the model and its posterior.
         x: data ``(examples, *event_shape)``.
+
+    Example:
+        >>> Whole(vae, x).log_likelihood(torch.zeros(5, 64, 2)).shape
+        torch.Size([5, 64])
     """
 
     def __init__(self, vae: VAE, x: Tensor) -> None:
@@ -100,22 +117,27 @@ class Whole:
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x | z)."""
-        parts = z.split(max(1, ROWS // self.examples))
+        parts = in_chunks(z, self.examples)
         return torch.cat([self.vae.likelihood(part).log_prob(self.x) for part in parts])
 
     def posterior(self, z: Tensor, log_w: Tensor) -> Any:
-        """q(z | x), the same whatever was drawn."""
+        """q(z | x), independent of the draws."""
         return self.q
 
 
 def adapted(target: Target) -> Fitted:
-    """Draws of z with weights that are flat enough to make a mixture of.
+    """Make draws of z with weights that are flat enough to fit a mixture to.
 
     Args:
-        target: what is proposed for.
+        target: the density to propose for.
 
     Returns:
-        The draws, and what was found without q.
+        The draws, and the components that were fitted without q.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     adapted(Whole(vae, x[:2])).log_w.shape
+        torch.Size([500, 2])
     """
     several = _found(target)
     z = target.p.sample(torch.Size([ROUND_DRAWS, target.examples]))
@@ -127,7 +149,7 @@ def adapted(target: Target) -> Fitted:
 
 
 def _found(target: Target) -> Any:
-    """Several Student t where the mass is, found without q, which may know of one place alone."""
+    """Student t distributions where the mass is, fitted without q, which may miss parts of it."""
     if not is_real(target.p):
         return None
     z = target.p.sample(torch.Size([SEARCH_DRAWS, target.examples]))
@@ -140,19 +162,26 @@ def _found(target: Target) -> Any:
 
 
 def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, Tensor]:
-    """Draws from a mixture made of weighted draws, and their own weights.
+    """Draw from the mixture that weighted draws define, and weight the new draws.
 
-    A fixed number of draws comes from each part. The average of the weights has as its mean the
-    evidence, and a variance of at most that of as many independent draws from the mixture.
+    A fixed number of draws comes from each part. The average weight is an unbiased estimate of the
+    evidence, with at most the variance of as many independent draws from the mixture.
 
     Args:
-        target: what is proposed for.
-        fitted: as :func:`adapted` gives it.
-        samples: number of draws, about; at least ``FEWEST``.
+        target: the density to propose for.
+        fitted: as :func:`adapted` returns it.
+        samples: approximate number of draws; at least ``FEWEST``.
 
     Returns:
         Draws and the logarithms of their weights, ``(draws, examples, latent_dim)`` and
-        ``(draws, examples)``; the draws of one part after those of another.
+        ``(draws, examples)``, ordered by the part that they come from.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     target = Whole(vae, x[:2])
+        ...     z, log_w = from_mixture(target, adapted(target), 100)
+        >>> z.shape, log_w.shape
+        (torch.Size([100, 2, 2]), torch.Size([100, 2]))
     """
     z, log_w = fitted.z, fitted.log_w
     parts: list[tuple[Any, int]] = [(target.p, max(1, round(PRIOR_SHARE * samples)))]
@@ -168,7 +197,7 @@ def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, 
 
 
 def _weighed(target: Target, parts: list[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
-    """A number of draws from each part, weighed as draws from the mixture of all."""
+    """A number of draws from each part, weighted as draws from the mixture of all parts."""
     drawn, log_r = [], []
     for part, count in parts:
         shape = [count] if part.batch_shape else [count, target.examples]
@@ -180,19 +209,19 @@ def _weighed(target: Target, parts: list[tuple[Any, int]]) -> tuple[Tensor, Tens
     log_joint = target.p.log_prob(new).double() + target.log_likelihood(new).double()
     log_w = log_joint - torch.stack(log_r).logsumexp(0)
     nothing = torch.full_like(log_w, -math.inf)
-    return new, torch.where(log_w.isnan(), nothing, log_w)  # far out, where numbers overflow
+    return new, torch.where(log_w.isnan(), nothing, log_w)  # far out, numbers overflow
 
 
 def _draws_of(part: Any, target: Target) -> int:
-    """How many draws for each example one draw of a part is."""
+    """Number of draws for each example that one draw of a part yields."""
     return max(1, part.batch_shape.numel() // target.examples)
 
 
 def _several(z: Tensor, log_w: Tensor) -> Any:
-    """A mixture of Student t, by some steps of EM for normals on weighted draws.
+    """A mixture of Student t distributions, by EM for normals on weighted draws.
 
-    A component that rests on few draws has a covariance nearer to its diagonal, and wider: up to
-    that of all draws.
+    The fewer draws a component rests on, the closer its covariance is to a diagonal, and the wider:
+    up to the covariance of all draws.
     """
     w = log_w.softmax(0).unsqueeze(-1).to(z)  # (draws, examples, 1)
     middle, factor = weighted_moments(z, log_w)
@@ -206,7 +235,7 @@ def _several(z: Tensor, log_w: Tensor) -> Any:
         r = w * (log_r + share.log()).softmax(-1)  # (draws, examples, components)
         mass = r.sum(0)
         weight = r / (mass + nothing)
-        left = nothing / (mass + nothing)  # all of it, where a component has lost its draws
+        left = nothing / (mass + nothing)  # 1 if a component has lost its draws
         loc = torch.einsum("kbc,kbi->bci", weight, z) + left.unsqueeze(-1) * middle.unsqueeze(1)
         apart = z.unsqueeze(2) - loc  # (draws, examples, components, latent_dim)
         covariance = torch.einsum("kbci,kbcj->bcij", weight.unsqueeze(-1) * apart, apart)
@@ -221,7 +250,7 @@ def _several(z: Tensor, log_w: Tensor) -> Any:
 
 
 def _apart(z: Tensor, log_w: Tensor, unit: Tensor) -> Tensor:
-    """Some of the draws ``(components, examples, latent_dim)``, by weight and far from each other.
+    """Choose draws ``(components, examples, latent_dim)`` by weight and far from each other.
 
     References:
         Arthur and Vassilvitskii (2007), k-means++: The Advantages of Careful Seeding
@@ -236,15 +265,20 @@ def _apart(z: Tensor, log_w: Tensor, unit: Tensor) -> Tensor:
 
 
 def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of weighted draws, and a Cholesky factor of their covariance.
+    """Compute the mean of weighted draws and a Cholesky factor of their covariance.
 
-    The fewer draws there are for a dimension, the nearer the covariance is to its diagonal.
+    The fewer draws there are per dimension, the closer the covariance is to its diagonal.
 
     Args:
-        z, log_w: weighted draws, as :func:`adapted` gives them.
+        z, log_w: weighted draws, as :func:`adapted` returns them.
 
     Returns:
-        ``(examples, latent_dim)`` and ``(examples, latent_dim, latent_dim)``.
+        The mean ``(examples, latent_dim)`` and the factor ``(examples, latent_dim, latent_dim)``.
+
+    Example:
+        >>> loc, tril = weighted_moments(torch.randn(100, 3, 2), torch.zeros(100, 3))
+        >>> loc.shape, tril.shape
+        (torch.Size([3, 2]), torch.Size([3, 2, 2]))
     """
     w = log_w.softmax(0).unsqueeze(-1).to(z)
     loc = (w * z).sum(0)
@@ -259,7 +293,7 @@ def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _flattened(log_w: Tensor, least: float) -> Tensor:
-    """Weights to the largest power up to 1 at which their effective sample size is ``least``."""
+    """Raise weights to the largest power up to 1 with an effective sample size of ``least``."""
     log_w = log_w.clamp_min(IMPOSSIBLE)
     low, high = torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
 
@@ -275,14 +309,18 @@ def _flattened(log_w: Tensor, least: float) -> Tensor:
 
 
 def resampled(z: Tensor, log_w: Tensor, count: int) -> Tensor:
-    """Some draws by their weights, with replacement.
+    """Resample draws by their weights, with replacement.
 
     Args:
-        z, log_w: weighted draws, as :func:`adapted` gives them.
-        count: how many of each example.
+        z, log_w: weighted draws, as :func:`adapted` returns them.
+        count: number of draws to take for each example.
 
     Returns:
-        ``(count, examples, latent_dim)``.
+        The draws taken ``(count, examples, latent_dim)``.
+
+    Example:
+        >>> resampled(torch.randn(100, 3, 2), torch.zeros(100, 3), 5).shape
+        torch.Size([5, 3, 2])
     """
     index = log_w.T.softmax(-1).multinomial(count, replacement=True).T
     return z.take_along_dim(index.unsqueeze(-1), 0)

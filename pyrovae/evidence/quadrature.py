@@ -1,12 +1,12 @@
-r"""log p(x) and p(z | x) by integration over z, in one and two dimensions.
+r"""log p(x) and p(z | x) by adaptive quadrature over z, in one and two dimensions.
 
 .. math:: p(x) = \int p(z) \, p(x \mid z) \, dz
 
 Each dimension is mapped by :math:`z = m + s \sinh u`, with m and s the mean and standard deviation
-of the prior, so that a mesh of cells in u reaches all of z that floating-point numbers tell apart.
-All examples share the first mesh, which no peak wider than about a hundredth of s falls through.
-Cells are halved where their halves together differ from the whole, and around q(z | x) until they
-are no wider than it; so are those that touch them, where the rest of a narrow peak may lie.
+of the prior, so that a mesh of cells in u covers every z that floating-point numbers can resolve.
+All examples share the first mesh, which misses no peak wider than about a hundredth of s. A cell is
+halved if its halves together differ from the whole, and around q(z | x) until it is no wider than
+q. The cells that touch it are halved too, since the rest of a narrow peak may lie there.
 """
 
 import math
@@ -19,23 +19,23 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.isolation import evaluating, isolated
+from pyrovae._process.memory import in_chunks
 from pyrovae.distributions import base, is_point, is_real, moments
-from pyrovae.evidence import Evidence
+from pyrovae.evidence.results import Evidence
 from pyrovae.vae import VAE
 
 __all__ = ["integrated", "posterior_density"]
 
-EXAMPLES = 20  # at a time
-ROWS = 8_000  # values of z times examples at a time
-NODES = 5  # of Gauss and Legendre in each dimension of a cell
+EXAMPLES = 20  # that are integrated together
+NODES = 5  # Gauss-Legendre nodes in each dimension of a cell
 EDGES = (*np.arange(0, 3, 0.25).tolist(), 3.0, 4.0, 6.0, 10.0, 28.0)  # of the first mesh, in u
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # of a cell, as a part of the integral
-NEGLIGIBLE = 35.0  # nats below the integral, a cell is left as it is
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}  # change in a cell, relative to p(x)
+NEGLIGIBLE = 35.0  # cells this many nats below the integral are not halved
 DEEPEST = 22  # halvings
-SHARE = 0.01  # of the largest cell's mass, from which a cell counts in what rounding does
+SHARE = 0.01  # smallest mass, relative to the largest cell, that counts in the rounding error
 MOST = 20_000  # cells of one level for each example
-FAR = -100.0  # log p(z), below which a likelihood that is no number counts as zero
-NEAR = 3.0  # standard deviations around q's mean
+FAR = -100.0  # log p(z) below which an undefined likelihood counts as zero
+NEAR = 3.0  # standard deviations around the mean of q
 KIND = "exact to the error of integration"
 
 
@@ -46,27 +46,32 @@ def integrated(
     *,
     samples: int | None = None,
     seed: int = 0,
-    advance: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Evidence:
-    """log p(x) by adaptive quadrature, for a real z of one or two dimensions.
+    """Compute log p(x) by adaptive quadrature, for a real z of one or two dimensions.
 
     Args:
-        vae: dropout and the like are switched off meanwhile.
+        vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
         x: data ``(examples, *event_shape)``.
-        samples: None, as nothing is sampled.
-        seed: of the draws that say where a prior or posterior without a formula for it lies.
-        advance: told how many examples are done.
+        samples: None, since nothing is sampled.
+        seed: seed of the draws that locate a prior or posterior whose moments have no formula.
+        progress: callback, called with the number of examples finished.
 
     Returns:
-        log p(x); in place of standard errors the sum, over all cells, of what changed when a cell
-        was last halved, relative to the integral, and of what rounding does to log p(x, z), in the
-        mean over p(z | x): nearly always much more than the error that is left. ``details``:
-        ``mean`` ``(examples, latent_dim)`` and ``covariance`` of p(z | x), and ``nodes``, how many
-        values of z were taken for each example.
+        log p(x). In place of standard errors, the sum over all cells of the relative change when a
+        cell was last halved, plus the mean rounding error of log p(x, z) under p(z | x): nearly
+        always much more than the true error. ``details`` holds the ``mean``
+        ``(examples, latent_dim)`` and ``covariance`` of p(z | x), and ``nodes``, the number of
+        values of z for each example.
 
     Raises:
         ValueError: if ``samples`` is given, z is not a real vector of one or two dimensions, or
-            p(x | z) is not a number at a z with log p(z) above ``FAR``.
+            p(x | z) is not a number at a z with log p(z) above -100.
+
+    Example:
+        >>> found = integrated(vae, x[:2])
+        >>> found.details["mean"].shape, bool((found.standard_error < 1e-3).all())
+        (torch.Size([2, 2]), True)
     """
     if samples is not None:
         raise ValueError(f"samples is {samples}, and quadrature takes none; leave it out")
@@ -79,8 +84,8 @@ def integrated(
             mesh = _Mesh(vae)
             for batch in x.split(EXAMPLES):
                 parts.append(_batch(mesh, vae, vae.place(batch)))
-                if advance is not None:
-                    advance(len(batch))
+                if progress is not None:
+                    progress(len(batch))
     value, error, mean, covariance, nodes = (
         torch.cat(columns).cpu() for columns in zip(*parts, strict=True)
     )
@@ -98,19 +103,24 @@ def posterior_density(
     deviations: float = 5.0,
     axes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """p(z | x) on a grid, normalised, for pictures and sums.
+    """Evaluate the normalized p(z | x) on a grid, for figures and sums.
 
     Args:
-        vae: of a z of one or two dimensions.
+        vae: a model with a z of one or two dimensions.
         x: data ``(examples, *event_shape)``.
-        evidence: of these, as :func:`integrated` gives it.
-        points: of the grid in each dimension.
-        deviations: standard deviations of p(z | x) on either side of its mean.
-        axes: grids of one's own instead ``(examples, latent_dim, points)``.
+        evidence: the result of :func:`integrated` for these data.
+        points: number of grid points in each dimension.
+        deviations: reach of the grid, in standard deviations of p(z | x) around its mean.
+        axes: the grid to use instead ``(examples, latent_dim, points)``.
 
     Returns:
         The axes ``(examples, latent_dim, points)``, and the density ``(examples, points)`` or
         ``(examples, points, points)``, the first dimension of z first.
+
+    Example:
+        >>> axes, density = posterior_density(vae, x[:1], integrated(vae, x[:1]), points=20)
+        >>> axes.shape, density.shape
+        (torch.Size([1, 2, 20]), torch.Size([1, 20, 20]))
     """
     _check(vae)
     if axes is None:
@@ -124,7 +134,7 @@ def posterior_density(
             z = torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
             rows = vae.place(z).flatten(0, -2)
             log_joint = torch.cat(
-                [_log_joint(vae, p, part, vae.place(one)) for part in rows.split(ROWS)]
+                [_log_joint(vae, p, part, vae.place(one)) for part in in_chunks(rows)]
             )
             found.append((log_joint.cpu() - log_evidence).exp().reshape(z.shape[:-1]))
     return axes, torch.stack(found)
@@ -135,12 +145,12 @@ def _check(vae: VAE) -> None:
         p = vae.prior()
     if not is_real(p) or is_point(p):
         raise ValueError(
-            f"quadrature is over real z, and the prior {type(vae.prior).__name__} is over others; "
+            f"quadrature is over real z, but the prior {type(vae.prior).__name__} is not; "
             "use the method iw, or exact for a categorical prior"
         )
     if vae.latent_dim > 2:
         raise ValueError(
-            f"quadrature takes one or two latent dimensions, and z has {vae.latent_dim}; use the "
+            f"quadrature takes one or two latent dimensions, but z has {vae.latent_dim}; use the "
             "method iw or ais"
         )
 
@@ -148,13 +158,13 @@ def _check(vae: VAE) -> None:
 def _log_joint(vae: VAE, p: Any, z: Tensor, x: Tensor) -> Tensor:
     log_joint = vae.log_joint(x, z, prior=p, dtype=torch.float64)
     undefined = log_joint.isnan()
-    far = undefined & (p.log_prob(z) < FAR)  # where a decoder has overflowed
+    far = undefined & (p.log_prob(z) < FAR)  # the decoder has overflowed
     log_joint, undefined = log_joint.masked_fill(far, -math.inf), undefined & ~far
     if undefined.any():
         where = z.expand(*log_joint.shape, z.shape[-1])[undefined][0].tolist()
         raise ValueError(
-            f"log p(x, z) is not a number at z = {where}; look for what overflows in the decoder "
-            "or the likelihood there"
+            f"log p(x, z) is not a number at z = {where}; look for an overflow in the decoder or "
+            "the likelihood there"
         )
     return log_joint
 
@@ -181,18 +191,18 @@ class _Mesh:
         self.around = self.product(torch.tensor([-1, 0, 1], device=mean.device))
 
     def product(self, values: Tensor) -> Tensor:
-        """All vectors of these values, one for each dimension of z."""
+        """All vectors with one of these values in each dimension of z."""
         grid = torch.meshgrid(*[values] * self.dims, indexing="ij")
         return torch.stack(grid, -1).reshape(-1, self.dims)
 
     def place(self, index: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Middle and half width in u of cells, by their place along each dimension."""
+        """Middle and half width in u of cells, from their index along each dimension."""
         first, part = index >> level, index & ((1 << level) - 1)
         width = self.edges.diff()[first] / (1 << level)
         return self.edges[first] + width * (part + 0.5), width / 2
 
     def touching(self, owner: Tensor, index: Tensor, level: int, some: Tensor) -> Tensor:
-        """Which cells of an example are among some of them, or touch one."""
+        """Find the cells of each example that are among ``some``, or touch one of these."""
         size = (len(self.edges) + 1) << level  # room for a neighbour on either side
 
         def key(owner: Tensor, index: Tensor) -> Tensor:
@@ -205,7 +215,7 @@ class _Mesh:
         return torch.isin(key(owner, index), near)
 
     def nodes(self, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-        """z and log weights at the nodes of cells, ``(cells, nodes, latent_dim)`` without dim."""
+        """z ``(cells, nodes, latent_dim)`` and log weights ``(cells, nodes)`` at nodes of cells."""
         u = middle[:, None] + half[:, None] * self.points
         z = self.loc + self.scale * u.sinh()
         log_weights = self.log_weights + half.log().sum(-1, keepdim=True)
@@ -219,16 +229,16 @@ class _Mesh:
 
 
 def _batch(mesh: _Mesh, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
-    """For each example log p(x), its error, mean and covariance of z, and the number of nodes."""
+    """log p(x) of each example, its error, mean and covariance of z, and the number of nodes."""
     count = len(x)
     cells = _first(mesh, vae, x)
-    centre, variance = (part.double() for part in moments(vae.posterior(x)))
+    center, variance = (part.double() for part in moments(vae.posterior(x)))
     nodes = torch.full((count,), len(mesh.first) * len(mesh.points), device=x.device)
     total = _by_example(cells, count)
     sums = _Sums(count, mesh.dims, x.device)
     tolerance = TOLERANCES.get(x.dtype, 1e-5)
     for level in range(DEEPEST):
-        near = _near(mesh, cells, level, centre, variance)
+        near = _near(mesh, cells, level, center, variance)
         split = near | (cells.log_mass > total[cells.owner] - NEGLIGIBLE)
         split = mesh.touching(cells.owner, cells.index, level, split)
         sums.keep(cells.only(~split))
@@ -258,14 +268,11 @@ def _batch(mesh: _Mesh, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _first(mesh: _Mesh, vae: VAE, x: Tensor) -> "_Cells":
-    """The cells of the first mesh, of every example."""
+    """The cells of the first mesh, for every example."""
     z, log_weights = mesh.nodes(*mesh.place(mesh.first, 0))
     flat = z.flatten(0, 1).to(x)
     log_joint = torch.cat(
-        [
-            _log_joint(vae, mesh.prior, part[:, None], x)
-            for part in flat.split(max(1, ROWS // len(x)))
-        ]
+        [_log_joint(vae, mesh.prior, part[:, None], x) for part in in_chunks(flat, len(x))]
     )  # (cells * nodes, count)
     terms = log_joint.reshape(*log_weights.shape, len(x)) + log_weights[..., None]
     return _Cells(
@@ -276,22 +283,20 @@ def _first(mesh: _Mesh, vae: VAE, x: Tensor) -> "_Cells":
 
 
 def _rounding(mesh: _Mesh, vae: VAE, x: Tensor, sums: "_Sums", nodes: Tensor) -> Tensor:
-    r"""What rounding does to log p(x), to first order: the mean of :math:`|\delta|` under p(z | x).
+    r"""Rounding error of log p(x), to first order: the mean of :math:`|\delta|` under p(z | x).
 
-    :math:`\delta` is the rounding of log p(x, z). It comes from rounding log p(z) and the terms of
-    log p(x | z), which pixels of one scale round all alike; from rounding z, which counts where the
-    peak is narrow; and from rounding inside the decoder. The last two are measured: z is moved by
-    its rounding, one dimension at a time. What changes is the slope times the move, and whatever
-    rounds differently. The sum over nodes adds its own, which grows with the root of their number.
+    :math:`\delta` is the rounding error of log p(x, z). It has three sources: log p(z) and the
+    terms of log p(x | z), which may all round in the same direction; z itself, which matters if the
+    peak is narrow; and the decoder. The last two are measured by moving z by its rounding error,
+    one dimension at a time: the change is the slope times the move, plus whatever rounds
+    differently. The sum over nodes adds an error that grows with the root of their number.
     """
     digits, double = torch.finfo(x.dtype).eps, torch.finfo(torch.float64).eps
     cells = sums.largest
     mass = sums.relative(cells)
     moves = torch.diag(digits * mesh.loc.new_ones(mesh.dims))
     total = torch.zeros_like(sums.mass)
-    for some, z, weight in zip(
-        cells.owner.split(ROWS), cells.mean.split(ROWS), mass.split(ROWS), strict=True
-    ):
+    for some, z, weight in zip(*map(in_chunks, (cells.owner, cells.mean, mass)), strict=True):
         at = z.to(x)
         log_joint = _log_joint(vae, mesh.prior, at, x[some])
         terms = base(vae.likelihood(at)).log_prob(x[some]).reshape(len(at), -1)
@@ -306,7 +311,7 @@ def _rounding(mesh: _Mesh, vae: VAE, x: Tensor, sums: "_Sums", nodes: Tensor) ->
 
 
 class _Sums:
-    """What the cells that are done add up to, relative to the largest cell of each example."""
+    """Sums over the finished cells, relative to the largest cell of each example."""
 
     def __init__(self, count: int, dims: int, device: torch.device) -> None:
         self.mass, self.error = torch.zeros(2, count, dtype=torch.float64, device=device)
@@ -314,17 +319,17 @@ class _Sums:
         self.second = self.mass.new_zeros(count, dims, dims)
         self.shift = torch.full_like(self.mass, -math.inf)  # log mass of the largest cell so far
         none = torch.zeros(0, dtype=torch.long, device=device)
-        self.largest = _Cells(  # those that hold nearly all of the mass
+        self.largest = _Cells(  # those with nearly all of the mass
             none, none.new_zeros(0, dims), self.mass[:0], self.first[:0], self.second[:0]
         )
 
     @property
     def usable(self) -> Tensor:
-        """The shift, or zero where no cell has mass yet."""
+        """The shift, or zero if no cell has mass yet."""
         return torch.where(self.shift == -math.inf, 0.0, self.shift)
 
     def rise(self, cells: "_Cells") -> None:
-        """Make the sums relative to the largest of these cells, where it is larger."""
+        """Make the sums relative to the largest of these cells, if it is larger than before."""
         before = self.usable
         self.shift = self.shift.scatter_reduce(0, cells.owner, cells.log_mass, "amax")
         factor = (before - self.usable).exp()
@@ -356,15 +361,15 @@ class _Sums:
 
 
 class _Cells:
-    """Cells of several examples, with what p(x, z) has in them."""
+    """Cells of several examples, with the mass and moments of p(x, z) in each."""
 
     def __init__(
         self,
-        owner: Tensor,  # which example each is of ``(cells,)``
-        index: Tensor,  # their places along each dimension ``(cells, latent_dim)``
+        owner: Tensor,  # the example of each ``(cells,)``
+        index: Tensor,  # position along each dimension ``(cells, latent_dim)``
         log_mass: Tensor,
-        mean: Tensor,  # of z under p(x, z) there
-        square: Tensor,  # the mean of z z'
+        mean: Tensor,  # mean of z under p(x, z) in the cell
+        square: Tensor,  # mean of z z'
     ) -> None:
         self.owner, self.index = owner, index
         self.log_mass, self.mean, self.square = log_mass, mean, square
@@ -379,13 +384,13 @@ class _Cells:
 
 
 def _halved(mesh: _Mesh, vae: VAE, x: Tensor, cells: _Cells, level: int) -> _Cells:
-    """Each cell cut in two along every dimension: its parts one after the other."""
+    """Cut each cell in two along every dimension; its parts follow each other."""
     index = (2 * cells.index[:, None] + mesh.halves).flatten(0, 1)
     middle, half = mesh.place(index, level + 1)
     owner = cells.owner.repeat_interleave(len(mesh.halves))
     sums = []
-    size = max(1, ROWS // len(mesh.points))
-    for some, m, h in zip(owner.split(size), middle.split(size), half.split(size), strict=True):
+    chunks = (in_chunks(each, len(mesh.points)) for each in (owner, middle, half))
+    for some, m, h in zip(*chunks, strict=True):
         z, log_weights = mesh.nodes(m, h)
         log_joint = _log_joint(vae, mesh.prior, z.to(x), x[some][:, None])
         sums.append(_sums(log_joint + log_weights, z))
@@ -393,16 +398,16 @@ def _halved(mesh: _Mesh, vae: VAE, x: Tensor, cells: _Cells, level: int) -> _Cel
 
 
 def _sums(terms: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The logarithm of a cell's mass, and its first two moments, from its nodes."""
+    """Log mass of each cell and the first two moments of z in it, from its nodes."""
     log_mass = terms.logsumexp(1)
-    share = (terms - log_mass[:, None]).exp().nan_to_num(0.0)  # of a cell without mass
+    share = (terms - log_mass[:, None]).exp().nan_to_num(0.0)  # 0 / 0 in a cell without mass
     mean = (share[..., None] * z).sum(1)
     square = torch.einsum("cn,cni,cnj->cij", share, z, z)
     return log_mass, mean, square
 
 
 def _by_example(cells: _Cells, count: int) -> Tensor:
-    """The logarithm of the sum of the masses of each example's cells."""
+    """Logarithm of the total mass of each example's cells."""
     log_mass = cells.log_mass
     largest = log_mass.new_full((count,), -math.inf)
     largest = largest.scatter_reduce(0, cells.owner, log_mass, "amax")
@@ -413,11 +418,11 @@ def _by_example(cells: _Cells, count: int) -> Tensor:
     return sums.log() + usable
 
 
-def _near(mesh: _Mesh, cells: _Cells, level: int, centre: Tensor, variance: Tensor) -> Tensor:
-    """Which cells are wider than q(z | x) and touch where it lies."""
+def _near(mesh: _Mesh, cells: _Cells, level: int, center: Tensor, variance: Tensor) -> Tensor:
+    """Find the cells that are wider than q(z | x) and touch its bulk."""
     low, high = mesh.extent(*mesh.place(cells.index, level))
     scale = torch.where(variance.isfinite(), variance, 0.0).sqrt()[cells.owner]
-    loc = centre[cells.owner]
+    loc = center[cells.owner]
     touching = ((low < loc + NEAR * scale) & (high > loc - NEAR * scale)).all(-1)
     wide = ((high - low) > 2 * scale).any(-1) & (scale > 0).all(-1)
     return touching & wide

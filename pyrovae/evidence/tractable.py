@@ -1,14 +1,14 @@
-r"""log p(x) where it can be written down: linear-Gaussian models, and discrete latents by sums.
+r"""Exact log p(x): a formula for linear-Gaussian models, and a sum over discrete latents.
 
-With a prior :math:`\mathcal{N}(m, P)`, a decoder :math:`Wz + b` and a noise :math:`S` that is
-diagonal and does not depend on z,
+With a prior :math:`\mathcal{N}(m, P)`, a decoder :math:`Wz + b` and diagonal noise :math:`S` that
+does not depend on z,
 
 .. math::
     p(x) = \mathcal{N}(x \mid W m + b, \; W P W^\top + S), \qquad
     p(z \mid x) = \mathcal{N}(z \mid m + A W^\top S^{-1} (x - W m - b), \; A), \qquad
     A = (P^{-1} + W^\top S^{-1} W)^{-1}
 
-With finitely many z, :math:`p(x) = \sum_z p(z) \, p(x \mid z)`.
+For finitely many values of z, :math:`p(x) = \sum_z p(z) \, p(x \mid z)`.
 """
 
 import math
@@ -23,18 +23,18 @@ from torch import Tensor, nn
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from pyrovae._process.isolation import evaluating
+from pyrovae._process.memory import in_chunks
 from pyrovae.distributions import base, is_discrete
-from pyrovae.evidence.lower_bounds import Evidence
+from pyrovae.evidence.results import Evidence
 from pyrovae.networks import Linear
 from pyrovae.vae import VAE
 
 __all__ = ["STATES", "LinearGaussian", "exact", "linear_gaussian"]
 
 STATES = 1 << 16
-"""At most so many values of a discrete z are summed over."""
+"""Largest number of values of a discrete z to sum over."""
 
-ROWS = 2_000  # values of z times examples at a time
-PROBES = 20  # values of z at which a decoder must be the affine map that it seems to be
+PROBES = 20  # values of z at which the likelihood is compared with its affine decoder
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,18 @@ class LinearGaussian:
 
     Attributes:
         prior_loc: m ``(latent_dim,)``.
-        prior_tril: a lower triangular root of P ``(latent_dim, latent_dim)``.
+        prior_tril: lower triangular Cholesky factor of P ``(latent_dim, latent_dim)``.
         weight: W ``(dimensions of x, latent_dim)``.
         bias: b ``(dimensions of x,)``.
         variance: the diagonal of S ``(dimensions of x,)``.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> model = LinearGaussian(torch.zeros(1), one, one, torch.zeros(1), torch.ones(1))
+        >>> model.marginal().variance
+        tensor([2.])
+        >>> model.posterior(torch.tensor([[4.0]])).mean
+        tensor([[2.]])
     """
 
     prior_loc: Tensor
@@ -56,7 +64,7 @@ class LinearGaussian:
     variance: Tensor
 
     def marginal(self) -> dist.Distribution:
-        """p(x), of vectors ``(dimensions of x,)``."""
+        """p(x), over vectors ``(dimensions of x,)``."""
         loc = self.weight @ self.prior_loc + self.bias
         return dist.LowRankMultivariateNormal(loc, self.weight @ self.prior_tril, self.variance)
 
@@ -67,7 +75,7 @@ class LinearGaussian:
             x: data ``(batch, *event_shape)``.
 
         Returns:
-            A multivariate normal with batch shape ``(batch,)``.
+            Multivariate normals with batch shape ``(batch,)``.
         """
         _, root, solved = self._solved(x)
         loc = self.prior_loc + solved @ self.prior_tril.mT
@@ -76,11 +84,11 @@ class LinearGaussian:
         return dist.MultivariateNormal(loc, covariance.expand(len(x), -1, -1))
 
     def log_evidence(self, x: Tensor) -> Tensor:
-        r"""log p(x) ``(batch,)``, accurate for a small S as well.
+        r"""Compute log p(x) ``(batch,)``, accurately even if S is small.
 
-        :meth:`marginal` subtracts two squares of the size of :math:`|x - W m - b|^2 / S`. This is
-        log p(x, z) at the mean of p(z | x), less log p(z | x) there, where all terms are small:
-        with g the gradient of log p(x, z) that rounding leaves,
+        :meth:`marginal` subtracts two squares of the size of :math:`|x - W m - b|^2 / S`. Here
+        log p(z | x) is subtracted from log p(x, z) at the mean of p(z | x), where all terms are
+        small: with g the gradient of log p(x, z) that rounding leaves,
         :math:`\log p(x) = \log p(x, z) - \log \mathcal{N}(0 \mid 0, A) + g^\top A g / 2`.
 
         Args:
@@ -96,7 +104,7 @@ class LinearGaussian:
         return -squares / 2 - constant - root.diagonal().log().sum()
 
     def _solved(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """W P^(1/2) / S^(1/2), the root of z's precision, and z's mean, z on the scale of P."""
+        """W P^(1/2) / S^(1/2), and for z in units of P a root of its precision, and its mean."""
         scaled = (self.weight @ self.prior_tril) / self.variance.sqrt()[:, None]
         inner = torch.eye(scaled.shape[-1]).to(scaled) + scaled.mT @ scaled
         root = torch.linalg.cholesky(inner)
@@ -106,26 +114,35 @@ class LinearGaussian:
 
 
 def linear_gaussian(vae: VAE) -> LinearGaussian:
-    """The linear-Gaussian model that a VAE is, by what its parts are made of.
+    """Recognize a VAE whose model is linear-Gaussian, by its parts.
 
-    The prior must be a normal; the decoder a single affine layer; the likelihood normals, whose
-    means are what that layer gives, at random z far and near, and whose scales do not change.
+    The prior must be normal, the decoder a single affine layer, and the likelihood a product of
+    normals of constant scale. At random z, near and far, their means must be the outputs of that
+    layer.
 
     Args:
-        vae: of any posterior.
+        vae: the model, with any posterior.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if it is no such model, with the part that is in the way.
+        ValueError: if it is not such a model, naming the part that is not.
+
+    Example:
+        >>> from pyrovae.networks import Linear
+        >>> likelihood = pyrovae.likelihoods.Normal(2, (3,), Linear)
+        >>> posterior = pyrovae.posteriors.DiagonalNormal(2, (3,), Linear)
+        >>> model = pyrovae.VAE(pyrovae.priors.StandardNormal(2), likelihood, posterior)
+        >>> linear_gaussian(model).weight.shape
+        torch.Size([3, 2])
     """
     with torch.no_grad(), torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(0)
-        return _recognised(vae)
+        return _recognized(vae)
 
 
-def _recognised(vae: VAE) -> LinearGaussian:
+def _recognized(vae: VAE) -> LinearGaussian:
     p = vae.prior()
     inner = base(p)
     if isinstance(inner, MultivariateNormal | LowRankMultivariateNormal):
@@ -156,13 +173,13 @@ def _recognised(vae: VAE) -> LinearGaussian:
     if loc.shape != expected.shape or not torch.allclose(
         loc, expected, digits, digits * (z.abs() @ weight.abs().mT + bias.abs()).max().item()
     ):
-        raise _no_formula("the mean of the likelihood is not what its linear decoder gives")
+        raise _no_formula("the mean of the likelihood is not the output of its linear decoder")
     return LinearGaussian(prior_loc, prior_tril, weight, bias, scale[0].square())
 
 
 def _no_formula(reason: str) -> ValueError:
     return ValueError(
-        f"there is no exact log p(x): {reason}; it is known for a normal prior with a linear "
+        f"there is no exact log p(x): {reason}; a formula exists for a normal prior with a linear "
         "decoder and normal likelihood of fixed scale, and for a categorical prior; otherwise use "
         "the methods iw, ais or, in one and two dimensions, quadrature"
     )
@@ -175,23 +192,31 @@ def exact(
     *,
     samples: int | None = None,
     seed: int = 0,
-    advance: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Evidence:
-    """log p(x) by the formula of linear-Gaussian models, or by the sum over a discrete z.
+    """Compute log p(x) by the formula for linear-Gaussian models, or by a sum over a discrete z.
 
     Args:
-        vae: dropout and the like are switched off meanwhile.
+        vae: the model; evaluated in eval mode, without dropout and the like.
         x: data ``(examples, *event_shape)``.
-        samples: None, as nothing is sampled.
-        seed: of no matter, for the same reason.
-        advance: told how many examples are done.
+        samples: None, since nothing is sampled.
+        seed: unused, for the same reason.
+        progress: callback, called with the number of examples finished, in fractions.
 
     Returns:
         log p(x), with standard errors of zero.
 
     Raises:
-        ValueError: if ``samples`` is given, if it is no such model, with the part that is in the
-            way, or z has more than ``STATES`` values.
+        ValueError: if ``samples`` is given, the model is of neither kind, naming the part that is
+            not, or z has more than ``STATES`` values.
+
+    Example:
+        >>> from pyrovae.networks import Linear
+        >>> prior = pyrovae.priors.Categorical(4, classes=2)
+        >>> likelihood = pyrovae.likelihoods.Bernoulli(4, (1, 8, 8), Linear)
+        >>> posterior = pyrovae.posteriors.RelaxedCategorical(4, (1, 8, 8), Linear, classes=2)
+        >>> exact(pyrovae.VAE(prior, likelihood, posterior), x[:2]).kind
+        'exact, a sum over 4 values of z'
     """
     if samples is not None:
         raise ValueError(f"samples is {samples}, and an exact log p(x) takes none; leave it out")
@@ -199,23 +224,22 @@ def exact(
     with torch.random.fork_rng(), evaluating(vae):
         p = vae.prior()
         if is_discrete(p):
-            return _summed(vae, p, vae.place(x), advance)
+            return _summed(vae, p, vae.place(x), progress)
     model = linear_gaussian(vae)
     value = model.log_evidence(vae.place(x))
-    if advance is not None:
-        advance(len(x))
+    if progress is not None:
+        progress(len(x))
     return Evidence(value.cpu(), torch.zeros_like(value).cpu(), "exact, by formula", None, {})
 
 
-def _summed(vae: VAE, p: Any, x: Tensor, advance: Callable[[float], None] | None) -> Evidence:
+def _summed(vae: VAE, p: Any, x: Tensor, progress: Callable[[float], None] | None) -> Evidence:
     z = _values(p)
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-    size = max(1, ROWS // len(x)) if len(x) else 1
-    for part in z.split(size):
+    for part in in_chunks(z, len(x)):
         log_joint = vae.log_joint(x, part[:, None], prior=p, dtype=torch.float64)
         total = torch.logaddexp(total, log_joint.logsumexp(0))
-        if advance is not None:
-            advance(len(x) * len(part) / len(z))
+        if progress is not None:
+            progress(len(x) * len(part) / len(z))
     kind = f"exact, a sum over {len(z):,} values of z"
     return Evidence(total.cpu(), torch.zeros_like(total).cpu(), kind, None, {})
 
@@ -225,15 +249,18 @@ def _values(p: Any) -> Tensor:
     name = type(base(p)).__name__
     logits = getattr(p, "logits", None)
     if logits is not None and logits.dim() == 2:
-        variables, classes = logits.shape  # counted before they are written down
+        variables, classes = logits.shape  # count the values before listing them
         if classes**variables > STATES:
-            raise ValueError(
-                f"z has {classes}^{variables} = {classes**variables:,} values, and at most "
-                f"{STATES:,} are summed over; use the method iw"
-            )
+            raise _too_many(f"{classes}^{variables} = {classes**variables:,}")
     if not p.has_enumerate_support:
         raise ValueError(f"the values of the discrete prior {name} cannot be listed; use iw")
     z: Tensor = p.enumerate_support()
     if len(z) > STATES:
-        raise ValueError(f"z has {len(z):,} values, and at most {STATES:,} are summed over; use iw")
+        raise _too_many(f"{len(z):,}")
     return z
+
+
+def _too_many(values: str) -> ValueError:
+    return ValueError(
+        f"z has {values} values, and at most {STATES:,} are summed over; use the method iw"
+    )

@@ -1,10 +1,10 @@
-r"""What importance weights say of the estimate that they make: its error, its bias, their tail.
+r"""Diagnostics of importance weights: the error and bias of their estimate, and their tail.
 
 .. math:: \hat L_K = \log \frac{1}{K} \sum_{k=1}^{K} w_k, \qquad
     w_k = \frac{p(x, z_k)}{q(z_k \mid x)}, \quad z_k \sim q(z \mid x)
 
-The mean weight has mean p(x), so :math:`\hat L_K` lies below log p(x) in expectation. By how much,
-the weights themselves say, as far as their tail has been seen.
+The mean weight has mean p(x), so :math:`\hat L_K` lies below log p(x) in expectation. The weights
+themselves show by how much, as far as the draws have reached their tail.
 """
 
 import math
@@ -13,30 +13,72 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RELIABLE", "Weights", "pareto_shape", "weight_statistics"]
+from pyrovae.estimates import Estimate, Result
+
+__all__ = ["RELIABLE", "WeightSummary", "Weights", "pareto_shape", "weight_statistics"]
 
 RELIABLE = 0.7
 """The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
 
-PRIOR_WEIGHT = 10  # of tail weights that a prior on the shape, around a half, counts for
-TAIL = 5  # at least so many weights in a tail that is fitted
+PRIOR_WEIGHT = 10  # tail weights that the prior on the shape, centered at a half, is worth
+TAIL = 5  # fewest weights in a tail that is fitted
 
 
-@dataclass(frozen=True)
-class Weights:
+@dataclass(frozen=True, repr=False)
+class WeightSummary(Result):
+    r"""Importance weights of all examples, summarized.
+
+    Attributes:
+        at_a_tenth: mean of the bound from a tenth of the draws; None below ten draws.
+        bias_corrected: mean of the jackknife estimate, which is no bound.
+        sampling_error: the part of the standard error of the mean of :math:`\hat L_K` that is due
+            to the draws.
+        median_ess: median of the effective sample size over examples.
+        minimum_ess: its minimum.
+        unreliable: share of the examples whose Pareto shape is above ``RELIABLE``.
+        largest_pareto_k: largest Pareto shape; None if no tail could be fitted.
+
+    Example:
+        >>> weights = pyrovae.evaluate(vae, data, samples=100).weights
+        >>> weights.bias_corrected.value > weights.at_a_tenth.value
+        True
+    """
+
+    at_a_tenth: Estimate | None
+    bias_corrected: Estimate
+    sampling_error: float
+    median_ess: float
+    minimum_ess: float
+    unreliable: float
+    largest_pareto_k: float | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Convert to plain data, with both effective sample sizes under ``ess``."""
+        found = super().to_dict()
+        ess = {name: found.pop(f"{name}_ess") for name in ("median", "minimum")}
+        tail = {name: found.pop(name) for name in ("unreliable", "largest_pareto_k")}
+        return found | {"ess": ess} | tail
+
+
+@dataclass(frozen=True, repr=False)
+class Weights(Result):
     r"""Statistics of the K weights of each example, each ``(examples,)``.
 
     Attributes:
-        standard_error: of :math:`\hat L_K`, by the delta method: that of the mean weight, relative
-            to it. It means nothing where ``pareto_k`` is above ``RELIABLE``.
+        standard_error: standard error of :math:`\hat L_K` by the delta method: the relative
+            standard error of the mean weight. Meaningless where ``pareto_k`` is above ``RELIABLE``.
         ess: effective sample size, :math:`(\sum_k w_k)^2 / \sum_k w_k^2`.
-        pareto_k: :math:`\hat k`, the shape of the generalised Pareto distribution that the largest
+        pareto_k: :math:`\hat k`, the shape of the generalized Pareto distribution that the largest
             weights follow; moments of order :math:`1 / k` and above are infinite. NaN where there
             is no tail to fit: below 25 draws, or where the largest weights are equal.
-        bias_corrected: the jackknife of :math:`\hat L_K`, with a bias of order :math:`K^{-2}`
-            where that of :math:`\hat L_K` is of order :math:`K^{-1}`. It is no bound.
-        at_a_tenth: the mean of ten bounds, each from a tenth of the draws: what they would give
-            with K / 10. NaN below ten draws.
+        bias_corrected: jackknife of :math:`\hat L_K`, with a bias of order :math:`K^{-2}` instead
+            of :math:`K^{-1}`. It is no bound.
+        at_a_tenth: mean of ten bounds, each from a tenth of the draws: the bound for K / 10 draws.
+            NaN below ten draws.
+
+    Example:
+        >>> weight_statistics(torch.zeros(100, 3, dtype=torch.float64)).ess.round()
+        tensor([100., 100., 100.], dtype=torch.float64)
     """
 
     standard_error: Tensor
@@ -45,15 +87,28 @@ class Weights:
     bias_corrected: Tensor
     at_a_tenth: Tensor
 
+    def summary(self) -> WeightSummary:
+        """Summarize the weights of all examples."""
+        fitted = self.pareto_k[~self.pareto_k.isnan()]
+        return WeightSummary(
+            at_a_tenth=None if self.at_a_tenth.isnan().any() else Estimate.of(self.at_a_tenth),
+            bias_corrected=Estimate.of(self.bias_corrected),
+            sampling_error=(self.standard_error.norm() / len(self.ess)).item(),
+            median_ess=self.ess.median().item(),
+            minimum_ess=self.ess.min().item(),
+            unreliable=(self.pareto_k > RELIABLE).double().mean().item(),
+            largest_pareto_k=fitted.max().item() if len(fitted) else None,
+        )
+
 
 def weight_statistics(log_weights: Tensor) -> Weights:
-    r"""Effective sample size, tail, standard error and bias of importance-weighted estimates.
+    r"""Compute effective sample size, tail, standard error and bias of importance weighting.
 
     The first-order jackknife is
 
     .. math:: K \hat L_K - \frac{K - 1}{K} \sum_{k=1}^{K} \hat L_{K-1}^{(-k)}
 
-    with the estimates that leave one draw out.
+    where :math:`\hat L_{K-1}^{(-k)}` is the estimate without draw k.
 
     References:
         Nowozin (2018), Debiasing Evidence Approximations: On Importance-weighted Autoencoders and
@@ -64,7 +119,11 @@ def weight_statistics(log_weights: Tensor) -> Weights:
         log_weights: :math:`\log w` of independent draws ``(K, examples)``, in double precision.
 
     Returns:
-        The statistics of each example.
+        Statistics for each example.
+
+    Example:
+        >>> weight_statistics(torch.randn(100, 3).double()).pareto_k.shape
+        torch.Size([3])
     """
     count = len(log_weights)
     log_sum = log_weights.logsumexp(0)
@@ -73,7 +132,7 @@ def weight_statistics(log_weights: Tensor) -> Weights:
     nothing = torch.full_like(log_sum, math.nan)
     error = corrected = tenth = nothing
     if count > 1:
-        # the variance of K times the shares, with K - 1 below the sum of squares
+        # standard deviation of K times the shares, dividing by K - 1
         error = ((squares * count - 1).clamp_min(0) / (count - 1)).sqrt()
         corrected = log_sum - count * math.log(count) + (count - 1) * math.log(count - 1)
         corrected = corrected - (count - 1) * _log_of_the_others(log_weights, log_sum).mean(0)
@@ -84,19 +143,20 @@ def weight_statistics(log_weights: Tensor) -> Weights:
 
 
 def _log_of_the_others(log_weights: Tensor, log_sum: Tensor) -> Tensor:
-    """The logarithm of the share of all weights but one, for each ``(K, examples)``."""
+    """Logarithm of the share of all weights but one, for each ``(K, examples)``."""
     largest = log_weights.argmax(0, keepdim=True)
     rest = log_weights.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True) - log_sum
     others = torch.log1p(-(log_weights - log_sum).exp())
-    return others.scatter(0, largest, rest)  # one less the largest share has lost its digits
+    return others.scatter(0, largest, rest)  # 1 - largest share cancels
 
 
 def pareto_shape(log_weights: Tensor) -> Tensor:
-    r"""The shape :math:`\hat k` of the upper tail of weights, as in PSIS.
+    r"""Estimate the shape :math:`\hat k` of the upper tail of weights, as PSIS does.
 
-    The largest :math:`\min(K / 5, 3 \sqrt K)` weights, less the next one, are fitted by a
-    generalised Pareto distribution: a mean over a grid of one of its parameters, weighed by the
-    profile likelihood. The shape is then drawn to a half as if by ten weights more.
+    A generalized Pareto distribution is fitted to the excess of the largest
+    :math:`\min(K / 5, 3 \sqrt K)` weights over the next one. The fit averages over a grid of one
+    parameter, weighted by the profile likelihood. The shape is then shrunk towards a half, as if by
+    ten more weights.
 
     References:
         Zhang and Stephens (2009), A New and Efficient Estimation Method for the Generalized Pareto
@@ -107,7 +167,12 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
         log_weights: ``(K, examples)``.
 
     Returns:
-        ``(examples,)``; NaN where there is no tail to fit.
+        Shapes ``(examples,)``; NaN where there is no tail to fit.
+
+    Example:
+        >>> cauchy = torch.distributions.HalfCauchy(1.0).sample((1_000, 5))
+        >>> bool((pareto_shape(cauchy.log()) > 0.5).all())
+        True
     """
     count = len(log_weights)
     size = min(count // 5, math.ceil(3 * math.sqrt(count)))
@@ -121,12 +186,12 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
 
 
 def _quartile(size: int) -> int:
-    """The place of the first quartile among so many values in rising order."""
+    """Index of the first quartile among ``size`` values in increasing order."""
     return max(0, math.floor(size / 4 + 0.5) - 1)
 
 
 def _fitted_shape(x: Tensor) -> Tensor:
-    """Zhang and Stephens' estimate, positive for heavy tails, of values that rise ``(n, m)``."""
+    """Zhang and Stephens' estimate from sorted values ``(n, m)``; positive for heavy tails."""
     n = len(x)
     grid = 30 + math.floor(math.sqrt(n))
     steps = torch.arange(1, grid + 1, dtype=x.dtype, device=x.device)[:, None] - 0.5

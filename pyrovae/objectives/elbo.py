@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
 from pyrovae.objectives._base import Differentiable
 from pyrovae.objectives.traces import (
     along_the_draw,
@@ -222,10 +223,7 @@ class Beta(Differentiable):
         super().__init__(particles=particles)
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta must be finite and not negative, got {beta}; 1 is the ELBO")
-        if schedule not in ("constant", "linear", "cyclical"):
-            raise ValueError(
-                f"unknown schedule {schedule!r}; choose one of constant, linear, cyclical"
-            )
+        check_choice("schedule", schedule, ("constant", "linear", "cyclical"))
         if not 0 < rise <= 1:
             raise ValueError(
                 f"rise is a fraction, above 0 and at most 1, got {rise}; for no rise set schedule "

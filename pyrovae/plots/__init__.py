@@ -1,48 +1,40 @@
-"""Figures. Nothing else imports matplotlib, and nothing here computes what it shows.
+"""Figures: the only wing that imports matplotlib. It draws results and computes none.
 
-A function takes arrays or a result and returns a matplotlib ``Figure``; :func:`save` writes it.
-``figures`` draws arrays, ``vae`` the set of figures that each run gets,
-the other files one subject each. A new figure is a function in the file of its subject.
+Functions take arrays or a result and return a matplotlib ``Figure``; :func:`save` writes it.
+``vae`` draws the set of figures that each run gets, ``diagnosis`` the figures of a diagnosis; each
+other file holds one subject. A new figure is a function in the file of its subject; colors and
+settings that all figures share are in ``style``.
 """
 
-from pyrovae.plots.diagnosis import diagnosis_figures, rate_distortion
-from pyrovae.plots.figures import (
-    bound,
-    comparison,
-    discrete,
-    divergence,
-    gradients,
-    grid,
-    images,
-    latent,
-    reconstructions,
-    samples,
-    save,
-)
+from pyrovae.plots.bound_curve import bound
+from pyrovae.plots.diagnosis import diagnosis_figures
+from pyrovae.plots.divergences import divergence
+from pyrovae.plots.gradient_noise import gradients
+from pyrovae.plots.image_grids import grid, images, reconstructions, samples
 from pyrovae.plots.inference_gap import gap, posteriors
-from pyrovae.plots.queries import completions, detection
+from pyrovae.plots.latent_space import discrete, latent
+from pyrovae.plots.model_comparison import comparison, rate_distortion
+from pyrovae.plots.queries import completions
 from pyrovae.plots.rank_histograms import calibration
 from pyrovae.plots.refit import prior_swap, refit_samples
-from pyrovae.plots.vae import draw_vae, fills_space, prior_density
+from pyrovae.plots.style import save
+from pyrovae.plots.vae import draw_vae
 
 __all__ = [
     "bound",
     "calibration",
     "comparison",
     "completions",
-    "detection",
     "diagnosis_figures",
     "discrete",
     "divergence",
     "draw_vae",
-    "fills_space",
     "gap",
     "gradients",
     "grid",
     "images",
     "latent",
     "posteriors",
-    "prior_density",
     "prior_swap",
     "rate_distortion",
     "reconstructions",

@@ -1,7 +1,8 @@
-r"""Pictures of a diagnosis: the terms of the bound, q(z) over p(z), samples, rate, distortion."""
+r"""The figures of a diagnosis: the terms of the bound, q(z) over p(z), and samples."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,57 +11,61 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
 
 from pyrovae._process.isolation import evaluating
-from pyrovae.diagnostics import Diagnosis, DimensionTerms, Surgery
-from pyrovae.distributions import is_discrete
-from pyrovae.plots.figures import (
-    _BOUND,
-    _CLASSES,
-    _DISTORTION,
-    _MINUS,
-    _MODEL,
-    _PRIOR,
-    _RATE,
-    _REAL,
-    _bins,
-    _column_panels,
-    _contours,
-    _rgb,
-    _show_mosaic,
-    _style,
-    discrete,
+from pyrovae.diagnostics import Diagnosis, DimensionTerms, Surgery, marginal_density
+from pyrovae.distributions import fills_space, is_discrete
+from pyrovae.plots.columns import column_histograms, column_panels
+from pyrovae.plots.image_grids import rgb, show_mosaic
+from pyrovae.plots.latent_space import contours, discrete
+from pyrovae.plots.style import (
+    BOUND,
+    CLASSES,
+    DISTORTION,
+    MODEL,
+    PRIOR,
+    RATE,
+    REAL,
+    Array,
+    styled,
+    typeset,
 )
-from pyrovae.plots.vae import fills_space, prior_density
 from pyrovae.vae import VAE
 
-__all__ = ["diagnosis_figures", "rate_distortion"]
-
-Array = NDArray[Any]
+__all__ = ["diagnosis_figures"]
 
 _IMAGES = 64  # of each kind
 _HISTOGRAMS = 6
 _DIMENSIONS = 50  # the most whose bars stay readable
 _TERMS = (
-    ("kl", "mean KL(q(z|x) || p(z))", _REAL, 0),
-    ("mutual_information", "mutual information", _BOUND, 0),
-    ("marginal_kl", "KL(q(z) || p(z))", _DISTORTION, 1),
+    ("kl", "mean KL(q(z|x) || p(z))", REAL, 0),
+    ("mutual_information", "mutual information", BOUND, 0),
+    ("marginal_kl", "KL(q(z) || p(z))", DISTORTION, 1),
     ("total_correlation", "  total correlation", "#F2A7AE", 1),
     ("dimension_wise_kl", "  dimension-wise KL", "#F2A7AE", 2),
 )
 
 
 def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
-    """Every picture that applies, by name.
-
-    ``surgery``, the terms of the bound, where there are any; ``aggregate``, draws of the aggregate
-    posterior over the prior, for all data and for each class; ``decoded``, real data beside what is
-    decoded from draws of the prior and of the aggregate posterior.
+    """Draw every figure that applies to a diagnosis.
 
     Args:
-        vae: that was diagnosed.
-        diagnosis: of it.
+        vae: the VAE that was diagnosed.
+        diagnosis: its diagnosis.
+
+    Returns:
+        Figures by name: ``surgery``, the terms of the bound, if they could be computed;
+        ``aggregate``, draws from the aggregate posterior over the prior, for all data and for each
+        class; ``decoded``, real data beside data decoded from draws of the prior and of the
+        aggregate posterior.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> from pyrovae.diagnostics import diagnose
+        >>> digits = pyrovae.data.load("digits", binarization="threshold")
+        >>> found = diagnose(vae, digits, limit=50, draws=2)
+        >>> list(plots.diagnosis_figures(vae, found))
+        ['surgery', 'aggregate', 'decoded']
     """
     pictures = {}
     if diagnosis.surgery is not None and math.isfinite(diagnosis.surgery.kl.value):
@@ -72,9 +77,9 @@ def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
     return pictures
 
 
-@_style()
+@styled()
 def _surgery(result: Surgery) -> Figure:
-    """The KL term as what a code tells about its datum, and how far q(z) is from p(z)."""
+    """Draw the KL term as mutual information of code and example plus the KL of q(z) and p(z)."""
     terms, rows = result.terms, [row for row in _TERMS if row[0] in result.terms]
     dimensions = [row for row in result.dimensions if row.kl is not None]
     figure = Figure(figsize=(11 if dimensions else 7, 4.2), layout="constrained")
@@ -84,13 +89,13 @@ def _surgery(result: Surgery) -> Figure:
     correlation = 0.0 if result.total_correlation is None else result.total_correlation.value
     starts = (0.0, information, information + correlation)
     high = max(result.kl.value, result.log_examples)
-    for place, (name, _, colour, level) in enumerate(rows):
+    for place, (name, _, color, level) in enumerate(rows):
         value, error = terms[name].value, terms[name].standard_error or 0.0
-        whole.barh(place, value, left=starts[level], color=colour, height=0.7)
+        whole.barh(place, value, left=starts[level], color=color, height=0.7)
         end = starts[level] + max(value, 0)
         inside = end > 0.72 * high
         digits = 2 if error >= 0.005 or error < 5e-5 else 4
-        text = f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", _MINUS)
+        text = typeset(f"{value:.{digits}f} ± {error:.{digits}f}")
         at = starts[level] - 0.01 * high if inside and level else end + 0.01 * high
         if inside and not level:
             at = end - 0.01 * high
@@ -99,12 +104,12 @@ def _surgery(result: Surgery) -> Figure:
         number.set_color("white" if on_bar else "black")
         if not on_bar:
             number.set_path_effects([withStroke(linewidth=4, foreground="white")])
-    whole.axvline(result.log_examples, color=_PRIOR, ls="--", lw=1, zorder=0.5)
+    whole.axvline(result.log_examples, color=PRIOR, ls="--", lw=1, zorder=0.5)
     whole.text(
         result.log_examples,
         len(rows) - 0.2,
         f" ceiling: log N = {result.log_examples:.2f} ",
-        color=_PRIOR,
+        color=PRIOR,
         va="center",
         ha="left" if result.log_examples < 0.45 * high else "right",
     )
@@ -127,8 +132,8 @@ def _by_dimension(axes: Axes, rows: Sequence[DimensionTerms]) -> None:
         np.array([getattr(row, name).value for row in rows])
         for name in ("mutual_information", "marginal_kl")
     )
-    axes.bar(places, told, color=_BOUND, label="told of the datum by $z_j$ alone")
-    axes.bar(places, off, bottom=told, color=_DISTORTION, label="KL$(q(z_j) \\,\\|\\, p(z_j))$")
+    axes.bar(places, told, color=BOUND, label="told of the datum by $z_j$ alone")
+    axes.bar(places, off, bottom=told, color=DISTORTION, label="KL$(q(z_j) \\,\\|\\, p(z_j))$")
     shown = places[:: -(-len(places) // 15)]
     axes.set_xticks(shown, [str(rows[place].dimension) for place in shown])
     axes.set(xlabel="dimension j, by its KL", ylabel="nats per example")
@@ -152,19 +157,19 @@ def _aggregate(vae: VAE, diagnosis: Diagnosis) -> Figure:
     shown = np.asarray(draws.double().cpu())
     kl = _order(diagnosis)
     dims = np.arange(z.shape[1]) if z.shape[1] <= 2 else kl[:2]
-    density = prior_density(p, draws, dims) if fills_space(p) else None
+    density = partial(marginal_density, p, draws, dims) if fills_space(p) else None
     return _over_prior(z, shown, labels, dims, kl, density)
 
 
 def _order(diagnosis: Diagnosis) -> Array:
-    """Dimensions by what is said of them, most first."""
+    """Dimensions in decreasing order of their KL, or of their activity if there is no KL."""
     rows = [] if diagnosis.surgery is None else diagnosis.surgery.dimensions
     if rows and len(rows) == diagnosis.latent_dim and rows[0].kl is not None:
         return np.argsort([_minus_kl(row) for row in rows])
     return np.argsort([-value for value in diagnosis.activity])
 
 
-@_style()
+@styled()
 def _over_prior(
     z: Array,
     prior: Array,
@@ -173,7 +178,7 @@ def _over_prior(
     order: Array,
     density: Callable[[Array], Array] | None,
 ) -> Figure:
-    """Draws of the aggregate posterior over the prior, and each class of them."""
+    """Draw the aggregate posterior over the prior, for all data and for each class."""
     classes = np.array([]) if labels is None else _most_frequent(labels)
     plane = len(dims) == 2
     histograms = list(dims if z.shape[1] <= 2 else order[:_HISTOGRAMS])
@@ -194,15 +199,15 @@ def _over_prior(
                 axes.plot(*shown[:1_500].T, ".", color="0.85", ms=3, zorder=0)
                 axes.grid(visible=False)
             else:
-                _contours(axes, limits, shown, density)
+                contours(axes, limits, shown, density)
         whole = panels["all"]
-        whole.plot(*points.T, ".", color=_MODEL, ms=4, alpha=0.6, mew=0)
+        whole.plot(*points.T, ".", color=MODEL, ms=4, alpha=0.6, mew=0)
         whole.set_title(f"all {len(z):,} examples", loc="left")
         places = [name for line in mosaic for name in line if name != "all"]
-        for name, label, colour in zip(places, classes, _CLASSES, strict=False):
+        for name, label, color in zip(places, classes, CLASSES, strict=False):
             axes = panels[name]
             axes.plot(*points.T, ".", color="0.72", ms=1.5, mew=0)
-            axes.plot(*points[labels == label].T, ".", color=colour, ms=5, alpha=0.8, mew=0)
+            axes.plot(*points[labels == label].T, ".", color=color, ms=5, alpha=0.8, mew=0)
             axes.set_title(f"class {label}", loc="left", fontsize="small")
             axes.tick_params(labelleft=False, labelsize="x-small")
         for name in places[len(classes) :]:
@@ -211,8 +216,8 @@ def _over_prior(
         whole.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=f"$z_{{{dims[1] + 1}}}$")
         about = "prior: 50, 80 and 95 % inside" if density is not None else "draws of the prior"
         handles = [
-            Line2D([], [], color=_MODEL, marker="o", ms=4, ls="", label="one draw z ~ q(z|x) each"),
-            Line2D([], [], color=_PRIOR if density is not None else "0.8", label=about),
+            Line2D([], [], color=MODEL, marker="o", ms=4, ls="", label="one draw z ~ q(z|x) each"),
+            Line2D([], [], color=PRIOR if density is not None else "0.8", label=about),
         ]
         above.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small")
     alone = below.subplots(1, len(histograms), squeeze=False)[0]
@@ -236,13 +241,13 @@ def _histograms(
         both = np.concatenate([z[:, d], prior[:, d]])
         low, high = np.quantile(both, (0.002, 0.998))
         bins = list(np.linspace(low, high, 31))
-        axes.hist(z[:, d], bins=bins, density=True, color=_MODEL, alpha=0.5, label="q(z)")
-        axes.hist(prior[:, d], bins=bins, density=True, histtype="step", color=_PRIOR, label="p(z)")
-        for (label, members), colour in zip(classes.items(), _CLASSES, strict=False):
+        axes.hist(z[:, d], bins=bins, density=True, color=MODEL, alpha=0.5, label="q(z)")
+        axes.hist(prior[:, d], bins=bins, density=True, histtype="step", color=PRIOR, label="p(z)")
+        for (label, members), color in zip(classes.items(), CLASSES, strict=False):
             share = np.full(len(members), 1 / (len(z) * (bins[1] - bins[0])))
             line: dict[str, Any] = {
                 "histtype": "step",
-                "color": colour,
+                "color": color,
                 "lw": 1.5,
                 "label": f"class {label}",
             }
@@ -258,7 +263,7 @@ def _histograms(
 
 def _most_frequent(labels: Array) -> Array:
     classes, counts = np.unique(labels, return_counts=True)
-    return np.sort(classes[np.argsort(-counts, kind="stable")[: len(_CLASSES)]])
+    return np.sort(classes[np.argsort(-counts, kind="stable")[: len(CLASSES)]])
 
 
 def _limits(points: Array, prior: Array) -> Array:
@@ -268,9 +273,9 @@ def _limits(points: Array, prior: Array) -> Array:
     return np.asarray(((low + high) / 2)[:, None] + half[:, None] * [-1, 1])
 
 
-@_style()
+@styled()
 def _decoded(diagnosis: Diagnosis) -> Figure:
-    """Real data, and what is decoded from draws of the prior and of the aggregate posterior."""
+    """Draw real data, and data decoded from draws of the prior and the aggregate posterior."""
     kinds = {
         "real": "test data",
         "prior": r"mean of $p(x|z)$, $z \sim p(z)$",
@@ -285,7 +290,7 @@ def _decoded(diagnosis: Diagnosis) -> Figure:
     real = decoded["real"].reshape(-1, *shape)
     for axes, (kind, title) in zip(figure.subplots(1, 3), kinds.items(), strict=True):
         shown = decoded[kind].reshape(-1, *shape)[:_IMAGES]
-        _show_mosaic(axes, _rgb(shown, real), math.ceil(math.sqrt(len(shown))))
+        show_mosaic(axes, rgb(shown, real), math.ceil(math.sqrt(len(shown))))
         test = tests.get(kind)
         if test is not None:
             value, error = test.accuracy.value, test.accuracy.standard_error or 0.0
@@ -302,21 +307,12 @@ def _decoded(diagnosis: Diagnosis) -> Figure:
 
 def _columns(diagnosis: Diagnosis) -> Figure:
     flat = {kind: x.reshape(len(x), -1) for kind, x in diagnosis.figure_data.decoded.items()}
-    figure, panels = _column_panels(flat["real"].shape[1])
-    for d, panel in enumerate(panels):
-        bins = _bins(flat["real"][:, d], flat["prior"][:, d])
-        panel.hist(
-            flat["real"][:, d], bins=bins, density=True, color=_REAL, alpha=0.4, label="real"
-        )
-        for kind, colour in (("prior", _MODEL), ("aggregate", _RATE)):
-            panel.hist(
-                flat[kind][:, d],
-                bins=bins,
-                density=True,
-                histtype="step",
-                color=colour,
-                label=f"mean of p(x|z), z of the {kind}",
-            )
+    figure, panels = column_panels(flat["real"].shape[1])
+    drawn = [
+        (f"mean of p(x|z), z of the {kind}", flat[kind], color)
+        for kind, color in (("prior", MODEL), ("aggregate", RATE))
+    ]
+    column_histograms(panels, flat["real"], drawn, binned=flat["prior"], linewidth=1.0)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle("Columns of test data, and of what is decoded")
     figure.supxlabel("x (units of the data)")
@@ -328,62 +324,3 @@ def _image_shape(event_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     if len(event_shape) == 3 and event_shape[0] in (1, 3):
         return event_shape
     return (1, event_shape[0], event_shape[1]) if len(event_shape) == 2 else None
-
-
-@_style()
-def rate_distortion(result: Mapping[str, Any]) -> Figure:
-    """Rate against distortion for each weight of the KL term, over lines of equal ELBO.
-
-    Args:
-        result: what :func:`pyrovae.runs.sweep.sweep` gives.
-
-    Returns:
-        the figure.
-    """
-    rows = result["rows"]
-    rate, distortion = (
-        np.array([row[name]["estimate"] for row in rows]) for name in ("rate", "distortion")
-    )
-    errors = [
-        [row[name]["standard_error"] or 0.0 for row in rows] for name in ("distortion", "rate")
-    ]
-    figure = Figure(figsize=(7.5, 5.8), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(distortion, rate, color=_MODEL, lw=1, alpha=0.5)
-    axes.errorbar(
-        distortion, rate, xerr=errors[0], yerr=errors[1], fmt="o", color=_MODEL, capsize=3
-    )
-    for row, d, r in zip(rows, distortion, rate, strict=True):
-        axes.annotate(f"β = {row['beta']:g}", (d, r), xytext=(7, 6), textcoords="offset points")
-    best = np.argmin(rate + distortion)
-    axes.plot(
-        distortion[best], rate[best], "o", ms=12, mfc="none", color=_DISTORTION, label="best ELBO"
-    )
-    across = np.array([distortion.min(), distortion.max()])
-    across = across + 0.18 * (np.ptp(across) or 1.0) * np.array([-1, 1])
-    up = np.array([min(0.0, rate.min()), rate.max() + 0.2 * (rate.max() or 1.0)])
-    sums = rate + distortion
-    for total in np.unique(np.round(np.linspace(sums.min(), sums.max(), 4), 1)):
-        axes.plot(across, total - across, color=_RATE, lw=0.7, ls="--", zorder=0)
-        at = max(across[0], total - up[1])
-        label = axes.annotate(
-            f"ELBO {-total:.1f}".replace("-", _MINUS),
-            (at, total - at),
-            color=_RATE,
-            fontsize="small",
-            va="top",
-            xytext=(6, -4),
-            textcoords="offset points",
-        )
-        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    axes.set(xlim=across, ylim=up)
-    axes.set(
-        xlabel="distortion, minus the mean of log p(x|z) (nats per example)",
-        ylabel="rate, KL(q(z|x) || p(z)) (nats per example)",
-    )
-    axes.legend(loc="lower left")
-    seeds = f"{result['seeds']} seeds" if result["seeds"] > 1 else "one seed"
-    figure.suptitle(
-        f"Rate and distortion of {result['data']} for several weights β of the KL term, {seeds}"
-    )
-    return figure

@@ -1,37 +1,39 @@
-r"""Pictures of the gap between log p(x) and the ELBO, and of posteriors in two dimensions."""
+r"""The gap between log p(x) and the ELBO, and posteriors in two dimensions."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from pyrovae.diagnostics import Gap, PosteriorDensities
-from pyrovae.plots.figures import _MINUS, _style
+from pyrovae.plots.style import Array, styled, typeset
 
 __all__ = ["gap", "posteriors"]
 
-Array = NDArray[Any]
-
-_APPROXIMATION, _AMORTISATION = "#EE6677", "#4477AA"
+_APPROXIMATION, _AMORTIZATION = "#EE6677", "#4477AA"
 _TRUTH = "0.35"
 _MOST = 40  # images that stay readable
 _LEVELS = (0.95, 0.8, 0.5)  # of the mass inside
 
 
-@_style()
+@styled()
 def gap(result: Gap) -> Figure:
-    """Bars of the approximation and the amortisation gap of each image, and of their means.
+    """Draw bars of the approximation and amortization gap of each image, and of their means.
 
     Args:
-        result: of :func:`pyrovae.diagnostics.gap`; the first 40 images are shown.
+        result: as :func:`pyrovae.diagnostics.gap` returns it; the first 40 images are drawn.
 
     Returns:
-        the figure.
+        The figure.
+
+    Example:
+        >>> from pyrovae import diagnostics, plots
+        >>> found = diagnostics.gap(vae, data, images=3, samples=100, steps=20, nuts=None)
+        >>> plots.gap(found).axes[0].get_ylabel()
+        'gap (nats per image)'
     """
     count = min(len(result.x), _MOST)
     figure = Figure(figsize=(max(6.5, 2.5 + 0.42 * count), 4.6), layout="constrained")
@@ -49,21 +51,21 @@ def gap(result: Gap) -> Figure:
             "amortisation",
             result.amortization,
             "ELBO(best q) \N{MINUS SIGN} ELBO(encoder's q)",
-            _AMORTISATION,
+            _AMORTIZATION,
             0.2,
         ),
     )
     error = {"ecolor": "0.2", "elinewidth": 1, "capsize": 2}
-    for name, term, label, colour, shift in series:
+    for name, term, label, color, shift in series:
         values, errors = term.value[:count].numpy(), 2 * term.error[:count].numpy()
         mean = term.mean
-        number = f"{mean.value:.2f}".replace("-", _MINUS)
+        number = typeset(f"{mean.value:.2f}")
         label = f"{name} gap: {label}; mean {number}"
-        axes.bar(at + shift, values, 0.38, yerr=errors, color=colour, label=label, error_kw=error)
+        axes.bar(at + shift, values, 0.38, yerr=errors, color=color, label=label, error_kw=error)
         over_images = mean.standard_error
         spread = None if over_images is None else [2 * over_images]
         axes.bar(
-            count + 0.6 + shift, mean.value, 0.38, yerr=spread, color=colour,
+            count + 0.6 + shift, mean.value, 0.38, yerr=spread, color=color,
             error_kw=error, edgecolor="0.2", linewidth=1,
         )  # fmt: skip
     axes.axvline(count - 0.2, color="0.7", linewidth=1)
@@ -82,19 +84,27 @@ def gap(result: Gap) -> Figure:
     return figure
 
 
-@_style()
+@styled()
 def posteriors(panels: Sequence[PosteriorDensities], result: Gap) -> Figure:
-    """The true posterior of each image, and what stands for it, in two dimensions.
+    """Draw the true posterior of each image, the encoder's q and the best q, in two dimensions.
 
-    The filled contours hold 50, 80 and 95 % of the mass of p(z | x); the lines, 80 % of that of the
-    encoder's q and of the best q; dots are draws by NUTS. Scales differ from panel to panel.
+    The filled contours enclose 50, 80 and 95 % of the mass of p(z | x), the lines 80 % of the mass
+    of the encoder's q and of the best q. Dots are draws by NUTS. Scales differ between panels.
 
     Args:
-        panels: as :func:`pyrovae.diagnostics.posterior_densities` gives them.
-        result: of :func:`pyrovae.diagnostics.gap`.
+        panels: as :func:`pyrovae.diagnostics.posterior_densities` returns them.
+        result: as :func:`pyrovae.diagnostics.gap` returns it.
 
     Returns:
-        the figure.
+        The figure.
+
+    Example:
+        >>> from pyrovae import diagnostics, plots
+        >>> nuts = diagnostics.NutsSettings(10, warmup=10, chains=2)
+        >>> found = diagnostics.gap(vae, data, images=1, samples=100, steps=20, nuts=nuts)
+        >>> panels = diagnostics.posterior_densities(vae, found, nodes=31)
+        >>> len(plots.posteriors(panels, found).axes)
+        1
     """
     across = min(4, len(panels))
     down = math.ceil(len(panels) / across)
@@ -111,7 +121,7 @@ def posteriors(panels: Sequence[PosteriorDensities], result: Gap) -> Figure:
     handles = [
         Line2D([], [], color=_TRUTH, label="p(z|x): 50, 80 and 95 % inside"),
         Line2D([], [], color="0.1", marker=".", markersize=4, ls="", label="NUTS draws of p(z|x)"),
-        Line2D([], [], color=_AMORTISATION, lw=1.8, label="encoder's q(z|x): 80 % inside"),
+        Line2D([], [], color=_AMORTIZATION, lw=1.8, label="encoder's q(z|x): 80 % inside"),
         Line2D([], [], color=_APPROXIMATION, lw=1.8, label="best q: 80 % inside"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, 2 * across))
@@ -127,8 +137,8 @@ def _posterior(axes: Axes, panel: PosteriorDensities) -> None:
         axes.contour(z1, z2, density, levels, colors=_TRUTH, linewidths=0.7)
     draws = panel.draws[:: max(1, len(panel.draws) // 200)]
     axes.plot(*draws.T, ".", color="0.1", markersize=2.5, alpha=0.5, markeredgewidth=0)
-    for q, colour in ((panel.encoder, _AMORTISATION), (panel.best, _APPROXIMATION)):
-        axes.contour(z1, z2, q, [_level(q, 0.8)], colors=colour, linewidths=1.8)
+    for q, color in ((panel.encoder, _AMORTIZATION), (panel.best, _APPROXIMATION)):
+        axes.contour(z1, z2, q, [_level(q, 0.8)], colors=color, linewidths=1.8)
     axes.set(xlim=(z1[0], z1[-1]), ylim=(z2[0], z2[-1]), aspect="equal")
     axes.grid(visible=False)
     axes.tick_params(labelsize="x-small")
@@ -136,7 +146,7 @@ def _posterior(axes: Axes, panel: PosteriorDensities) -> None:
 
 
 def _level(density: Array, mass: float) -> float:
-    """The density above which that part of the mass on the grid lies."""
+    """The density above which this fraction of the mass on the grid lies."""
     ordered = np.sort(density.ravel())[::-1]
     held = np.cumsum(ordered)
     return float(ordered[np.searchsorted(held, mass * held[-1])])

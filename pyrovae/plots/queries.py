@@ -1,23 +1,20 @@
-r"""Pictures of answers to queries: completions of images, and how well inputs are told apart."""
+r"""Completions of images."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from pyrovae.plots.figures import _CLASSES, _MINUS, _REAL, _rgb, _show_mosaic, _style
+from pyrovae.plots.image_grids import check_images, rgb, show_mosaic
+from pyrovae.plots.style import Array, styled
 
-__all__ = ["completions", "detection"]
-
-Array = NDArray[Any]
+__all__ = ["completions"]
 
 _HIDDEN = "#88CCEE"
 
 
-@_style()
+@styled()
 def completions(
     x: Array,
     observed: Array,
@@ -26,31 +23,38 @@ def completions(
     captions: Sequence[str],
     title: str = r"Draws of the missing pixels from $p(x_\mathrm{miss}|x_\mathrm{obs})$",
 ) -> Figure:
-    """Images, what is observed of each, draws of the rest, and its mean; hidden pixels are blue.
+    """Draw each image, its observed part, several completions, and their mean.
+
+    Hidden pixels are blue.
 
     Args:
-        x: images ``(n, C, H, W)`` with C 1 or 3; where one is NaN, it is hidden too.
+        x: images ``(n, C, H, W)`` with C 1 or 3; NaN pixels count as hidden.
         observed: true where a pixel is observed, ``(n, C, H, W)``.
         drawn: completions ``(n, completions, C, H, W)``.
         mean: their mean ``(n, C, H, W)``.
-        captions: what is said of each image, at its left.
-        title: of the whole.
+        captions: of the images, at their left.
+        title: of the figure.
 
     Returns:
-        the figure.
+        The figure.
 
     Raises:
         ValueError: if x has another shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyrovae import plots
+        >>> images, seen = x[:2].numpy(), np.ones((2, 1, 8, 8), bool)
+        >>> seen[..., 4:] = False
+        >>> figure = plots.completions(images, seen, images[:, None], images, ["first", "second"])
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['x', 'observed', 'draw 1', 'mean']
     """
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(
-            f"images have the shape (n, 1 or 3, height, width), got {x.shape}; write a table to a "
-            ".npz file"
-        )
+    check_images(x, ".npz")
     known = np.nan_to_num(x)
     there = np.isfinite(x)
-    whole, part = (_hiding(_rgb(known, known), seen) for seen in (there, observed & there))
-    others = [_rgb(images, known) for images in (*drawn.swapaxes(0, 1), mean)]
+    whole, part = (_hiding(rgb(known, known), seen) for seen in (there, observed & there))
+    others = [rgb(images, known) for images in (*drawn.swapaxes(0, 1), mean)]
     rows = np.stack([whole, part, *others], 1)  # (n, columns, H, W, 3)
     columns = rows.shape[1]
     side = 0.85
@@ -58,7 +62,7 @@ def completions(
     figure = Figure(figsize=(1.7 + side * columns, 0.9 + tall * len(x)), layout="constrained")
     figure.suptitle(title)
     axes = figure.add_subplot()
-    across, down = _show_mosaic(axes, rows.reshape(-1, *rows.shape[2:]), columns)
+    across, down = show_mosaic(axes, rows.reshape(-1, *rows.shape[2:]), columns)
     names = [f"draw {number}" for number in range(1, drawn.shape[1] + 1)]
     axes.set_xticks(across, ["x", "observed", *names, "mean"])
     axes.xaxis.tick_top()
@@ -67,76 +71,6 @@ def completions(
 
 
 def _hiding(images: Array, seen: Array) -> Array:
-    """Images (n, H, W, 3) with a colour where a pixel is not seen in any channel."""
+    """Images (n, H, W, 3) with a color where a pixel is not seen in any channel."""
     hidden = np.logical_not(seen.all(1))  # (n, H, W)
     return np.where(np.expand_dims(hidden, -1), to_rgb(_HIDDEN), images)
-
-
-@_style()
-def detection(
-    scores: Mapping[str, Array],
-    areas: Mapping[str, tuple[float, float]],
-    *,
-    real: str,
-    score: str = "log p(x), lower bound (nats)",
-) -> Figure:
-    """How inputs of other kinds score beside real ones, and the curves of telling them apart.
-
-    An input is held to be of another kind if it scores low. A curve below the diagonal is of
-    inputs that score higher than real ones.
-
-    Args:
-        scores: of each kind of input ``(n,)``, real ones among them.
-        areas: area under the curve of each other kind, and its standard error.
-        real: name of the real ones.
-        score: what it is.
-
-    Returns:
-        the figure.
-    """
-    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
-    boxes, curves = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    others = [kind for kind in scores if kind != real]
-    colours = dict(zip(others, _CLASSES, strict=False)) | {real: _REAL}
-    kinds = [real, *others]
-    drawn = boxes.boxplot(
-        [scores[kind] for kind in kinds],
-        orientation="horizontal",
-        whis=(1, 99),
-        widths=0.6,
-        showfliers=False,
-        patch_artist=True,
-        medianprops={"color": "black"},
-    )
-    for box, kind in zip(drawn["boxes"], kinds, strict=True):
-        box.set(facecolor=colours[kind], alpha=0.6)
-    middle = float(np.median(scores[real]))
-    boxes.axvline(middle, color=_REAL, lw=1, ls="--", zorder=0)
-    boxes.set_yticks(range(1, len(kinds) + 1), kinds)
-    boxes.invert_yaxis()
-    boxes.grid(visible=False, axis="y")
-    ends = np.concatenate([np.quantile(scores[kind], (0.01, 0.99)) for kind in kinds])
-    low, high = float(ends.min()), float(ends.max())
-    boxes.set_xscale("symlog", linthresh=100)
-    boxes.set_xlim(low - 0.2 * abs(low), high + 0.2 * abs(high))
-    boxes.set(xlabel=f"{score}; logarithmic beyond 100")
-    boxes.set_title("quartiles, and from 1 to 99 % of the inputs", loc="left")
-    figure.suptitle(f"A VAE trained on {real}, and other inputs")
-    levels = np.linspace(0, 1, 501)
-    for kind in others:
-        found = np.quantile(scores[real], levels)  # so many real ones score below
-        share = (scores[kind][:, None] < found).mean(0)
-        area, error = areas[kind]
-        label = f"{kind}: {area:.3f} ± {error:.3f}".replace("-", _MINUS)
-        curves.plot(levels, share, color=colours[kind], lw=1.8, label=label)
-    curves.plot([0, 1], [0, 1], color=_REAL, lw=1, ls="--")
-    curves.set(
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
-        aspect="equal",
-        xlabel=f"share of {real} called other",
-        ylabel="share of others found",
-    )
-    curves.set_title("low scores called other: area under the curve", loc="left")
-    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure

@@ -1,4 +1,4 @@
-r"""Pictures of a calibration: histograms of ranks, and the coverage of intervals."""
+r"""Simulation-based calibration: histograms of ranks, and the coverage of intervals."""
 
 import math
 from typing import Any, cast
@@ -9,26 +9,32 @@ from matplotlib.figure import Figure
 from scipy.stats import binom
 
 from pyrovae.diagnostics import Calibration, RankedFunction
-from pyrovae.plots.figures import _BOUND, _DISTORTION, _REAL, _style
+from pyrovae.plots.style import BOUND, DISTORTION, REAL, styled
 
 __all__ = ["calibration"]
 
 _SHOWN = 12  # histograms that stay readable
-_MASS = 0.95  # of uniform histograms lies wholly inside the band, at least
+_MASS = 0.95  # the least fraction of uniform histograms that lie inside the band
 _NAMES = {"log p(z)": r"$\log p(z)$", "log p(x|z)": r"$\log p(x|z)$"}
 
 
-@_style()
+@styled()
 def calibration(result: Calibration) -> Figure:
-    """Histograms of ranks with the band of uniform ones, and the coverage of central intervals.
+    """Draw histograms of ranks with the band for uniform ranks, and the coverage of intervals.
 
-    Where there are more than twelve functions, those of the largest chi-squared are shown.
+    Of more than twelve functions, those with the largest chi-squared are drawn.
 
     Args:
-        result: what :func:`pyrovae.diagnostics.calibrate` gives.
+        result: as :func:`pyrovae.diagnostics.calibrate` returns it.
 
     Returns:
-        the figure.
+        The figure.
+
+    Example:
+        >>> from pyrovae import diagnostics, plots
+        >>> found = diagnostics.calibrate(vae, simulations=100, draws=19)
+        >>> len(plots.calibration(found).axes) > 2
+        True
     """
     functions, curve = result.functions, result.coverage
     worst = sorted(functions, key=lambda row: -row.chi_squared)[:_SHOWN]
@@ -68,7 +74,7 @@ def _ranks(axes: Axes, row: RankedFunction, low: float, high: float) -> None:
     edges = np.linspace(0, 1, len(histogram) + 1)
     axes.axhspan(low, high, color="0.85", lw=0)
     flat = row.verdict == "flat"
-    axes.stairs(histogram, edges, fill=True, color=_BOUND if flat else _DISTORTION, alpha=0.75)
+    axes.stairs(histogram, edges, fill=True, color=BOUND if flat else DISTORTION, alpha=0.75)
     name = row.name
     name = _NAMES.get(name, f"$z_{{{name.removeprefix('z')}}}$")
     axes.set_title(f"{name}: {row.verdict}".replace(" and ", ",\n"), loc="left", fontsize="small")
@@ -81,7 +87,7 @@ def _ranks(axes: Axes, row: RankedFunction, low: float, high: float) -> None:
 
 
 def _band(count: int, bins: int) -> tuple[float, float]:
-    """Counts between which all bins of a uniform histogram lie with the probability ``_MASS``."""
+    """Counts between which all bins of a uniform histogram lie with probability ``_MASS``."""
     outside = (1 - _MASS) / bins / 2
     return binom.ppf(outside, count, 1 / bins), binom.ppf(1 - outside, count, 1 / bins)
 
@@ -91,11 +97,11 @@ def _coverage(axes: Axes, result: Calibration) -> None:
     nominal = np.array([0.0, *(row.nominal for row in rows)])
     estimate = np.array([0.0, *(row.observed.value for row in rows)])
     error = np.array([0.0, *(row.observed.standard_error or 0.0 for row in rows)])
-    axes.plot([0, 1], [0, 1], color=_REAL, lw=1, label="calibrated")
+    axes.plot([0, 1], [0, 1], color=REAL, lw=1, label="calibrated")
     axes.fill_between(
-        nominal, estimate - 2 * error, estimate + 2 * error, color=_BOUND, alpha=0.25, lw=0
+        nominal, estimate - 2 * error, estimate + 2 * error, color=BOUND, alpha=0.25, lw=0
     )
-    axes.plot(nominal, estimate, color=_BOUND, label="mean of all dimensions of z")
+    axes.plot(nominal, estimate, color=BOUND, label="mean of all dimensions of z")
     axes.set(
         xlim=(0, 1),
         ylim=(0, 1),

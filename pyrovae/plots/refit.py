@@ -1,4 +1,4 @@
-r"""The picture of a refit: what the same decoder makes of draws from two priors."""
+r"""Another prior for the same decoder: samples under both."""
 
 import math
 
@@ -8,17 +8,9 @@ from matplotlib.figure import Figure
 
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.data import Split
-from pyrovae.plots.figures import (
-    _DISTORTION,
-    _MODEL,
-    _REAL,
-    Array,
-    _bins,
-    _column_panels,
-    _rgb,
-    _show_mosaic,
-    _style,
-)
+from pyrovae.plots.columns import column_histograms, column_panels
+from pyrovae.plots.image_grids import rgb, show_mosaic
+from pyrovae.plots.style import DISTORTION, MODEL, Array, styled
 from pyrovae.vae import VAE
 
 __all__ = ["prior_swap", "refit_samples"]
@@ -30,14 +22,20 @@ SHOWN = 64  # samples in the picture before, and as many after
 def refit_samples(
     before: VAE, after: VAE, test: Split, prior: str, other: str, *, seed: int = 0
 ) -> Figure:
-    """Real data, and what the same decoder makes of draws from each of two priors.
+    """Draw real data, and samples of the same decoder under each of two priors.
 
     Args:
-        before: with one prior.
-        after: with another one.
+        before: with the first prior.
+        after: with the second, and the same decoder.
         test: real data.
         prior, other: names of the two priors.
         seed: of all draws.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> figure = plots.refit_samples(vae, vae, data, "normal", "also normal")
+        >>> [axes.get_title() for axes in figure.axes]
+        ['real', 'before: $p(z)$ normal', 'after: $p(z)$ also normal']
     """
     images = len(test.event_shape) == 3 and test.event_shape[0] in (1, 3)
     count = min(SHOWN if images else 2_000, len(test))
@@ -53,11 +51,11 @@ def refit_samples(
     return prior_swap(real, drawn[0], drawn[1], prior, other)
 
 
-@_style()
+@styled()
 def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str) -> Figure:
-    """Real data, and data of one decoder under two priors.
+    """Draw real data beside samples under two priors.
 
-    Images are shown as three grids, a table as a histogram of each of its first twelve columns.
+    Images become three grids, a table a histogram of each of its first twelve columns.
 
     Args:
         real: data, images ``(n, C, H, W)`` with C 1 or 3, or a table ``(n, columns)``.
@@ -67,7 +65,13 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
         other: name of the second.
 
     Returns:
-        the figure.
+        The figure.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> images = x.numpy()
+        >>> len(plots.prior_swap(images, images, images, "normal", "flow").axes)
+        3
     """
     if real.ndim == 4:
         ratio = real.shape[2] / real.shape[3]
@@ -77,28 +81,16 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
         for axes, values, title in zip(
             figure.subplots(1, 3), (real, before, after), titles, strict=True
         ):
-            _show_mosaic(axes, _rgb(values, real), columns)
+            show_mosaic(axes, rgb(values, real), columns)
             axes.set_title(_short(title))
         figure.suptitle("Means of $p(x|z)$, $z \\sim p(z)$: the same decoder under two priors")
         return figure
-    figure, panels = _column_panels(real.shape[1])
-    for panel, *columns_of in zip(panels, real.T, before.T, after.T, strict=False):
-        truth, old, new = columns_of
-        bins = _bins(truth, np.concatenate([old, new]))
-        panel.hist(truth, bins=bins, density=True, color=_REAL, alpha=0.4, label="real")
-        for values, colour, label in (
-            (old, _DISTORTION, f"before: p(z) {prior}"),
-            (new, _MODEL, f"after: p(z) {other}"),
-        ):
-            panel.hist(
-                values,
-                bins=bins,
-                density=True,
-                histtype="step",
-                lw=1.6,
-                color=colour,
-                label=_short(label),
-            )
+    figure, panels = column_panels(real.shape[1])
+    drawn = [
+        (_short(f"before: p(z) {prior}"), before, DISTORTION),
+        (_short(f"after: p(z) {other}"), after, MODEL),
+    ]
+    column_histograms(panels, real, drawn, binned=np.concatenate([before, after]))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.suptitle("Columns of the data, and draws of the same decoder under two priors")
@@ -107,5 +99,5 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
 
 
 def _short(text: str) -> str:
-    """Not longer than fits above a panel."""
+    """Shorten text to fit above a panel."""
     return text if len(text) <= 48 else f"{text[:47]}…"

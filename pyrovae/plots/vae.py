@@ -1,32 +1,35 @@
-r"""The pictures of one VAE, made from its own p(z), p(x | z) and q(z | x).
+r"""The set of pictures that each trained VAE gets, drawn from its p(z), p(x | z) and q(z | x).
 
-Random state and training mode are left as they were.
+The random state and the training mode are restored afterwards.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from pyro.distributions import constraints
-from scipy.stats import gaussian_kde
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from pyrovae._process.isolation import evaluating, seed_device
-from pyrovae.distributions import is_discrete, moments
-from pyrovae.plots.figures import bound, discrete, grid, latent, reconstructions, samples, save
+from pyrovae.diagnostics import (
+    kl_per_dimension,
+    marginal_density,
+    marginal_moments,
+    marginal_quantiles,
+)
+from pyrovae.distributions import fills_space, is_discrete, moments
+from pyrovae.plots.bound_curve import bound
+from pyrovae.plots.image_grids import grid, reconstructions, samples
+from pyrovae.plots.latent_space import discrete, latent
+from pyrovae.plots.style import Array, Shape, save
 from pyrovae.vae import VAE
 
-__all__ = ["draw_vae", "fills_space", "prior_density"]
-
-Array = NDArray[Any]
-Shape = tuple[int, ...]
+__all__ = ["draw_vae"]
 
 _LATENTS = 400  # the most that stay readable
 
@@ -41,32 +44,39 @@ def draw_vae(
     *,
     seed: int = 0,
 ) -> list[Path]:
-    """Make and save every picture that applies to a trained VAE.
+    """Draw and save every picture that applies to a trained VAE.
 
-    ``bound.png`` where there are metrics, ``samples.png``, ``reconstructions.png``,
-    ``latent.png`` (of the two dimensions of largest KL where there are more; of a discrete latent,
-    the mean of q(z | x) over each class), and ``grid.png`` for images with a two-dimensional latent
-    that is neither discrete nor on a circle. The VAE is run in eval mode and left as it was.
+    ``bound.png`` if there are metrics, ``samples.png``, ``reconstructions.png``, ``latent.png``
+    (the two dimensions of largest KL where there are more; for a discrete latent, the mean of
+    q(z | x) over each class), and ``grid.png`` for images with a two-dimensional latent that is
+    neither discrete nor on a circle.
 
     Args:
-        vae: the trained model.
-        x_test: data as its likelihood wants them ``(n, *event_shape)``.
+        vae: the trained model; run in eval mode, and left in the mode it was in.
+        x_test: data in the form the likelihood takes ``(n, *event_shape)``.
         labels: their classes, integers ``(n,)``, or None.
         metrics: see :func:`bound`.
-        directory: where the pictures go; made if it is not there.
+        directory: where the pictures go; created if missing.
         seed: of every random draw and choice of data.
 
     Returns:
-        the files, in the order above.
+        The files, in the order above.
 
     Raises:
-        ValueError: if there is not one label per datum.
+        ValueError: if there is not one label per example.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae import plots
+        >>> files = plots.draw_vae(vae, x, None, [], Path("figures"))
+        >>> [file.name for file in files]
+        ['samples.png', 'reconstructions.png', 'latent.png', 'grid.png']
     """
     classes = np.zeros(len(x_test)) if labels is None else np.asarray(labels)
     if len(classes) != len(x_test):
         raise ValueError(
-            f"labels must be one per datum: got {len(classes)} for {len(x_test)} data; "
-            "give those of the same split, or None"
+            f"labels must be one per example: got {len(classes)} for {len(x_test)} examples; "
+            "give the labels of the same split, or None"
         )
     shape = _display_shape(tuple(x_test.shape[1:]))
     pictures: dict[str, Figure] = {}
@@ -114,42 +124,12 @@ def _samples_of(vae: VAE, x: Tensor, shape: Shape) -> Figure:
 def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
     q, p = vae.posterior(x), vae.prior()
     draws = p.sample((5000,))
-    kl, exact = _kl_per_dimension(q, p, draws)
+    kl, exact = kl_per_dimension(q, p, draws)
     dims = np.arange(vae.latent_dim) if vae.latent_dim <= 2 else np.argsort(-kl)[:2]
     names = [f"$z_{{{d + 1}}}$ (KL {'' if exact else '≈ '}{kl[d]:.1f} nats)" for d in dims]
-    loc, variance = map(_numpy, moments(q))
-    if _factorises(q) or len(dims) == 1:
-        covariance = variance[:, dims, None] * np.eye(len(dims))
-    else:
-        z = _numpy(q.sample((500,))[..., dims])  # (500, n, 2)
-        covariance = np.einsum("sni,snj->nij", z - z.mean(0), z - z.mean(0)) / (len(z) - 1)
-    shown = _numpy(draws[:, dims])
-    density = prior_density(p, draws, dims)
-    return latent(loc[:, dims], covariance, shown, density, labels, names=names)
-
-
-def prior_density(p: Any, draws: Tensor, dims: Array) -> Callable[[Array], Array]:
-    """The density of some dimensions of a prior: its own, else a kernel estimate from draws.
-
-    Args:
-        p: the prior.
-        draws: from it ``(m, latent_dim)``.
-        dims: which dimensions.
-
-    Returns:
-        From points ``(k, len(dims))`` to densities ``(k,)``.
-    """
-
-    def density(points: Array) -> Array:
-        z = draws[:1].repeat(len(points), 1)
-        z[:, dims] = torch.as_tensor(points).to(draws)
-        if draws.shape[1] == len(dims) and fills_space(p):
-            return _numpy(p.log_prob(z).exp())
-        if _factorises(p):
-            return _numpy(p.base_dist.log_prob(z)[:, dims].sum(-1).exp())
-        return np.asarray(gaussian_kde(_numpy(draws[:, dims]).T)(points.T))
-
-    return density
+    loc, covariance = marginal_moments(q, dims)
+    density = partial(marginal_density, p, draws, dims)
+    return latent(loc, covariance, _numpy(draws[:, dims]), density, labels, names=names)
 
 
 def _discrete_latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
@@ -160,56 +140,10 @@ def _discrete_latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
 
 def _grid_of(vae: VAE, shape: Shape) -> Figure:
     quantiles = (np.arange(15) + 0.5) / 15
-    z = _prior_quantiles(vae.prior(), quantiles)
+    z = marginal_quantiles(vae.prior(), quantiles)
     z2, z1 = torch.meshgrid(z[:, 1], z[:, 0], indexing="ij")
     images = _display(vae.decode(torch.stack([z1, z2], -1).flatten(0, 1)), shape)
     return grid(images.reshape(15, 15, *shape), _numpy(z), quantiles)
-
-
-def _kl_per_dimension(q: Any, p: Any, draws: Tensor) -> tuple[Array, bool]:
-    """KL of each dimension, mean over data (latent_dim,), and whether it is in closed form.
-
-    Without a closed form q's marginals are taken as normals of their moments, the prior's as
-    kernel density estimates of its draws, and the integral is Gauss-Hermite quadrature.
-    """
-    if _factorises(q) and _factorises(p):
-        with suppress(NotImplementedError):
-            return _numpy(kl_divergence(q.base_dist, p.base_dist).mean(0)), True
-    loc, variance = map(_numpy, moments(q))
-    scale = np.sqrt(variance).clip(1e-6)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(16)
-    z = loc + nodes[:, None, None] * scale  # (nodes, n, latent_dim)
-    kl = -np.log(scale * np.sqrt(2 * np.pi * np.e)).mean(0)
-    for d, sample in enumerate(_numpy(draws).T):
-        ends = np.concatenate([z[..., d].ravel(), sample])
-        line = np.linspace(ends.min(), ends.max(), 200)
-        log_density = np.interp(z[..., d], line, gaussian_kde(sample).logpdf(line))
-        kl[d] -= weights @ log_density.mean(1) / weights.sum()
-    return kl, False
-
-
-def fills_space(distribution: Any) -> bool:
-    """Whether it has a density on the space around its draws: not on a sphere, nor if discrete."""
-    support: Any = None
-    with suppress(NotImplementedError):
-        support = distribution.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return not (is_discrete(distribution) or isinstance(support, type(constraints.sphere)))
-
-
-def _factorises(distribution: Any) -> bool:
-    return isinstance(distribution, Independent) and not distribution.base_dist.event_shape
-
-
-def _prior_quantiles(prior: Any, quantiles: Array) -> Tensor:
-    draws: Tensor = prior.sample((20_000,))
-    at = torch.as_tensor(quantiles).to(draws)
-    if _factorises(prior):
-        with suppress(NotImplementedError):
-            exact: Tensor = prior.base_dist.icdf(at[:, None].expand(-1, draws.shape[1]))
-            return exact
-    return draws.quantile(at, dim=0)
 
 
 def _evenly(order: Array, labels: Array, count: int) -> Array:

@@ -1,13 +1,14 @@
-"""Questions to a trained VAE about given examples: what is missing in one, how probable is one.
+"""Questions to a trained VAE about given examples: missing pixels, and the probability of each.
 
-``imputation`` fills in what is missing, ``masks`` says what is missing, ``detection`` judges how
-well a score tells two kinds of data apart. A new question is a file here and a command in
-:mod:`pyrovae.cli`.
+``imputation`` draws missing pixels, ``masks`` defines which pixels are missing, ``scoring``
+estimates log p(x) of each example, and ``results`` holds the objects that are returned. A new
+question is a file here and a command in :mod:`pyrovae.cli`.
 """
 
-from pyrovae.queries.detection import auc
-from pyrovae.queries.imputation import KINDS, METHODS, POOR, SAMPLES, UNMIXED, Imputed, impute, work
+from pyrovae.queries.imputation import METHODS, POOR, SAMPLES, UNMIXED, impute, work
 from pyrovae.queries.masks import HALVES, mask
+from pyrovae.queries.results import KINDS, Imputed, ImputedExample, Scores
+from pyrovae.queries.scoring import score
 
 __all__ = [
     "HALVES",
@@ -17,8 +18,10 @@ __all__ = [
     "SAMPLES",
     "UNMIXED",
     "Imputed",
-    "auc",
+    "ImputedExample",
+    "Scores",
     "impute",
     "mask",
+    "score",
     "work",
 ]

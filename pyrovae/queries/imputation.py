@@ -1,32 +1,33 @@
-r"""The posterior over missing pixels given the others, and the evidence of the others.
+r"""Imputation: missing pixels drawn given the observed ones, and the evidence of the latter.
 
 .. math::
     p(x_\text{miss} \mid x_\text{obs})
     = \int p(x_\text{miss} \mid z) \, p(z \mid x_\text{obs}) \, dz, \qquad
     p(z \mid x_\text{obs}) \propto p(z) \prod_{d \in \text{obs}} p(x_d \mid z)
 
-The likelihoods of the house are products over pixels, so that to leave a factor out is to integrate
-its pixel out. z is drawn from :math:`p(z \mid x_\text{obs})` in one of two ways, and then the
-missing pixels from :math:`p(x_\text{miss} \mid z)`. Observed pixels stay as they are.
+The likelihoods of this package are products over pixels, so leaving out a factor integrates out its
+pixel. z is drawn from :math:`p(z \mid x_\text{obs})` by one of two methods, and then the missing
+pixels from :math:`p(x_\text{miss} \mid z)`. Observed pixels stay as they are.
 
-``importance`` draws z from a mixture that is fitted to the observed pixels, and corrects by
-weights: see :mod:`pyrovae.evidence.proposals`. The posterior in it is that at observations whose
-missing pixels are filled in. The draws that are reported are fresh ones, so that the average of
-their weights has the mean :math:`p(x_\text{obs})`.
+``importance`` draws z from a mixture fitted to the observed pixels and corrects the draws by
+importance weights, see :mod:`pyrovae.evidence.proposals`. One component of the mixture is the
+approximate posterior at observations whose missing pixels have been filled in. The reported draws
+are new ones, so that their average weight is an unbiased estimate of :math:`p(x_\text{obs})`.
 
-``nuts`` draws z by the No-U-Turn sampler from the density above, with its gradients.
+``nuts`` draws z from the density above with the No-U-Turn sampler.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
+from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import base, is_discrete, is_real, name
 from pyrovae.evidence import (
     FEWEST,
@@ -39,59 +40,23 @@ from pyrovae.evidence import (
     weight_statistics,
     weighted_moments,
 )
+from pyrovae.queries.results import Imputed
 from pyrovae.vae import VAE
 
-__all__ = ["KINDS", "METHODS", "POOR", "SAMPLES", "UNMIXED", "Imputed", "impute", "work"]
+__all__ = ["METHODS", "POOR", "SAMPLES", "UNMIXED", "impute", "work"]
 
 METHODS = ("importance", "nuts")
-KINDS = {
-    "importance": "importance-weighted lower bound on log p(x_obs)",
-    "nuts": "none: the draws of a Markov chain give no normalising constant",
-}
-"""What each method gives for the evidence of the observed pixels."""
 SAMPLES = {"importance": 1_000, "nuts": 400}
-"""Draws of z for each datum by default."""
+"""Default number of draws of z per example."""
 POOR = 50
-"""The effective sample size below which a warning is given."""
+"""Effective sample size below which a warning is issued."""
 UNMIXED = 1.05
-"""The Gelman-Rubin statistic above which one is given."""
+"""Gelman-Rubin statistic above which a warning is issued."""
 
-FILLS = 10  # ways of filling in that the posterior is asked about
-ROWS = 10_000  # examples times draws at a time
-LIKELIHOOD_ROWS = 2_000  # of which p(x | z) is held at a time
-CHAINS, WARMUP = 4, 150  # of the sampler
-CHAIN_EXAMPLES = 10  # that it draws together
-
-
-@dataclass(frozen=True)
-class Imputed:
-    r"""Draws of the missing pixels of some data, and what is known about them.
-
-    Attributes:
-        completions: draws ``(examples, completions, *event_shape)``; observed pixels are the
-            data's.
-        mean: :math:`\mathbb{E}[x \mid x_\text{obs}]`, ``(examples, *event_shape)``; observed pixels
-            are the data's.
-        mean_error: standard error of ``mean``, zero at observed pixels; under ``nuts`` as if every
-            pixel mixed like the worst dimension of z.
-        effective: so many independent draws of z would do as well ``(examples,)``. Of weights,
-            :math:`(\sum w)^2 / \sum w^2`; of chains, that of the worst dimension of z.
-        log_evidence: estimate of :math:`\log p(x_\text{obs})`, ``(examples,)``, with an expectation
-            below it; None under ``nuts``.
-        standard_error: of ``log_evidence``, by the delta method.
-        pareto_k: shape of the tail of the weights, see :class:`pyrovae.evidence.Weights`.
-        r_hat: split Gelman-Rubin statistic of the worst dimension of z, ``(examples,)``; None under
-            ``importance``.
-    """
-
-    completions: Tensor
-    mean: Tensor
-    mean_error: Tensor
-    effective: Tensor
-    log_evidence: Tensor | None = None
-    standard_error: Tensor | None = None
-    pareto_k: Tensor | None = None
-    r_hat: Tensor | None = None
+FILLS = 10  # fillings of the missing pixels that q is conditioned on
+ROWS = 10_000  # examples times draws in a chunk, which has a seed of its own
+CHAINS, WARMUP = 4, 150  # chains of the sampler, and steps of its warm-up
+CHAIN_EXAMPLES = 10  # examples that are sampled together
 
 
 def impute(
@@ -103,9 +68,9 @@ def impute(
     completions: int = 5,
     samples: int | None = None,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Imputed:
-    r"""Draw the missing pixels of each of some data given its observed ones.
+    r"""Draw the missing pixels of examples given their observed ones.
 
     References:
         Rezende, Mohamed and Wierstra (2014), Stochastic Backpropagation and Approximate Inference
@@ -115,38 +80,46 @@ def impute(
         arXiv:1111.4246
 
     Args:
-        vae: the model, and under ``importance`` its posterior, if that has a density.
-        x: data ``(examples, *event_shape)``; what stands at missing pixels does not matter, and
-            NaN is missing too.
-        observed: booleans, true where a pixel is observed, ``event_shape`` or
+        vae: the model; ``importance`` also uses its posterior, if that has a density.
+        x: examples ``(examples, *event_shape)``; values at missing pixels are ignored, and NaN
+            counts as missing.
+        observed: booleans, true at observed pixels, ``event_shape`` or
             ``(examples, *event_shape)``.
         method: ``"importance"`` or ``"nuts"``.
-        completions: number of draws of the missing pixels of each datum. Under ``importance`` they
-            are draws of z by weight, with replacement.
-        samples: number of draws of z for each datum, by default ``SAMPLES``; under ``nuts`` of all
+        completions: number of draws of the missing pixels per example. Under ``importance`` each
+            comes from a z that is resampled by weight, with replacement.
+        samples: number of draws of z per example, by default ``SAMPLES``; under ``nuts`` over all
             chains together.
-        seed: of all draws.
-        advance: told how much of the :func:`work` is done.
+        seed: seed of all draws.
+        progress: callback, called with the amount of :func:`work` finished.
 
     Returns:
-        Completions, means and errors, in the order of x. The VAE's mode, param store and random
-        state are left as they were.
+        Completions, means and errors, in the order of x. The VAE's mode, the param store and the
+        random state are left unchanged.
 
     Raises:
-        ValueError: if the data do not fit the likelihood, ``observed`` is no booleans or has
-            another shape, a number is not positive, the method is neither, the likelihood is no
-            product over pixels, or z is no real vector under ``nuts``.
+        ValueError: if the data do not fit the likelihood, ``observed`` is not boolean or has the
+            wrong shape, a number is not positive, the method is unknown, the likelihood is not a
+            product over pixels, or z is not a real vector under ``nuts``.
+
+    Example:
+        >>> from pyrovae.queries import impute, mask
+        >>> observed = torch.from_numpy(mask("lower", (1, 8, 8), 2))
+        >>> found = impute(vae, x[:2], observed, samples=100, completions=5)
+        >>> found.completions.shape
+        torch.Size([2, 5, 1, 8, 8])
+        >>> torch.equal(found.mean[:, :, :4], x[:2, :, :4])  # the observed upper half
+        True
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     samples = SAMPLES[method] if samples is None else samples
     for option, value, least in (("completions", completions, 1), ("samples", samples, FEWEST)):
         if value < least:
             raise ValueError(f"{option} must be at least {least}, got {value}")
-    x = vae.place(x)
+    given_x, x = x, vae.place(x)
     observed = _mask(observed.to(x.device), x) & ~x.isnan()
     size = _together_in(method, samples)
-    parts: list[Imputed] = []
+    parts: list[dict[str, Tensor]] = []
     with isolated(x.device), evaluating(vae):
         for place, (some, seen) in enumerate(zip(x.split(size), observed.split(size), strict=True)):
             stream = derived(seed, place)
@@ -155,21 +128,31 @@ def impute(
                 given = _Given(vae, some, seen)
                 if method == "importance":
                     parts.append(_by_weights(given, samples, completions))
-                    if advance is not None:
-                        advance(len(some))
+                    if progress is not None:
+                        progress(len(some))
                 else:
-                    parts.append(_by_chains(given, samples, completions, stream, advance))
-    result = _joined(parts)
+                    parts.append(_by_chains(given, samples, completions, stream, progress))
+    joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    result = Imputed(method, samples, given_x.cpu(), observed.cpu(), **joined)
     _warn(result)
     return result
 
 
 def work(method: str, examples: int, samples: int | None = None) -> int:
-    """How much there is to do: examples, or under ``nuts`` draws of chains.
+    """The amount of work in :func:`impute`, for a progress bar.
 
     Args:
-        method, samples: as for :func:`impute`.
-        examples: how many there are.
+        method: as for :func:`impute`.
+        examples: number of examples.
+        samples: as for :func:`impute`.
+
+    Returns:
+        The number of examples, or under ``nuts`` the number of draws of all chains.
+
+    Example:
+        >>> from pyrovae.queries import work
+        >>> work("importance", 8), work("nuts", 8)
+        (8, 1000)
     """
     samples = SAMPLES[method] if samples is None else samples
     if method == "importance":
@@ -179,7 +162,7 @@ def work(method: str, examples: int, samples: int | None = None) -> int:
 
 def _together_in(method: str, samples: int) -> int:
     """Examples in a batch."""
-    return max(1, ROWS // samples) if method == "importance" else CHAIN_EXAMPLES
+    return rows_per_chunk(samples, ROWS) if method == "importance" else CHAIN_EXAMPLES
 
 
 def _each(samples: int) -> int:
@@ -188,7 +171,7 @@ def _each(samples: int) -> int:
 
 
 class _Given:
-    """A VAE with some pixels of some data observed."""
+    """A VAE with some pixels of a batch observed."""
 
     def __init__(self, vae: VAE, x: Tensor, observed: Tensor) -> None:
         self.vae, self.observed, self.examples = vae, observed, len(x)
@@ -197,13 +180,13 @@ class _Given:
         pixel = base(likelihood)
         if pixel.event_shape:
             raise ValueError(
-                f"the likelihood {type(vae.likelihood).__name__} gives {name(likelihood)}, which "
-                "is no product over pixels, and pixels cannot be left out of it; take a likelihood "
-                "of independent pixels, as all in pyrovae.likelihoods are"
+                f"the likelihood {type(vae.likelihood).__name__} returns {name(likelihood)}, which "
+                "is not a product over pixels, so missing pixels cannot be left out; use a "
+                "likelihood with independent pixels, such as those in pyrovae.likelihoods"
             )
         self.event_dims = len(likelihood.event_shape)
         anything = likelihood.sample() if is_discrete(pixel) else likelihood.mean
-        if observed.shape[1:] == anything.shape[1:]:  # else check_data says what is wrong
+        if observed.shape[1:] == anything.shape[1:]:  # else check_data raises
             x = torch.where(observed, x, anything)
         vae.check_data(x)
         self.x = x
@@ -217,7 +200,7 @@ class _Given:
         return torch.where(self.observed, self.x, self.vae.likelihood(z).sample())
 
     def posterior(self, z: Tensor, log_w: Tensor) -> Any:
-        """q(z | x) of some ways of filling in, batch shape ``(FILLS, examples)``."""
+        """q(z | x) at several fillings of the missing pixels, batch shape ``(FILLS, examples)``."""
         return self.vae.posterior(self.complete(resampled(z, log_w, FILLS)))
 
     def means(self, z: Tensor) -> Tensor:
@@ -231,10 +214,10 @@ class _Given:
         return seen.flatten(-self.event_dims).sum(-1)
 
     def _parts(self, z: Tensor) -> Iterator[Tensor]:
-        yield from z.split(max(1, LIKELIHOOD_ROWS // self.examples))
+        yield from in_chunks(z, self.examples)
 
 
-def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
+def _by_weights(given: _Given, samples: int, completions: int) -> dict[str, Tensor]:
     z, log_w = from_mixture(given, adapted(given), samples)
     log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
     found = weight_statistics(log_w)
@@ -244,9 +227,15 @@ def _by_weights(given: _Given, samples: int, completions: int) -> Imputed:
     mean = torch.where(given.observed, given.x, (w * means).sum(0))
     mean_error = (w * (means - mean)).square().sum(0).sqrt()
     drawn = given.complete(resampled(z, log_w, completions)).transpose(0, 1)
-    return Imputed(
-        drawn, mean, mean_error, found.ess, log_evidence, found.standard_error, found.pareto_k
-    )
+    return {
+        "completions": drawn,
+        "mean": mean,
+        "mean_error": mean_error,
+        "effective": found.ess,
+        "log_evidence": log_evidence,
+        "standard_error": found.standard_error,
+        "pareto_k": found.pareto_k,
+    }
 
 
 def _by_chains(
@@ -254,12 +243,12 @@ def _by_chains(
     samples: int,
     completions: int,
     seed: int,
-    advance: Callable[[int], None] | None,
-) -> Imputed:
+    progress: Callable[[int], None] | None,
+) -> dict[str, Tensor]:
     if not is_real(given.p):
         raise ValueError(
-            f"nuts moves z along gradients through all real vectors, and the prior "
-            f"{type(given.vae.prior).__name__} is not over these; take the method importance"
+            f"nuts samples real vectors z, and the prior {type(given.vae.prior).__name__} is not "
+            "over real vectors; use the method importance"
         )
     fitted = adapted(given)
     loc, factor = weighted_moments(fitted.z, fitted.log_w)
@@ -282,7 +271,7 @@ def _by_chains(
             warmup=WARMUP,
             chains=CHAINS,
             seed=seed,
-            advance=advance,
+            progress=progress,
         )
     z = z_of(found.z)  # (chains, draws, examples, latent_dim)
     means = given.means(z.flatten(0, 1)).unflatten(0, z.shape[:2])
@@ -293,50 +282,45 @@ def _by_chains(
     )
     even = torch.zeros(z.shape[:2].numel(), given.examples, dtype=z.dtype, device=z.device)
     drawn = given.complete(resampled(z.flatten(0, 1), even, completions)).transpose(0, 1)
-    return Imputed(drawn, mean, error, effective, r_hat=r_hat)
+    return {
+        "completions": drawn,
+        "mean": mean,
+        "mean_error": error,
+        "effective": effective,
+        "r_hat": r_hat,
+    }
 
 
 def _mask(observed: Tensor, x: Tensor) -> Tensor:
     if observed.dtype != torch.bool:
-        raise ValueError(
-            f"observed must be booleans, true where a pixel is observed, got {observed.dtype}"
-        )
+        raise ValueError(f"observed must be boolean, true at observed pixels, got {observed.dtype}")
     if observed.shape not in (x.shape, x.shape[1:]):
         raise ValueError(
-            f"observed has the shape {tuple(observed.shape)}; it must be that of one observation, "
-            f"{tuple(x.shape[1:])}, or of all, {tuple(x.shape)}"
+            f"observed has shape {tuple(observed.shape)}; it must have the shape of one example, "
+            f"{tuple(x.shape[1:])}, or of all examples, {tuple(x.shape)}"
         )
     return observed.expand_as(x)
 
 
-def _joined(parts: Sequence[Imputed]) -> Imputed:
-    columns = {
-        field.name: [getattr(part, field.name) for part in parts] for field in fields(Imputed)
-    }
-    return Imputed(
-        **{name: torch.cat(values).cpu() for name, values in columns.items() if None not in values}
-    )
-
-
 def _warn(result: Imputed) -> None:
-    few = result.effective < POOR
+    few, count = result.effective < POOR, len(result.x)
+    messages = []
     if few.any():
-        warnings.warn(
-            f"the effective sample size is below {POOR} for {int(few.sum())} of {len(few)} "
-            f"examples (least {result.effective.min():.1f}): their completions may be too alike "
-            "and their errors too small; take more samples, or the other method",
-            stacklevel=3,
+        messages.append(
+            f"the effective sample size is below {POOR} for {int(few.sum())} of {count} examples "
+            f"(least {result.effective.min():.1f}): their completions may be too similar and their "
+            "errors too small; take more samples, or use the other method"
         )
     if result.pareto_k is not None and (heavy := result.pareto_k > RELIABLE).any():
-        warnings.warn(
-            f"the weights of {int(heavy.sum())} of {len(heavy)} examples have a heavy tail (Pareto "
-            f"shape above {RELIABLE}), so that their errors may be too small; take more samples, "
-            "or the other method",
-            stacklevel=3,
+        messages.append(
+            f"the weights of {int(heavy.sum())} of {count} examples have a heavy tail (Pareto "
+            f"shape above {RELIABLE}), so their errors may be too small; take more samples, or use "
+            "the other method"
         )
     if result.r_hat is not None and (apart := result.r_hat > UNMIXED).any():
-        warnings.warn(
-            f"chains disagree for {int(apart.sum())} of {len(apart)} examples (r_hat up to "
-            f"{result.r_hat.max():.2f}, above {UNMIXED}); take more samples",
-            stacklevel=3,
+        messages.append(
+            f"the chains disagree for {int(apart.sum())} of {count} examples (r_hat up to "
+            f"{result.r_hat.max():.2f}, above {UNMIXED}); take more samples"
         )
+    for message in messages:
+        warnings.warn(message, stacklevel=3)

@@ -1,6 +1,6 @@
-"""Masks: which pixels of an observation are observed, by name or from a file.
+"""Masks: which pixels of an example are observed, by name or from a file.
 
-A mask is an array of booleans, true where a pixel is observed. A name says what is hidden:
+A mask is an array of booleans, true at observed pixels. A name stands for the hidden part:
 ``lower`` hides the lower half of an image.
 """
 
@@ -18,36 +18,46 @@ HALVES = ("lower", "upper", "left", "right")
 
 ENDINGS = (".npy", ".npz", ".png")
 FORM = (
-    f"{', '.join(HALVES)} or random:FRACTION, which name what is hidden, or a file "
-    f"({', '.join(ENDINGS)}), which is true where a pixel is observed"
+    f"{', '.join(HALVES)} or random:FRACTION, which name the hidden part, or a file "
+    f"({', '.join(ENDINGS)}), which is true at observed pixels"
 )
 
 
 def mask(
     spec: str | os.PathLike[str], event_shape: tuple[int, ...], examples: int, *, seed: int = 0
 ) -> np.ndarray:
-    """Which pixels are observed, by a name or from a file.
+    """Make a mask of observed pixels from a name or a file.
 
-    ``lower``, ``upper``, ``left`` and ``right`` hide a half of an image; of an odd number of rows
-    or columns, the smaller one. ``random:FRACTION`` hides each pixel with that probability, in all
-    channels at once, and other ones in each example.
+    ``lower``, ``upper``, ``left`` and ``right`` hide half of an image, the smaller half if the
+    number of rows or columns is odd. ``random:FRACTION`` hides each pixel with that probability, in
+    all channels at once and independently in each example.
 
-    A file is true, one, or in a picture white, where a pixel is observed. ``.npy`` holds an array,
-    ``.npz`` one array or one named ``mask``, ``.png`` a picture in black and white.
+    In a file, observed pixels are true, 1 or, in a picture, white. ``.npy`` holds an array,
+    ``.npz`` a single array or an array named ``mask``, and ``.png`` a black-and-white picture.
 
     Args:
         spec: the name, or the path of the file.
-        event_shape: shape of one observation.
-        examples: how many there are.
-        seed: of a random mask.
+        event_shape: shape of one example.
+        examples: number of examples.
+        seed: seed of a random mask.
 
     Returns:
         Booleans ``event_shape`` or ``(examples, *event_shape)``.
 
     Raises:
-        ValueError: if there is no such name, the file holds anything but zeros and ones, or it has
-            another shape.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the name is unknown, the file holds anything other than zeros and ones, or
+            its shape does not fit.
+        FileNotFoundError: if the file does not exist.
+
+    Example:
+        >>> from pyrovae.queries import mask
+        >>> mask("lower", (1, 4, 2), examples=10).astype(int)
+        array([[[1, 1],
+                [1, 1],
+                [0, 0],
+                [0, 0]]])
+        >>> mask("random:0.5", (1, 4, 2), examples=10).shape
+        (10, 1, 4, 2)
     """
     text = os.fspath(spec)
     if text in HALVES:
@@ -63,16 +73,16 @@ def mask(
     if found.dtype != np.bool_:
         if found.dtype.kind not in "uif" or not np.isin(found, (0, 1)).all():
             raise ValueError(
-                f"{path} holds {found.dtype} other than 0 and 1; a mask is true, or 1, where a "
-                "pixel is observed"
+                f"{path} holds {found.dtype} values other than 0 and 1; a mask is true, or 1, at "
+                "observed pixels"
             )
         found = found == 1
     if len(event_shape) == 3 and found.shape == event_shape[1:]:
         found = np.broadcast_to(found, event_shape)
     if found.shape not in (event_shape, (examples, *event_shape)):
         raise ValueError(
-            f"{path} has the shape {found.shape}; it must be that of one observation, "
-            f"{event_shape}, or of all, {(examples, *event_shape)}"
+            f"{path} has the shape {found.shape}; it must have the shape of one example, "
+            f"{event_shape}, or of all examples, {(examples, *event_shape)}"
         )
     return found
 
@@ -80,7 +90,7 @@ def mask(
 def _half(half: str, event_shape: tuple[int, ...]) -> np.ndarray:
     if len(event_shape) != 3:
         raise ValueError(
-            f"{half} is a half of an image, and an observation has the shape {event_shape}; take "
+            f"{half} is half of an image, but examples here have the shape {event_shape}; use "
             "random:FRACTION or a file"
         )
     observed = np.ones(event_shape, bool)
@@ -102,8 +112,8 @@ def _random(text: str, event_shape: tuple[int, ...], examples: int, seed: int) -
         hidden = -1.0
     if not 0 <= hidden <= 1:
         raise ValueError(
-            f"cannot read the mask {text!r}; random:FRACTION hides each pixel with a probability "
-            "from 0 to 1, such as random:0.5"
+            f"cannot read the mask {text!r}; random:FRACTION takes the probability that a pixel is "
+            "hidden, from 0 to 1, such as random:0.5"
         )
     channels = event_shape[:-2] if len(event_shape) == 3 else ()
     shape = (examples, *[1] * len(channels), *event_shape[len(channels) :])
@@ -114,8 +124,8 @@ def _random(text: str, event_shape: tuple[int, ...], examples: int, seed: int) -
 def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".png":
         with import_for("PIL.Image", "pillow", "a mask from a picture").open(path) as picture:
-            grey = np.asarray(picture.convert("L"))
-        return (grey > 127) if np.isin(grey, (0, 255)).all() else grey
+            gray = np.asarray(picture.convert("L"))
+        return (gray > 127) if np.isin(gray, (0, 255)).all() else gray
     try:
         held = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -126,7 +136,7 @@ def _read(path: Path) -> np.ndarray:
         names = list(held)
         if "mask" not in names and len(names) != 1:
             raise ValueError(
-                f"{path} holds the arrays {', '.join(names)}; call the one with the mask 'mask'"
+                f"{path} holds the arrays {', '.join(names)}; name the array with the mask 'mask'"
             )
         array: np.ndarray = held["mask" if "mask" in names else names[0]]
     return array

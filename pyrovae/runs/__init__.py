@@ -1,13 +1,19 @@
-"""Runs: a training as text, the folder that it leaves, and what is done with whole runs.
+"""Runs: a training as text, the folder it leaves behind, and work with whole runs.
 
-``specs`` reads components written as text (``vamp:components=500``), ``config`` a whole run,
-``run`` is the folder, ``comparison`` and ``sweep`` train several, ``refitting`` gives a run another
-prior, ``description`` puts a run into words and ``export`` writes results to files.
+``specs`` reads components written as text (``vamp:components=500``). ``config`` holds a whole run;
+``settings``, ``resolution`` and ``construction`` read it, fill it in and build it. ``run`` is the
+folder, ``starting`` trains into one, ``comparison`` trains several. ``refitting`` fits another
+prior, ``refitted_runs`` does so for a run. ``encoding`` computes the codes of a dataset,
+``description`` puts runs into words, and ``export`` writes results to files.
 """
 
-from pyrovae.runs.comparison import ROLES, Candidate, candidates, compare, comparison_table
-from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, MODEL_SETTINGS, TRAINING_SETTINGS, Config
+from pyrovae.runs.combinations import ROLES, Candidate, candidates
+from pyrovae.runs.comparison import compare
+from pyrovae.runs.comparison_results import ComparedModel, Comparison, SeedEstimate
+from pyrovae.runs.config import Config
 from pyrovae.runs.description import (
+    ComponentEntry,
+    OptionEntry,
     catalogue,
     describe,
     draw_programs,
@@ -16,24 +22,26 @@ from pyrovae.runs.description import (
     reliability,
     text_table,
 )
+from pyrovae.runs.encoding import encodings
 from pyrovae.runs.export import as_json, destination, write_arrays
-from pyrovae.runs.refitting import REFIT, change, refit, refit_run
-from pyrovae.runs.run import CHANGEABLE, Run, going_on, load, next_folder, resuming, start
+from pyrovae.runs.refitted_runs import REFIT, Refit, refit_run
+from pyrovae.runs.refitting import Paired, PriorChange, change, refit
+from pyrovae.runs.run import CHANGEABLE, Run, load
+from pyrovae.runs.settings import DATA_SETTINGS, FAMILIES, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.runs.specs import (
     Option,
     Spec,
     context_of,
     failure,
     find,
-    nearest,
     options_of,
     resolve,
     write,
 )
-from pyrovae.runs.sweep import BETAS, check_weights, sweep_betas, sweep_table
+from pyrovae.runs.starting import next_folder, resume_command, start, with_resume_command
+from pyrovae.runs.summary import Summary
 
 __all__ = [
-    "BETAS",
     "CHANGEABLE",
     "DATA_SETTINGS",
     "FAMILIES",
@@ -42,39 +50,44 @@ __all__ = [
     "ROLES",
     "TRAINING_SETTINGS",
     "Candidate",
+    "ComparedModel",
+    "Comparison",
+    "ComponentEntry",
     "Config",
     "Option",
+    "OptionEntry",
+    "Paired",
+    "PriorChange",
+    "Refit",
     "Run",
+    "SeedEstimate",
     "Spec",
+    "Summary",
     "as_json",
     "candidates",
     "catalogue",
     "change",
-    "check_weights",
     "compare",
-    "comparison_table",
     "context_of",
     "describe",
     "destination",
     "draw_programs",
+    "encodings",
     "failure",
     "find",
-    "going_on",
     "headline",
     "in_words",
     "load",
-    "nearest",
     "next_folder",
     "options_of",
     "refit",
     "refit_run",
     "reliability",
     "resolve",
-    "resuming",
+    "resume_command",
     "start",
-    "sweep_betas",
-    "sweep_table",
     "text_table",
+    "with_resume_command",
     "write",
     "write_arrays",
 ]

@@ -1,4 +1,4 @@
-r"""What a model is and what it could be made of, in words."""
+r"""Runs and components in words: the lines that the command line prints about them."""
 
 import importlib.util
 import inspect
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ import torch
 
 from pyrovae._process.files import write_bytes
 from pyrovae.data import Dataset
-from pyrovae.evidence import RELIABLE
-from pyrovae.runs.config import FAMILIES, Config
+from pyrovae.estimates import Estimate, Result
+from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
+from pyrovae.runs.config import Config
 from pyrovae.runs.run import Run
+from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, options_of, write
+from pyrovae.runs.summary import Summary
 from pyrovae.vae import VAE
 
 __all__ = [
+    "ComponentEntry",
+    "OptionEntry",
     "catalogue",
     "describe",
     "draw_programs",
@@ -35,61 +41,115 @@ TABLE_WIDTH = 96
 REAL = ("normal", "laplace", "student_t")  # likelihoods of columns in any units
 
 
-def catalogue() -> dict[str, dict[str, Any]]:
-    """Every component of every family: its first line of documentation and its options.
+@dataclass(frozen=True, repr=False)
+class OptionEntry(Result):
+    """An option of a component, in words.
+
+    Attributes:
+        default: as it is written in a spec.
+        takes: the values it accepts.
+
+    Example:
+        >>> from pyrovae.runs import catalogue
+        >>> catalogue()["prior"]["mixture"].options["components"]
+        OptionEntry(default='10', takes='an integer')
+    """
+
+    default: str
+    takes: str
+
+
+@dataclass(frozen=True, repr=False)
+class ComponentEntry(Result):
+    """A component, in words.
+
+    Attributes:
+        about: the first line of its documentation.
+        options: its options by name.
+
+    Example:
+        >>> from pyrovae.runs import catalogue
+        >>> catalogue()["prior"]["normal"].about
+        'The standard normal.'
+    """
+
+    about: str
+    options: Mapping[str, OptionEntry]
+
+
+def catalogue() -> dict[str, dict[str, ComponentEntry]]:
+    """List every component of every family, with its options.
 
     Returns:
-        ``{role: {name: {"about", "options": {key: {"default", "takes"}}}}}``.
+        Entries by role and name; the roles are prior, posterior, likelihood, network, objective.
+
+    Example:
+        >>> from pyrovae.runs import catalogue
+        >>> list(catalogue())
+        ['prior', 'posterior', 'likelihood', 'network', 'objective']
     """
     families = {role: FAMILIES[role] for role in ("prior", "posterior", "likelihood")}
     families |= {"network": FAMILIES["encoder"], "objective": FAMILIES["objective"]}
     return {
-        role: {
-            name: {
-                "about": _first_line(component),
-                "options": {
-                    option.name: {"default": write(option.default), "takes": option.describe()}
-                    for option in options_of(component).values()
-                },
-            }
-            for name, component in family.items()
-        }
+        role: {name: _entry(component) for name, component in family.items()}
         for role, family in families.items()
     }
 
 
-def text_table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines for a catalogue, and how components are written.
+def _entry(component: Callable[..., Any]) -> ComponentEntry:
+    """Describe a component, leaving out the formula in the first line of its documentation."""
+    line = (inspect.getdoc(component) or "").partition("\n")[0]
+    options = {
+        option.name: OptionEntry(write(option.default), option.describe())
+        for option in options_of(component).values()
+    }
+    return ComponentEntry(re.sub(r",? :math:`[^`]*`", "", line), options)
+
+
+def text_table(families: Mapping[str, Mapping[str, ComponentEntry]]) -> list[str]:
+    """Lay out a catalogue as text, followed by how components are written.
 
     Args:
-        families: as :func:`catalogue` gives them.
+        families: as :func:`catalogue` returns them.
+
+    Example:
+        >>> from pyrovae.runs import catalogue, text_table
+        >>> text_table(catalogue())[0]
+        'prior'
     """
     lines = []
     for role, family in families.items():
         lines.append(role)
         for name, entry in family.items():
-            about = textwrap.wrap(entry["about"], TABLE_WIDTH - 26) or [""]
+            about = textwrap.wrap(entry.about, TABLE_WIDTH - 26) or [""]
             lines.append(f"  {name:<24}{about[0]}")
             lines += [" " * 26 + line for line in about[1:]]
-            for key, option in entry["options"].items():
-                written = f"{key}={option['default']}"
-                lines.append(f"    {written:<22}{option['takes']}")
+            for key, option in entry.options.items():
+                written = f"{key}={option.default}"
+                lines.append(f"    {written:<22}{option.takes}")
         lines.append("")
     return [
         *lines,
-        "Options are shown with their defaults. Several are joined by commas, and code of your own",
-        "is module:Class, looked for in the working folder:",
+        "Options are shown with their defaults; join several with commas. Code of your own is",
+        "module:Class, looked for in the working folder:",
         "  pyrovae fit --prior mixture:components=20 --encoder mlp:hidden_dims=500-500,dropout=0.1",
         "  pyrovae fit --prior my_module:MyPrior:rate=2.0",
     ]
 
 
 def headline(config: Config, dataset: Dataset) -> str:
-    """What is trained on what, in one line; in another, that columns keep their units.
+    """Describe a run in one line: its data and its model.
+
+    A second line warns of columns that keep their units.
 
     Args:
         config: of the run.
-        dataset: that it was resolved with.
+        dataset: the dataset that ``config`` was resolved with.
+
+    Example:
+        >>> from pyrovae.runs import headline
+        >>> print(headline(*pyrovae.Config.resolve())[:58])
+        digits: 1,258 train, 180 validation, 359 test; prior norma
     """
     model = config.model
     line = (
@@ -100,60 +160,78 @@ def headline(config: Config, dataset: Dataset) -> str:
     likelihood = Spec.parse(model["likelihood"]).name
     in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
     if likelihood in REAL and in_units:
-        line += "\nthe columns are not standardised: --scaling standardize does that"
+        line += "\nthe columns are not standardized: --scaling standardize does that"
     return line
 
 
-def in_words(result: Mapping[str, Any]) -> list[str]:
-    """Lines for what :meth:`pyrovae.runs.Run.evaluate` gives.
+def in_words(found: Evaluation | Summary) -> list[str]:
+    """Lay out test bounds as text.
 
     Args:
-        result: of it.
+        found: bounds, as :func:`pyrovae.evaluate` returns them or a summary holds them.
+
+    Example:
+        >>> from pyrovae.runs import in_words
+        >>> print(in_words(pyrovae.evaluate(vae, data, samples=10))[0])
+        test, 64 examples, nats per example (+- standard error):
     """
-
-    def line(name: str, about: str) -> str:
-        value, error = result[name]["estimate"], result[name]["standard_error"]
-        plus_minus = "" if error is None else f" +- {error:.2f}"
-        return f"  {about:<24} {value:10.2f}{plus_minus}"
-
-    evidence = result["log_evidence"]
-    if "no bound" in evidence["kind"]:
+    evidence = found.log_evidence
+    header = f"test, {found.examples:,} examples, nats per example (+- standard error):"
+    if "no bound" in evidence.kind:
         return [
-            f"test, {result['images']:,} examples, nats per example (+- standard error):",
-            line("elbo", "log p(x, z) at q's point"),
-            line("reconstruction", "  reconstruction"),
-            line("kl", "  - (-log p(z))"),
-            f"  {evidence['kind']}",
+            header,
+            _line("log p(x, z) at q's point", found.elbo),
+            _line("  reconstruction", found.reconstruction),
+            _line("  - (-log p(z))", found.kl),
+            f"  {evidence.kind}",
         ]
     return [
-        f"test, {result['images']:,} examples, nats per example (+- standard error):",
-        line("elbo", "ELBO"),
-        line("reconstruction", "  reconstruction"),
-        line("kl", "  - KL(q(z|x) || p(z))"),
-        line("log_evidence", "log p(x) is at least") + f"  ({evidence['samples']:,} samples)",
+        header,
+        _line("ELBO", found.elbo),
+        _line("  reconstruction", found.reconstruction),
+        _line("  - KL(q(z|x) || p(z))", found.kl),
+        _line("log p(x) is at least", evidence) + f"  ({evidence.samples:,} samples)",
     ]
 
 
-def reliability(result: Mapping[str, Any]) -> list[str]:
-    """A line on the bound of log p(x), where the tail of its weights is heavy; else nothing.
+def _line(about: str, mean: Estimate) -> str:
+    plus_minus = "" if mean.standard_error is None else f" +- {mean.standard_error:.2f}"
+    return f"  {about:<24} {mean.value:10.2f}{plus_minus}"
+
+
+def reliability(weights: WeightSummary | None) -> list[str]:
+    """Warn of a bound on log p(x) whose weights have a heavy tail; otherwise return no line.
 
     Args:
-        result: as for :func:`in_words`.
+        weights: diagnostics of the weights, if there are any.
+
+    Example:
+        >>> from pyrovae.runs import reliability
+        >>> reliability(None)
+        []
     """
-    weights = result["weights"]
-    if weights is None or not weights["unreliable"]:
+    if weights is None or not weights.unreliable:
         return []
-    share = f"{weights['unreliable']:10.1%} of the examples: log p(x) may be far above there"
+    share = f"{weights.unreliable:10.1%} of the examples: log p(x) may be far above there"
     return [f"    {f'Pareto k-hat above {RELIABLE}':<22} {share}"]
 
 
 @torch.no_grad()
 def describe(run: Run, vae: VAE) -> list[str]:
-    """Lines that say what a run's model is.
+    """Describe a run's model: its data, distributions, networks and parameters, line by line.
 
     Args:
         run: opened.
-        vae: of the run.
+        vae: its VAE.
+
+    Example:
+        >>> from pyrovae.runs import Run, describe, start
+        >>> network = "mlp:hidden_dims=4"
+        >>> model = {"encoder": network, "decoder": network}
+        >>> config, data = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
+        >>> run = Run.open(start(config, data, None)[0])
+        >>> describe(run, run.vae())[1]
+        'data        digits, x (1, 8, 8)'
     """
     config = run.config
     event_shape, latent_dim = tuple(config.data["event_shape"]), config.model["latent_dim"]
@@ -193,15 +271,21 @@ def describe(run: Run, vae: VAE) -> list[str]:
 
 
 def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
-    """Draw model and guide with ``pyro.render_model``, where graphviz is there to do it.
+    """Draw the model and the guide with ``pyro.render_model``, if graphviz is installed.
 
     Args:
-        vae: whose programs to draw.
-        event_shape: shape of one observation.
+        vae: the VAE whose programs to draw.
+        event_shape: shape of one example.
         folder: for ``model.png`` and ``guide.png``.
 
     Returns:
-        What was written, or what is missing.
+        A line that names the files, or what is missing.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae.runs import draw_programs
+        >>> draw_programs(vae, (1, 8, 8), Path("figures")).split()[0]
+        'programs'
     """
     if importlib.util.find_spec("graphviz") is None or shutil.which("dot") is None:
         return (
@@ -222,12 +306,6 @@ def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
             reason = getattr(error, "strerror", None) or error
             return f"programs    not drawn into {folder}: {reason}"
     return "programs    " + ", ".join(str(path) for path in paths)
-
-
-def _first_line(component: Callable[..., Any]) -> str:
-    """The first line of its documentation, less the formula in it."""
-    line = (inspect.getdoc(component) or "").partition("\n")[0]
-    return re.sub(r",? :math:`[^`]*`", "", line)
 
 
 def _name(distribution: Any) -> str:

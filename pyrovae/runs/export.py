@@ -1,4 +1,4 @@
-r"""What a run gives out as files: arrays, tables and pictures, by the ending of the name."""
+r"""Files of results: arrays, tables, pictures and JSON; the ending of the name sets the format."""
 
 import json
 import math
@@ -15,11 +15,11 @@ __all__ = ["as_json", "destination", "write_arrays"]
 
 
 def destination(out: str | None, default: Path, allowed: Collection[str]) -> Path:
-    """Where a file goes, checked before the work of filling it begins.
+    """Check where a file will be written, before the work that fills it begins.
 
     Args:
-        out: as asked for; None takes the default.
-        default: a file whose own folder may be missing; writing makes it.
+        out: as requested; None takes the default.
+        default: a file whose folder may be missing; writing creates it.
         allowed: the endings that can be written.
 
     Returns:
@@ -27,8 +27,14 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
 
     Raises:
         ValueError: if the name has another ending.
-        FileNotFoundError: if there is no such folder.
-        PermissionError: if nothing can be written there.
+        FileNotFoundError: if its folder is missing.
+        PermissionError: if its folder is not writable.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae.runs import destination
+        >>> print(destination("codes.npz", Path("figures/codes.npz"), (".npz",)))
+        codes.npz
     """
     path = default if out is None else Path(out)
     if path.suffix not in allowed:
@@ -53,12 +59,21 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
 def write_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], figure: Callable[[], Any] | None = None
 ) -> None:
-    """Write arrays, or the picture of them, in the format that the file's ending asks for.
+    """Write arrays, or a picture of them, in the format of the file's ending.
 
     Args:
-        path: ``.npz`` takes all arrays, ``.npy`` and ``.csv`` the first, ``.png`` the picture.
+        path: ``.npz`` takes all arrays, ``.npy`` and ``.csv`` the first, ``.png`` the picture;
+            in ``.csv`` one-dimensional arrays are the columns of a table with their names.
         arrays: by name.
-        figure: makes the picture.
+        figure: function that draws the picture.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from pyrovae.runs import write_arrays
+        >>> write_arrays(Path("z.csv"), {"z": np.array([[0.5, 1.0]])})
+        >>> Path("z.csv").read_text()
+        '0.5,1\\n'
     """
     first = next(iter(arrays.values()))
     if path.suffix == ".png" and figure is not None:
@@ -72,6 +87,9 @@ def write_arrays(
                 np.savez(file, **dict(arrays))  # type: ignore[arg-type]
             elif path.suffix == ".npy":
                 np.save(file, first, allow_pickle=False)
+            elif first.ndim == 1:
+                table, header = np.column_stack(list(arrays.values())), ",".join(arrays)
+                np.savetxt(file, table, delimiter=",", fmt="%.9g", header=header, comments="")
             else:
                 np.savetxt(file, first, delimiter=",", fmt="%.9g")
     except OSError as error:
@@ -79,11 +97,16 @@ def write_arrays(
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader takes: numbers that are not finite are null.
+    """Convert to standard JSON, in which numbers that are not finite become null.
 
     Args:
         value: dicts, lists, text and numbers.
-        indent: of lines; None for a single line.
+        indent: spaces per level; None for a single line.
+
+    Example:
+        >>> from pyrovae.runs import as_json
+        >>> as_json({"elbo": float("nan"), "images": 3})
+        '{"elbo": null, "images": 3}'
     """
 
     def finite(value: Any) -> Any:

@@ -1,55 +1,95 @@
-r"""Another prior for a trained VAE: fitted to the aggregate posterior, with q and decoder held.
+r"""Another prior for a trained VAE, fitted to the aggregate posterior with q and decoder fixed.
 
 .. math::
     \max_{p} \; \mathbb{E}_{q(z)} \log p(z), \qquad
     q(z) = \mathbb{E}_{\text{data}} \, q(z \mid x)
 
-The ELBO depends on the prior by this term alone, so that it is the ELBO that is maximised, over the
-prior's parameters. It changes by as much as :math:`\mathrm{KL}(q(z) \,\|\, p(z))` falls, since the
-entropy of :math:`q(z)` is the same before and after.
+The ELBO depends on the prior through this term alone, so this maximizes the ELBO over the prior's
+parameters. The ELBO rises by as much as :math:`\mathrm{KL}(q(z) \,\|\, p(z))` falls, since the
+entropy of :math:`q(z)` does not change.
 """
 
 import contextlib
-import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrovae import plots
-from pyrovae._process.files import (
-    tensor_bytes,
-    whole_folder,
-    write_bytes,
-    write_tensors,
-    write_text,
-)
 from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.data import Dataset, Split
 from pyrovae.distributions import is_discrete, is_point
-from pyrovae.estimates import Estimate, Examples
+from pyrovae.estimates import Estimate, Examples, Result
 from pyrovae.evidence import kind, per_example
 from pyrovae.objectives import Elbo
-from pyrovae.runs.config import DATA_SETTINGS, Config
-from pyrovae.runs.export import as_json
-from pyrovae.runs.pairs import suggesting_pairs
-from pyrovae.runs.run import CONFIG, FIGURES, STATISTICS, Run
-from pyrovae.runs.specs import Spec
-from pyrovae.training import METRICS, MODEL, Fit, Progress, fit
+from pyrovae.training import Fit, Progress, fit
 from pyrovae.vae import VAE
 
-__all__ = ["REFIT", "change", "refit", "refit_run"]
-
-REFIT = "refit.json"
-"""In the folder of a refitted run: where it comes from, and what changed."""
-
-SUMMARY_SAMPLES = 100
+__all__ = ["Paired", "PriorChange", "change", "refit"]
 
 KL_ESTIMATOR = "mean of log p_before(z) - log p_after(z), z ~ q(z | x), over the examples"
+
+
+@dataclass(frozen=True, repr=False)
+class Paired(Result):
+    """A mean before and after, and the mean of the paired differences, in nats per example.
+
+    Attributes:
+        before, after: means over examples.
+        change: mean of after minus before, with the standard error of paired values.
+
+    Example:
+        >>> from pyrovae.runs import Paired
+        >>> Paired.of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]))
+        Paired(before=1.50 ± 0.50, after=2.50 ± 0.50, change=1.00 ± 0.00)
+    """
+
+    before: Estimate
+    after: Estimate
+    change: Estimate
+
+    @staticmethod
+    def of(before: Tensor, after: Tensor) -> "Paired":
+        """Compare values ``(examples,)`` of the same examples."""
+        return Paired(Estimate.of(before), Estimate.of(after), Estimate.of(after - before))
+
+
+@dataclass(frozen=True, repr=False)
+class PriorChange(Result):
+    """The effect of another prior, in nats per example.
+
+    Attributes:
+        marginal_kl: change of KL(q(z) || p(z)).
+        elbo: the evidence lower bound with each prior.
+        log_evidence: the importance-weighted bound on log p(x) with each prior.
+        kind: what ``log_evidence`` is, in words.
+        samples: draws for each example.
+        examples: number of examples.
+
+    Example:
+        >>> from pyrovae.runs import change
+        >>> change(vae, vae, data, samples=10).marginal_kl
+        0.00 ± 0.00
+    """
+
+    marginal_kl: Estimate
+    elbo: Paired
+    log_evidence: Paired
+    kind: str
+    samples: int
+    examples: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Convert to plain data, with the estimator of the KL divergence named."""
+        return {
+            "marginal_kl": {"change": self.marginal_kl.to_dict(), "estimator": KL_ESTIMATOR},
+            "elbo": self.elbo.to_dict(),
+            "log_evidence": self.log_evidence.to_dict() | {"kind": self.kind},
+            "samples": self.samples,
+            "images": self.examples,
+        }
 
 
 def refit(
@@ -65,23 +105,31 @@ def refit(
 ) -> tuple[VAE, Fit]:
     """Fit another prior to the aggregate posterior of a trained VAE.
 
-    It is :func:`pyrovae.fit` with q and decoder held: their weights are the same to the bit, and
-    they are in eval mode. Of a dataset the validation part chooses the prior's weights.
+    This is :func:`pyrovae.fit` with encoder and decoder fixed: they are in eval mode, and their
+    weights stay the same to the bit. The validation part of a dataset chooses the prior's weights.
 
     Args:
-        vae: trained; left as it is.
-        prior: p(z) over the same space. One that is made of the posterior, as ``vamp``, is made of
-            the VAE's own.
-        data: that it was trained on.
+        vae: trained; it is not changed.
+        prior: p(z) over the same space. A prior built from a posterior, such as ``vamp``, must be
+            built from this VAE's.
+        data: the data that ``vae`` was trained on.
         epochs, batch_size, learning_rate, seed, report: as for :func:`pyrovae.fit`.
 
     Returns:
-        A VAE of the new prior with the posterior and likelihood of ``vae``, the same objects; and
-        what the fit did.
+        A VAE with the new prior and the posterior and likelihood of ``vae``, the same objects; and
+        the outcome of the fit.
 
     Raises:
-        ValueError: if the posterior is a point, or the prior over another space.
+        ValueError: if the posterior is a point, or the prior is over another space.
         Exception: as :func:`pyrovae.fit` otherwise.
+
+    Example:
+        >>> from pyrovae.priors import GaussianMixture
+        >>> from pyrovae.runs import refit
+        >>> prior = GaussianMixture(2, vae.posterior, components=3, start="data")
+        >>> refitted, fitted = refit(vae, prior, x, epochs=2)
+        >>> refitted.posterior is vae.posterior, len(fitted.metrics)
+        (True, 2)
     """
     held = _Held(prior, vae.likelihood, vae.posterior)
     if held.latent_dim != vae.latent_dim:
@@ -125,183 +173,53 @@ def change(
     samples: int = 1_000,
     limit: int | None = None,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    r"""What another prior changes, for two VAEs with the same posterior and likelihood.
+    progress: Callable[[int], None] | None = None,
+) -> PriorChange:
+    r"""Compare two VAEs that differ in their priors alone.
 
     .. math::
         \mathrm{KL}(q(z) \,\|\, p'(z)) - \mathrm{KL}(q(z) \,\|\, p(z))
         = \mathbb{E}_{q(z)} [\log p(z) - \log p'(z)]
 
-    Both are evaluated on the same draws of z for each example, so that the differences have
-    standard errors of their own, of pairs.
+    Both are evaluated on the same draws of z for each example, so the standard errors of the
+    differences are those of paired values.
 
     Args:
         before: with the prior p.
-        after: with the prior p'.
-        data: one part of a dataset, usually the test set; :math:`q(z)` is of these examples.
+        after: with the prior p', and the same posterior and likelihood.
+        data: one part of a dataset, usually the test set; :math:`q(z)` averages over its examples.
         samples: draws for each example.
-        limit: only the first so many examples.
+        limit: use only the first ``limit`` examples.
         seed: of the draws.
-        advance: told the number of examples after each batch, of both VAEs.
-
-    Returns:
-        ``marginal_kl``, with the ``change`` and its ``estimator``; ``elbo`` and ``log_evidence``,
-        with estimates ``before`` and ``after`` and their ``change``; ``samples``, ``images``,
-        ``kind`` of the bound. In nats per example.
+        progress: callback, called with the number of examples finished, of both VAEs.
 
     Raises:
         ValueError: if ``samples`` or ``limit`` is not positive.
+
+    Example:
+        >>> from pyrovae.priors import Laplace
+        >>> from pyrovae.runs import change
+        >>> other = pyrovae.VAE(Laplace(2), vae.likelihood, vae.posterior)
+        >>> found = change(vae, other, data, samples=10)
+        >>> round(found.elbo.change.value + found.marginal_kl.value, 6)
+        0.0
     """
-    bounds = [
-        per_example(vae, data, samples=samples, limit=limit, seed=seed, advance=advance)
+    old, new = (
+        per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=progress)
         for vae in (before, after)
-    ]
-    old, new = bounds
-
-    def three(name: str) -> dict[str, Any]:
-        values = [getattr(bound, name) for bound in bounds]
-        return {
-            "before": Estimate.of(values[0]).to_dict(),
-            "after": Estimate.of(values[1]).to_dict(),
-            "change": Estimate.of(values[1] - values[0]).to_dict(),
-        }
-
-    return {
-        "marginal_kl": {
-            "change": Estimate.of(new.kl - old.kl).to_dict(),
-            "estimator": KL_ESTIMATOR,
-        },
-        "elbo": three("elbo"),
-        "log_evidence": three("log_evidence")
-        | {"kind": f"{kind(after, data, samples)}; the change is of two bounds, and none itself"},
-        "samples": samples,
-        "images": len(new.elbo),
-    }
-
-
-@suggesting_pairs()
-def refit_run(
-    run: Run,
-    prior: str,
-    out: Path | None = None,
-    *,
-    trusted: Collection[str] = (),
-    epochs: int = 100,
-    batch_size: int = 128,
-    learning_rate: float = 5e-3,
-    samples: int = 1_000,
-    limit: int | None = None,
-    seed: int = 0,
-    data_dir: str | None = None,
-    reporting: Callable[[str], AbstractContextManager[Callable[[Progress], None]]] | None = None,
-    counting: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] | None = None,
-) -> dict[str, Any]:
-    """Refit a run's prior into the folder of a new run, which appears whole at the end.
-
-    The folder has the new prior in ``config.toml``, the settings of the refit as its training, and
-    in ``refit.json`` what is returned here. It has nothing to resume from, and no comparison takes
-    it for a run that was trained with that prior.
-
-    Args:
-        run: with a trained VAE.
-        prior: spec of the new one.
-        out: folder of the new run; by default the first of ``RUN-PRIOR-1``, ... that is not taken.
-        trusted: ``module:attribute`` names that may be imported for the new prior.
-        epochs, batch_size, learning_rate: as for :func:`refit`.
-        samples, limit: as for :func:`change`, on the test set.
-        seed: of the fit and of the draws.
-        data_dir: where named datasets are now, if not where they were.
-        reporting: makes what reports the fit, from a line about it.
-        counting: makes what counts examples, from a description and their number.
-
-    Returns:
-        What :func:`change` gives, and ``refit_from``, ``run``, ``prior`` before and after,
-        ``parameters`` of the new one, ``epochs``, ``best_epoch``, ``figure``.
-
-    Raises:
-        FileExistsError: if ``out`` exists.
-        ValueError: as :func:`refit`, and if the spec is none of a prior.
-    """
-    spec = Spec.parse(prior)
-    out = out or _free(run.folder, spec)
-    if out.exists():
-        raise FileExistsError(f"{out} exists; choose another folder with --out")
-    trusted = frozenset(trusted) | run.trusted
-    data = {n: v for n, v in run.config.data.items() if n in DATA_SETTINGS}
-    options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    settings: dict[str, dict[str, Any]] = {
-        "data": data if data_dir is None else data | {"data_dir": data_dir},
-        "model": dict(run.config.model) | {"prior": prior},
-        "training": dict(_TRAINING) | options | {"seed": seed},
-    }
-    config, dataset = Config.resolve(settings, trusted=trusted)
-    before, built = run.vae(), config.build(trusted=trusted)
-    for role in ("likelihood", "posterior"):
-        getattr(built, role).load_state_dict(getattr(before, role).state_dict())
-    learned = sum(p.numel() for n, p in built.named_parameters() if n.startswith("prior."))
-    about = (
-        f"{run.folder}: q and decoder held, prior {config.model['prior']} of {learned:,} "
-        f"parameters fitted to q(z) of {len(dataset.train):,} training examples"
     )
-    with contextlib.nullcontext() if reporting is None else reporting(about) as report:
-        after, fitted = refit(
-            built,
-            built.prior,
-            dataset,
-            epochs=epochs if learned else 1,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            report=report,
-        )
-    _check_held(before, after)
-    after.eval()
-    total = 2 * min(limit or len(dataset.test), len(dataset.test))
-    what = f"{samples:,} samples each"
-    with contextlib.nullcontext() if counting is None else counting(what, total) as advance:
-        changed = change(
-            before, after, dataset.test, samples=samples, limit=limit, seed=seed, advance=advance
-        )
-    priors = {"before": run.config.model["prior"], "after": config.model["prior"]}
-    result = {
-        "refit_from": str(run.folder.resolve()),
-        "run": str(out),
-        "prior": priors,
-        "parameters": learned,
-        "epochs": len(fitted.metrics),
-        "best_epoch": fitted.best_epoch,
-        "seconds": round(fitted.seconds, 3),
-        "seed": seed,
-        "figure": str(out / FIGURES / "refit.png"),
-    } | changed
-    drawn = plots.refit_samples(before, after, dataset.test, *_short(priors), seed=seed)
-    with whole_folder(out) as folder:
-        write_text(folder / CONFIG, config.to_toml())
-        write_tensors(folder / MODEL, after.state_dict())
-        write_text(folder / METRICS, "".join(as_json(row) + "\n" for row in fitted.metrics))
-        if dataset.statistics:
-            statistics = {n: torch.from_numpy(array) for n, array in dataset.statistics.items()}
-            write_bytes(folder / STATISTICS, tensor_bytes(statistics))
-        write_text(folder / REFIT, as_json(result, indent=2) + "\n")
-        Run.open(folder, trusted=trusted).finish(after, dataset, fitted, samples=SUMMARY_SAMPLES)
-        plots.save(drawn, folder / FIGURES / "refit.png")
-    return result
-
-
-_TRAINING: Mapping[str, Any] = {
-    "objective": "elbo",
-    "warmup": 0.02,
-    "weight_decay": 0.0,
-    "clip_norm": None,
-    "averaging": 0.0,
-    "validate_every": 1,
-}
-"""Of a refit, in place of what the data's recipe says of training networks."""
+    return PriorChange(
+        marginal_kl=Estimate.of(new.kl - old.kl),
+        elbo=Paired.of(old.elbo, new.elbo),
+        log_evidence=Paired.of(old.log_evidence, new.log_evidence),
+        kind=f"{kind(after, data, samples)}; the change is of two bounds, and none itself",
+        samples=samples,
+        examples=len(new.elbo),
+    )
 
 
 class _Held(VAE):
-    """A VAE that stays in eval mode: without dropout, with a discrete latent as it is reported."""
+    """A VAE that stays in eval mode: no dropout, and a discrete latent is not relaxed."""
 
     def train(self, mode: bool = True) -> "_Held":
         return super().train(False)
@@ -326,32 +244,6 @@ def _check_density(vae: VAE, x: Tensor) -> None:
     if is_point(q) and not is_discrete(q):
         raise ValueError(
             f"the posterior {type(vae.posterior).__name__} is a point: it has no density, and so "
-            "no bound or KL divergence that another prior could change; take a run whose posterior "
-            "has one"
+            "no bound or KL divergence that another prior could change; use a run whose posterior "
+            "has a density"
         )
-
-
-def _check_held(before: VAE, after: VAE) -> None:
-    for role in ("likelihood", "posterior"):
-        pairs = (getattr(vae, role).state_dict() for vae in (before, after))
-        old, new = pairs
-        if not all(torch.equal(value, new[name].cpu()) for name, value in old.items()):
-            raise RuntimeError(f"the weights of the {role} were to be held and have changed")
-
-
-def _free(folder: Path, spec: Spec) -> Path:
-    """The first of ``<run>-<prior>-<n>``, beside the run, that is not taken."""
-    folder = folder.resolve()
-    stem = f"{folder.name}-{spec.name.replace(':', '.')}"
-    names = (folder.with_name(f"{stem}-{n}") for n in itertools.count(1))
-    path = next(path for path in names if not path.exists())
-    with contextlib.suppress(ValueError):
-        return path.relative_to(Path.cwd())
-    return path
-
-
-def _short(priors: Mapping[str, str]) -> list[str]:
-    """The names of two priors, with their options if the names are the same."""
-    specs = [Spec.parse(priors[when]) for when in ("before", "after")]
-    short = [spec.name for spec in specs]
-    return short if short[0] != short[1] else list(map(str, specs))

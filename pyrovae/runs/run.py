@@ -1,21 +1,19 @@
-r"""A run: the folder that a training leaves behind, and what is asked of it afterwards.
+r"""A run: the folder that a training leaves behind, and what can be asked of it afterwards.
 
 ``config.toml``      every setting; ``pyrovae fit --config`` repeats the run
 ``model.safetensors``  the weights that are kept
-``last.safetensors``   all that a resumption needs
+``last.safetensors``   everything needed to resume
 ``metrics.jsonl``      a line per epoch
-``statistics.safetensors``  what the data were standardised by, where they were
+``statistics.safetensors``  means and scales by which the data were standardized, if they were
 ``summary.json``       the test bounds, once training has ended
 ``figures/``           pictures
 """
 
 import contextlib
-import errno
-import itertools
 import json
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +23,19 @@ import torch
 from torch import Tensor
 
 from pyrovae._process import processes
-from pyrovae._process.files import read_tensors, tensor_bytes, write_text
+from pyrovae._process.files import read_tensors, write_text
 from pyrovae.data import Dataset, Split, load_all
+from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
-from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config
+from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
-from pyrovae.runs.pairs import suggesting_pairs
+from pyrovae.runs.settings import DATA_SETTINGS, FAMILIES
 from pyrovae.runs.specs import Spec
-from pyrovae.training import LAST, METRICS, MODEL, Fit, Progress, TrainingInterrupted, fit
+from pyrovae.runs.summary import Summary
+from pyrovae.training import METRICS, MODEL, Fit
 from pyrovae.vae import VAE
 
-__all__ = ["CHANGEABLE", "Run", "going_on", "load", "next_folder", "resuming", "start"]
+__all__ = ["CHANGEABLE", "Run", "load"]
 
 CONFIG, SUMMARY, FIGURES = "config.toml", "summary.json", "figures"
 DIGEST = "data.sha256"
@@ -46,23 +46,33 @@ CHANGEABLE = ("data_dir", "device", "max_minutes")
 
 
 def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str] = ()) -> VAE:
-    """The trained VAE of a run.
+    """Load the trained VAE of a run.
 
-    Nothing outside pyrovae is imported unless it is named here: components of the user's own are
-    rebuilt from ``trusted`` names, or handed over whole as ``vae``.
+    Nothing outside pyrovae is imported unless it is named here: user-defined components are rebuilt
+    from ``trusted`` names, or passed in ``vae``.
 
     Args:
         folder: of the run.
-        vae: takes the weights instead of one rebuilt from the run's configuration; for runs
-            whose components were made in Python.
+        vae: receives the weights in place of a VAE rebuilt from the run's configuration; for runs
+            whose components were built in Python.
         trusted: ``module:attribute`` names in the run's configuration that may be imported.
 
     Returns:
         The VAE in eval mode, on the CPU.
 
     Raises:
-        FileNotFoundError: if it is no run, or its configuration or weights are missing.
-        ValueError: if a file is damaged, or the weights are of another model.
+        FileNotFoundError: if the folder is not a run, or its configuration or weights are missing.
+        ValueError: if a file is damaged, or the weights belong to another model.
+
+    Example:
+        >>> network = "mlp:hidden_dims=4"
+        >>> config, data = pyrovae.Config.resolve(
+        ...     {"model": {"encoder": network, "decoder": network}, "training": {"epochs": 1}}
+        ... )
+        >>> folder, trained, _ = pyrovae.runs.start(config, data, None)
+        >>> vae = pyrovae.load(folder)
+        >>> torch.equal(vae.encode(data.test.batch([0])), trained.encode(data.test.batch([0])))
+        True
     """
     path = Path(folder)
     if not path.is_dir():
@@ -70,8 +80,8 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
     if vae is None:
         if not (path / CONFIG).is_file():
             raise FileNotFoundError(
-                f"{path} has no {CONFIG}; if its VAE was built in Python, build it again and give "
-                "it as load(folder, vae=...)"
+                f"{path} has no {CONFIG}; if its VAE was built in Python, build it again and pass "
+                "it: load(folder, vae=...)"
             )
         vae = Config.opened(path / CONFIG).build(trusted=trusted)
     try:
@@ -82,14 +92,14 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
     differences = _differences(vae.state_dict(), weights)
     if differences:
         raise ValueError(
-            f"the weights in {path} are of another model than its {CONFIG}: {differences}"
+            f"the weights in {path} belong to another model than its {CONFIG}: {differences}"
         )
     vae.load_state_dict(weights)
     return vae.eval()
 
 
 def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """The first name or shape in which two sets of weights differ, and how many do."""
+    """The first difference in name or shape between two sets of weights, and their number."""
     shapes = [
         {name: tuple(value.shape) for name, value in weights.items()}
         for weights in (expected, found)
@@ -102,134 +112,25 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     return f"{names[0]} should be {here} and is {there}{more}"
 
 
-def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
-    """The first of ``root/<data>-<prior>-<n>``, n = 1, 2, ..., that is not taken.
-
-    Args:
-        data: name or path of the data.
-        prior: spec of the prior.
-        root: the folder of all runs.
-    """
-    stem = f"{Path(data).stem}-{Spec.parse(prior).name.replace(':', '.')}"
-    return next(p for n in itertools.count(1) if not (p := Path(root) / f"{stem}-{n}").exists())
-
-
-@suggesting_pairs()
-def start(
-    config: Config,
-    dataset: Dataset,
-    folder: Path | None,
-    *,
-    trusted: Collection[str] = (),
-    resume: bool = False,
-    report: Callable[[Progress], None] | None = None,
-) -> tuple[Path, VAE, Fit]:
-    """Train what a configuration says into a folder, or go on with it.
-
-    Several processes, inside of :func:`pyrovae._process.joined`, train it together.
-
-    Args:
-        config: of the run.
-        dataset: that ``config`` was resolved with.
-        folder: of the run; None for the next free one of :func:`next_folder`.
-        trusted: ``module:attribute`` names that may be imported.
-        resume: go on with the run in ``folder``.
-        report: called after each step and epoch.
-
-    Returns:
-        The folder, the trained VAE and what training did.
-
-    Raises:
-        TrainingInterrupted: on Ctrl-C, with the line to go on with.
-        Exception: as :func:`pyrovae.fit` otherwise.
-    """
-    files = {CONFIG: config.to_toml().encode(), DIGEST: f"{dataset.digest()}\n".encode()}
-    if resume and folder is not None:
-        _check_digest(folder, files[DIGEST])
-    if dataset.statistics:
-        statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
-        files[STATISTICS] = tensor_bytes(statistics)
-    training = dict(config.training, objective=config.objective(trusted=trusted))
-    while True:
-        free = next_folder(config.data["name"], config.model["prior"])
-        out = folder or Path(processes.text_of_first(str(free)))
-        vae = config.build(trusted=trusted)
-        with going_on(out):
-            try:
-                trained = fit(
-                    vae, dataset, **training, out=out, files=files, resume=resume, report=report
-                )
-                return out, vae, trained
-            except OSError as error:
-                taken = isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY
-                if not taken or not out.is_dir():
-                    raise _explained(error, out) from error
-                if folder is not None or processes.count() > 1:
-                    remedy = "choose another folder"
-                    if (out / LAST).is_file():
-                        remedy += f", or go on with it: {resuming(out)}"
-                    raise FileExistsError(f"{out} exists; {remedy}") from error
-
-
-def _check_digest(folder: Path, digest: bytes) -> None:
-    path = folder / DIGEST
-    if path.is_file() and path.read_bytes() != digest:
-        raise ValueError(
-            f"the data have changed since the run in {folder} began; put back the old ones to go "
-            "on with it, or start a new run"
-        )
-
-
-def _explained(error: OSError, out: Path) -> OSError:
-    """An error in making the folder of a run, under the name of that folder."""
-    place = Path(error.filename or "/")
-    if out.exists() or (place.parent != out.parent and place not in out.parents):
-        return error
-    return OSError(f"cannot make {out}: {place}: {error.strerror}; choose another with --out")
-
-
-def resuming(folder: Path) -> str:
-    """The command that goes on with a run, with the names of the user's own components.
-
-    Args:
-        folder: of the run.
-    """
-    named = ""
-    with contextlib.suppress(OSError, ValueError):  # of a run made in Python, or damaged
-        named = Run.open(folder).named_again("objective")
-    return f"{processes.command()} fit --resume {shlex.quote(str(folder))}{named}"
-
-
-@contextlib.contextmanager
-def going_on(folder: Path) -> Iterator[None]:
-    """Let what stops a training say how to go on with the run in ``folder``, where there is one.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        TrainingInterrupted: instead of any ``KeyboardInterrupt``.
-        StoppedError: instead of another.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, processes.StoppedError) as error:
-        if not (folder / LAST).is_file():
-            raise
-        how = f"go on with: {resuming(folder)}"
-        if isinstance(error, processes.StoppedError):
-            raise processes.StoppedError(f"{error}; {how}") from error
-        raise TrainingInterrupted(f"interrupted; {how}") from error
-
-
 @dataclass(frozen=True)
 class Run:
-    """A run that has been opened: its configuration, and what it describes when asked for.
+    """An opened run: its configuration, and what its folder holds.
 
     Attributes:
         folder: where it is.
         config: every setting.
         trusted: ``module:attribute`` names that may be imported for it.
+
+    Example:
+        >>> from pyrovae.runs import Run, start
+        >>> network = "mlp:hidden_dims=4"
+        >>> config, data = pyrovae.Config.resolve(
+        ...     {"model": {"encoder": network, "decoder": network}, "training": {"epochs": 2}}
+        ... )
+        >>> folder, _, _ = start(config, data, None)
+        >>> run = Run.open(folder)
+        >>> run.history.epoch.tolist(), run.vae().latent_dim
+        ([1, 2], 10)
     """
 
     folder: Path
@@ -238,37 +139,37 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path, *, trusted: Collection[str] = ()) -> "Run":
-        """Open a run's folder; nothing is imported and no data are read yet.
+        """Open the folder of a run; nothing is imported and no data are read yet.
 
         Args:
             folder: of the run.
-            trusted: ``module:attribute`` names of the user's own that may be imported later.
+            trusted: ``module:attribute`` names of user-defined code that may be imported later.
 
         Raises:
-            FileNotFoundError: if it is no run.
+            FileNotFoundError: if it is not a run.
             ValueError: if its configuration cannot be read.
         """
         path = Path(folder)
         if not path.exists():
             raise FileNotFoundError(
-                f"there is no run at {path}; pyrovae fit makes runs, in runs/ unless told otherwise"
+                f"there is no run at {path}; pyrovae fit makes runs, by default in runs/"
             )
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is a file; give the folder of a run")
         if not (path / CONFIG).is_file():
             raise FileNotFoundError(
-                f"{path} is no run: it has no {CONFIG}; runs are made by pyrovae fit"
+                f"{path} is not a run: it has no {CONFIG}; pyrovae fit makes runs"
             )
         return cls(path, Config.opened(path / CONFIG), frozenset(trusted))
 
     def check_named(self, given: Mapping[str, str | None]) -> None:
-        """Make sure that components named again are those that the run was trained with.
+        """Check that components named again are those that the run was trained with.
 
         Args:
-            given: what was written, by role.
+            given: specs as written, by role.
 
         Raises:
-            ValueError: if one is another, or has other options.
+            ValueError: if one is another component, or has other options.
         """
         for role, text in given.items():
             if text is None:
@@ -281,11 +182,11 @@ class Run:
             if not same:
                 raise ValueError(
                     f"the {role} of {self.folder} is {trained}, not {text}; here --{role} only "
-                    "names code of your own that the run was trained with"
+                    "names user-defined code that the run was trained with"
                 )
 
     def named_again(self, *more: str) -> str:
-        """The options by which a command runs the user's own components of this run.
+        """The options that name the run's user-defined components in a command.
 
         Args:
             more: ``"objective"``, for a command that needs it besides the model.
@@ -298,12 +199,16 @@ class Run:
             if spec.is_users_own
         )
 
+    def resume_command(self) -> str:
+        """The command that resumes the run."""
+        return f"{plain_resume_command(self.folder)}{self.named_again('objective')}"
+
     def settings_to_resume(self, changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """All settings of the run, for :meth:`Config.resolve`.
 
         Args:
-            changes: those of ``CHANGEABLE`` that differ from now on. The time limit is of one
-                sitting, and is gone unless it is set again.
+            changes: new values of ``CHANGEABLE`` settings. A time limit applies to one session
+                only, and is dropped unless it is set again.
 
         Raises:
             ValueError: for any other setting.
@@ -322,25 +227,28 @@ class Run:
         return {"data": data, "model": dict(self.config.model), "training": training}
 
     def vae(self) -> VAE:
-        """The trained VAE, in eval mode."""
+        """Load the trained VAE, in eval mode."""
         return load(self.folder, trusted=self.trusted)
 
     def dataset(self, data_dir: str | None = None) -> Dataset:
-        """The data that it was trained on, under the same treatment.
+        """Read the data that it was trained on, prepared in the same way.
 
         Args:
-            data_dir: where named datasets are now, if not where they were.
+            data_dir: folder of named datasets, if they have moved.
         """
         data = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
         settings = {"data": data, "model": self.config.model}
         return Config.resolve(settings, trusted=self.trusted)[1]
 
     def treat(self, data: str, data_dir: str | None = None) -> Split:
-        """Other data, all rows in order, binarised or scaled as the training data were.
+        """Read other data, all examples in order, binarized or scaled like the training data.
 
         Args:
             data: name or path.
-            data_dir: where named datasets are.
+            data_dir: folder of named datasets.
+
+        Raises:
+            ValueError: if the examples have another shape.
         """
         settings = self.config.data
         statistics: Mapping[str, np.ndarray] = {}
@@ -360,7 +268,7 @@ class Run:
             channels, *sides = shape = settings["event_shape"]
             rows = ", ".join(str(size) for size in (sides if sides and channels == 1 else shape))
             raise ValueError(
-                f"the run {self.folder} was trained on observations of shape {shape}, those of "
+                f"the run {self.folder} was trained on examples of shape {shape}, those of "
                 f"{data} have {split.event_shape}; give data of shape (N, {rows})"
             )
         return split
@@ -374,72 +282,71 @@ class Run:
             return [json.loads(line) for line in path.read_text().splitlines()]
         except ValueError as error:
             raise ValueError(
-                f"{path} is damaged ({error}); {resuming(self.folder)} writes it again"
+                f"{path} is damaged ({error}); {self.resume_command()} writes it again"
             ) from error
 
     def roles(self) -> dict[str, str]:
-        """Binarisation and the three roles, as results name them."""
+        """The binarization and the three roles, under the keys they have in results."""
         return {"binarization": self.config.data["binarization"]} | {
             role: self.config.model[role] for role in ("likelihood", "prior", "posterior")
         }
 
-    def summary(self) -> dict[str, Any]:
-        """What ``summary.json`` holds: of a run that has been finished."""
+    def summary(self) -> Summary:
+        """Read ``summary.json``, which a finished run has.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
         path = self.folder / SUMMARY
         try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            return Summary.of(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}); {resuming(self.folder)} writes it"
+                f"{path} cannot be read ({error}); {self.resume_command()} writes it"
             ) from error
-        return dict(found)
 
-    def finish(self, vae: VAE, dataset: Dataset, trained: Fit, **evaluation: Any) -> dict[str, Any]:
+    def finish(self, vae: VAE, dataset: Dataset, trained: Fit, **evaluation: Any) -> Summary:
         """Evaluate on the test set, draw the pictures, and write the summary.
 
         Several processes share the evaluation, and the first does the rest.
 
         Args:
             vae: trained.
-            dataset: that it was trained on.
-            trained: what training did.
+            dataset: the data it was trained on.
+            trained: outcome of the training.
             evaluation: options of :func:`pyrovae.evaluate`.
-
-        Returns:
-            What ``summary.json`` holds.
         """
         from pyrovae import plots
 
-        result = self.evaluate(vae, dataset, **evaluation)
-        summary = result | {
-            "data": dataset.name,
-            "parameters": sum(p.numel() for p in vae.parameters()),
-            "stopped": trained.stopped,
-            "epochs": len(trained.metrics),
-            "best_epoch": trained.best_epoch,
-            "best_validation_elbo": trained.best_validation_elbo,
-            "seconds": round(trained.seconds, 3),
-        }
+        found = evaluate(vae, dataset.test, **evaluation)
+        contents = (
+            found.to_dict()
+            | self.roles()
+            | {
+                "data": dataset.name,
+                "parameters": sum(p.numel() for p in vae.parameters()),
+                "stopped": trained.stopped,
+                "epochs": len(trained.metrics),
+                "best_epoch": trained.best_epoch,
+                "best_validation_elbo": trained.best_validation_elbo,
+                "seconds": round(trained.seconds, 3),
+            }
+        )
+        summary = Summary.of(contents)
         if not processes.is_first():
             return summary
         (self.folder / FIGURES).mkdir(exist_ok=True)
-        x = torch.cat(
-            [batch for batch, _ in zip(dataset.test.batches(500), range(4), strict=False)]
-        )
+        x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
         plots.draw_vae(vae, x, labels, trained.metrics, self.folder / FIGURES)
-        write_text(self.folder / SUMMARY, as_json(summary, indent=2) + "\n")
+        write_text(self.folder / SUMMARY, as_json(summary.to_dict(), indent=2) + "\n")
         return summary
-
-    def evaluate(self, vae: VAE, dataset: Dataset, **options: Any) -> dict[str, Any]:
-        """Test bounds under the names of the roles; options as :func:`pyrovae.evaluate`."""
-        return evaluate(vae, dataset.test, **options) | self.roles()
 
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path | None]:
-        """Where an evaluation keeps what it has, so that a repetition goes on after Ctrl-C.
+        """The file in which an evaluation keeps its progress, to be resumed after Ctrl-C.
 
-        Code of the user's own may change in between: then there is no such place.
+        None for runs with user-defined components, since their code may change in between.
         """
         path = self.folder / EVALUATION
         if self.trusted or not os.access(self.folder, os.W_OK):
@@ -448,9 +355,14 @@ class Run:
         try:
             yield path
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("interrupted; the same command goes on from here") from error
+            raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
         if processes.is_first():
             path.unlink(missing_ok=True)
+
+
+def plain_resume_command(folder: Path) -> str:
+    """The command that resumes a run without user-defined components."""
+    return f"{processes.command()} fit --resume {shlex.quote(str(folder))}"
 
 
 def _same_value(a: str, b: str | None) -> bool:

@@ -1,13 +1,12 @@
 r"""Components written as text: ``name``, ``name:key=value,key=value`` or ``module:Class``.
 
-What can be written is read off the classes themselves. A constructor's keyword-only parameters are
-its options, with their annotations and defaults; its other parameters (``latent_dim``,
-``event_shape``, ``network``) are given by whoever builds the model. Several numbers in one value
-are joined by dashes, ``hidden_dims=500-500``.
+The options are read from the classes themselves: they are the keyword-only parameters of the
+constructor, with their annotations and defaults. Its other parameters (``latent_dim``,
+``event_shape``, ``network``) come from the code that builds the model. Dashes join several numbers
+in one value, ``hidden_dims=500-500``.
 """
 
 import contextlib
-import difflib
 import importlib
 import inspect
 import math
@@ -15,11 +14,13 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pyrovae._process.choices import check_choice, nearest
 
 __all__ = [
     "Option",
@@ -27,7 +28,6 @@ __all__ = [
     "context_of",
     "failure",
     "find",
-    "nearest",
     "options_of",
     "resolve",
     "write",
@@ -41,8 +41,14 @@ class Spec:
     """A component as it is written.
 
     Attributes:
-        name: an entry of a family, or ``module:attribute`` for code of the user's own.
+        name: an entry of a family, or ``module:attribute`` for user-defined code.
         options: as text, by name.
+
+    Example:
+        >>> from pyrovae.runs import Spec
+        >>> spec = Spec.parse("mixture:components=20,start=data")
+        >>> spec.name, spec.options["components"], str(spec)
+        ('mixture', '20', 'mixture:components=20,start=data')
     """
 
     name: str
@@ -75,12 +81,12 @@ class Spec:
 
     @staticmethod
     def several(text: str) -> list[str]:
-        """Take apart a list of specs, ``name,name:key=value,key=value,name``.
+        """Split a list of specs, ``name,name:key=value,key=value,name``.
 
-        What follows a comma belongs to the spec before it if it reads ``key=value``.
+        Text after a comma belongs to the spec before it if it has the form ``key=value``.
 
         Raises:
-            ValueError: if there is no spec between two commas, or before an option.
+            ValueError: if a spec is missing between two commas, or before an option.
         """
         specs: list[str] = []
         for item in text.split(","):
@@ -105,17 +111,29 @@ class Spec:
 
 @dataclass(frozen=True)
 class Option:
-    """A keyword-only parameter of a component: what it takes, and what it is by default."""
+    """An option of a component: a keyword-only parameter of its constructor.
+
+    Attributes:
+        name: of the parameter.
+        annotation: its type.
+        default: its default.
+
+    Example:
+        >>> from pyrovae.runs import Option
+        >>> option = Option("hidden_dims", tuple[int, ...], (500, 500))
+        >>> option.read("200-100"), option.describe()
+        ((200, 100), 'integers joined by dashes (500-500)')
+    """
 
     name: str
     annotation: Any
     default: Any
 
     def read(self, text: str) -> Any:
-        """The value that ``text`` stands for.
+        """Convert text to a value.
 
         Raises:
-            ValueError: if it stands for none of the allowed kind.
+            ValueError: if the text cannot be read as the option's type.
         """
         kinds = _alternatives(self.annotation)
         for kind in sorted(kinds, key=lambda kind: kind is not type(None)):
@@ -124,10 +142,10 @@ class Option:
         raise ValueError(f"{self.name} takes {self.describe()}, got {text!r}")
 
     def take(self, value: Any) -> Any:
-        """The value that a setting stands for: text, or the same kind of thing as TOML has it.
+        """Convert a setting to a value: text, or the corresponding TOML type.
 
         Raises:
-            ValueError: if it is of another kind.
+            ValueError: if it has another type.
         """
         kinds = _alternatives(self.annotation)
         if isinstance(value, str | os.PathLike):
@@ -139,15 +157,21 @@ class Option:
         raise ValueError(f"{self.name} takes {self.describe()}, got {value!r}")
 
     def describe(self) -> str:
-        """What it takes, in words."""
+        """The values it takes, in words."""
         return " or ".join(_in_words(kind) for kind in _alternatives(self.annotation))
 
 
 def options_of(component: Callable[..., Any]) -> dict[str, Option]:
-    """The options of a component: its keyword-only parameters.
+    """List the options of a component: its keyword-only parameters.
 
     Args:
-        component: a class, or a function that makes one.
+        component: a class, or a function that returns an object.
+
+    Example:
+        >>> from pyrovae.priors import Laplace
+        >>> from pyrovae.runs import options_of
+        >>> list(options_of(Laplace))
+        ['scale']
     """
     hints = _hints(component)
     return {
@@ -158,14 +182,20 @@ def options_of(component: Callable[..., Any]) -> dict[str, Option]:
 
 
 def context_of(component: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments among ``known`` that a component's other parameters ask for.
+    """Choose the arguments that a component's positional parameters need.
 
     Args:
-        component: a class, or a function that makes one.
-        known: what can be given, by name.
+        component: a class, or a function that returns an object.
+        known: the available arguments, by name.
 
     Raises:
-        ValueError: if it asks for something else, without a default.
+        ValueError: if it needs another argument that has no default.
+
+    Example:
+        >>> from pyrovae.priors import Laplace
+        >>> from pyrovae.runs import context_of
+        >>> context_of(Laplace, {"latent_dim": 2, "event_shape": (1, 8, 8)})
+        {'latent_dim': 2}
     """
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(component).parameters.items():
@@ -175,7 +205,7 @@ def context_of(component: Callable[..., Any], known: Mapping[str, Any]) -> dict[
             given[name] = known[name]
         elif parameter.default is parameter.empty:
             raise ValueError(
-                f"{_name(component)} asks for {name!r}, which is not known here; it can be given "
+                f"{_name(component)} needs {name!r}, which is not available; available are "
                 f"{', '.join(known)}; make {name!r} a keyword-only option with a default"
             )
     return given
@@ -184,34 +214,36 @@ def context_of(component: Callable[..., Any], known: Mapping[str, Any]) -> dict[
 def find(
     role: str, family: Mapping[str, Callable[..., Any]], spec: Spec, trusted: Collection[str]
 ) -> Callable[..., Any]:
-    """The class that a spec names.
+    """Look up the class that a spec names.
 
     Args:
-        role: what the family is called, for messages.
+        role: name of the family, for messages.
         family: the entries by name.
-        spec: what was written.
+        spec: as written.
         trusted: the ``module:attribute`` names that may be imported.
 
     Raises:
-        ValueError: if there is no such entry, or it names code that is not trusted.
+        ValueError: if there is no such entry, or the code is not trusted.
         ImportError: if trusted code cannot be imported.
+
+    Example:
+        >>> from pyrovae.priors import PRIORS
+        >>> from pyrovae.runs import Spec, find
+        >>> find("prior", PRIORS, Spec.parse("laplace"), trusted=()).__name__
+        'Laplace'
     """
     if not spec.is_users_own:
-        if spec.name not in family:
-            raise ValueError(
-                f"unknown {role} {spec.name!r}{nearest(spec.name, family)}; choose one of "
-                f"{', '.join(family)}, or module:Class of your own"
-            )
+        check_choice(role, spec.name, family, "or write module:Class for code of your own")
         return family[spec.name]
     head, _, attribute = spec.name.partition(":")
     if head in family and attribute in options_of(family[head]):
         raise ValueError(
-            f"{role} {spec.name} gives {attribute} no value; write {spec.name}=VALUE, and "
+            f"{role} {spec.name} has no value for {attribute}; write {spec.name}=VALUE, or "
             "module:Class for code of your own"
         )
     if spec.name not in trusted:
         raise ValueError(
-            f"the {role} {spec} is code outside pyrovae, and is run only where you name it: "
+            f"the {role} {spec} is code outside pyrovae, which runs only if you name it: "
             f"add --{role} {spec} on the command line, or trusted=[{spec.name!r}] in Python"
         )
     return _import(spec.name)
@@ -220,19 +252,26 @@ def find(
 def resolve(
     role: str, component: Callable[..., Any], spec: Spec, known: Mapping[str, Any]
 ) -> tuple[Spec, dict[str, Any]]:
-    """Options of a component, all of them: as written, else as ``known``, else by default.
+    """Fill in all options of a component: as written, else from ``known``, else the default.
 
     Args:
-        role: what the component is, for messages.
+        role: of the component, for messages.
         component: the class that ``spec`` names.
-        spec: what was written.
-        known: values that options of these names take where nothing was written.
+        spec: as written.
+        known: values for options that are not written.
 
     Returns:
-        The spec with every option written out, and the options as values.
+        The spec with every option, and the options as values.
 
     Raises:
-        ValueError: if a key is unknown, a value cannot be read or a needed one is missing.
+        ValueError: if a key is unknown, a value cannot be read, or a required option is missing.
+
+    Example:
+        >>> from pyrovae.priors import Laplace
+        >>> from pyrovae.runs import Spec, resolve
+        >>> spec, options = resolve("prior", Laplace, Spec.parse("laplace"), {})
+        >>> str(spec), options
+        ('laplace:scale=1.0', {'scale': 1.0})
     """
     options = options_of(component)
     for key in spec.options:
@@ -259,17 +298,16 @@ def resolve(
     return Spec(spec.name, {name: write(value) for name, value in values.items()}), values
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`` (did you mean ...?)`` where one of ``words`` is close, else nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def failure(error: BaseException) -> str:
-    """What went wrong in code of the user's own, and where, in one line.
+    """Describe an error in user-defined code, with its place, in one line.
 
     Args:
-        error: that it raised.
+        error: the exception.
+
+    Example:
+        >>> from pyrovae.runs import failure
+        >>> failure(ZeroDivisionError("division by zero"))
+        'ZeroDivisionError: division by zero'
     """
     if isinstance(error, SyntaxError):
         return f"{error.msg} in line {error.lineno} of {error.filename}"
@@ -279,7 +317,13 @@ def failure(error: BaseException) -> str:
 
 
 def write(value: Any) -> str:
-    """The text that :meth:`Option.read` turns back into ``value``."""
+    """Convert a value to text that :meth:`Option.read` converts back.
+
+    Example:
+        >>> from pyrovae.runs import write
+        >>> write((500, 500)), write(None), write(True)
+        ('500-500', 'none', 'true')
+    """
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -297,12 +341,12 @@ def _hints(component: Callable[..., Any]) -> dict[str, Any]:
     function = component.__init__ if inspect.isclass(component) else component
     try:
         return get_type_hints(function)
-    except (NameError, TypeError):  # annotations of code of the user's own may not resolve
+    except (NameError, TypeError):  # annotations of user-defined code may not resolve
         return {}
 
 
 def _kind_of(default: Any) -> Any:
-    """What an option takes that has no annotation: more of what its default is."""
+    """The type of an option without an annotation, inferred from its default."""
     return type(default) if isinstance(default, bool | int | float) else str
 
 
@@ -355,7 +399,7 @@ def _import(name: str) -> Callable[..., Any]:
         except ModuleNotFoundError as error:
             raise ImportError(
                 f"cannot import {module_name} for {name}: {error}; it is looked for in the "
-                "working folder and among installed packages"
+                "working folder and in installed packages"
             ) from error
         except Exception as error:
             raise ImportError(
@@ -375,8 +419,8 @@ def _import(name: str) -> Callable[..., Any]:
         )
     if not callable(found):
         raise ImportError(
-            f"{name} is of type {type(found).__name__}; name a class, or a function that makes an "
-            "object"
+            f"{name} is of type {type(found).__name__}; name a class, or a function that returns "
+            "an object"
         )
     return found
 

@@ -1,21 +1,20 @@
-r"""A training step that never leaves its device: the host says which rows, and waits for nothing.
+r"""A training step that stays on its device: the host passes indices and does not wait.
 
-The networks of a VAE are small. On a GPU, starting one of their operations takes longer than the
-operation itself, and a number that the host asks for holds up all of them. So a step is written
-here as a list of operations on the device alone:
+The networks of a VAE are small. On a GPU, launching one of their operations takes longer than the
+operation itself, and reading a value back to the host holds up all of them. A step is therefore
+written here as a list of operations on the device alone:
 
 1. gather the rows, and draw their bits;
-2. the staged graph: loss, its terms, gradients, see :mod:`pyrovae.training.staging`;
-3. clip, and update weights and their moving average;
-4. add loss and terms to sums.
+2. replay the staged graph (loss, its terms, gradients), see :mod:`pyrovae.training.staging`;
+3. clip, and update the weights and their moving average;
+4. add loss and terms to running sums.
 
-What the host knows and changes from step to step (rows, step size, scheduled numbers) are tensors
-that it writes to. What it wants to know it reads now and then. A gradient that is not finite is
-noticed on the device: from then on nothing changes, so that a later reading still finds the weights
-before that step.
+What the host changes from step to step (indices, step size, scheduled numbers) are tensors that it
+writes to. It reads the sums only now and then. A gradient that is not finite is noticed on the
+device: from then on nothing changes, so a later reading still finds the weights before that step.
 
-Such a list can be captured as a CUDA graph: recorded at its second run, and from then on started as
-a whole. A batch of another size, the last one of an epoch, runs operation by operation.
+Such a list can be captured as a CUDA graph: recorded at its second run, and launched as a whole
+from then on. A batch of another size, the last one of an epoch, runs operation by operation.
 """
 
 import gc
@@ -28,26 +27,115 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from pyrovae._process.graphs import in_one_line
-from pyrovae._process.isolation import seed_device
+from pyrovae._process.isolation import seed_device, stream
 from pyrovae.data import Resident
 from pyrovae.objectives import Terms
-from pyrovae.training.optim import FusedAdam, MovingAverage
-from pyrovae.training.staging import Stage
+from pyrovae.training.optim import FusedAdam, MovingAverage, NonFiniteGradientError
+from pyrovae.training.stages import Stage
+from pyrovae.training.steps import StagedStep
 
-__all__ = ["DeviceStep", "Reading", "cuda_graph"]
+__all__ = ["DEVICES", "DeviceOperations", "DeviceStep", "Reading", "cuda_graph"]
+
+READ_STEPS = 50  # steps between readings of the sums
 
 Operations = Callable[[], None]
 
 
+class DeviceStep:
+    """A step that stays on the device, in a single process.
+
+    The first step of a run is made by ``on_host``, which checks shapes and supports and creates the
+    moments of the optimizer. If a batch cannot be staged, ``on_host`` makes that step and all later
+    ones.
+
+    Args:
+        on_host: the same step as the host makes it; its training data are on the device.
+        data: these data.
+        capture: turns operations into a replay of them, such as :func:`cuda_graph`; None runs them
+            one by one.
+    """
+
+    def __init__(
+        self,
+        on_host: StagedStep,
+        data: Resident,
+        capture: Callable[[Operations], Operations] | None,
+    ) -> None:
+        self.on_host, self.data, self.capture = on_host, data, capture
+        self.state, self.batches = on_host.state, on_host.batches
+        self._operations: DeviceOperations | None = None
+        self._first = 0  # number of the step that was the first on the device
+        self._unread = 0  # steps on the device since the last reading
+
+    def __call__(self, index: Tensor) -> None:
+        if self.state.progress.step == 0 or not self._queue(index):
+            self.on_host(index)
+
+    def synchronize(self) -> None:
+        if self._operations is None or not self._unread:
+            return
+        progress, reading = self.state.progress, self._operations.read()
+        self._unread = 0
+        step = self._first + reading.taken
+        position = step - progress.epoch * progress.steps_per_epoch
+        progress.reach(
+            step,
+            images=min(position * self.batches.size, len(self.data)),
+            objective=reading.objective,
+            reconstruction=reading.reconstruction,
+            kl=reading.kl,
+        )
+        self.on_host.record.terms = reading.terms
+        if reading.failed:
+            raise NonFiniteGradientError("the gradient is not finite")
+
+    def close(self) -> None:
+        # a captured graph must be freed before another training captures one
+        self._operations = None
+
+    def _queue(self, index: Tensor) -> bool:
+        """Queue a step on the device; False if it cannot be staged, and nothing was done."""
+        progress = self.state.progress
+        if self.on_host.staged.reason is not None:
+            return False
+        starts = self._operations is None
+        if self._operations is None:
+            self._operations, self._first = self._make_operations(), progress.step
+        if starts or progress.position == 0:
+            self._operations.count_from(progress.objective, progress.reconstruction, progress.kl)
+        if not self._operations(index, stream(self.batches.seed, "step", progress.step)):
+            self.synchronize()
+            self.close()
+            return False
+        progress.step += 1
+        progress.position += 1
+        self._unread += 1
+        if progress.step % READ_STEPS == 0 or progress.position == progress.steps_per_epoch:
+            self.synchronize()
+        return True
+
+    def _make_operations(self) -> "DeviceOperations":
+        vae, staged = self.state.vae, self.on_host.staged
+        return DeviceOperations(
+            lambda x: staged.stage(vae.model, vae.guide, (x,), {}),
+            vae,
+            self.state.optimizer,
+            self.data,
+            self.state.average,
+            batch_size=self.batches.whole,
+            capture=self.capture,
+        )
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What the steps on a device came to.
+    """The outcome of the steps on a device.
 
     Attributes:
-        taken: steps that changed the weights.
-        failed: whether the gradient of the one after these was not finite.
-        objective, reconstruction, kl: sums, see :meth:`DeviceStep.count_from`.
-        terms: of the last step that was tried.
+        taken: number of steps that changed the weights.
+        failed: whether the gradient of the next step was not finite.
+        objective, reconstruction, kl: sums, see :meth:`DeviceOperations.count_from`.
+        terms: the terms of the last step that was tried.
     """
 
     taken: int
@@ -58,18 +146,18 @@ class Reading:
     terms: Terms
 
 
-class DeviceStep:
+class DeviceOperations:
     """One step of training, as operations on one device.
 
     Args:
-        find: gives the graph for a batch; None where the program is not staged.
-        module: what is trained.
-        optimizer: of its parameters; it has made a step already, which made its moments.
+        find: the graph for a batch; None where the program is not staged.
+        module: is trained.
+        optimizer: of its parameters; it has made a step already, which created its moments.
         data: on the device of the module.
-        average: of the module's weights, which has been updated already; None for none.
-        batch_size: of the batches that are worth capturing.
-        capture: from operations to a replay of them, such as :func:`cuda_graph`; None runs them as
-            they are.
+        average: of the module's weights, updated at least once; None for no average.
+        batch_size: size of the batches that are worth capturing.
+        capture: turns operations into a replay of them, such as :func:`cuda_graph`; None runs them
+            one by one.
     """
 
     def __init__(
@@ -89,7 +177,7 @@ class DeviceStep:
         parameter = optimizer.parameters[0]
         self.device, self.dtype = parameter.device, parameter.dtype
         self.index = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
-        self.numbers: list[Tensor] = []  # that a schedule changes
+        self.numbers: list[Tensor] = []  # those that a schedule changes
         self.rate, self.failed = torch.zeros(2, device=self.device)
         self.weight = torch.zeros((), dtype=self.dtype, device=self.device)
         self.taken = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -100,18 +188,18 @@ class DeviceStep:
         self.updates_before = 0 if average is None else int(average.n_averaged)
 
     def count_from(self, objective: float, reconstruction: float, kl: float) -> None:
-        """Set the sums to which each step adds its loss, with the other sign, and its terms."""
+        """Set the sums, to which each step adds its negative loss and its terms."""
         self.sums.copy_(torch.tensor([objective, reconstruction, kl], dtype=torch.float64))
 
     def __call__(self, index: Tensor, seed: int) -> bool:
-        """Put a step in the queue of the device.
+        """Queue a step on the device.
 
         Args:
-            index: rows of the data, on the device.
+            index: indices into the data ``(batch,)``, on the device.
             seed: of everything that the step draws.
 
         Returns:
-            False where the program is not staged, and nothing was done.
+            False if the program is not staged; then nothing was done.
         """
         stage = self._stage(index, seed)
         if stage is None:
@@ -135,9 +223,9 @@ class DeviceStep:
         return True
 
     def read(self) -> Reading:
-        """Wait for the device, and say what became of the steps.
+        """Wait for the device, and return the outcome of the steps.
 
-        Counts of the optimizer and the average are then those of the steps that were taken.
+        The optimizer and the average then count only the steps that were taken.
         """
         counts = torch.stack([self.taken, self.failed.double()])
         numbers = torch.cat([counts, self.sums, self.terms]).tolist()
@@ -160,7 +248,7 @@ class DeviceStep:
         return self.stages[len(index)]
 
     def _write(self, stage: Stage) -> None:
-        """Tell the device the numbers of this step."""
+        """Write the numbers of this step to the device."""
         for tensor, number in zip(self.numbers, stage.inputs.numbers(), strict=True):
             tensor.fill_(number)
         self.rate.fill_(self.optimizer.current_learning_rate())
@@ -171,7 +259,7 @@ class DeviceStep:
     def _operations(self, stage: Stage, index: Tensor) -> None:
         x = self.data.batch(index).to(self.dtype)
         buffers = list(self.module.buffers())
-        before = [buffer.clone() for buffer in buffers]  # statistics of batches, say
+        before = [buffer.clone() for buffer in buffers]  # such as statistics of batches
         loss, reconstruction, kl, norm, *gradients = stage.replay((x,), self.numbers)
         if norm is None:
             norm = get_total_norm(gradients)
@@ -190,7 +278,7 @@ class DeviceStep:
 
     @torch.no_grad()
     def _capture(self, stage: Stage, capture: Callable[[Operations], Operations]) -> None:
-        """Record the operations, which runs them, and put everything back as it was."""
+        """Record the operations, and undo that recording them has run them."""
         if self.replay is not None:
             return
         changed = list(self._changed())
@@ -219,7 +307,7 @@ class DeviceStep:
 def cuda_graph(operations: Operations) -> Operations:
     """Capture operations as a CUDA graph.
 
-    They run three times first, on a stream of their own, since libraries set themselves up then.
+    They first run three times on a separate stream, because libraries initialize themselves then.
 
     References:
         PyTorch, CUDA semantics, section CUDA Graphs
@@ -228,7 +316,7 @@ def cuda_graph(operations: Operations) -> Operations:
         operations: on the current GPU alone, on the same tensors each time.
 
     Returns:
-        Starts all of them at once.
+        A function that launches all of them at once.
 
     Raises:
         RuntimeError: if one of them cannot be captured.
@@ -250,3 +338,7 @@ def cuda_graph(operations: Operations) -> Operations:
         if collects:
             gc.enable()
     return graph.replay
+
+
+DEVICES: dict[str, Callable[[Operations], Operations] | None] = {"cuda": cuda_graph}
+"""Types of devices on which steps stay, and how their operations are captured there."""

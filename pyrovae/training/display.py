@@ -1,4 +1,4 @@
-r"""Progress of long work on standard error: a live line in a terminal, plain lines elsewhere."""
+r"""Progress of long computations: a live line in a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +16,20 @@ from pyrovae.training.progress import Progress
 __all__ = ["TrainingDisplay", "counting"]
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal
-WIDE = 100  # columns that a bar and full names need
+WIDE = 100  # columns needed for a bar and full names
 
 
 class TrainingDisplay:
-    """Shows epoch, bound, its two parts, images per second and the time left.
+    """A line that shows epoch, bound, its two parts, images per second and the time left.
 
     Args:
-        about: what is trained on what; shown once training has begun.
-        console: where to; by default standard error, of the first of several processes.
+        about: a line about model and data, shown when training begins.
+        console: by default standard error, in the first of several processes.
+
+    Example:
+        >>> from pyrovae.training import TrainingDisplay
+        >>> with TrainingDisplay("64 digits") as display:
+        ...     fitted = pyrovae.fit(vae, x, epochs=1, report=display)
     """
 
     def __init__(self, about: str, console: Console | None = None) -> None:
@@ -56,7 +61,7 @@ class TrainingDisplay:
             self.bars.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Take note of where training is; cheap, for it is called at every step."""
+        """Show the progress, at most a few times a second, since this is called at every step."""
         now = time.monotonic()
         if not self.begun:
             self._begin()
@@ -87,11 +92,11 @@ class TrainingDisplay:
 
 
 def numbers(progress: Progress, width: int = 2 * WIDE) -> str:
-    """The bound and its parts in nats per example: of the running epoch, or else of the last.
+    """The bound and its parts in nats per example, of the running epoch or else of the last one.
 
     Args:
         progress: of training.
-        width: of the terminal; a narrow one gets short names.
+        width: columns of the terminal; a narrow one gets short names.
     """
     if progress.images:
         reconstruction = progress.reconstruction / progress.images
@@ -116,15 +121,20 @@ def numbers(progress: Progress, width: int = 2 * WIDE) -> str:
 def counting(
     description: str, total: int, console: Console | None = None
 ) -> Iterator[Callable[[float], None]]:
-    """Show how many of ``total`` are done: a bar in a terminal, now and then a line elsewhere.
+    """Show how many of ``total`` items are finished: a bar in a terminal, else lines.
 
     Args:
-        description: what is done to them.
-        total: how many there are.
-        console: where to; by default standard error, of the first of several processes.
+        description: of the computation.
+        total: number of items.
+        console: by default standard error, in the first of several processes.
 
     Yields:
-        A function that is told how many more are done, in whole or in part.
+        A callback for the number of items finished since its last call, which may be a fraction.
+
+    Example:
+        >>> from pyrovae.training import counting
+        >>> with counting("64 digits", 64) as progress:
+        ...     progress(64)
     """
     console = console or _standard_error()
     bars = Bars(
@@ -139,7 +149,7 @@ def counting(
     started = shown = time.monotonic()
     done = 0.0
 
-    def advance(count: float) -> None:
+    def progress(count: float) -> None:
         nonlocal done, shown
         done += count
         bars.advance(task, count)
@@ -150,7 +160,7 @@ def counting(
             _line(console, f"{description}  {done:,.0f}/{total:,}  {_clock(left)} left")
 
     with bars:
-        yield advance
+        yield progress
 
 
 def _standard_error() -> Console:

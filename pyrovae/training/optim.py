@@ -1,4 +1,4 @@
-r"""One fused optimiser over all parameters, as Pyro's ``SVI`` takes it, and their average."""
+r"""One fused optimizer over all parameters, for Pyro's ``SVI``, and their moving average."""
 
 import copy
 import math
@@ -15,11 +15,17 @@ __all__ = ["SCHEDULES", "FusedAdam", "MovingAverage", "NonFiniteGradientError"]
 
 
 FLUSH_STEPS = 100
-FLUSHED = 1e-33  # what is larger is still above 1e-38 after so many steps with a decay of 0.9
+FLUSHED = 1e-33  # larger moments are still above 1e-38 after FLUSH_STEPS with a decay of 0.9
 
 
 class NonFiniteGradientError(ArithmeticError):
-    """The gradient has an infinite or undefined entry; no parameter was changed."""
+    """The gradient has an infinite or undefined entry; no parameter was changed.
+
+    Example:
+        >>> from pyrovae.training import NonFiniteGradientError
+        >>> issubclass(NonFiniteGradientError, ArithmeticError)
+        True
+    """
 
 
 def _cosine(progress: float) -> float:
@@ -31,31 +37,60 @@ def _constant(progress: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"cosine": _cosine, "constant": _constant}
-"""Step sizes after the warm-up, relative to the largest, at a fraction of the steps."""
+"""Step size after the warm-up, relative to the largest, as a function of the fraction of these
+steps that is done. A new schedule is one more entry."""
+
+
+def check_optimizer_options(
+    learning_rate: float, warmup: float, schedule: str, weight_decay: float, clip_norm: float | None
+) -> None:
+    """Check the options of :class:`FusedAdam`.
+
+    Raises:
+        ValueError: if one is outside its range.
+    """
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be positive, or None for no clipping; got {clip_norm}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
 
 
 class FusedAdam(PyroOptim):
     r"""Adam with decoupled weight decay, warm-up, a schedule and gradient clipping.
 
-    Pyro keeps an optimiser for each parameter, since parameters may appear as a program runs. A VAE
-    has all of them from the start, so that one fused update serves. Weight decay acts on matrices
-    and leaves biases and scales alone.
+    Pyro keeps an optimizer for each parameter, since parameters may appear while a program runs. A
+    VAE has all of them from the start, so one fused update is enough. Weight decay acts on
+    matrices, not on biases and scales.
 
     References:
         Kingma and Ba (2015), Adam, arXiv:1412.6980;
         Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, arXiv:1711.05101
 
     Args:
-        parameters: all parameters that will be trained, in an order that is always the same.
+        parameters: all parameters to train, always in the same order.
         learning_rate: largest step size, reached at the end of the warm-up.
         total_steps: number of steps over which the schedule runs.
         warmup: fraction of ``total_steps`` in which the step size rises linearly from zero.
-        schedule: what follows, one of ``SCHEDULES``.
+        schedule: of the step size after the warm-up, one of ``SCHEDULES``.
         weight_decay: decoupled decay per unit of step size.
         clip_norm: largest norm of the gradient of the loss per example; None for no clipping.
 
     Raises:
         ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyro.infer import SVI, Trace_ELBO
+        >>> from pyrovae.training import FusedAdam
+        >>> optimizer = FusedAdam(vae.parameters(), learning_rate=0.01, total_steps=100)
+        >>> loss = SVI(vae.model, vae.guide, optimizer, Trace_ELBO()).step(x)
+        >>> optimizer.steps
+        1
     """
 
     def __init__(
@@ -70,18 +105,7 @@ class FusedAdam(PyroOptim):
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(torch.optim.AdamW, {})
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
-        if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is a fraction of all steps, 0 <= warmup < 1, got {warmup}")
-        if weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(
-                f"clip_norm must be positive, or None for no clipping; got {clip_norm}"
-            )
-        if schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+        check_optimizer_options(learning_rate, warmup, schedule, weight_decay, clip_norm)
         self.parameters = list(parameters)
         self.learning_rate = learning_rate
         self.total_steps = total_steps
@@ -108,11 +132,11 @@ class FusedAdam(PyroOptim):
     def __call__(
         self, params: Iterable[Tensor], *args: object, norm: Tensor | None = None, **kwargs: object
     ) -> None:
-        """Change the parameters by their gradients, as ``SVI.step`` asks for.
+        """Update the parameters by their gradients; called by ``SVI.step``.
 
         Args:
             params: the parameters that the programs used.
-            norm: of the whole gradient, where it is known already.
+            norm: of the whole gradient; None computes it.
 
         Raises:
             ValueError: if one of ``params`` is not among those given to the constructor.
@@ -122,7 +146,7 @@ class FusedAdam(PyroOptim):
         if strangers:
             shapes = ", ".join(str(tuple(p.shape)) for p in strangers)
             raise ValueError(
-                f"the programs use parameters of shape {shapes} that are not the VAE's own; "
+                f"the programs use parameters of shape {shapes} that the VAE does not own; "
                 "make them nn.Parameter attributes of the prior, likelihood or posterior "
                 "instead of pyro.param"
             )
@@ -144,22 +168,23 @@ class FusedAdam(PyroOptim):
         self.steps += 1
 
     def release(self) -> None:
-        """Let go of the gradients of the last step, just before the next one computes its own.
+        """Free the gradients of the last step, just before the next step computes its own.
 
-        Between steps they are about all that is in memory above the weights. An allocator that sees
-        them go gives that memory back to the system, and the next step has to fetch it again, page
-        by page, which took a tenth of the time of a step of 784-512-512-32.
+        Between steps, gradients are nearly everything that lies in memory above the weights. If
+        they were freed earlier, the allocator would return that memory to the system, and the next
+        step would fetch it again page by page. In a VAE of 784-512-512-32 that took a tenth of the
+        time of a step.
         """
         self._spent = []
 
     def update_on_device(self, norm: Tensor, rate: Tensor, failed: Tensor) -> None:
-        """The same change, by operations of which the host learns nothing.
+        """The same update, without synchronizing with the host.
 
-        It may so be part of a CUDA graph. What the host does know, it does itself: it counts
-        ``steps``, and writes ``current_learning_rate()`` to ``rate``.
+        It may therefore be part of a CUDA graph. The caller counts ``steps``, and writes
+        ``current_learning_rate()`` to ``rate``.
 
         Args:
-            norm: of the whole gradient, which the parameters have.
+            norm: of the whole gradient, as the parameters hold it.
             rate: step size, a float32 without dimensions, on the device of the parameters.
             failed: as ``rate``; if it is 1, nothing changes.
         """
@@ -168,7 +193,7 @@ class FusedAdam(PyroOptim):
         for group in self.adam.param_groups:
             group["lr"] = rate
         adam: Any = self.adam
-        adam.found_inf = failed  # as a gradient scaler has it
+        adam.found_inf = failed  # the attribute that a gradient scaler sets
         adam.step()
         del adam.found_inf
         for parameter in self.parameters:
@@ -176,32 +201,33 @@ class FusedAdam(PyroOptim):
 
     @torch.no_grad()
     def _flush(self) -> None:
-        """Set moments to zero before they are too small for a processor to multiply quickly.
+        """Set moments to zero before they become subnormal, which would slow down the processor.
 
-        Those of a weight whose gradient stays zero, as behind a ReLU that is never active, halve
-        every few steps. Numbers below the smallest normal one, about 1e-38, take a processor many
-        times longer. What is lost moves no weight by more than 1e-25 of the step size.
+        If the gradient of a weight stays zero, as behind a ReLU that is never active, its moments
+        halve every few steps. Processors take many times longer to multiply numbers below the
+        smallest normal one, about 1e-38. Setting them to zero moves no weight by more than 1e-25 of
+        the step size.
         """
         for moments in self.adam.state.values():
             for name in ("exp_avg", "exp_avg_sq"):
                 torch.hardshrink(moments[name], FLUSHED, out=moments[name])
 
     def current_learning_rate(self) -> float:
-        """Size of the step that comes next."""
+        """The size of the next step."""
         if self.steps < self.warmup_steps:
             return self.learning_rate * (self.steps + 1) / (self.warmup_steps + 1)
         rest = max(self.total_steps - self.warmup_steps, 1)
         return self.learning_rate * self.schedule((self.steps - self.warmup_steps) / rest)
 
     def get_state(self) -> dict[str, Tensor]:
-        """The optimiser's state as named tensors: what an exact continuation needs."""
+        """The optimizer's state as named tensors, from which training resumes to the bit."""
         state = {"steps": torch.tensor(self.steps)}
         for index, moments in self.adam.state_dict()["state"].items():
             state |= {f"{index}.{name}": value for name, value in moments.items()}
         return state
 
     def set_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take up a state that :meth:`get_state` gave."""
+        """Resume from a state that :meth:`get_state` returned."""
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in state_dict.items():
             if key != "steps":
@@ -214,7 +240,7 @@ class FusedAdam(PyroOptim):
 
 
 class MovingAverage(nn.Module):
-    r"""An exponential moving average of a module's parameters, which follows quickly at first.
+    r"""An exponential moving average of a module's parameters, with less smoothing at first.
 
     .. math::
         \bar\theta_n = d_n \, \bar\theta_{n-1} + (1 - d_n) \, \theta_n, \qquad
@@ -229,7 +255,14 @@ class MovingAverage(nn.Module):
         decay: :math:`d`.
 
     Attributes:
-        module: a copy of it with the averages, and the latest buffers.
+        module: a copy of the module with the averages, and with the latest buffers.
+
+    Example:
+        >>> from pyrovae.training import MovingAverage
+        >>> average = MovingAverage(torch.nn.Linear(2, 1), decay=0.99)
+        >>> average.update()
+        >>> round(average.current_decay(), 3)  # of the second update: 2 / 11
+        0.182
     """
 
     n_averaged: Tensor
@@ -239,13 +272,13 @@ class MovingAverage(nn.Module):
         self.module = copy.deepcopy(module)
         self.decay = decay
         self.register_buffer("n_averaged", torch.tensor(0))
-        # looked up once: going through all modules takes as long as the update
+        # collected once: going through all modules takes as long as the update
         self._parameters_of = [list(m.parameters()) for m in (self.module, module)]
         self._buffers_of = [list(m.buffers()) for m in (self.module, module)]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the module's parameters as they are now."""
+        """Include the current parameters of the module in the average."""
         averages, latest = self._parameters_of
         if int(self.n_averaged) == 0:
             for average, value in zip(averages, latest, strict=True):
@@ -258,19 +291,19 @@ class MovingAverage(nn.Module):
         self.n_averaged += 1
 
     def current_decay(self) -> float:
-        """Decay of the update that comes next, if it is not the first."""
+        """The decay of the next update, unless it is the first one."""
         n = int(self.n_averaged)
         return min(self.decay, (1 + n) / (10 + n))
 
     @torch.no_grad()
     def update_on_device(self, weight: Tensor) -> None:
-        """Take in the parameters by operations of which the host learns nothing.
+        """The same update, without synchronizing with the host.
 
-        The host counts ``n_averaged``, and makes the first update itself.
+        The caller counts ``n_averaged``, and makes the first update by :meth:`update`.
 
         Args:
-            weight: of the latest values, one less ``current_decay()``; without dimensions, on their
-                device.
+            weight: weight of the latest values, ``1 - current_decay()``; without dimensions, on
+                their device.
         """
         averages, latest = self._parameters_of
         for average, value in zip(averages, latest, strict=True):

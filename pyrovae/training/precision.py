@@ -1,10 +1,10 @@
-r"""Matrix products in bfloat16: half the bytes, and the tensor cores of a GPU.
+r"""Matrix products in bfloat16, which take half the bytes and use the tensor cores of a GPU.
 
-A bfloat16 has the range of a float32 and eight bits of precision. Enough for the products of a
-network, whose sums are kept in float32; far too few for a log-density, which sums hundreds of terms
-and is compared with others to a tenth of a nat. So encoder and decoder alone compute like this, and
-what they return is float32 again: likelihood, prior, KL term and gradients of weights never see
-less. Weights and their moments stay float32 as well.
+A bfloat16 has the range of a float32 and eight bits of precision. That is enough for the products
+of a network, whose sums are kept in float32. It is far too little for a log-density, which sums
+hundreds of terms and is compared with others to a tenth of a nat. Therefore only encoder and
+decoder compute in bfloat16, and they return float32. Likelihood, prior, KL term, gradients of
+weights, weights and their moments are all float32.
 
 References:
     Micikevicius et al. (2018), Mixed Precision Training, arXiv:1710.03740
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 __all__ = ["PRECISIONS", "networks", "products_in"]
 
 PRECISIONS = ("float32", "bf16")
-"""Of the matrix products of encoder and decoder."""
+"""Precisions of the matrix products of encoder and decoder."""
 
 NETWORKS = ("encoder", "decoder")
 
 
 def networks(module: nn.Module) -> list[nn.Module]:
-    """The encoders and decoders of a VAE: its submodules of that name.
+    """The encoders and decoders of a VAE: its submodules of these names.
 
     Args:
         module: a VAE, or one of its parts.
@@ -40,15 +40,15 @@ def networks(module: nn.Module) -> list[nn.Module]:
     }
     if not found:
         raise ValueError(
-            "precision bf16 is of the products of networks, and this model has none by the name "
-            "encoder or decoder; give its networks these names, or leave precision at float32"
+            "precision bf16 applies to networks called encoder or decoder, and this model has none "
+            "by these names; rename its networks, or leave precision at float32"
         )
     return list(found.values())
 
 
 @contextlib.contextmanager
 def products_in(precision: str, module: nn.Module) -> Iterator[None]:
-    """A block in which encoders and decoders compute at a precision; they return what they did.
+    """A block in which encoders and decoders compute at a precision; outputs keep their dtype.
 
     Args:
         precision: one of ``PRECISIONS``.

@@ -19,6 +19,8 @@ from pyrovae.data import default_data_dir
 from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
 from pyrovae.training import TrainingDisplay
 
+pytestmark = pytest.mark.xdist_group("app")  # one process makes its runs once
+
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")
 SHORT = (*SMALL, "--epochs", "2")
 
@@ -90,6 +92,7 @@ def own(tmp_path):
     sys.modules.pop("cli_components", None)
 
 
+@pytest.mark.contract
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, contextlib, pyrovae.cli\n"
@@ -117,12 +120,14 @@ def test_a_closed_pipe_ends_quietly():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.contract
 def test_no_command_shows_help(command):
     result = command()
     assert (result.status, result.err) == (0, "")
     assert "Commands:" in result.out
 
 
+@pytest.mark.contract
 def test_options_of_fit_are_the_settings():
     options = {parameter.name for parameter in app.fit.params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
@@ -132,7 +137,7 @@ def test_options_of_fit_are_the_settings():
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ("--prior lapalce", "unknown prior 'lapalce' (did you mean 'laplace'?); choose one of"),
+        ("--prior lapalce", "got 'lapalce' (did you mean 'laplace'?); or write module:Class"),
         ("--likelihood bernouli", "did you mean 'bernoulli'?"),
         ("--posterior diag", "did you mean 'diagonal'?"),
         ("--encoder mpl", "did you mean 'mlp'?"),
@@ -170,7 +175,7 @@ def test_options_of_fit_are_the_settings():
         ("--resume absent", "there is no run at absent"),
         ("--prior absent:Prior", "cannot import absent"),
         ("--out .", "exists; choose another folder"),
-        ("--out /proc/run", "cannot make /proc/run"),
+        ("--out /proc/run", "cannot create /proc/run"),
         ("--epocs 3", "Did you mean one of: '--epochs'"),
         ("--lr 3", "'--lr' (did you mean '--learning-rate'?); see pyrovae fit --help"),
         ("--bs 3", "(did you mean '--batch-size'?)"),
@@ -220,7 +225,7 @@ def test_a_wrong_file_is_refused(refused, tmp_path, text, part):
         ("reconstruct run --count -1", "-1 is not in the range x>=1"),
         ("encode run --data digits", "missing option '--out'"),
         ("encode run --data digits --out x.npy", "its ending must be .npz, such as x.npz"),
-        ("encode run --data shape.npy --out x.npz", "was trained on observations of shape"),
+        ("encode run --data shape.npy --out x.npz", "was trained on examples of shape"),
         ("score run --data shape.npy --out x.npz", "have (1, 7, 7); give data of shape (N, 8, 8)"),
         ("encode run --data scale.npy --out x.npz", "the model was trained on counts out of 16"),
         ("score run --data scale.npy --out x.npz", "integers from 0 to 16 (an int64 array)"),
@@ -228,7 +233,7 @@ def test_a_wrong_file_is_refused(refused, tmp_path, text, part):
         ("fit --resume run --epochs 3", "leave out --epochs"),
         ("fit --resume run --out other", "leave out --out"),
         ("fit --resume run --prior laplace", "the prior of run is normal, not laplace"),
-        ("fit --out run", "run exists; choose another folder, or go on with it: pyrovae fit --re"),
+        ("fit --out run", "run exists; choose another folder, or resume it: pyrovae fit --re"),
         ("shw run", "no such command 'shw'"),
     ],
 )
@@ -273,6 +278,7 @@ def test_bernoulli_on_grey_mnist_is_refused_with_the_choices(refused):
     assert "choose a likelihood of gray values (continuous_bernoulli or normal;" in err
 
 
+@pytest.mark.contract
 def test_json_is_one_object_and_nothing_else(command, no_figures):
     result = command("fit", *SHORT, "--json", "--out", "a")
     summary = json.loads(result.out)
@@ -396,6 +402,7 @@ def _tensor(x):
     return torch.from_numpy(x)
 
 
+@pytest.mark.contract
 def test_show_and_components_describe(command, run):
     result = command("show", "run")
     assert (result.status, result.err) == (0, "")
@@ -432,8 +439,8 @@ def test_own_code_is_named_in_the_line_to_go_on_with(command, own, refused, no_f
     spec = ("--prior", "cli_components:MyPrior:rate=2.0")
     limited = command("fit", *SHORT, *spec, "--max-minutes", "1e-9", "--out", "a")
     how = "pyrovae fit --resume a --prior cli_components:MyPrior"
-    assert f"time is up; go on with: {how}\n" in limited.err
-    assert refused("fit", *SHORT, "--out", "a").endswith(f"or go on with it: {how}\n")
+    assert f"time is up; resume with: {how}\n" in limited.err
+    assert refused("fit", *SHORT, "--out", "a").endswith(f"or resume it: {how}\n")
     assert command(*how.split()[1:]).status == 0
 
 
@@ -461,7 +468,7 @@ def test_errors_of_own_code_are_one_line(command, tmp_path, own):
     )
     result = command("fit", "--prior", "cli_components:Bad")
     assert result.status == 2
-    assert "cannot be made: KeyError: 'k' in line 4 of" in result.err
+    assert "cannot be built: KeyError: 'k' in line 4 of" in result.err
     own.with_name("cli_components.py").write_text(
         "import torch\nclass Bad(torch.nn.Module):\n"
         "    def forward(self):\n        raise KeyError('k')\n"
@@ -469,7 +476,7 @@ def test_errors_of_own_code_are_one_line(command, tmp_path, own):
     sys.modules.pop("cli_components")
     result = command("fit", "--prior", "cli_components:Bad")
     assert result.status == 1
-    assert result.err.startswith("pyrovae: KeyError: 'k'; not foreseen")
+    assert result.err.startswith("pyrovae: KeyError: 'k'; an unexpected error")
     assert len(result.err.splitlines()) == 1
 
 
@@ -492,7 +499,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
         interrupt_at(step, patched)
         result = command("fit", *SHORT, "--out", "a b")
     assert (result.status, result.out) == (130, "")
-    assert result.err.endswith("interrupted; go on with: pyrovae fit --resume 'a b'\n")
+    assert result.err.endswith("interrupted; resume with: pyrovae fit --resume 'a b'\n")
     assert command("show", "a b").status == 0
     assert command("evaluate", "a b", "--samples", 1, "--limit", 5).status == 0
     assert command("fit", "--resume", "a b").status == 0
@@ -500,10 +507,11 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(
     assert Path("a b/model.safetensors").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_readable_and_goes_on_to_the_same_weights(command, no_figures, tmp_path):
     code = (
-        "import sys, pyrovae.training.fitting, pyrovae.cli\n"
-        "pyrovae.training.fitting.CHECKPOINT_SECONDS = 0\n"
+        "import sys, pyrovae.training.loop, pyrovae.cli\n"
+        "pyrovae.training.loop.CHECKPOINT_SECONDS = 0\n"
         f"sys.argv = ['pyrovae', 'fit', *{SMALL}, '--epochs', '30', '--out', 'killed']\n"
         "pyrovae.cli.app.main()"
     )
@@ -537,10 +545,11 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(command, run, monkey
             raise KeyboardInterrupt
         return bounds(*arguments)
 
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", interrupted)
+    for module in ("over_dataset", "_store"):
+        monkeypatch.setattr(f"pyrovae.evidence.{module}.bounds", interrupted)
     result = command(*arguments)
     assert (result.status, result.out) == (130, "")
-    assert result.err.strip() == ("pyrovae: interrupted; the same command goes on from here")
+    assert result.err.strip() == ("pyrovae: interrupted; repeat the command to resume")
     assert command(*arguments).out == whole
     # 359 images are 18 batches, of which 6 were done; one more each time tells whose they are
     assert len(done) == 8 + 1 + 18 - 6
@@ -554,7 +563,7 @@ def test_an_interruption_after_training_says_how_to_go_on(command, monkeypatch):
     monkeypatch.setattr("pyrovae.plots.draw_vae", interrupted)
     result = command("fit", *SHORT, "--out", "a")
     assert result.status == 130
-    assert result.err.endswith("interrupted; go on with: pyrovae fit --resume a\n")
+    assert result.err.endswith("interrupted; resume with: pyrovae fit --resume a\n")
 
 
 def test_divergence_has_a_status_of_its_own(command):
@@ -567,7 +576,7 @@ def test_divergence_has_a_status_of_its_own(command):
 def test_a_time_limit_says_how_to_go_on(command, no_figures):
     result = command("fit", *SHORT, "--max-minutes", "1e-9", "--out", "a")
     assert result.status == 0
-    assert "no validation bound yet: these are the weights of the last step" in result.err
-    assert "time is up; go on with: pyrovae fit --resume a" in result.err
+    assert "no validation bound yet: the weights are those of the last step" in result.err
+    assert "time is up; resume with: pyrovae fit --resume a" in result.err
     assert command("fit", "--resume", "a").status == 0
     assert json.loads(Path("a/summary.json").read_text())["stopped"] == "finished"

@@ -105,7 +105,7 @@ def test_impute_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
     np.save(tmp_path / "small.npy", np.ones((10, 1, 4, 4), np.int64))
     before = {path.name for path in (run / "figures").glob("*")}
     for options, message in (
-        ((), "nothing is missing in the test set; say with --mask what is to be hidden"),
+        ((), "nothing is missing in the test set; hide pixels with --mask"),
         (("--mask", "middle"), "unknown mask 'middle'"),
         (("--mask", tmp_path / "other.npy"), "has the shape (1, 4, 4)"),
         (("--mask", "lower", "--method", "gibbs"), "'gibbs' is not one of importance, nuts"),

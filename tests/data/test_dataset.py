@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import read
-from pyrovae.data.dataset import (
+from pyrovae import data
+from pyrovae.data import (
     BINARIZATIONS,
     SCALINGS,
     STATIC_SEEDS,
@@ -21,6 +21,7 @@ from pyrovae.data.dataset import (
     load,
     load_all,
     prepare,
+    read,
 )
 from tests.oracles import assert_within
 
@@ -356,7 +357,7 @@ def test_unit_leaves_the_unit_interval_and_refuses_other_reals(tmp_path: Path) -
 def test_standardizing_agrees_with_numpy(
     tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyrovae.data.dataset.CHUNK_VALUES", 50)
+    monkeypatch.setattr("pyrovae.data.splits.CHUNK_VALUES", 50)
     x = (RNG.random((200, 7)) * 2.5 - 0.5).clip(0).astype(dtype)
     dataset = load(saved(tmp_path, x), scaling="standardize")
     train = x[np.sort(np.random.default_rng(0).permutation(200)[:140])].astype(np.float64)
@@ -517,9 +518,11 @@ def test_global_random_state_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before_torch)
 
 
-@pytest.mark.parametrize("name", ["binarization", "data", "files", "sources"])
-def test_packages_of_single_sources_are_imported_by_those_only(name: str) -> None:
-    path = Path(__file__).parents[2] / "pyrovae" / f"{name}.py"
+FILES = sorted(Path(data.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_packages_of_single_sources_are_imported_by_those_only(path: Path) -> None:
     found: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):

@@ -13,7 +13,7 @@ import scipy.io
 from PIL import Image
 from torchvision import datasets
 
-from pyrovae.data.dataset import named
+from pyrovae.data import named
 from pyrovae.data.named import DATASETS, TorchvisionSet, default_data_dir, read
 
 RNG = np.random.default_rng(5)

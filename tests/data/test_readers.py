@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pyrovae.data.readers import NPZ_LAYOUTS, READERS, Source, import_for, read_path
+from pyrovae._process.optional import import_for
+from pyrovae.data import READERS, Source, read_path
+from pyrovae.data.readers import NPZ_LAYOUTS
 
 RNG = np.random.default_rng(3)
 GREY = RNG.integers(0, 256, (12, 5, 6), dtype=np.uint8)
@@ -105,7 +107,7 @@ def test_arrays_in_no_layout_are_refused(tmp_path: Path, x: np.ndarray, message:
 def test_the_first_value_that_float32_cannot_hold_is_located(
     tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyrovae.data.readers.CHUNK_VALUES", 12)
+    monkeypatch.setattr("pyrovae.data.sources.CHUNK_VALUES", 12)
     x = np.zeros((12, 4), np.float64 if value == 1e300 else np.float16)
     x[7, 2] = x[9, 0] = value
     with pytest.raises(ValueError, match=r"\[7, 2\] is .* must be finite float32"):
@@ -357,7 +359,7 @@ def test_image_size_must_be_a_positive_integer(tmp_path: Path, image_size: int) 
 def test_grey_beside_colour_names_both_files(tmp_path: Path) -> None:
     save_images(tmp_path, GREY)
     Image.fromarray(COLOUR[0]).save(tmp_path / "odd.png")
-    with pytest.raises(ValueError, match=r"000\.png is grey and .*odd\.png is in colour"):
+    with pytest.raises(ValueError, match=r"000\.png is gray and .*odd\.png is in color"):
         read_path(tmp_path)
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae.data.dataset import BINARIZATIONS, DATASETS, SCALINGS, load
-from pyrovae.data.recipes import RECIPES, Recipe, for_array
+from pyrovae.data import BINARIZATIONS, DATASETS, RECIPES, SCALINGS, Recipe, for_array, load
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
 from pyrovae.runs import Spec, resolve

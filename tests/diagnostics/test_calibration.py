@@ -10,7 +10,8 @@ from scipy.stats import kstest, norm
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics.calibration import BINS, calibrate, uniformity
+from pyrovae.diagnostics.calibration import calibrate
+from pyrovae.diagnostics.rank_uniformity import BINS, uniformity
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
@@ -18,7 +19,7 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Categorical, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.models import PAIRS, linear_gaussian
+from tests.models import EVERY_DENSE_PAIR, linear_gaussian
 from tests.models import make_pair as make
 from tests.oracles import assert_within
 
@@ -158,7 +159,7 @@ def test_the_ranks_are_those_of_the_values():
     assert result.coverage[-1].nominal == result.coverage[-1].observed.value == 1
 
 
-@pytest.mark.parametrize(("prior", "posterior"), [pair for pair in PAIRS if pair[1] != "point"])
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_DENSE_PAIR)
 def test_every_pair_is_tested_or_said_to_be_constant(prior, posterior, tmp_path):
     vae = make(prior, posterior)
     before = torch.get_rng_state()

@@ -66,11 +66,11 @@ def test_the_terms_sum_to_the_elbo_that_is_evaluated_with_the_same_draws(prior, 
     expected = pyrovae.evaluate(vae, data, samples=4, seed=3)
     terms = {name: term.value for name, term in result.terms.items()}
     for term in ("elbo", "reconstruction", "kl"):
-        assert terms[term] == pytest.approx(expected[term]["estimate"], abs=1e-4)
+        assert terms[term] == pytest.approx(getattr(expected, term).value, abs=1e-4)
         over = result.terms[term].over_examples
-        assert over == pytest.approx(expected[term]["standard_error"], rel=1e-3)
+        assert over == pytest.approx(getattr(expected, term).standard_error, rel=1e-3)
     total = terms["reconstruction"] - terms["mutual_information"] - terms["marginal_kl"]
-    assert total == pytest.approx(expected["elbo"]["estimate"], abs=1e-4)
+    assert total == pytest.approx(expected.elbo.value, abs=1e-4)
     assert abs(result.remainder) < 1e-9
     assert terms["mutual_information"] <= math.log(45)
     assert ("total_correlation" in terms) == (posterior in FACTORISED)

@@ -13,14 +13,14 @@ from pyro import distributions as dist
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics.active_dimensions import gradient_variance
+from pyrovae.diagnostics import gradient_moments, gradient_variance
 from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta
 from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, Spherical
 from pyrovae.priors import GaussianMixture, Sphere, StandardNormal, VampPrior
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import PAIRS, Rows, affine
 from tests.models import make_pair as pair
 from tests.oracles import assert_finite, assert_within, exact_elbo
@@ -37,12 +37,12 @@ def kept(monkeypatch):
     """The moments that a comparison makes: of the estimators, then of differences."""
     made = []
 
-    class Kept(gradient_variance._Moments):
+    class Kept(gradient_variance.Moments):
         def __init__(self):
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(gradient_variance, "_Moments", Kept)
+    monkeypatch.setattr(gradient_variance, "Moments", Kept)
     return made
 
 
@@ -59,7 +59,7 @@ def check_difference(row):
     assert_within(difference.z_score, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_the_mean_is_the_gradient_of_the_exact_elbo(seed, kept):
     """On a linear-Gaussian VAE: 4 standard errors of 200 draws, in every parameter."""
     vae, x, _ = affine(seed)
@@ -84,7 +84,7 @@ def test_the_mean_is_the_gradient_of_the_exact_elbo(seed, kept):
         check_difference(rows[name])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_the_check_of_the_means_finds_another_gradient(seed, monkeypatch):
     """The gradient at beta 2 is more than 4 standard errors away."""
     monkeypatch.setitem(OBJECTIVES, "stl", lambda: Beta(beta=2.0))
@@ -118,7 +118,7 @@ class Shared(nn.Module):
         return q.expand((*x.shape[:-1], 1)).to_event(1)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("scale", [0.2, 0.5, 1.5])
 def test_the_variance_is_that_of_the_formula_in_one_dimension(seed, scale):
     r"""4 standard errors. With :math:`x \mid z \sim N(wz, t^2)` and exact precision c = 1 + k.
@@ -159,11 +159,11 @@ def test_moments_are_numpys_and_their_standard_error_is_what_repetition_shows(si
     found, errors = [], []
     for _ in range(1_000):
         values = 3 + rng.standard_normal((30, size)) * scale
-        moments = gradient_variance._Moments()
+        moments = gradient_variance.Moments()
         for value in values:
             moments.add(torch.from_numpy(value))
         found.append(moments.variance)
-        errors.append(gradient_variance._error_of_mean(moments.increments))
+        errors.append(gradient_moments._error_of_mean(moments.increments))
     np.testing.assert_allclose(moments.mean, values.mean(0))
     assert moments.variance == pytest.approx(values.var(0, ddof=1).sum())
     assert math.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=5 * 0.022)
@@ -258,7 +258,7 @@ def test_without_a_closed_form_the_analytic_row_says_so_and_has_no_numbers(kind,
     assert result.note is None
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digits, kept):
     """4 standard errors, from the exact gradient in one dimension by quadrature."""
     torch.manual_seed(seed)
@@ -283,7 +283,7 @@ def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digi
     check_difference(by_name(result)["stl"])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_sphere_has_all_three(seed, network, digits):
     torch.manual_seed(seed)
     result = compare_gradients(
@@ -336,7 +336,7 @@ class Coins(nn.Module):
         return dist.Bernoulli(logits=x @ self.slope).to_event(1)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_draws_that_cannot_be_differentiated_leave_the_gradient_by_the_score(seed, kept):
     """4 standard errors from the sum over all four z."""
     torch.manual_seed(seed)
@@ -469,6 +469,13 @@ def test_the_command_prints_writes_and_refuses(command, tmp_path):
         assert f"variance {row['variance']['value']:.4g} +- " in out
     assert out.count("of that of Monte Carlo KL") == 2
     assert "figure   run/figures/gradients.png" in out
+
+
+def test_the_command_takes_a_batch_of_at_most_100(command):
+    assert command("fit", *SMALL, "--epochs", 1, "--out", "run")[0] == 0
+    many = ("--samples", 2, "--limit", 120, "--gradients", "--draws", 2, "--json")
+    result = json.loads(command("kl", "run", *many)[1])
+    assert (result["images"], result["gradients"]["images"]) == (120, 100)
 
 
 def test_the_command_says_what_is_not_there(command):

@@ -29,9 +29,11 @@ from pyrovae.posteriors import (
 from pyrovae.priors import Flow, GaussianMixture, Laplace, StandardNormal, VampPrior
 from pyrovae.runs import Spec
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import NO_REAL_LATENT, exact_posterior, linear_gaussian
 from tests.oracles import assert_finite, assert_no_less, assert_within
+
+pytestmark = pytest.mark.xdist_group("inference gap")  # one process makes its runs once
 
 TERMS = ("log_evidence", "elbo", "kl", "residual", "best_elbo", "approximation", "amortization")
 QUICK = {"samples": 200, "steps": 20, "nuts": NutsSettings(draws=8, warmup=8, chains=2)}
@@ -63,7 +65,7 @@ def best_mean_field_gap(vae, x):
     return (precision.diagonal().log().sum() - torch.linalg.slogdet(precision)[1]) / 2
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_identity_closes_exactly_for_linear_gaussian_models(seed):
     vae, x, evidence = with_diagonal_normal(seed)
     found = gap(vae, Split.from_array(x), images=20, steps=1, nuts=None)
@@ -80,7 +82,7 @@ def test_identity_closes_exactly_for_linear_gaussian_models(seed):
     assert_within(log_w.mean(0), found.elbo.value, error, 5)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_approximation_gap_is_the_closed_form_of_the_best_mean_field_normal(seed):
     vae, x, _ = with_diagonal_normal(seed)
     found = gap(vae, Split.from_array(x), images=3, steps=2_000, nuts=None)
@@ -112,7 +114,7 @@ def test_the_best_q_is_at_another_mode_than_the_encoders_where_that_is_better(se
     assert found.mean.detach().flatten().tolist() == pytest.approx([0.78, 0.78], abs=0.05)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_amortization_gap_is_zero_where_the_encoders_q_is_the_best(seed):
     vae, x, _ = with_diagonal_normal(seed, optimal=True)
     found = gap(vae, Split.from_array(x), images=5, steps=800, nuts=None)
@@ -165,7 +167,7 @@ def test_bridge_sampling_shows_chains_that_do_not_agree():
     assert error > 0.1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_nuts_and_bridge_sampling_give_the_exact_evidence(seed):
     """All of the way, on a linear-Gaussian model: 4.5 standard errors."""
     vae, x, evidence = with_diagonal_normal(seed)
@@ -285,8 +287,16 @@ def pair(name, latent_dim, network):
     )
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2])
-@pytest.mark.parametrize("name", FAMILIES)
+SOME_FAMILIES = [
+    name
+    if name in ("mixture, full", "normal, flow q")
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in FAMILIES
+]
+
+
+@pytest.mark.parametrize("latent_dim", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("name", SOME_FAMILIES)
 def test_identity_closes_for_any_real_pair(name, latent_dim, network, digits):
     """4.5 standard errors, of untrained models by quadrature, for each of 3 images."""
     torch.manual_seed(1)
@@ -299,7 +309,7 @@ def test_identity_closes_for_any_real_pair(name, latent_dim, network, digits):
     assert_no_less(found.approximation.value, 0.0, found.approximation.error, 4.5)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SOME_FAMILIES)
 def test_every_pair_is_taken_apart_by_bridge_sampling(name, network, digits):
     found = gap(pair(name, 3, network), Split.from_array(digits), images=2, **QUICK)
     assert found.method == "bridge"

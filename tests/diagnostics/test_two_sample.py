@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from pyrovae.diagnostics.two_sample import FEWEST, probe, two_samples
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.oracles import assert_within
 
 
@@ -15,7 +15,7 @@ def normal(seed, count, columns):
     return np.random.default_rng([seed, count]).normal(size=(count, columns))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_equal_distributions_are_rejected_no_more_often_than_the_level_says(seed):
     tests = 60
     found = [

@@ -1,5 +1,6 @@
-"""Every method gives one kind of result, for the library and for the command line."""
+"""Every method answers through one function, in the library and on the command line."""
 
+import inspect
 import json
 import math
 import os
@@ -8,53 +9,150 @@ import numpy as np
 import pytest
 import torch
 
+import pyrovae
 from pyrovae._process import processes
-from pyrovae.evidence.lower_bounds import Evidence, per_example
-from pyrovae.evidence.methods import METHODS, importance_weighted, summary
-from pyrovae.evidence.proposals import FEWEST
+from pyrovae.cli.evaluate import METHODS as COMMAND_LINE
+from pyrovae.cli.evaluate import OPTIONS
+from pyrovae.cli.evaluate import evaluate as evaluate_command
+from pyrovae.data import Split
+from pyrovae.evidence import (
+    FEWEST,
+    METHODS,
+    PROPOSALS,
+    Evaluation,
+    Evidence,
+    MeanEvidence,
+    MeanSandwich,
+    annealed,
+    evaluate,
+    exact,
+    importance_weighted,
+    integrated,
+    per_example,
+)
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.posteriors import Point
 from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, start
 from pyrovae.vae import VAE
 from tests import models
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import SHAPE
 from tests.models import loose as loosened
 from tests.oracles import assert_within
 
-FEW = {"ais": {"temperatures": 40, "samples": 200}, "iw": {"samples": 4_000}}
+pytestmark = pytest.mark.xdist_group("methods")  # one process makes its runs once
+
+FUNCTIONS = {
+    "iw": (importance_weighted, {"samples": 4_000}),
+    "ais": (annealed, {"samples": 200, "temperatures": 40}),
+    "quadrature": (integrated, {}),
+    "exact": (exact, {}),
+}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", METHODS)
+def test_the_names_of_the_command_line_are_those_of_the_registry():
+    """With the options of each method, which the functions behind it have."""
+    assert list(COMMAND_LINE) == list(METHODS)
+    assert list(FUNCTIONS) == [name for name in METHODS if name != "bdmc"]
+    assert set().union(*COMMAND_LINE.values()) == set(OPTIONS)
+    for name, options in COMMAND_LINE.items():
+        function = pyrovae.evidence.sandwich if name == "bdmc" else FUNCTIONS[name][0]
+        assert set(options) <= set(inspect.signature(function).parameters)
+    choices = {option.name: option.type for option in evaluate_command.params}
+    assert tuple(choices["proposal"].choices) == PROPOSALS
+
+
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
     """Within 4.5 errors for each of 20 x, and a rounding of 1e-9."""
     _, x, evidence = models.linear_gaussian(seed)
     vae, _ = loosened(models.linear_gaussian(seed)[0])
+    function, options = FUNCTIONS[name]
     with torch.no_grad():
-        found = METHODS[name](vae, x, seed=seed, **FEW.get(name, {}))
+        found = function(vae, x, seed=seed, **options)
     assert isinstance(found, Evidence)
     assert found.log_evidence.shape == found.standard_error.shape == (20,)
     assert_within(found.log_evidence, evidence, found.standard_error, 4.5, floor=1e-9)
     assert all(len(value) == 20 for value in found.details.values())
     told = []
-    again = METHODS[name](
-        vae,
-        x,
-        samples=FEW[name]["samples"] if name in FEW else None,
-        seed=seed,
-        advance=told.append,
-        **{k: v for k, v in FEW.get(name, {}).items() if k != "samples"},
-    )
+    again = function(vae, x, seed=seed, progress=told.append, **options)
     assert torch.equal(again.log_evidence, found.log_evidence)
     assert sum(told) == pytest.approx(20)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("iw", {"samples": 20, "proposal": "mixture"}),
+        ("ais", {"samples": 3, "temperatures": 5, "start": "posterior"}),
+        ("quadrature", {}),
+    ],
+)
+def test_one_function_applies_every_method_to_the_first_examples(vae, digits, method, options):
+    data, told = Split.from_array(digits), []
+    found = evaluate(vae, data, method=method, limit=5, seed=3, progress=told.append, **options)
+    expected = FUNCTIONS[method][0](vae, digits[:5], seed=3, **options)
+    assert isinstance(found, MeanEvidence)
+    assert torch.equal(found.per_example.log_evidence, expected.log_evidence)
+    assert found.log_evidence == expected.mean()
+    assert (found.method, found.examples) == (method, 5)
+    assert sum(told) == pytest.approx(5)
+    plain = found.to_dict()
+    names = ["method", "log_evidence", "details", "images"]
+    assert list(plain) == names + ["weights"] * (method == "iw")
+    assert list(plain["log_evidence"]) == [
+        "estimate", "standard_error", "sampling_error", "samples", "kind",
+    ]  # fmt: skip
+    assert set(plain["details"]) == set(found.details)
+    assert "per_example" not in repr(found)
+
+
+def test_both_bounds_come_from_the_same_function_without_data(vae):
+    options = {"samples": 3, "temperatures": 5, "limit": 6}
+    found = evaluate(vae, None, method="bdmc", **options)
+    assert isinstance(found, MeanSandwich)
+    assert list(found.to_dict()) == ["method", "lower", "upper", "gap", "images"]
+    assert found.gap.value == pytest.approx(found.upper.value - found.lower.value)
+    assert found.examples == len(found.per_example.x) == 6
+
+
+def test_the_default_result_gives_the_plain_data_of_the_command(vae, digits):
+    found = evaluate(vae, Split.from_array(digits), samples=30)
+    assert isinstance(found, Evaluation)
+    plain = found.to_dict()
+    assert list(plain) == ["elbo", "reconstruction", "kl", "log_evidence", "weights", "images"]
+    assert list(plain["log_evidence"]) == ["estimate", "standard_error", "samples", "kind"]
+    assert list(plain["weights"]) == [
+        "at_a_tenth", "bias_corrected", "sampling_error", "ess", "unreliable", "largest_pareto_k",
+    ]  # fmt: skip
+    assert list(plain["weights"]["ess"]) == ["median", "minimum"]
+    assert plain["elbo"] == {
+        "estimate": found.elbo.value, "standard_error": found.elbo.standard_error
+    }  # fmt: skip
+    assert torch.equal(
+        found.per_example.elbo, per_example(vae, Split.from_array(digits), samples=30).elbo
+    )
+
+
+def test_an_option_that_a_method_does_not_have_is_a_type_error(vae, digits, tmp_path):
+    data = Split.from_array(digits)
+    for method, option in (
+        ("ais", {"proposal": "mixture"}),
+        ("quadrature", {"temperatures": 5}),
+        ("exact", {"compile": "off"}),
+        ("iw", {"start": "prior"}),
+        ("iw", {"proposal": "mixture", "store": tmp_path / "x.safetensors"}),
+    ):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{list(option)[-1]}'"):
+            evaluate(vae, data, method=method, limit=2, **option)
+    with pytest.raises(ValueError, match="one of iw, ais, quadrature, exact, bdmc, got 'nuts'"):
+        evaluate(vae, data, method="nuts")
+
+
 def test_importance_weighting_is_that_of_the_evaluation(vae, digits):
     found = importance_weighted(vae, digits, samples=50, seed=3)
-    from pyrovae.data import Split
-
     every = per_example(vae, Split.from_array(digits), samples=50, seed=3)
     assert torch.equal(found.log_evidence, every.log_evidence)
     assert torch.equal(found.details["ess"], every.ess)
@@ -64,7 +162,7 @@ def test_importance_weighting_is_that_of_the_evaluation(vae, digits):
 def test_a_point_is_refused_and_one_draw(network, digits):
     vae = VAE(StandardNormal(2), Bernoulli(2, SHAPE, network), Point(2, SHAPE, network))
     with pytest.raises(
-        ValueError, match="Point has no density to weigh draws by; use the proposal"
+        ValueError, match="Point has no density to weight draws by; use the proposal"
     ):
         importance_weighted(vae, digits)
     with pytest.raises(ValueError, match="samples must be at least 2, to have an error, got 1"):
@@ -83,15 +181,15 @@ def test_the_error_of_a_mean_counts_examples_and_sampling():
     torch.manual_seed(0)
     truth = 2 * torch.randn(4_000, 50).double()
     noisy = truth + 0.5 * torch.randn(4_000, 50).double()
-    found = [summary(Evidence(v, torch.full((50,), 0.5).double(), "k", 3, {})) for v in noisy]
-    means = torch.tensor([row["estimate"] for row in found]).double()
-    errors = torch.tensor([row["standard_error"] for row in found]).double()
+    found = [Evidence(v, torch.full((50,), 0.5).double(), "k", 3, {}).mean() for v in noisy]
+    means = torch.tensor([row.value for row in found]).double()
+    errors = torch.tensor([row.standard_error for row in found]).double()
     assert errors.mean().item() == pytest.approx(means.std().item(), rel=0.05)
     spread = (means - truth.mean(1)).std().item()
-    assert found[0]["sampling_error"] == pytest.approx(spread, rel=0.05)
+    assert found[0].sampling_error == pytest.approx(spread, rel=0.05)
     one = Evidence(noisy[0, :1], torch.full((1,), 0.5).double(), "k", 3, {})
-    assert summary(one)["standard_error"] is None
-    assert summary(one)["sampling_error"] == pytest.approx(0.5)
+    assert one.mean().standard_error is None
+    assert one.mean().sampling_error == pytest.approx(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +256,7 @@ def test_every_method_prints_words_numbers_and_a_file(command, runs, name, metho
             assert mean["sampling_error"] == pytest.approx(np.linalg.norm(error) / 6)
 
 
-def test_the_weights_are_told_of_in_words(command, runs):
+def test_the_weights_are_described_in_words(command, runs):
     words = evaluated(command, runs, "plain", "--samples", 60)
     for part in (
         "log p(x) is at least",
@@ -176,18 +274,24 @@ def test_the_weights_are_told_of_in_words(command, runs):
     ("arguments", "part"),
     [
         ("plain --method exact", "there is no exact log p(x): the decoder is MLP, not linear"),
-        ("linear --method quadrature", "takes one or two latent dimensions, and z has 3"),
-        ("discrete --method quadrature", "quadrature is over real z, and the prior Categorical"),
-        ("discrete --method ais", "annealing moves z over real vectors, and the prior Categorica"),
-        ("discrete --method bdmc", "annealing moves z over real vectors, and the prior Categorica"),
-        ("plain --method exact --samples 3", "--samples is of the methods iw, ais, bdmc, and not"),
-        ("plain --temperatures 3", "--temperatures is of the methods ais, bdmc, and not of iw"),
-        ("plain --start prior", "--start is of the methods ais, bdmc, and not of iw"),
-        ("plain --method ais --compile off", "--compile is of the methods iw, and not of ais"),
+        ("linear --method quadrature", "takes one or two latent dimensions, but z has 3"),
+        ("discrete --method quadrature", "quadrature is over real z, but the prior Categorical"),
+        ("discrete --method ais", "annealing moves z over real vectors, but the prior Categorica"),
+        ("discrete --method bdmc", "annealing moves z over real vectors, but the prior Categorica"),
+        (
+            "plain --method exact --samples 3",
+            "--samples applies to iw and ais and bdmc, not to the",
+        ),
+        ("plain --temperatures 3", "--temperatures applies to ais and bdmc, not to the method iw"),
+        ("plain --start prior", "--start applies to ais and bdmc, not to the method iw"),
+        ("plain --method ais --compile off", "--compile applies to iw, not to the method ais"),
         ("plain --method nuts", "'nuts' is not one of 'iw', 'ais', 'quadrature', 'exact', 'bdmc'"),
-        ("plain --method ais --proposal mixture", "--proposal is of the methods iw, and not of"),
+        ("plain --method ais --proposal mixture", "--proposal applies to iw, not to the method"),
         ("plain --proposal prior", "'prior' is not one of 'posterior', 'mixture'"),
-        ("plain --proposal mixture --compile off", "--compile is of --proposal posterior; a mix"),
+        (
+            "plain --proposal mixture --compile off",
+            "--compile applies to --proposal posterior; draws",
+        ),
         ("plain --proposal mixture --samples 5", "from a mixture must be at least 20, got 5"),
         ("plain --out x.csv", "its ending must be .npz"),
         ("plain --method ais --samples 0", "0 is not in the range x>=1"),
@@ -210,6 +314,6 @@ def test_only_iw_shares_its_work(command, runs, monkeypatch):
     monkeypatch.setattr(processes, "stop", lambda say, status: (say(), status)[1])
     result = command("evaluate", runs / "plain", "--method", "ais")
     assert result.status == 2
-    assert "--method ais is for one process; only iw from the posterior" in result.err
+    assert "--method ais runs in one process; only iw from the posterior" in result.err
     result = command("evaluate", runs / "plain", "--proposal", "mixture")
-    assert "--proposal mixture is for one process; only iw from the posterior" in result.err
+    assert "--proposal mixture runs in one process; only iw from the posterior" in result.err

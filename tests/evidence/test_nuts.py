@@ -19,6 +19,7 @@ from tests.oracles import assert_within
 SHORT = {"draws": 300, "warmup": 150, "chains": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_moments_are_those_of_the_exact_posterior(seed):
     """Within 4.5 standard errors of 24 means and 24 mean squares, by the effective sample size."""
@@ -65,7 +66,9 @@ def test_means_are_those_of_densities_that_are_not_normal(density, mean, varianc
     assert_within(found.z.mean((0, 1)), torch.tensor(mean), error, 4.5)
 
 
-@pytest.mark.parametrize("prior", ["laplace", "mixture", "flow"])
+@pytest.mark.parametrize(
+    "prior", ["mixture", *(pytest.param(p, marks=pytest.mark.slow) for p in ("laplace", "flow"))]
+)
 def test_draws_of_any_real_prior_agree_with_quadrature(prior, network, digits):
     """Means of z for two images within 5 standard errors, from single-precision networks."""
     torch.manual_seed(2)
@@ -131,7 +134,7 @@ def test_progress_counts_every_draw():
         warmup=5,
         chains=2,
         seed=0,
-        advance=told.append,
+        progress=told.append,
     )
     assert sum(told) == 22
 

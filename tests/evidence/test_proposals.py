@@ -10,11 +10,11 @@ from pyrovae.evidence.quadrature import integrated
 from pyrovae.priors import StandardNormal
 from pyrovae.vae import VAE
 from tests import models
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.oracles import assert_finite, assert_within
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_it_needs_no_good_posterior(seed):
     """One far off and far too narrow, and a point: within 4 errors for each of 20 x, all small."""
     vae, x, evidence = models.linear_gaussian(seed)
@@ -62,7 +62,7 @@ def test_several_narrow_modes_are_found(seed):
     assert (truth - plain.log_evidence).min() > 1  # log 4, less what strays
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_weighted_draws_have_the_moments_of_the_posterior(seed):
     """Mean and variance of each x within 4.5 errors of the exact ones."""
     torch.manual_seed(seed)

@@ -184,7 +184,7 @@ def test_every_mode_counts_though_q_knows_one(seed):
 def test_every_pair_agrees_with_importance_weighting_or_is_refused(prior, posterior, digits):
     vae = make(prior, posterior).eval()
     if posterior in ("power_spherical", "relaxed_categorical"):
-        with pytest.raises(ValueError, match="quadrature is over real z, and the prior"):
+        with pytest.raises(ValueError, match="quadrature is over real z, but the prior"):
             integrated(vae, digits[:1])
         return
     found = integrated(vae, digits[:1])
@@ -232,7 +232,7 @@ def test_one_dimension_has_a_curve():
 
 def test_more_dimensions_and_draws_are_refused(network, digits):
     vae = VAE(StandardNormal(3), Normal(3, (4,), Linear), DiagonalNormal(3, (4,), Linear))
-    with pytest.raises(ValueError, match="one or two latent dimensions, and z has 3"):
+    with pytest.raises(ValueError, match="one or two latent dimensions, but z has 3"):
         integrated(vae, torch.zeros(2, 4))
     with pytest.raises(ValueError, match="samples is 5, and quadrature takes none"):
         integrated(with_likelihood("normal", network), digits[:1], samples=5)
@@ -245,7 +245,7 @@ def test_what_is_no_number_is_refused_with_the_place(network, digits):
             return dist.Normal(torch.where(loc > 3, math.nan, loc), 1.0).to_event(1)
 
     vae = VAE(StandardNormal(2), Broken(), lambda x: dist.Normal(x[:, :2], 1.0).to_event(1))
-    with pytest.raises(ValueError, match=r"not a number at z = \[.*look for what overflows"):
+    with pytest.raises(ValueError, match=r"not a number at z = \[.*look for an overflow"):
         integrated(vae, torch.zeros(2, 4))
 
 
@@ -253,7 +253,7 @@ def test_batches_progress_and_modes(vae, digits):
     vae.train()
     told = []
     state = torch.get_rng_state()
-    whole = integrated(vae, digits[:25], advance=told.append)
+    whole = integrated(vae, digits[:25], progress=told.append)
     assert told == [20, 5]
     assert vae.training
     assert torch.equal(state, torch.get_rng_state())

@@ -26,7 +26,7 @@ from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import PRIORS, StandardNormal
 from pyrovae.runs import context_of
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import Rows
 from tests.oracles import assert_finite, assert_no_less, assert_within
 
@@ -194,7 +194,15 @@ def normal3():
     return dist.Normal(torch.zeros(3), 1.0).to_event(1)
 
 
-@pytest.mark.parametrize("pair", MIXTURES)
+@pytest.mark.parametrize(
+    "pair",
+    [
+        pair
+        if pair in ("full-mixture", "mixture-normal")
+        else pytest.param(pair, marks=pytest.mark.slow)
+        for pair in MIXTURES
+    ],
+)
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_mixture_bounds_bracket_quadrature(pair, seed):
@@ -228,7 +236,7 @@ def test_there_are_bounds_for_mixtures_of_normals_alone():
     assert result.bounds.lower < row.estimate.value < result.bounds.upper
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("estimator", ["monte_carlo", "low_variance"])
 def test_z_scores_are_standard_normal_over_repetitions(estimator, seed):
     """150 repetitions of 200 draws for 20 q, all of them wider than p and so of finite variance."""

@@ -32,7 +32,7 @@ from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
 from pyrovae.runs import Config, Run, start
 from pyrovae.training import TrainingInterrupted, fit
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.models import StopAfter, affine
 from tests.oracles import (
     assert_adds_up,
@@ -73,6 +73,7 @@ def test_recording_changes_neither_loss_nor_gradients(vae, digits, objective):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("objective", RECORDED[:3], ids=lambda o: type(o).__name__)
 def test_the_two_parts_make_the_elbo(vae, digits, objective):
     watched, record = recording(objective)
@@ -215,7 +216,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("name", EXACT)
 def test_value_and_gradient_are_exact_in_mean(name, seed):
     """On a linear-Gaussian VAE, in every parameter: 4 standard errors of 150 repetitions."""
@@ -226,7 +227,7 @@ def test_value_and_gradient_are_exact_in_mean(name, seed):
     assert_within(mean, expected, error, floor=1e-9 * expected.abs())
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_iwae_rises_with_the_draws_and_stays_under_the_evidence(seed):
     """4 standard errors of the difference of two means, over 150 repetitions."""
     vae, x, evidence = affine(seed)
@@ -249,7 +250,7 @@ def test_path_gradients_vanish_at_the_exact_posterior(objective, seed):
         assert all(1e-3 < p.grad.abs().max() < math.inf for p in vae.posterior.parameters())
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_dreg_has_the_mean_of_iwae_and_less_variance_near_the_optimum(seed):
     """4 standard errors of the difference of two means, over 150 repetitions."""
     vae, x, _ = affine(seed)
@@ -461,6 +462,7 @@ def test_schedules_of_beta():
     assert weights(Beta(beta=3.0), [0, 0.5, 1]) == [3.0, 3.0, 3.0]
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains_in_a_bare_svi(vae, digits, name):
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), OBJECTIVES[name]())

@@ -9,6 +9,7 @@ import torch
 from pyrovae._process.files import atomic_file, read_tensors, write_tensors, write_text
 
 
+@pytest.mark.contract
 def test_tensors_and_header_come_back(tmp_path):
     shared = torch.randn(3)
     tensors = {"a": torch.randn(2, 3), "b": torch.tensor(4), "c": shared, "d": shared}

@@ -21,9 +21,9 @@ from torch.distributed import TCPStore
 from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import stream
-from pyrovae.cli.app import app
+from pyrovae.cli import app
 from pyrovae.data import Split, load
-from pyrovae.evidence import bounds, per_example
+from pyrovae.evidence import bounds, evaluate, per_example
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP
 from pyrovae.objectives import OBJECTIVES
@@ -31,10 +31,12 @@ from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, Run, as_json, start
 from pyrovae.training import TrainingInterrupted, fit
-from pyrovae.training.fitting import _device
+from pyrovae.training.batches import training_device
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.oracles import assert_within
+
+pytestmark = pytest.mark.xdist_group("processes")  # one process makes its runs once
 
 PATH = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
 SECONDS = 300  # after which a process is taken to hang
@@ -91,7 +93,7 @@ def deterministic(mode):
 
 
 def noisy(seed):
-    """Losses of a VAE that hardly moves, on bits that are drawn anew: alike but for noise."""
+    """Losses of a VAE that hardly moves, on bits that are drawn anew: equal up to noise."""
     data = load("digits", binarization="dynamic").train
     options = OPTIONS | {"epochs": 12, "batch_size": 629, "learning_rate": 1e-12}
     vae = make(likelihood=Bernoulli)
@@ -228,7 +230,9 @@ def together(*arguments, folder):
 def pair(tmp_path_factory):
     """A folder of findings of two processes, and what each found."""
     folder = tmp_path_factory.mktemp("pair")
-    code = f"import pathlib, tests.test_processes as t; t.work(pathlib.Path({str(folder)!r}))"
+    code = (
+        f"import pathlib, tests.process.test_processes as t; t.work(pathlib.Path({str(folder)!r}))"
+    )
     for result in together("-c", code, folder=folder):
         assert (result.status, result.out) == (0, ""), result.err
     return folder, [json.loads((folder / f"found-{r}.json").read_text()) for r in range(2)]
@@ -311,10 +315,11 @@ def test_one_process_goes_on_with_the_evaluation_of_two(pair, monkeypatch):
         calls.append(1)
         return bounds(*arguments)
 
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counted)
+    for module in ("over_dataset", "_store"):
+        monkeypatch.setattr(f"pyrovae.evidence.{module}.bounds", counted)
     assert equal(vars(evaluated(folder / "store")), vars(evaluated()))
-    # 77 images in batches of 20: the last one is smaller and not kept, and one call tells whose the
-    # kept ones are
+    # 77 images in batches of 20: the last batch is smaller and not stored, and one call verifies
+    # that the store is of this VAE
     assert len(calls) == 2 + 4
 
 
@@ -361,7 +366,7 @@ def test_processes_that_do_not_meet_say_so(monkeypatch, capsys):
         app.main()
     line = capsys.readouterr().err
     assert caught.value.code == 1
-    assert line.startswith("pyrovae: the processes of this run do not find each other (")
+    assert line.startswith("pyrovae: the processes of this run cannot find each other (")
     assert line.endswith("); start all of them with torchrun\n")
 
 
@@ -369,17 +374,17 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert str(_device("auto")) == "cuda:0"
+    assert str(training_device("auto")) == "cuda:0"
     monkeypatch.setattr(processes, "local_rank", lambda: 1)
-    assert str(_device("cpu")) == "cpu"
+    assert str(training_device("cpu")) == "cpu"
     with pytest.raises(ValueError, match=r"fewer GPUs \(1\) than processes .* set device to cpu"):
-        _device("auto")
+        training_device("auto")
 
 
 def test_torch_distributed_has_one_home():
     package = Path(processes.__file__).parents[1]
     users = [p.stem for p in package.rglob("*.py") if "torch.distributed" in p.read_text()]
-    assert [name for name in users if name != "processes"] == []
+    assert users == ["processes"]
 
 
 def test_alone_nothing_is_joined_or_imported():
@@ -417,8 +422,7 @@ SPOILED = """
 import os, signal, sys
 from pyrovae import cli
 from pyrovae._process import processes
-from pyrovae.training.display import TrainingDisplay
-import pyrovae.training
+from pyrovae.training import TrainingDisplay
 
 def spoil(self, progress):
     if progress.step == 3 and processes.rank() == {process}:
@@ -435,7 +439,8 @@ def spoiled(deed, process, folder):
     return together("-c", SPOILED.format(deed=deed, process=process, options=SMALL), folder=folder)
 
 
-@pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
 def test_an_error_in_one_process_is_one_line_and_the_status_of_all(tmp_path, process):
     results = spoiled(FULL, process, tmp_path)
     assert [(result.status, result.out) for result in results] == [(2, "")] * 2
@@ -447,12 +452,13 @@ def test_an_error_in_one_process_is_one_line_and_the_status_of_all(tmp_path, pro
     assert (tmp_path / "run/last.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_process_does_not_leave_the_other_waiting(tmp_path):
     results = spoiled("os.kill(os.getpid(), signal.SIGKILL)", 1, tmp_path)
     assert [result.status for result in results] == [1, -signal.SIGKILL]
     assert len(results[0].err.splitlines()) == 1
-    assert "another process of this run is gone" in results[0].err
-    assert "go on with: torchrun --standalone --nproc-per-node 2 -m pyrovae fit --resume run" in (
+    assert "another process of this run has ended" in results[0].err
+    assert "resume with: torchrun --standalone --nproc-per-node 2 -m pyrovae fit --resume run" in (
         results[0].err
     )
 
@@ -479,7 +485,8 @@ def test_torchrun_fits_on_the_command_line(tmp_path):
 def test_two_processes_evaluate_as_one_does_and_the_first_prints(pair):
     folder, (first, second) = pair
     opened = Run.open(folder / "run")
-    expected = opened.evaluate(opened.vae(), opened.dataset(), samples=100)
+    found = evaluate(opened.vae(), opened.dataset().test, samples=100)
+    expected = found.to_dict() | opened.roles()
     assert json.loads(first["printed"]) == json.loads(as_json(expected))
     assert second["printed"] == ""
 
@@ -488,4 +495,4 @@ def test_other_commands_are_for_one_process(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     result = CliRunner().invoke(app.cli, ["sample", "run"])
     assert result.exit_code == 2
-    assert "sample is for one process; only fit and evaluate share" in result.output
+    assert "sample runs in one process; only fit and evaluate share" in result.output

@@ -16,8 +16,8 @@ from pyrovae.priors import Categorical, StandardNormal
 from pyrovae.queries import imputation
 from pyrovae.queries.imputation import impute, work
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
-from tests.models import PAIRS, linear_gaussian
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
+from tests.models import EVERY_PAIR, linear_gaussian
 from tests.models import make_pair as make
 from tests.oracles import assert_within
 
@@ -57,7 +57,7 @@ def short_chains(monkeypatch):
     monkeypatch.setattr(imputation, "WARMUP", 40)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize(("method", "samples"), [("importance", 4_000), ("nuts", 300)])
 def test_completions_have_mean_and_covariance_of_the_conditional_normal(
     method, samples, seed, short_chains
@@ -84,7 +84,7 @@ def test_completions_have_mean_and_covariance_of_the_conditional_normal(
         assert_within(apart, 0.0, error, 5)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_the_evidence_of_the_observed_pixels_is_the_exact_marginal(seed):
     """Within 4 standard errors; of nothing it is zero, of everything log p(x)."""
     vae, x, evidence = linear_gaussian(seed)
@@ -174,7 +174,7 @@ def test_every_likelihood_completes_inside_its_support(name, network, digits):
 
 
 @pytest.mark.filterwarnings("ignore:the weights of")
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_PAIR)
 def test_every_pair_of_prior_and_posterior_completes(prior, posterior, digits):
     vae = make(prior, posterior)
     observed = torch.zeros(1, 8, 8, dtype=torch.bool)
@@ -188,7 +188,7 @@ def test_every_pair_of_prior_and_posterior_completes(prior, posterior, digits):
 @pytest.mark.parametrize("pair", [("sphere", "power_spherical"), ("categorical",) * 2])
 def test_nuts_refuses_a_latent_that_is_no_real_vector(pair, digits):
     prior, posterior = pair if pair[0] == "sphere" else ("categorical", "relaxed_categorical")
-    with pytest.raises(ValueError, match="not over these; take the method importance"):
+    with pytest.raises(ValueError, match="not over real vectors; use the method importance"):
         impute(make(prior, posterior), digits[:1], torch.ones(1, 8, 8) > 0, method="nuts")
 
 
@@ -216,7 +216,9 @@ class Joint(nn.Module):
 def test_a_likelihood_that_is_no_product_over_pixels_is_refused():
     vae, x, _ = linear_gaussian(0)
     vae = VAE(vae.prior, Joint(), vae.posterior)
-    with pytest.raises(ValueError, match="Joint gives MultivariateNormal, which is no product"):
+    with pytest.raises(
+        ValueError, match="Joint returns MultivariateNormal, which is not a product"
+    ):
         impute(vae, x, ALL)
 
 
@@ -229,9 +231,11 @@ def test_what_cannot_be_asked_is_refused(vae, digits):
     ):
         with pytest.raises(ValueError, match=message):
             impute(vae, digits[:2], observed, **changes)
-    with pytest.raises(ValueError, match=r"must be booleans, .* got torch.float32"):
+    with pytest.raises(ValueError, match=r"must be boolean, .* got torch.float32"):
         impute(vae, digits[:2], observed.float())
-    with pytest.raises(ValueError, match=r"shape \(8, 8\); .* \(1, 8, 8\), or of all, \(2, 1, 8"):
+    with pytest.raises(
+        ValueError, match=r"shape \(8, 8\); .* \(1, 8, 8\), or of all examples, \(2, 1, 8"
+    ):
         impute(vae, digits[:2], observed[0])
     with pytest.raises(ValueError, match=r"shape \(1, 8, 8\), the data's have \(64,\)"):
         impute(vae, digits[:2].flatten(1), observed.flatten())
@@ -257,7 +261,7 @@ def test_progress_ends_at_the_work_that_was_said(method, monkeypatch):
     monkeypatch.setattr(imputation, "UNMIXED", 9.0)
     vae, x, _ = linear_gaussian(0)
     told = []
-    impute(vae, x[:3], ALL, method=method, advance=told.append)
+    impute(vae, x[:3], ALL, method=method, progress=told.append)
     assert sum(told) == work(method, 3)
 
 

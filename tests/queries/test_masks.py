@@ -69,16 +69,19 @@ def test_what_is_no_mask_is_refused(tmp_path):
         ("top", "unknown mask 'top'; allowed are lower, upper, left, right or random:FRACTION"),
         ("random:2", r"cannot read the mask 'random:2'; .* such as random:0.5"),
         ("random:half", "cannot read the mask"),
-        (tmp_path / "grey.npy", "other than 0 and 1; a mask is true, or 1, where a pixel is obs"),
+        (tmp_path / "grey.npy", "values other than 0 and 1; a mask is true, or 1, at observed"),
         (tmp_path / "grey.png", "other than 0 and 1"),
-        (tmp_path / "other.npy", r"shape \(1, 4, 5\); .* \(1, 5, 4\), or of all, \(6, 1, 5, 4\)"),
-        (tmp_path / "few.npy", r"shape \(5, 1, 5, 4\); it must be"),
-        (tmp_path / "two.npz", "holds the arrays a, b; call the one with the mask 'mask'"),
+        (
+            tmp_path / "other.npy",
+            r"shape \(1, 4, 5\); .* \(1, 5, 4\), or of all examples, \(6, 1, 5",
+        ),
+        (tmp_path / "few.npy", r"shape \(5, 1, 5, 4\); it must have"),
+        (tmp_path / "two.npz", "holds the arrays a, b; name the array with the mask 'mask'"),
         (tmp_path / "broken.npy", "cannot be read"),
     ):
         with pytest.raises(ValueError, match=message):
             mask(spec, SHAPE, 6)
     with pytest.raises(FileNotFoundError, match="no file at"):
         mask(tmp_path / "none.npy", SHAPE, 6)
-    with pytest.raises(ValueError, match=r"lower is a half of an image, .* shape \(7,\)"):
+    with pytest.raises(ValueError, match=r"lower is half of an image, .* shape \(7,\)"):
         mask("lower", (7,), 6)

@@ -3,19 +3,18 @@
 import contextlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import pyrovae
-from pyrovae.runs import comparison
-from pyrovae.runs.comparison import _estimate, candidates, compare, comparison_table
-from pyrovae.runs.config import Config
-from pyrovae.runs.run import Run, start
-from pyrovae.runs.specs import Spec
+from pyrovae.runs import Config, Run, SeedEstimate, Spec, candidates, compare, start
 from tests.conftest import SEEDS
 from tests.oracles import assert_finite, assert_within
+
+pytestmark = pytest.mark.xdist_group("comparison")  # one process makes its runs once
 
 SMALL = {
     "model": {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2},
@@ -41,11 +40,8 @@ def compared(tmp_path_factory):
 
 def without_times(summary):
     """What must be the same when a comparison is repeated."""
-    rows = [
-        {k: v for k, v in row.items() if k not in ("seconds", "reused", "runs")}
-        for row in summary["rows"]
-    ]
-    return {k: v for k, v in summary.items() if k != "folder"} | {"rows": rows}
+    rows = [replace(row, seconds=0.0, reused=[], runs=[]) for row in summary.rows]
+    return replace(summary, folder="", rows=rows)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +69,11 @@ def test_a_list_with_a_gap_is_refused(text):
 def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
     summary, folder = compared
     dataset = Config.resolve(SMALL)[1]
-    for row in summary["rows"]:
-        assert row["prior"] in PRIORS["prior"]
+    for row in summary.rows:
+        assert row.chosen["prior"] in PRIORS["prior"]
         results = [
             pyrovae.evaluate(pyrovae.load(path), dataset.test, samples=5, limit=150)
-            for path in row["runs"]
+            for path in row.runs
         ]
         for name, key, sign in [
             ("log_evidence", "log_evidence", 1),
@@ -85,34 +81,31 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
             ("rate", "kl", 1),
             ("distortion", "reconstruction", -1),
         ]:
-            mean = sum(result[key]["estimate"] for result in results) / 2
-            assert row[name]["estimate"] == pytest.approx(sign * mean, rel=1e-12)
-        assert_finite(*(row[name]["estimate"] for name in ("log_evidence", "elbo", "rate")))
-        assert row["elbo"]["estimate"] == pytest.approx(
-            -row["distortion"]["estimate"] - row["rate"]["estimate"], rel=1e-9
-        )
-        assert row["reused"] == [False, False]
-        assert row["seconds"] > 0
-        assert row["measure"] == "probability"
-        bits = -row["log_evidence"]["estimate"] / (64 * math.log(2))
-        assert row["bits_per_dimension"]["estimate"] == pytest.approx(bits)
-        errors = [row[name]["standard_error"] for name in ("bits_per_dimension", "log_evidence")]
-        assert errors[0] == pytest.approx(errors[1] / (64 * math.log(2)))
-        assert row["parameters"] == sum(
-            p.numel() for p in pyrovae.load(row["runs"][0]).parameters()
-        )
-    first, second = summary["rows"]
-    assert first["difference"] is None
-    assert second["difference"]["estimate"] == pytest.approx(
-        second["log_evidence"]["estimate"] - first["log_evidence"]["estimate"]
+            mean = sum(getattr(result, key).value for result in results) / 2
+            assert getattr(row, name).value == pytest.approx(sign * mean, rel=1e-12)
+        assert_finite(row.log_evidence.value, row.elbo.value, row.rate.value)
+        assert row.elbo.value == pytest.approx(-row.distortion.value - row.rate.value, rel=1e-9)
+        assert row.reused == [False, False]
+        assert row.seconds > 0
+        assert row.measure == "probability"
+        bits = -row.log_evidence.value / (64 * math.log(2))
+        assert row.bits_per_dimension.value == pytest.approx(bits)
+        error = row.log_evidence.standard_error / (64 * math.log(2))
+        assert row.bits_per_dimension.standard_error == pytest.approx(error)
+        assert row.parameters == sum(p.numel() for p in pyrovae.load(row.runs[0]).parameters())
+    first, second = summary.rows
+    assert first.difference is None
+    assert second.difference.value == pytest.approx(
+        second.log_evidence.value - first.log_evidence.value
     )
-    assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(summary))
-    assert (folder / "comparison.txt").read_text().splitlines() == comparison_table(summary)
+    written = json.loads((folder / "comparison.json").read_text())
+    assert written == json.loads(json.dumps(summary.to_dict()))
+    assert (folder / "comparison.txt").read_text().splitlines() == summary.table()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_runs_differ_in_the_component_and_the_seed_alone(compared):
-    configs = [Run.open(path).config for row in compared[0]["rows"] for path in row["runs"]]
+    configs = [Run.open(path).config for row in compared[0].rows for path in row.runs]
     assert [config.training["seed"] for config in configs] == [0, 1, 0, 1]
     for config in configs:
         assert config.data == configs[0].data
@@ -122,7 +115,7 @@ def test_runs_differ_in_the_component_and_the_seed_alone(compared):
 
 def test_a_run_is_the_one_that_fit_makes(compared, tmp_path):
     _, vae, _ = start(*Config.resolve(SMALL), tmp_path / "run")
-    same = pyrovae.load(compared[0]["rows"][0]["runs"][0])
+    same = pyrovae.load(compared[0].rows[0].runs[0])
     for name, value in vae.state_dict().items():
         assert torch.equal(value, same.state_dict()[name])
 
@@ -135,8 +128,8 @@ def test_a_repeated_comparison_trains_nothing(compared):
 
     again = compare(SMALL, PRIORS, out=folder, **FEW, reporting=fail)
     assert without_times(again) == without_times(summary)
-    assert all(all(row["reused"]) for row in again["rows"])
-    assert [row["runs"] for row in again["rows"]] == [row["runs"] for row in summary["rows"]]
+    assert all(all(row.reused) for row in again.rows)
+    assert [row.runs for row in again.rows] == [row.runs for row in summary.rows]
 
 
 def test_runs_beside_it_are_reused_and_other_ones_are_not(compared, tmp_path):
@@ -146,15 +139,15 @@ def test_runs_beside_it_are_reused_and_other_ones_are_not(compared, tmp_path):
     other = Config.resolve(SMALL | {"training": {"epochs": 1}})
     start(*other, tmp_path / "shorter")
     settings = {"seeds": 1, "samples": 5, "limit": 150, "out": tmp_path / "compared"}
-    row = compare(SMALL, {"prior": ["normal"]}, **settings)["rows"][0]
-    assert row["runs"] == [str(beside)]
-    assert row["reused"] == [False]  # it had not been summed up
-    assert run.summary()["images"] == 150
-    row = compare(SMALL, {"prior": ["normal"]}, **settings)["rows"][0]
-    assert row["reused"] == [True]
+    row = compare(SMALL, {"prior": ["normal"]}, **settings).rows[0]
+    assert row.runs == [str(beside)]
+    assert row.reused == [False]  # it had not been summed up
+    assert run.summary().examples == 150
+    row = compare(SMALL, {"prior": ["normal"]}, **settings).rows[0]
+    assert row.reused == [True]
     (beside / "data.sha256").write_text("of other data\n")
-    row = compare(SMALL, {"prior": ["normal"]}, **settings)["rows"][0]
-    assert row["runs"] == [str(tmp_path / "compared" / "normal-seed-0")]
+    row = compare(SMALL, {"prior": ["normal"]}, **settings).rows[0]
+    assert row.runs == [str(tmp_path / "compared" / "normal-seed-0")]
 
 
 @pytest.mark.parametrize("run", [1, 3])
@@ -171,7 +164,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(compared, tmp_pat
 
         yield report
 
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on from here"):
+    with pytest.raises(KeyboardInterrupt, match="repeat the command to resume"):
         compare(SMALL, PRIORS, out=tmp_path / "again", **FEW, reporting=interrupting)
     assert len(begun) == run
     again = compare(SMALL, PRIORS, out=tmp_path / "again", **FEW)
@@ -193,20 +186,20 @@ def test_the_error_covers_the_spread_over_examples_and_seeds(seed):
         return torch.randn(2_000, *shape, generator=generator, dtype=torch.float64)
 
     values = draw(1, 50) + 0.5 * draw(5, 1) + draw(5, 50)
-    estimates = [_estimate(each) for each in values]
-    spread = torch.tensor([e["estimate"] for e in estimates]).var()
+    estimates = [SeedEstimate.from_runs(each) for each in values]
+    spread = torch.tensor([e.value for e in estimates]).var()
     truth = 1 / 50 + 0.25 / 5 + 1 / 250
     assert abs(spread / truth - 1) < 4 * math.sqrt(2 / 2_000)
-    claimed = torch.tensor([e["standard_error"] for e in estimates]).square()
+    claimed = torch.tensor([e.standard_error for e in estimates]).square()
     assert_within(claimed.mean(), truth + 1 / 250, claimed.std() / math.sqrt(2_000))
 
 
 def test_the_error_of_one_seed_is_over_examples():
     values = torch.randn(1, 40, generator=torch.Generator().manual_seed(0)).double()
-    error = _estimate(values)
-    assert error["over_seeds"] is None
-    assert error["standard_error"] == error["over_images"]
-    assert error["over_images"] == pytest.approx(values.std().item() / math.sqrt(40))
+    found = SeedEstimate.from_runs(values)
+    assert found.over_seeds is None
+    assert found.standard_error == found.over_examples
+    assert found.over_examples == pytest.approx(values.std().item() / math.sqrt(40))
 
 
 def test_combinations_that_do_not_go_together_are_left_out_and_named():
@@ -235,7 +228,7 @@ def test_combinations_that_do_not_go_together_are_left_out_and_named():
     [
         ({}, "nothing to compare"),
         ({"prior": []}, "nothing to compare"),
-        ({"encoder": ["mlp"]}, "cannot compare 'encoder'; choose among prior"),
+        ({"encoder": ["mlp"]}, "role must be one of prior, .*, got 'encoder'"),
         ({"prior": ["normal", "normal"]}, "the prior normal is listed twice"),
         ({"prior": ["normal", "sphere"]}, "must be over the same space"),
         ({"prior": ["normal", "mixture:components=9999,start=data"]}, "there are 1258 data"),
@@ -266,16 +259,16 @@ def test_likelihoods_of_one_treatment_are_compared_in_bits_and_others_are_told_a
         limit=50,
         out=tmp_path / "compared",
     )
-    first, second, third = summary["rows"]
-    assert second["difference"] is not None
-    assert third["difference"] is None
-    assert third["bits_per_dimension"] is None
-    assert third["measure"] == "density"
-    lines = comparison_table(summary)
+    first, second, third = summary.rows
+    assert second.difference is not None
+    assert third.difference is None
+    assert third.bits_per_dimension is None
+    assert third.measure == "density"
+    lines = summary.table()
     assert "bits/dim" in lines[1]
     assert lines[-1].startswith("not to be compared with binomial")
     assert lines[-1].endswith(": normal")
-    assert first["treatment"] == second["treatment"]
+    assert first.treatment == second.treatment
 
 
 def test_a_point_has_no_bound_to_compare(tmp_path):
@@ -287,8 +280,8 @@ def test_a_point_has_no_bound_to_compare(tmp_path):
         limit=50,
         out=tmp_path / "compared",
     )
-    assert summary["rows"][1]["difference"] is None
-    assert "no bound" in comparison_table(summary)[-1]
+    assert summary.rows[1].difference is None
+    assert "no bound" in summary.table()[-1]
 
 
 def test_a_table_of_data_is_compared_without_images(tmp_path):
@@ -299,9 +292,29 @@ def test_a_table_of_data_is_compared_without_images(tmp_path):
     varied = {"prior": ["normal", "laplace"]}
     out = tmp_path / "compared"
     summary = compare(settings, varied, seeds=1, samples=2, out=out)
-    assert summary["images"] == 8
+    assert summary.examples == 8
     assert (out / "comparison.png").is_file()
-    assert comparison.table(summary)[0].startswith("table.npy, 8 test examples")
+    assert summary.table()[0].startswith("table.npy, 8 test examples")
+
+
+def test_weights_of_the_kl_term_are_drawn_as_rate_and_distortion(tmp_path):
+    varied = {"objective": ["beta:beta=20", "beta:beta=0.1"]}
+    options = {"seeds": 1, "samples": 2, "limit": 60, "out": tmp_path / "betas"}
+    settings = SMALL | {"training": {"epochs": 3}}
+    found = compare(settings, varied, **options)
+    assert found.betas() == [20, 0.1]
+    assert found.rows[0].rate.value < found.rows[1].rate.value
+    for row in found.rows:
+        assert_finite(row.elbo.value, row.rate.value, row.distortion.value)
+        assert row.elbo.value == pytest.approx(-row.rate.value - row.distortion.value)
+    picture = (tmp_path / "betas/rate_distortion.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    for specs in (["beta:beta=4", "elbo"], ["beta:beta=4", "beta:beta=4,schedule=linear"]):
+        chosen = [
+            replace(row, chosen={"objective": s}) for row, s in zip(found.rows, specs, strict=True)
+        ]
+        assert replace(found, rows=chosen).betas() == []
+    assert replace(found, varied=["objective", "prior"]).betas() == []
 
 
 SHORT = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", "2")

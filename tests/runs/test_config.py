@@ -9,7 +9,7 @@ import torch
 
 from pyrovae.data.recipes import BITS
 from pyrovae.networks import MLP, Divided
-from pyrovae.runs.config import MODEL_SETTINGS, TRAINING_SETTINGS, Config
+from pyrovae.runs import MODEL_SETTINGS, TRAINING_SETTINGS, Config
 from pyrovae.training import TrainingDivergedError, fit
 
 SMALL = {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2}

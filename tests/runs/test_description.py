@@ -1,14 +1,14 @@
 """What a model is, and what it could be made of, is said completely."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from pyrovae.runs import description
-from pyrovae.runs.config import FAMILIES, Config
-from pyrovae.runs.run import Run, start
-from pyrovae.runs.specs import options_of
+from pyrovae.estimates import Estimate
+from pyrovae.evidence import WeightSummary
+from pyrovae.runs import FAMILIES, Config, Run, description, options_of, start
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +21,21 @@ def run(tmp_path_factory):
 
 def test_the_catalogue_has_every_component_and_option():
     catalogue = description.catalogue()
-    lines = "\n".join(description.table(catalogue))
+    lines = "\n".join(description.text_table(catalogue))
     for role, family in FAMILIES.items():
         entries = catalogue["network" if role in ("encoder", "decoder") else role]
         assert entries.keys() == family.keys()
         for name, component in family.items():
-            assert entries[name]["about"], name
-            assert ":math:" not in entries[name]["about"]
-            assert entries[name]["options"].keys() == options_of(component).keys()
+            assert entries[name].about, name
+            assert ":math:" not in entries[name].about
+            assert entries[name].options.keys() == options_of(component).keys()
             assert f"  {name} " in lines
-            for key, option in entries[name]["options"].items():
-                assert f"    {key}={option['default']} " in lines
+            for key, option in entries[name].options.items():
+                assert f"    {key}={option.default} " in lines
 
 
 def test_the_table_says_how_components_are_written():
-    lines = description.table(description.catalogue())
+    lines = description.text_table(description.catalogue())
     assert max(map(len, lines)) <= 100
     assert any("--prior mixture:components=20" in line for line in lines)
 
@@ -53,7 +53,7 @@ def test_columns_that_keep_their_units_are_told_of(tmp_path, monkeypatch):
             *Config.resolve({"data": settings, "model": model})
         ).splitlines()
 
-    said = "the columns are not standardised: --scaling standardize does that"
+    said = "the columns are not standardized: --scaling standardize does that"
     assert lines("x.npy", "student_t")[1:] == [said]
     assert lines("x.npy", "normal", "none")[1:] == [said]
     for quiet in (
@@ -79,12 +79,12 @@ def test_a_description_names_roles_distributions_shapes_and_counts(run):
 
 
 def test_a_heavy_tail_of_the_weights_is_told_of():
-    weights = {"unreliable": 0.125, "largest_pareto_k": 0.9}
-    (line,) = description.reliability({"weights": weights})
+    weights = WeightSummary(None, Estimate(-90.0, 1.0), 0.1, 30.0, 2.0, 0.125, 0.9)
+    (line,) = description.reliability(weights)
     shown = "Pareto k-hat above 0.7 12.5% of the examples: log p(x) may be far above there"
     assert " ".join(line.split()) == shown
-    for nothing in (None, weights | {"unreliable": 0.0}):
-        assert description.reliability({"weights": nothing}) == []
+    for nothing in (None, replace(weights, unreliable=0.0)):
+        assert description.reliability(nothing) == []
 
 
 def test_programs_are_drawn_where_graphviz_is(run, tmp_path):

@@ -17,17 +17,18 @@ import pyrovae
 from pyrovae import plots
 from pyrovae._process.files import read_tensors
 from pyrovae.data import Split
+from pyrovae.estimates import Estimate
 from pyrovae.evidence import evaluate
 from pyrovae.priors import PRIORS, LearnedNormal, StandardNormal, VampPrior
-from pyrovae.runs.config import Config
-from pyrovae.runs.refitting import change, refit, refit_run
-from pyrovae.runs.run import Run, start
-from pyrovae.runs.specs import Spec, context_of, resolve
+from pyrovae.runs import Config, Run, Spec, change, context_of, refit, refit_run, resolve, start
+from pyrovae.runs.comparison import find_run
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import FEW, PAIRS, PRIOR_SPACES, SHAPE, exact_posterior, linear_gaussian
 from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_within
+
+pytestmark = pytest.mark.xdist_group("refitting")  # one process makes its runs once
 
 SMALL = ("--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--latent-dim", 2)
 FIRST = {None: "normal", "sphere": "sphere", "one-hot": "categorical"}
@@ -48,7 +49,7 @@ def other_data(vae, count):
     return x, aggregate
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_learned_normal_finds_the_moments_of_the_aggregate_posterior(seed):
     vae, _, _ = linear_gaussian(seed)
     x, aggregate = other_data(vae, 4_000)
@@ -66,11 +67,11 @@ def test_a_learned_normal_finds_the_moments_of_the_aggregate_posterior(seed):
     found = change(vae, fitted, Split.from_array(test), samples=50, seed=seed)
     standard = dist.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
     exact = kl_divergence(aggregate, p) - kl_divergence(aggregate, standard)
-    moved = found["marginal_kl"]["change"]
-    assert_within(moved["estimate"], exact, moved["standard_error"])
+    moved = found.marginal_kl
+    assert_within(moved.value, exact, moved.standard_error)
     assert exact < -0.1
-    assert found["elbo"]["change"]["estimate"] == pytest.approx(-moved["estimate"], abs=1e-9)
-    assert found["elbo"]["change"]["standard_error"] == pytest.approx(moved["standard_error"])
+    assert found.elbo.change.value == pytest.approx(-moved.value, abs=1e-9)
+    assert found.elbo.change.standard_error == pytest.approx(moved.standard_error)
 
     layer = vae.likelihood.decoder.layer
     noise = 0.36 * torch.eye(5).double()
@@ -85,8 +86,8 @@ def test_a_learned_normal_finds_the_moments_of_the_aggregate_posterior(seed):
         for q in (standard, p)
     ]
     # q is the exact posterior before; afterwards the bound of 50 draws is a little below
-    assert found["log_evidence"]["before"]["estimate"] == pytest.approx(evidence[0], abs=1e-6)
-    after = found["log_evidence"]["after"]["estimate"]
+    assert found.log_evidence.before.value == pytest.approx(evidence[0], abs=1e-6)
+    after = found.log_evidence.after.value
     assert evidence[1] - 0.1 < after < evidence[1] + 0.02
 
 
@@ -153,8 +154,8 @@ def test_every_prior_is_refitted_to_every_posterior_of_its_space(prior, posterio
     fitted, result = refit(vae, other, digits, epochs=2)
     assert all(math.isfinite(row["elbo"]) for row in result.metrics)
     found = change(vae, fitted, Split.from_array(digits[:20]), samples=5)
-    assert math.isfinite(found["marginal_kl"]["change"]["estimate"])
-    assert math.isfinite(found["log_evidence"]["change"]["estimate"])
+    assert math.isfinite(found.marginal_kl.value)
+    assert math.isfinite(found.log_evidence.change.value)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +165,7 @@ def test_the_same_prior_again_changes_nothing(prior, posterior, digits):
     vae = make(prior, posterior)
     fitted, _ = refit(vae, PRIORS[prior](2), digits, epochs=1)
     found = change(vae, fitted, Split.from_array(digits), samples=5)
-    zero = {"estimate": 0.0, "standard_error": 0.0}
-    assert found["marginal_kl"]["change"] == found["log_evidence"]["change"] == zero
+    assert found.marginal_kl == found.log_evidence.change == Estimate(0.0, 0.0)
 
 
 def test_a_point_and_a_prior_over_another_space_are_refused(digits):
@@ -202,25 +202,22 @@ def no_figures(monkeypatch):
 
 
 @pytest.mark.parametrize("prior", ["mixture:components=10,start=data", "flow:transforms=2"])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_mixture_and_a_flow_raise_the_bound_on_digits(run, prior, seed, tmp_path, no_figures):
     options = {"epochs": 25, "samples": 100, "seed": seed}
     result = refit_run(Run.open(run), prior, tmp_path / "new", learning_rate=0.01, **options)
-    for moved in (
-        result["log_evidence"]["change"],
-        result["elbo"]["change"],
-        {
-            **result["marginal_kl"]["change"],
-            "estimate": -result["marginal_kl"]["change"]["estimate"],
-        },
+    found = result.change
+    for value, error in (
+        (found.log_evidence.change.value, found.log_evidence.change.standard_error),
+        (found.elbo.change.value, found.elbo.change.standard_error),
+        (-found.marginal_kl.value, found.marginal_kl.standard_error),
     ):
-        assert_finite(moved["estimate"], moved["standard_error"])
-        assert moved["estimate"] > 4 * moved["standard_error"]
-    assert_finite(result["log_evidence"]["after"]["standard_error"])
+        assert_finite(value, error)
+        assert value > 4 * error
+    assert_finite(found.log_evidence.after.standard_error)
     # the pairs have less noise than the examples
-    assert result["log_evidence"]["change"]["standard_error"] < (
-        0.5 * result["log_evidence"]["after"]["standard_error"]
-    )
+    evidence = found.log_evidence
+    assert evidence.change.standard_error < 0.5 * evidence.after.standard_error
     old, new = (read_tensors(path / "model.safetensors")[0] for path in (run, tmp_path / "new"))
     held = [name for name in old if not name.startswith("prior.")]
     assert held
@@ -242,8 +239,8 @@ def test_the_new_run_is_one_that_all_commands_take(command, run, tmp_path, monke
     assert (new / "figures/samples.png").exists()
     vae = pyrovae.load(new)
     test = Run.open(new).dataset().test
-    again = evaluate(vae, test, samples=20, limit=40)["log_evidence"]
-    assert again["estimate"] == pytest.approx(result["log_evidence"]["after"]["estimate"], abs=1e-5)
+    again = evaluate(vae, test, samples=20, limit=40).log_evidence
+    assert again.value == pytest.approx(result["log_evidence"]["after"]["estimate"], abs=1e-5)
     assert command("evaluate", new, "--samples", 5, "--limit", 20).status == 0
     assert command("sample", new, "--count", 4).status == 0
     assert "vamp:components=5" in command("show", new).out
@@ -261,10 +258,8 @@ def test_a_comparison_does_not_take_a_refitted_run_for_a_trained_one(command, ru
     options = ("--epochs", 1, "--samples", 2, "--limit", 20, "--out", "refitted")
     assert command("refit", "run", "--prior", "mixture:components=2", *options).status == 0
     config = Config.opened(tmp_path / "refitted/config.toml")
-    from pyrovae.runs.comparison import _find
-
     dataset = Run.open(tmp_path / "refitted").dataset()
-    assert _find(config, dataset, (tmp_path,)) is None
+    assert find_run(config, dataset, (tmp_path,)) is None
 
 
 OWN = """
@@ -300,7 +295,7 @@ def test_bad_input_is_one_line_and_writes_nothing(command, run, tmp_path, no_fig
     before = sorted(path.name for path in tmp_path.iterdir())
     for arguments, said in (
         (("run",), "prior"),
-        (("run", "--prior", "nothing"), "unknown prior 'nothing'"),
+        (("run", "--prior", "nothing"), "prior must be one of"),
         (("run", "--prior", "mixture:parts=3"), "no option 'parts'"),
         (("run", "--prior", "sphere"), "over the same space"),
         (("run", "--prior", "categorical"), "over the same space"),

@@ -11,9 +11,15 @@ import torch
 
 import pyrovae
 from pyrovae._process.files import read_tensors, write_tensors
-from pyrovae.runs import run as runs
-from pyrovae.runs.config import Config
-from pyrovae.runs.run import Run, load, next_folder, start
+from pyrovae.runs import (
+    Config,
+    Run,
+    load,
+    next_folder,
+    resume_command,
+    start,
+    with_resume_command,
+)
 from pyrovae.training import TrainingInterrupted
 from tests.oracles import assert_adds_up
 
@@ -40,13 +46,14 @@ def folder(trained, tmp_path):
     return shutil.copytree(trained[0], tmp_path / "run")
 
 
+@pytest.mark.contract
 def test_a_loaded_vae_has_the_bounds_of_the_trained_one(trained, resolved):
     folder, vae, _ = trained
     options = {"samples": 3, "limit": 50}
     expected = pyrovae.evaluate(vae, resolved[1].test, **options)
     assert pyrovae.evaluate(pyrovae.load(folder), resolved[1].test, **options) == expected
     opened = Run.open(folder)
-    assert opened.evaluate(opened.vae(), opened.dataset(), **options) == expected | opened.roles()
+    assert pyrovae.evaluate(opened.vae(), opened.dataset().test, **options) == expected
 
 
 def test_a_hand_built_vae_takes_the_weights(trained, resolved, vae):
@@ -55,7 +62,9 @@ def test_a_hand_built_vae_takes_the_weights(trained, resolved, vae):
     assert not built.training
     for name, value in read_tensors(folder / "model.safetensors")[0].items():
         assert torch.equal(built.state_dict()[name], value)
-    with pytest.raises(ValueError, match=r"of another model than .*: \S+ should be \(.*\) and is"):
+    with pytest.raises(
+        ValueError, match=r"belong to another model than .*: \S+ should be \(.*\) and is"
+    ):
         load(folder, vae=vae)
 
 
@@ -71,10 +80,11 @@ def test_metrics_have_a_line_for_each_epoch(trained):
 def test_the_summary_is_what_finish_returns(folder, resolved, trained, monkeypatch):
     monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
     summary = Run.open(folder).finish(trained[1], resolved[1], trained[2], samples=2)
-    assert json.loads((folder / "summary.json").read_text()) == summary
-    assert summary["prior"] == "normal"
-    assert summary["epochs"] == 2
-    assert math.isfinite(summary["elbo"]["estimate"])
+    assert json.loads((folder / "summary.json").read_text()) == summary.to_dict()
+    assert Run.open(folder).summary() == summary
+    assert summary.contents["prior"] == "normal"
+    assert summary.epochs == 2
+    assert math.isfinite(summary.elbo.value)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +114,9 @@ def test_missing_parts_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing; restore it"):
         load(folder)
     (folder / "config.toml").unlink()
-    with pytest.raises(FileNotFoundError, match="is no run: it has no config"):
+    with pytest.raises(FileNotFoundError, match="is not a run: it has no config"):
         Run.open(folder)
-    with pytest.raises(FileNotFoundError, match=r"give it as load\(folder, vae="):
+    with pytest.raises(FileNotFoundError, match=r"pass it: load\(folder, vae="):
         load(folder)
     with pytest.raises(FileNotFoundError, match="there is no run at"):
         Run.open(tmp_path / "absent")
@@ -152,23 +162,23 @@ def test_a_folder_that_another_run_takes_meanwhile_is_left_alone(
 
 def test_a_named_folder_that_exists_is_refused_and_left_alone(resolved, folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(FileExistsError, match="choose another folder, or go on with it: pyrovae"):
+    with pytest.raises(FileExistsError, match="choose another folder, or resume it: pyrovae"):
         start(*resolved, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (folder / "metrics.jsonl").rename(folder.parent / "file")
     with pytest.raises(FileExistsError, match="file exists"):
         start(*resolved, folder.parent / "file")
-    with pytest.raises(OSError, match=r"cannot make .*choose another with --out"):
+    with pytest.raises(OSError, match=r"cannot create .*choose another with --out"):
         start(*resolved, folder.parent / "file" / "run")
 
 
 def test_an_interruption_says_how_to_go_on(folder, tmp_path):
     with (
         pytest.raises(TrainingInterrupted, match=f"pyrovae fit --resume {folder}"),
-        runs.going_on(folder),
+        with_resume_command(folder),
     ):
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt) as caught, runs.going_on(tmp_path / "absent"):
+    with pytest.raises(KeyboardInterrupt) as caught, with_resume_command(tmp_path / "absent"):
         raise KeyboardInterrupt
     assert not str(caught.value)
 
@@ -181,9 +191,9 @@ def test_components_of_ones_own_are_named_in_the_lines_to_type(folder):
     config.write_text(text.replace('objective = "elbo', 'objective = "own:Bound'))
     named = " --prior own:Prior --encoder own:Net"
     assert Run.open(folder).named_again() == named
-    assert runs.resuming(folder) == f"pyrovae fit --resume {folder}{named} --objective own:Bound"
+    assert resume_command(folder) == f"pyrovae fit --resume {folder}{named} --objective own:Bound"
     config.unlink()
-    assert runs.resuming(folder) == f"pyrovae fit --resume {folder}"
+    assert resume_command(folder) == f"pyrovae fit --resume {folder}"
 
 
 def test_a_resumed_run_keeps_its_settings(folder):

@@ -5,9 +5,9 @@ import sys
 import pytest
 from torch import nn
 
+from pyrovae._process.choices import nearest
 from pyrovae.priors import PRIORS, GaussianMixture, Laplace
-from pyrovae.runs.config import FAMILIES
-from pyrovae.runs.specs import Option, Spec, context_of, find, nearest, options_of, resolve, write
+from pyrovae.runs import FAMILIES, Option, Spec, context_of, find, options_of, resolve, write
 
 ENTRIES = [(role, name) for role, family in FAMILIES.items() for name in family]
 
@@ -62,6 +62,7 @@ def test_another_form_is_refused(text, message):
         Spec.parse(text)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("role", "name"), ENTRIES)
 def test_every_default_is_read_back_from_its_text(role, name):
     for option in options_of(FAMILIES[role][name]).values():
@@ -69,6 +70,7 @@ def test_every_default_is_read_back_from_its_text(role, name):
         assert value == option.default or list(value) == list(option.default)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(("role", "name"), ENTRIES)
 def test_a_resolved_spec_resolves_to_itself(role, name):
     component = FAMILIES[role][name]
@@ -113,7 +115,7 @@ def test_a_value_of_another_kind_is_refused(annotation, value):
 def test_wrong_names_and_keys_suggest_the_nearest():
     assert nearest("lapalce", PRIORS) == " (did you mean 'laplace'?)"
     assert nearest("zzz", PRIORS) == ""
-    with pytest.raises(ValueError, match=r"'lapalce' \(did you mean 'laplace'\?\); choose one of"):
+    with pytest.raises(ValueError, match=r"'lapalce' \(did you mean 'laplace'\?\); or write"):
         find("prior", PRIORS, Spec.parse("lapalce"), ())
     with pytest.raises(ValueError, match=r"no option 'scales' \(did you mean 'scale'\?\)"):
         resolve("prior", Laplace, Spec.parse("laplace:scales=1"), {})
@@ -161,7 +163,7 @@ def test_a_constructor_gets_what_it_asks_for_by_name():
 
     assert context_of(Laplace, {"latent_dim": 3, "event_shape": (2,)}) == {"latent_dim": 3}
     assert context_of(Fixed, {"latent_dim": 3}) == {}
-    with pytest.raises(ValueError, match="asks for 'temperature', which is not known here"):
+    with pytest.raises(ValueError, match="needs 'temperature', which is not available"):
         context_of(Asks, {"latent_dim": 3})
 
 

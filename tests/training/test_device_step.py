@@ -1,4 +1,4 @@
-"""A step that stays on its device equals one of SVI, is exact in resuming, and asks for nothing."""
+"""A step that stays on its device equals one of SVI, resumes exactly, and reads nothing back."""
 
 import gc
 import json
@@ -16,24 +16,21 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae._process.files import read_tensors
+from pyrovae._process.graphs import has_compiler
 from pyrovae.data import Dynamic, Resident, load
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP
 from pyrovae.objectives import IWAE, Analytic, Beta, Elbo, FreeBits, recording
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture, StandardNormal, VampPrior
-from pyrovae.training.device_step import DeviceStep
-from pyrovae.training.fitting import (
-    TrainingDivergedError,
-    TrainingInterrupted,
-    device_step,
-    fit,
-    fitting,
-    staging,
-)
+from pyrovae.training import device_step, fitting, stages
+from pyrovae.training.batches import resident_on
+from pyrovae.training.device_step import DeviceOperations
+from pyrovae.training.fitting import fit
+from pyrovae.training.loop import TrainingDivergedError, TrainingInterrupted
 from pyrovae.training.optim import FusedAdam, MovingAverage
 from pyrovae.vae import VAE
-from tests.conftest import SEEDS
+from tests.conftest import EXPENSIVE_SEEDS
 
 SHAPE = (1, 8, 8)
 OPTIONS = {"epochs": 3, "batch_size": 60, "averaging": 0.9, "compile": "graph", "device": "cpu"}
@@ -72,20 +69,20 @@ def digits():
 def on_device(request, monkeypatch):
     """Steps stay on the CPU, as they would on a GPU."""
     monkeypatch.setattr(fitting, "DEVICES", {"cpu": request.param})
-    monkeypatch.setattr(fitting, "READ_STEPS", 3)
+    monkeypatch.setattr(device_step, "READ_STEPS", 3)
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """How many steps stayed on the device."""
     seen = []
-    step = DeviceStep.__call__
+    step = DeviceOperations.__call__
 
     def watched(self, index, seed):
         seen.append(len(index))
         return step(self, index, seed)
 
-    monkeypatch.setattr(DeviceStep, "__call__", watched)
+    monkeypatch.setattr(DeviceOperations, "__call__", watched)
     return seen
 
 
@@ -98,11 +95,16 @@ def numbers(result):
     ("objective", "prior", "options"),
     [
         (Elbo(), "normal", {}),
-        (Elbo(particles=3), "mixture", {"averaging": 0.0}),
+        pytest.param(Elbo(particles=3), "mixture", {"averaging": 0.0}, marks=pytest.mark.slow),
         (Analytic(), "normal", {"clip_norm": 1.0, "weight_decay": 0.1}),
-        (Beta(beta=2.0, schedule="linear"), "vamp", {"schedule": "constant"}),
-        (IWAE(particles=4), "normal", {"clip_norm": 1e6}),
-        (FreeBits(), "normal", {"batch_size": 77}),
+        pytest.param(
+            Beta(beta=2.0, schedule="linear"),
+            "vamp",
+            {"schedule": "constant"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(IWAE(particles=4), "normal", {"clip_norm": 1e6}, marks=pytest.mark.slow),
+        pytest.param(FreeBits(), "normal", {"batch_size": 77}, marks=pytest.mark.slow),
     ],
 )
 def test_steps_are_those_of_svi_but_for_rounding(
@@ -134,7 +136,7 @@ def test_data_that_are_too_large_for_a_gpu_stay_where_they_are_and_a_line_says_s
     sizes = types.SimpleNamespace(total_memory=4 * split.resident_bytes() - 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: sizes)
     with pytest.warns(UserWarning, match=r"take 0.0 GiB, more than a share of 25% .* main memory"):
-        assert fitting._on_device(split, torch.device("cuda")) is None
+        assert resident_on(torch.device("cuda"), split) is None
 
 
 def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
@@ -147,8 +149,9 @@ def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
     torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-7, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_steps_stay_as_well(on_device, calls, digits):
-    if not fitting.has_compiler():
+    if not has_compiler():
         pytest.skip("no C++ compiler")
     graph, compiled = make().double(), make().double()
     fit(graph, digits.double(), **OPTIONS)
@@ -161,7 +164,9 @@ def raise_signal():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 4, 6, 7, 8])  # 4 and 8 end an epoch
+@pytest.mark.parametrize(  # 4 and 8 end an epoch
+    "stop", [1, 4, 7, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 6, 8))]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(on_device, digits, tmp_path, stop):
     whole, resumed = make(), make()
     expected = fit(whole, digits, **OPTIONS)
@@ -180,7 +185,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(on_device, digits,
     assert numbers(result) == numbers(expected)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_bits_are_drawn_on_the_device_and_one_seed_gives_one_result(
     on_device, calls, monkeypatch, seed
 ):
@@ -207,7 +212,7 @@ def test_divergence_is_found_at_its_step_and_the_weights_before_are_kept(
 ):
     """At step 7 the gradient is not finite, and the device is not read before step 8."""
 
-    monkeypatch.setattr(fitting, "READ_STEPS", 100)
+    monkeypatch.setattr(device_step, "READ_STEPS", 100)
     with pytest.raises(TrainingDivergedError, match=r"step 7 \(epoch 2\): the gradient is not"):
         fit(make(), digits, objective=Exploding(), **OPTIONS, out=tmp_path / "device")
     tensors, about = read_tensors(tmp_path / "device" / "last.safetensors")
@@ -226,7 +231,7 @@ def test_divergence_is_found_at_its_step_and_the_weights_before_are_kept(
 
 
 class Counted(nn.Module):
-    """A network that counts its batches in a buffer, as batch normalisation does."""
+    """A network that counts its batches in a buffer, as batch normalization does."""
 
     def __init__(self, *shapes):
         super().__init__()
@@ -254,7 +259,7 @@ class Exploding(Elbo):
 
 
 def test_buffers_stay_as_before_the_step_that_failed(on_device, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "READ_STEPS", 100)
+    monkeypatch.setattr(device_step, "READ_STEPS", 100)
     torch.manual_seed(0)
     posterior = DiagonalNormal(3, SHAPE, Counted)
     vae = VAE(StandardNormal(3), Binomial(3, SHAPE, network, total_count=16), posterior)
@@ -267,7 +272,7 @@ def test_buffers_stay_as_before_the_step_that_failed(on_device, digits, tmp_path
 
 
 def test_a_divergence_that_the_last_saving_finds_is_one(on_device, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "READ_STEPS", 100)
+    monkeypatch.setattr(device_step, "READ_STEPS", 100)
 
     def late(progress):
         if progress.step == 7:
@@ -281,14 +286,14 @@ def test_a_divergence_that_the_last_saving_finds_is_one(on_device, digits, tmp_p
 def test_a_step_is_gone_when_training_ends(digits, monkeypatch):
     """Its graph is not freed by chance, while the graph of another training is captured."""
     steps = []
-    init = DeviceStep.__init__
+    init = DeviceOperations.__init__
 
     def watched(self, *args, **kwargs):
         steps.append(weakref.ref(self))
         init(self, *args, **kwargs)
 
     monkeypatch.setattr(fitting, "DEVICES", {"cpu": None})
-    monkeypatch.setattr(DeviceStep, "__init__", watched)
+    monkeypatch.setattr(DeviceOperations, "__init__", watched)
     gc.disable()
     try:
         fit(make(), digits, **OPTIONS)
@@ -349,7 +354,7 @@ class Asked(TorchDispatchMode):
 def test_the_host_asks_for_nothing_in_a_step(digits, monkeypatch):
     monkeypatch.setattr(fitting, "DEVICES", {"cpu": None})
     seen = []
-    step = DeviceStep.__call__
+    step = DeviceOperations.__call__
 
     def watched(self, index, seed):
         if len(index) not in self.stages:  # a graph is made and checked
@@ -361,7 +366,7 @@ def test_the_host_asks_for_nothing_in_a_step(digits, monkeypatch):
         seen.append(asked.count)
         return done
 
-    monkeypatch.setattr(DeviceStep, "__call__", watched)
+    monkeypatch.setattr(DeviceOperations, "__call__", watched)
     fit(make("mixture"), digits, **OPTIONS | {"clip_norm": 1.0})
     assert len(seen) > 5
     assert not any(seen)
@@ -383,21 +388,21 @@ def test_on_a_gpu_in_name_no_number_comes_from_elsewhere(monkeypatch):
         for _ in range(2)
     )
     objective, record = recording(Beta(schedule="linear"))
-    program = staging._Program(objective, vae, vae.model, vae.guide)
+    program = stages.Program(objective, vae, vae.model, vae.guide)
     graphs = {}
     for size in (20, 7):
         x = (torch.rand(size, *SHAPE) < 0.5).float()
-        inputs = staging._Inputs.of(objective, vae)
-        graph = staging._trace(program, inputs, list(vae.parameters()), (x,))
-        graphs[size] = staging._without_norm(graph)
+        inputs = stages.Inputs.of(objective, vae)
+        graph = stages._trace(program, inputs, list(vae.parameters()), (x,))
+        graphs[size] = stages._without_norm(graph)
         for node in graphs[size].graph.nodes:
             if "device" in node.kwargs:
                 node.kwargs = {**node.kwargs, "device": gpu}
         graphs[size].recompile()
 
     def find(x):
-        inputs = staging._Inputs.of(objective, vae)
-        return staging.Stage(inputs, graphs[len(x)], list(vae.parameters()), {}, record)
+        inputs = stages.Inputs.of(objective, vae)
+        return stages.Stage(inputs, graphs[len(x)], list(vae.parameters()), {}, record)
 
     monkeypatch.setattr(device_step, "seed_device", lambda device, seed: None)
     monkeypatch.setattr(MovingAverage, "current_decay", lambda self: 0.9)
@@ -423,7 +428,7 @@ def test_on_a_gpu_in_name_no_number_comes_from_elsewhere(monkeypatch):
         data = Resident(torch.empty(50, *SHAPE, dtype=torch.uint8, device=gpu), Dynamic(16))
         monkeypatch.setattr("copy.deepcopy", lambda module: averaged)
         average = MovingAverage(vae, 0.9)
-        step = DeviceStep(find, vae, optimizer, data, average, batch_size=20, capture=None)
+        step = DeviceOperations(find, vae, optimizer, data, average, batch_size=20, capture=None)
         for rows in (20, 20, 7):
             assert step(torch.arange(rows, device=gpu), 0)
         with pytest.raises(DataDependentOutputException):

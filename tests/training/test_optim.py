@@ -109,7 +109,7 @@ def test_a_parameter_of_the_program_alone_is_refused(vae, digits):
 
     optimizer = FusedAdam(vae.parameters(), learning_rate=0.1, total_steps=5)
     svi = SVI(model, vae.guide, optimizer, Trace_ELBO())
-    with pytest.raises(ValueError, match=r"shape \(3,\) that are not the VAE's own; make them"):
+    with pytest.raises(ValueError, match=r"shape \(3,\) that the VAE does not own; make them"):
         svi.step(digits)
 
 

@@ -1,7 +1,8 @@
-"""A replayed program is the program: same loss, same gradients, fresh noise; or it says why not."""
+"""A replay equals the program: same loss, same gradients, fresh noise; or it gives a reason."""
 
 import math
 import warnings
+from importlib import import_module
 
 import pyro
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from pyrovae._process.graphs import has_compiler
+from pyrovae.data import Split
+from pyrovae.evidence import evaluate
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli
 from pyrovae.networks import MLP, NETWORKS
 from pyrovae.objectives import OBJECTIVES, Beta, Elbo, recording
@@ -21,7 +24,7 @@ from pyrovae.training.fitting import fit
 from pyrovae.training.staging import Staged
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.models import PAIRS
+from tests.models import EVERY_PAIR
 from tests.models import make_pair as make
 
 compiled = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
@@ -67,7 +70,7 @@ def test_every_objective_is_replayed_exactly(name, vae, digits):
     assert_same(objective, Staged(objective, vae), vae, digits)
 
 
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_PAIR)
 def test_every_pair_is_replayed_exactly(prior, posterior, digits):
     vae = make(prior, posterior)
     objective = Elbo()
@@ -190,7 +193,7 @@ def test_a_parameter_may_be_frozen_between_steps(vae, digits):
     assert_same(objective, staged, vae, digits)
 
 
-def test_another_vae_under_the_same_names_is_told_of(make_vae, digits):
+def test_another_vae_under_the_same_names_is_reported(make_vae, digits):
     """Pyro's store has one parameter for each name."""
     staged = Staged(Elbo(), make_vae())
     svi = SVI(staged.module.model, staged.module.guide, pyro.optim.Adam({"lr": 0.01}), staged)
@@ -221,8 +224,8 @@ def test_weights_may_be_exchanged_between_steps(vae, digits):
     assert_same(objective, staged, vae, digits)
 
 
-def test_a_svi_of_ones_own_takes_it(make_vae, digits):
-    """With Pyro's own optimiser, which finds the parameters by their names."""
+def test_it_trains_in_a_plain_svi(make_vae, digits):
+    """With Pyro's own optimizer, which finds the parameters by their names."""
 
     def train(stage):
         pyro.clear_param_store()
@@ -351,7 +354,7 @@ class Unscheduled(Elbo):
 
 
 def refused(vae, objective, x, reason):
-    """It runs eagerly, and says why, once."""
+    """It runs eagerly, with one warning that gives the reason."""
     staged = Staged(objective, vae)
     with pytest.warns(UserWarning, match=f"not staged, so steps run eagerly: .*{reason}"):
         staged.loss_and_grads(vae.model, vae.guide, x)
@@ -390,13 +393,13 @@ def test_a_schedule_that_does_not_name_its_numbers_is_refused(vae, digits):
 
 def test_a_program_with_other_arguments_is_refused(vae, digits):
     staged = Staged(Elbo(), vae)
-    with pytest.warns(UserWarning, match="arguments that are no tensors"):
+    with pytest.warns(UserWarning, match="arguments that are not tensors"):
         staged.loss_and_grads(
             lambda x, flag: vae.model(x), lambda x, flag: vae.guide(x), digits, True
         )
 
 
-def test_draws_without_reparameterisation_are_replayed_or_refused(network, digits):
+def test_draws_without_reparameterization_are_replayed_or_refused(network, digits):
     """By the score function; a graph has that as well."""
     vae = VAE(Coins(), Bernoulli(2, (1, 8, 8), network), Discrete(network))
     objective = Elbo()
@@ -428,6 +431,35 @@ def test_nothing_is_left_changed(vae, digits):
     staged.loss_and_grads(vae.model, vae.guide, digits)
     for name, parameter in vae.named_parameters():  # gradients are added to those that are there
         assert torch.equal(parameter.grad, expected[name] + 1)
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """A release of torch in which ``make_fx`` lives elsewhere; torch itself finds it."""
+    import_module("torch._dynamo")
+    monkeypatch.delattr("torch.fx.experimental.proxy_tensor.make_fx")
+
+
+@pytest.mark.usefixtures("moved")
+@pytest.mark.parametrize("mode", ["graph", pytest.param("inductor", marks=compiled)])
+def test_fit_runs_eagerly_where_torch_has_moved_make_fx(make_vae, digits, mode):
+    options = {"epochs": 2, "batch_size": 24}
+    staged, eager = make_vae(), make_vae()
+    with pytest.warns(UserWarning, match="not staged, so steps run eagerly: .*make_fx") as said:
+        fit(staged, digits, **options, compile=mode)
+    assert len(said) == 1
+    fit(eager, digits, **options, compile="off")
+    for name, value in eager.state_dict().items():
+        assert torch.equal(value, staged.state_dict()[name]), name
+
+
+@pytest.mark.usefixtures("moved")
+def test_bounds_run_as_written_where_torch_has_moved_make_fx(vae, digits, monkeypatch):
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
+    data = Split.from_array(digits)
+    with pytest.warns(UserWarning, match="not compiled, so draws run as written: .*make_fx"):
+        found = evaluate(vae, data, samples=20, compile="inductor")
+    assert found == evaluate(vae, data, samples=20, compile="off")
 
 
 @pytest.mark.parametrize("mode", ["off", "fast"])

@@ -1,0 +1,227 @@
+r"""Splits: rows of an array, turned into float tensors one batch at a time."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from pyrovae.data.sources import float_range
+from pyrovae.data.transforms import Dynamic, Transform, draw_bits_on_device, unchanged
+
+__all__ = ["Resident", "Split", "gather", "portions"]
+
+CHUNK_VALUES = 1 << 20
+"""Number of values gathered at a time in a pass over all rows of a split."""
+
+
+class Split:
+    """One part of a dataset: rows of an array, converted to float tensors a batch at a time.
+
+    Args:
+        x: data, (N, ...); never copied, so it may be memory-mapped.
+        labels: integers, one for each of `rows`, or None.
+        event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
+        rows: the rows of `x` that belong to this split; None for all.
+        transform: function from gathered rows to the values of the tensor.
+
+    Attributes:
+        event_shape: shape of one example.
+        labels: integers of this split, (len(split),), or None.
+
+    Example:
+        >>> from pyrovae.data import load
+        >>> split = load("digits").train
+        >>> len(split), split.event_shape
+        (1258, (1, 8, 8))
+        >>> [len(batch) for batch in split.batches(500)]
+        [500, 500, 258]
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        event_shape: tuple[int, ...],
+        *,
+        rows: np.ndarray | None = None,
+        transform: Transform = unchanged,
+    ) -> None:
+        self.event_shape = event_shape
+        self.labels = labels
+        self._x = x
+        self._rows = np.arange(len(x)) if rows is None else rows
+        self._transform = transform
+
+    @classmethod
+    def from_array(cls, x: torch.Tensor | np.ndarray, labels: np.ndarray | None = None) -> Self:
+        """Make a split of a tensor or an array, without any treatment.
+
+        Args:
+            x: numbers, ``(N, *event_shape)``.
+            labels: integers, (N,), or None.
+
+        Returns:
+            A split of all rows, not copied.
+
+        Raises:
+            TypeError: if `x` is neither a tensor nor an array.
+            ValueError: if `x` is empty, not numeric, not finite, or has no event dimension, or if
+                `labels` has a different length.
+
+        Example:
+            >>> from pyrovae.data import Split
+            >>> Split.from_array(torch.zeros(10, 3)).event_shape
+            (3,)
+        """
+        if isinstance(x, torch.Tensor):
+            x = x.detach().cpu()
+            x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+        if not isinstance(x, np.ndarray):
+            raise TypeError(
+                f"x must be a tensor or an array, got {type(x).__name__}; use torch.as_tensor(x)"
+            )
+        if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "buif":
+            raise ValueError(
+                f"x is {x.dtype} of shape {x.shape}; it must be real numbers of shape "
+                "(N, *event_shape), not empty: give scalars the shape (N, 1)"
+            )
+        if labels is not None and labels.shape != (len(x),):
+            raise ValueError(
+                f"labels have shape {labels.shape}; allowed is one integer per row, ({len(x)},)"
+            )
+        float_range("x", x)
+        return cls(x, labels, x.shape[1:])
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def batch(self, index: np.ndarray, rng: np.random.Generator | None = None) -> torch.Tensor:
+        """Gather rows, and binarize or scale them.
+
+        Args:
+            index: integers into this split, (batch,).
+            rng: source of randomness, needed for dynamic binarization only.
+
+        Returns:
+            float32, ``(batch, *event_shape)``.
+
+        Raises:
+            IndexError: if an index is out of range.
+            ValueError: if binarization is dynamic and `rng` is None.
+        """
+        x = self._transform(gather(self._x, self._rows[index]), rng)
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+
+    def batches(self, size: int) -> Iterator[torch.Tensor]:
+        """Iterate over the split in order, for evaluation.
+
+        Args:
+            size: rows per batch; the last batch holds the remainder.
+
+        Returns:
+            An iterator over float32 tensors, ``(size, *event_shape)``.
+
+        Raises:
+            ValueError: if `size` is not positive, or if binarization is dynamic, since the pixels
+                of such a split have no fixed values.
+        """
+        if size < 1:
+            raise ValueError(f"size must be positive, got {size}, e.g. 256")
+        if isinstance(self._transform, Dynamic):
+            raise ValueError(
+                "batches() of a split with dynamic binarization would differ at every pass; use "
+                "the validation or test split, or batch(index, rng)"
+            )
+        starts = range(0, len(self), size)
+        return (self.batch(np.arange(i, min(i + size, len(self)))) for i in starts)
+
+    def on_device(self, device: torch.device) -> "Resident":
+        """Copy all rows to a device, where batches are then made without the host.
+
+        Args:
+            device: the device; it needs `resident_bytes` of memory.
+
+        Returns:
+            The same rows, in the same order.
+        """
+        dynamic = self._transform if isinstance(self._transform, Dynamic) else None
+        kind = self._resident_type()
+        dtype = torch.from_numpy(np.empty(0, kind)).dtype
+        x = torch.empty((len(self), *self.event_shape), dtype=dtype, device=device)
+        for index in portions(np.arange(len(self)), math.prod(self.event_shape)):
+            rows = gather(self._x, self._rows[index]) if dynamic else self.batch(index).numpy()
+            x[index[0] : index[-1] + 1] = torch.from_numpy(rows.astype(kind, copy=False)).to(device)
+        return Resident(x, dynamic)
+
+    def resident_bytes(self) -> int:
+        """The memory that `on_device` needs, in bytes."""
+        return len(self) * math.prod(self.event_shape) * self._resident_type().itemsize
+
+    def _resident_type(self) -> np.dtype[Any]:
+        """float32; for dynamic binarization, the type in the file if all devices can compare it."""
+        kind = self._x.dtype.newbyteorder("=")
+        if not isinstance(self._transform, Dynamic):
+            return np.dtype(np.float32)
+        return np.dtype(np.int64) if kind.kind == "u" and kind.itemsize > 1 else kind
+
+    def digest(self) -> bytes:
+        """Hash the rows as they are stored, before any treatment, in their order."""
+        digest = hashlib.sha256(f"{self._x.dtype.str}{self._x.shape[1:]}".encode())
+        for index in portions(np.arange(len(self)), math.prod(self._x.shape[1:])):
+            digest.update(gather(self._x, self._rows[index]).tobytes())
+        return digest.digest()
+
+
+class Resident:
+    """A split in the memory of a device, where batches are gathered and binarized.
+
+    The host only chooses the rows; it neither moves data nor waits.
+
+    Args:
+        x: rows, (N, ...), on the device: final values, or counts from which bits are drawn.
+        dynamic: the transform that draws new bits at every visit; None for final values.
+
+    Example:
+        >>> resident = data.on_device(torch.device("cpu"))
+        >>> len(resident), resident.batch(torch.tensor([3, 5])).shape
+        (64, torch.Size([2, 1, 8, 8]))
+    """
+
+    def __init__(self, x: torch.Tensor, dynamic: Dynamic | None) -> None:
+        self._x, self._dynamic = x, dynamic
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._x)
+
+    def batch(self, index: torch.Tensor) -> torch.Tensor:
+        """Gather rows, and draw their bits with the random state of the device.
+
+        Args:
+            index: integers into the split, (batch,), on the device.
+
+        Returns:
+            float32, ``(batch, *event_shape)``, on the device. Final values equal those of
+            `Split.batch`; bits have the same probabilities but are different draws.
+        """
+        x = self._x.index_select(0, index)
+        if self._dynamic is not None:
+            x = draw_bits_on_device(x, self._dynamic.maximum)
+        return x.float()
+
+
+def gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Copy rows of an array, by `take` where it does not copy the whole array first."""
+    if x.flags.c_contiguous and x.dtype.isnative:
+        return np.take(x, rows, axis=0)
+    return np.asarray(x[rows])
+
+
+def portions(index: np.ndarray, row_values: int) -> Iterator[np.ndarray]:
+    """Split an index into portions of at most ``CHUNK_VALUES`` gathered values."""
+    step = max(1, CHUNK_VALUES // row_values)
+    return (index[i : i + step] for i in range(0, len(index), step))

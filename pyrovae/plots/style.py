@@ -1,0 +1,102 @@
+r"""The look that all figures share: colors, matplotlib settings, and how a figure is saved.
+
+Nothing global is touched: no pyplot, no backend, no lasting rcParams.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pyrovae._process.files import atomic_file
+
+__all__ = [
+    "BOUND",
+    "CLASSES",
+    "DISTORTION",
+    "MODEL",
+    "PRIOR",
+    "RATE",
+    "REAL",
+    "SETTINGS",
+    "VALIDATION",
+    "Array",
+    "Shape",
+    "save",
+    "styled",
+    "typeset",
+]
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+SETTINGS = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+"""Changes to matplotlib's defaults."""
+
+BOUND, VALIDATION, DISTORTION, RATE = "#4477AA", "#AA3377", "#EE6677", "#228833"
+REAL, MODEL, PRIOR = "0.45", "#4477AA", "0.35"
+CLASSES = (
+    "#332288",
+    "#DDAA33",
+    "#117733",
+    "#CC6677",
+    "#88CCEE",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#AA4499",
+    "#777777",
+)
+"""Paul Tol's "muted" scheme, distinguishable with color blindness; gray for a tenth class."""
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Apply the shared style, whatever the user's own settings are; also a decorator."""
+    with matplotlib.style.context(["default", SETTINGS]):
+        yield
+
+
+def typeset(text: str) -> str:
+    """Replace hyphens by minus signs."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+@styled()
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; a failure leaves no partial file.
+
+    The same figure gives the same bytes, since neither a date nor a version is written.
+
+    Args:
+        figure: any figure, also one made without this package.
+        path: a file name that ends in ``.png``; an existing file is replaced.
+
+    Raises:
+        ValueError: if ``path`` has another ending.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae import plots
+        >>> plots.save(plots.images(x.numpy(), "digits"), Path("digits.png"))
+        >>> Path("digits.png").exists()
+        True
+    """
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ValueError(f"a figure is saved as .png, got {path.name}; use Figure.savefig for more")
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})

@@ -1,0 +1,166 @@
+r"""Starting and resuming runs, and the commands that resume them."""
+
+import contextlib
+import errno
+import itertools
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import torch
+
+from pyrovae._process import processes
+from pyrovae._process.files import tensor_bytes
+from pyrovae.data import Dataset
+from pyrovae.runs.config import Config
+from pyrovae.runs.pairs import suggesting_pairs
+from pyrovae.runs.run import CONFIG, DIGEST, STATISTICS, Run, plain_resume_command
+from pyrovae.runs.specs import Spec
+from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
+from pyrovae.vae import VAE
+
+__all__ = ["next_folder", "resume_command", "start", "with_resume_command"]
+
+
+def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
+    """Find the first folder ``root/<data>-<prior>-<n>``, n = 1, 2, ..., that does not exist.
+
+    Args:
+        data: name or path of the data.
+        prior: spec of the prior.
+        root: the folder of all runs.
+
+    Example:
+        >>> from pyrovae.runs import next_folder
+        >>> print(next_folder("digits", "mixture:components=20"))
+        runs/digits-mixture-1
+    """
+    stem = f"{Path(data).stem}-{Spec.parse(prior).name.replace(':', '.')}"
+    return next(p for n in itertools.count(1) if not (p := Path(root) / f"{stem}-{n}").exists())
+
+
+@suggesting_pairs()
+def start(
+    config: Config,
+    dataset: Dataset,
+    folder: Path | None,
+    *,
+    trusted: Collection[str] = (),
+    resume: bool = False,
+    report: Callable[[Progress], None] | None = None,
+) -> tuple[Path, VAE, Fit]:
+    """Train a configuration into the folder of a new run, or resume one.
+
+    Inside :func:`pyrovae.training.joined`, several processes train it together.
+
+    Args:
+        config: of the run.
+        dataset: the dataset that ``config`` was resolved with.
+        folder: of the run; None takes the one of :func:`next_folder`.
+        trusted: ``module:attribute`` names that may be imported.
+        resume: resume the run in ``folder``.
+        report: callback, called after each step and epoch.
+
+    Returns:
+        The folder, the trained VAE, and the outcome of the training.
+
+    Raises:
+        TrainingInterrupted: on Ctrl-C, with the command that resumes.
+        Exception: as :func:`pyrovae.fit` otherwise.
+
+    Example:
+        >>> from pyrovae.runs import start
+        >>> network = "mlp:hidden_dims=4"
+        >>> model = {"encoder": network, "decoder": network}
+        >>> config, data = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
+        >>> folder, vae, fitted = start(config, data, None)
+        >>> print(folder)
+        runs/digits-normal-1
+    """
+    files = {CONFIG: config.to_toml().encode(), DIGEST: f"{dataset.digest()}\n".encode()}
+    if resume and folder is not None:
+        _check_digest(folder, files[DIGEST])
+    if dataset.statistics:
+        statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
+        files[STATISTICS] = tensor_bytes(statistics)
+    training = dict(config.training, objective=config.objective(trusted=trusted))
+    while True:
+        free = next_folder(config.data["name"], config.model["prior"])
+        out = folder or Path(processes.text_of_first(str(free)))
+        vae = config.build(trusted=trusted)
+        with with_resume_command(out):
+            try:
+                trained = fit(
+                    vae, dataset, **training, out=out, files=files, resume=resume, report=report
+                )
+                return out, vae, trained
+            except OSError as error:
+                taken = isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY
+                if not taken or not out.is_dir():
+                    raise _explained(error, out) from error
+                if folder is not None or processes.count() > 1:
+                    remedy = "choose another folder"
+                    if (out / LAST).is_file():
+                        remedy += f", or resume it: {resume_command(out)}"
+                    raise FileExistsError(f"{out} exists; {remedy}") from error
+
+
+def _check_digest(folder: Path, digest: bytes) -> None:
+    path = folder / DIGEST
+    if path.is_file() and path.read_bytes() != digest:
+        raise ValueError(
+            f"the data have changed since the run in {folder} began; restore the old data to "
+            "resume it, or start a new run"
+        )
+
+
+def _explained(error: OSError, out: Path) -> OSError:
+    """Name the folder of the run in an error about creating it."""
+    place = Path(error.filename or "/")
+    if out.exists() or (place.parent != out.parent and place not in out.parents):
+        return error
+    return OSError(f"cannot create {out}: {place}: {error.strerror}; choose another with --out")
+
+
+def resume_command(folder: Path) -> str:
+    """The command that resumes a run, with the names of its user-defined components.
+
+    Args:
+        folder: of the run.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae.runs import resume_command
+        >>> resume_command(Path("runs/digits-normal-1"))
+        'pyrovae fit --resume runs/digits-normal-1'
+    """
+    with contextlib.suppress(OSError, ValueError):  # built in Python, or damaged
+        return Run.open(folder).resume_command()
+    return plain_resume_command(folder)
+
+
+@contextlib.contextmanager
+def with_resume_command(folder: Path) -> Iterator[None]:
+    """Add the command that resumes the run in ``folder`` to any exception that interrupts it.
+
+    Args:
+        folder: of the run; it may not exist yet.
+
+    Raises:
+        TrainingInterrupted: instead of any other ``KeyboardInterrupt``.
+        StoppedError: with the command added.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae.runs import with_resume_command
+        >>> with with_resume_command(Path("runs/digits-normal-1")):
+        ...     pass  # on Ctrl-C: "interrupted; resume with: pyrovae fit --resume ..."
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, processes.StoppedError) as error:
+        if not (folder / LAST).is_file():
+            raise
+        how = f"resume with: {resume_command(folder)}"
+        if isinstance(error, processes.StoppedError):
+            raise processes.StoppedError(f"{error}; {how}") from error
+        raise TrainingInterrupted(f"interrupted; {how}") from error
