@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pyrovae._process.choices import check_choice
 from pyrovae.data.sources import Rows, Source
 from pyrovae.data.splits import Split, gather, portions
 from pyrovae.data.transforms import (
@@ -56,8 +57,7 @@ def check_options(binarization: str, scaling: str) -> None:
         ("binarization", binarization, BINARIZATIONS),
         ("scaling", scaling, SCALINGS),
     ):
-        if value not in allowed:
-            raise ValueError(f"unknown {option} {value!r}; choose one of {', '.join(allowed)}")
+        check_choice(option, value, allowed)
     if binarization != "none" and scaling != "none":
         raise ValueError(
             f"binarization {binarization!r} returns bits, which scaling {scaling!r} would undo; "

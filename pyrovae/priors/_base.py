@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Centered", "one_of", "positive"]
+__all__ = ["Centered", "positive"]
 
 
 class Centered(nn.Module):
@@ -15,12 +15,6 @@ class Centered(nn.Module):
         super().__init__()
         positive("latent_dim", latent_dim)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the allowed ones."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def positive(name: str, value: float, remedy: str = "") -> None:

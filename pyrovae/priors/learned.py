@@ -8,6 +8,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae._process.choices import check_choice
 from pyrovae.distributions import (
     FlowDistribution,
     OneHots,
@@ -18,7 +19,7 @@ from pyrovae.distributions import (
     zuko_flows,
 )
 from pyrovae.networks import Shape
-from pyrovae.priors._base import Centered, one_of, positive
+from pyrovae.priors._base import Centered, positive
 
 __all__ = ["Categorical", "Flow", "GaussianMixture", "LearnedNormal", "VampPrior"]
 
@@ -52,7 +53,7 @@ class LearnedNormal(nn.Module):
     ) -> None:
         super().__init__()
         positive("latent_dim", latent_dim)
-        one_of("covariance", covariance, ("diagonal", "full"))
+        check_choice("covariance", covariance, ("diagonal", "full"))
         self.loc = nn.Parameter(torch.zeros(latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(latent_dim))
         entries = latent_dim * (latent_dim - 1) // 2
@@ -105,7 +106,7 @@ class GaussianMixture(nn.Module):
         super().__init__()
         positive("latent_dim", latent_dim)
         positive("components", components, FOR_NORMAL)
-        one_of("start", start, ("random", "data"))
+        check_choice("start", start, ("random", "data"))
         if start == "data" and posterior is None:
             raise ValueError(
                 "start='data' needs the posterior whose encodings the means start from, got None; "
@@ -180,7 +181,7 @@ class VampPrior(nn.Module):
     ) -> None:
         super().__init__()
         positive("components", components, FOR_NORMAL)
-        one_of("weights", weights, ("equal", "learned"))
+        check_choice("weights", weights, ("equal", "learned"))
         self._shared = (posterior,)  # a tuple registers nothing
         self.pseudo_inputs = nn.Parameter(torch.rand(components, *event_shape))
         if weights == "learned":
@@ -257,7 +258,7 @@ class Flow(Centered):
         hidden_dims: Sequence[int] = (64, 64),
     ) -> None:
         super().__init__(latent_dim)
-        one_of("kind", kind, ("nsf", "maf", "realnvp"))
+        check_choice("kind", kind, ("nsf", "maf", "realnvp"))
         positive("transforms", transforms, FOR_NORMAL)
         for width in hidden_dims:
             positive("hidden_dims", width)
@@ -315,7 +316,7 @@ class Categorical(nn.Module):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        one_of("weights", weights, ("equal", "learned"))
+        check_choice("weights", weights, ("equal", "learned"))
         positive("temperature", temperature)
         if math.isinf(temperature):
             raise ValueError(f"temperature must be finite, got {temperature}")

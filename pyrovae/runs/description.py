@@ -69,8 +69,8 @@ class ComponentEntry(Result):
 
     Example:
         >>> from pyrovae.runs import catalogue
-        >>> catalogue()["prior"]["normal"].about
-        'The standard normal.'
+        >>> list(catalogue()["prior"]["laplace"].options)
+        ['scale']
     """
 
     about: str
@@ -260,12 +260,11 @@ def describe(run: Run, vae: VAE) -> list[str]:
             f"{sum(p.numel() for p in module.parameters()):,} parameters"
         )
     lines.append(f"parameters  {sum(p.numel() for p in vae.parameters()):,} in all")
-    metrics = run.metrics()
-    if metrics:
-        last = metrics[-1]
+    history = run.history
+    if len(history):
         lines.append(
-            f"trained     {last['epoch']} of {config.training['epochs']} epochs, "
-            f"{last['seconds']:.0f} s; training ELBO {last['elbo']:.2f} nats per example"
+            f"trained     {history.epoch[-1]} of {config.training['epochs']} epochs, "
+            f"{history.seconds[-1]:.0f} s; training ELBO {history.elbo[-1]:.2f} nats per example"
         )
     return lines
 

@@ -32,7 +32,7 @@ from pyrovae.runs.export import as_json
 from pyrovae.runs.settings import DATA_SETTINGS, FAMILIES
 from pyrovae.runs.specs import Spec
 from pyrovae.runs.summary import Summary
-from pyrovae.training import METRICS, MODEL, Fit
+from pyrovae.training import METRICS, MODEL, Fit, History
 from pyrovae.vae import VAE
 
 __all__ = ["CHANGEABLE", "Run", "load"]
@@ -273,14 +273,18 @@ class Run:
             )
         return split
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``: one for each epoch."""
+    @property
+    def history(self) -> History:
+        """The epochs of the training so far, read from ``metrics.jsonl``.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
         path = self.folder / METRICS
-        if not path.is_file():
-            return []
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
-        except ValueError as error:
+            lines = path.read_text().splitlines() if path.is_file() else []
+            return History.of([json.loads(line) for line in lines])
+        except (ValueError, KeyError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); {self.resume_command()} writes it again"
             ) from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._process import processes
+from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import seed_device, stream
 from pyrovae.data import Resident, Split
 from pyrovae.training.progress import Progress
@@ -27,8 +28,7 @@ def training_device(name: str) -> torch.device:
     Raises:
         ValueError: for another name, or if there are too few GPUs.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    check_choice("device", name, ("auto", "cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch finds no GPU; use auto or cpu")
     if name == "auto":

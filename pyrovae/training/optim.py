@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pyrovae._process.choices import check_choice
+
 __all__ = ["SCHEDULES", "FusedAdam", "MovingAverage", "NonFiniteGradientError"]
 
 
@@ -57,8 +59,7 @@ def check_optimizer_options(
         raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be positive, or None for no clipping; got {clip_norm}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    check_choice("schedule", schedule, SCHEDULES)
 
 
 class FusedAdam(PyroOptim):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pyrovae._process.choices import check_choice
 from pyrovae._process.graphs import has_compiler
 from pyrovae.training.optim import check_optimizer_options
 from pyrovae.training.precision import PRECISIONS
@@ -46,14 +47,8 @@ class TrainingOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging must be at least 0 and below 1, got {self.averaging}")
-        if self.compile not in ("auto", *MODES):
-            raise ValueError(
-                f"compile must be one of auto, {', '.join(MODES)}, got {self.compile!r}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
-            )
+        check_choice("compile", self.compile, ("auto", *MODES))
+        check_choice("precision", self.precision, PRECISIONS)
         if self.compile == "inductor" and not has_compiler():
             raise ValueError("compile is inductor, and there is no C++ compiler; use graph or auto")
         if self.seed < 0:

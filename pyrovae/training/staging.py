@@ -34,6 +34,7 @@ from pyro.infer import ELBO
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
+from pyrovae._process.choices import check_choice
 from pyrovae.training.stages import NotStagedError, Program, Stage, make_stage
 
 __all__ = ["MODES", "Staged"]
@@ -88,8 +89,7 @@ class Staged(ELBO):
         size: int | None = None,
         tolerance: float = 1e-4,
     ) -> None:
-        if mode not in MODES[1:]:
-            raise ValueError(f"mode must be one of {', '.join(MODES[1:])}, got {mode!r}")
+        check_choice("mode", mode, MODES[1:])
         super().__init__(
             num_particles=objective.num_particles,
             max_plate_nesting=objective.max_plate_nesting,

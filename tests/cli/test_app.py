@@ -158,18 +158,21 @@ def test_options_of_fit_are_the_settings():
         ("--learning-rate -1", "learning_rate must be positive"),
         ("--learning-rate nan", "[training] learning_rate takes a finite number"),
         ("--warmup 2", "warmup is a fraction of all steps"),
-        ("--schedule cosin", "unknown schedule 'cosin'; choose one of cosine, constant"),
+        (
+            "--schedule cosin",
+            "schedule must be one of cosine, constant, got 'cosin' (did you mean 'cosine'?)",
+        ),
         ("--clip-norm 0", "clip_norm must be positive, or None"),
         ("--averaging 1", "averaging must be at least 0 and below 1"),
         ("--patience x", "[training] patience takes an integer or none, got 'x'"),
         ("--max-minutes 0", "max_minutes must be positive"),
-        ("--device gpu", "device must be auto, cpu or cuda, got 'gpu'"),
+        ("--device gpu", "device must be one of auto, cpu, cuda, got 'gpu'"),
         ("--seed -1", "seed must not be negative, got -1"),
         ("--latent-dim 0", "latent_dim must be at least 1, got 0"),
         ("--data didgits", "did you mean 'digits'?"),
         ("--data absent.npy", "no file or folder at absent.npy"),
         ("--image-size 8", "image_size is for a folder of images"),
-        ("--binarization dynamik", "unknown binarization 'dynamik'; choose one of"),
+        ("--binarization dynamik", "got 'dynamik' (did you mean 'dynamic'?)"),
         ("--binarization dynamic --scaling unit", "set one of the two to 'none'"),
         ("--config absent.toml", "there is no file absent.toml"),
         ("--resume absent", "there is no run at absent"),
@@ -526,7 +529,7 @@ def test_a_killed_run_is_readable_and_goes_on_to_the_same_weights(command, no_fi
         process.wait()
     assert command("show", "killed").status == 0
     assert command("evaluate", "killed", "--samples", 1, "--limit", 5).status == 0
-    assert len(pyrovae.runs.Run.open("killed").metrics()) < 30
+    assert len(pyrovae.runs.Run.open("killed").history) < 30
     assert command("fit", "--resume", "killed").status == 0
     assert command("fit", "--config", "killed/config.toml", "--out", "whole").status == 0
     killed, whole = (Path(f"{name}/model.safetensors").read_bytes() for name in ("killed", "whole"))

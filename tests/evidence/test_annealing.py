@@ -169,7 +169,7 @@ def test_every_pair_is_annealed_or_refused_in_one_line(prior, posterior, digits)
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_likelihood_is_annealed_and_sandwiched(name, network, digits):
-    """Within 4.5 errors of quadrature for two digits; bounds in order for six x of its own."""
+    """Within 4.5 errors of quadrature for two digits; bounds are in order for six other x."""
     vae, options = with_likelihood(name, network), {"temperatures": 6, "leapfrog": 2}
     x = 0.25 + digits[:2] / 2 if name == "beta" else digits[:2]
     found, truth = annealed(vae, x, samples=100, **options), integrated(vae, x)

@@ -414,7 +414,11 @@ def test_draws_that_cannot_be_differentiated_are_refused(vae, digits, make):
         (DReG, {"particles": 1}, "particles must be at least 2, got 1; .* stl"),
         (Renyi, {"alpha": 1.0}, r"alpha must be finite and not 1, got 1\.0; .* use elbo"),
         (Beta, {"beta": -1.0}, r"beta must be finite and not negative, got -1\.0"),
-        (Beta, {"schedule": "cosine"}, "'cosine'; choose one of constant, linear, cyclical"),
+        (
+            Beta,
+            {"schedule": "cosine"},
+            "schedule must be one of constant, linear, cyclical, got 'cosine'",
+        ),
         (Beta, {"rise": 0.0}, "rise is a fraction, .* schedule to constant"),
         (Beta, {"cycles": 0}, "cycles must be at least 1, got 0"),
         (BetaTC, {"beta": -1.0}, r"beta must be finite and not negative, got -1\.0"),

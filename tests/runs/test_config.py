@@ -74,7 +74,7 @@ def test_every_setting_is_resolved():
         ({"training": {"epochs": True}}, r"\[training\] epochs takes an integer"),
         ({"training": {"warmup": "nan"}}, r"\[training\] warmup takes a finite number"),
         ({"data": {"name": ["a"]}}, r"\[data\] name takes text"),
-        ({"data": {"scaling": "unitt"}}, "unknown scaling 'unitt'; choose one of"),
+        ({"data": {"scaling": "unitt"}}, "got 'unitt' \\(did you mean 'unit'\\?\\)"),
     ],
 )
 def test_a_wrong_setting_is_named(tables, message):

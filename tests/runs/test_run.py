@@ -21,7 +21,6 @@ from pyrovae.runs import (
     with_resume_command,
 )
 from pyrovae.training import TrainingInterrupted
-from tests.oracles import assert_adds_up
 
 SMALL = {
     "model": {"encoder": "mlp:hidden_dims=8", "decoder": "mlp:hidden_dims=8", "latent_dim": 2},
@@ -68,13 +67,11 @@ def test_a_hand_built_vae_takes_the_weights(trained, resolved, vae):
         load(folder, vae=vae)
 
 
-def test_metrics_have_a_line_for_each_epoch(trained):
-    metrics = Run.open(trained[0]).metrics()
-    assert [row["epoch"] for row in metrics] == [1, 2]
-    names = {"epoch", "step", "elbo", "reconstruction", "kl", "validation_elbo", "seconds"}
-    for row in metrics:
-        assert names | {"images_per_second"} <= row.keys()
-        assert_adds_up(row)
+def test_the_history_has_a_line_for_each_epoch(trained):
+    history = Run.open(trained[0]).history
+    assert history.epoch.tolist() == [1, 2]
+    np.testing.assert_allclose(history.elbo, history.reconstruction - history.kl)
+    assert history.to_dict() == trained[2].history.to_dict()
 
 
 def test_the_summary_is_what_finish_returns(folder, resolved, trained, monkeypatch):
@@ -100,12 +97,12 @@ def test_a_truncated_file_is_named_with_the_remedy(folder, name, message, kept):
     contents = (folder / name).read_bytes()
     (folder / name).write_bytes(contents[: int(kept * len(contents))])
     if name == "metrics.jsonl" and kept == 0:
-        assert Run.open(folder).metrics() == []
+        assert len(Run.open(folder).history) == 0
         return
     if name == "config.toml" and kept:
         message = "is not a TOML file|is not the whole configuration"
     with pytest.raises(ValueError, match=message) as caught:
-        Run.open(folder).metrics() if name == "metrics.jsonl" else load(folder)
+        _ = Run.open(folder).history if name == "metrics.jsonl" else load(folder)
     assert str(folder / name) in str(caught.value)
 
 
