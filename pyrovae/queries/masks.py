@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrovae._process.optional import import_for
+from pyrovae._process.optional_imports import import_for
 
 __all__ = ["HALVES", "mask"]
 
