@@ -1,7 +1,18 @@
 """Variational autoencoders written as what they are: Bayesian models, in Pyro.
 
-The names below, and the modules, are imported when they are first used, so that importing the
-package, or asking the command line for help, costs nothing.
+What a VAE is stands at the top: ``vae`` (the two programs), its three roles ``priors``,
+``likelihoods`` and ``posteriors``, and ``networks``, the maps that encoders and decoders are made
+of. Each of these has a dictionary of its entries by name (``PRIORS``, ``NETWORKS``, ...): a new
+entry is one class and one line. ``estimates`` holds means with standard errors, and the base of
+all results.
+
+The folders answer one question each: ``distributions`` (densities), ``data``, ``kl``,
+``objectives``, ``evidence`` (log p(x)), ``queries`` (missing pixels, scores), ``diagnostics``,
+``training``, ``plots``, ``runs`` (configurations and folders), ``cli``. ``_process`` serves them
+all: random streams, files, memory budgets, compilation, several processes.
+
+The names below and the modules are imported on first use, so that importing the package or asking
+the command line for help is instant.
 """
 
 from importlib import import_module

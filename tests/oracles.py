@@ -11,6 +11,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+from pyrovae.estimates import Estimate
 from pyrovae.evidence import linear_gaussian
 
 
@@ -51,8 +52,8 @@ def assert_calibrated(make, truth, seeds, errors=4.0, overstated=1.0):
     is of normal values, so let each be a mean over many draws.
 
     Args:
-        make: from a seed to a value and its standard error: numbers, or tensors of one shape whose
-            elements share no draws.
+        make: from a seed to an ``Estimate``, or to a value and its standard error: numbers, or
+            tensors of one shape whose elements share no draws.
         truth: what the values estimate, or None where nobody knows it: then the spread is all that
             is held.
         seeds: of the repetitions.
@@ -60,6 +61,7 @@ def assert_calibrated(make, truth, seeds, errors=4.0, overstated=1.0):
         overstated: factor by which a stated variance may be too large, where that is by design.
     """
     found = [make(seed) for seed in seeds]
+    found = [(e.value, e.standard_error) if isinstance(e, Estimate) else e for e in found]
     values, stated = (
         torch.stack([double(part) for part in column]) for column in zip(*found, strict=True)
     )
@@ -72,11 +74,6 @@ def assert_calibrated(make, truth, seeds, errors=4.0, overstated=1.0):
     low, high = (chi2.ppf(p, degrees) / degrees for p in (1e-4, 1 - 1e-4))
     about = f"the variance is {ratio:.3f} of what is stated; chance allows {low:.3f} to {high:.3f}"
     assert low / overstated < ratio < high, about
-
-
-def plain(result):
-    """A result as plain dictionaries, as ``--json`` prints it."""
-    return result if isinstance(result, dict) else result.to_dict()
 
 
 def assert_adds_up(row):

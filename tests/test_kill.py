@@ -5,6 +5,8 @@ import random
 import signal
 import time
 from functools import partial
+from itertools import pairwise
+from statistics import median
 
 import pyro
 import pytest
@@ -22,8 +24,10 @@ KILLS = 30
 OPTIONS = {"epochs": 40, "batch_size": 10, "warmup": 0.1, "averaging": 0.9, "clip_norm": 20.0}
 
 
-def note(pipe, progress):
+def note(pipe, leave, progress):
+    """Reports a step, and waits for leave to take the next, so that no run gets far ahead."""
     os.write(pipe, b".")
+    os.read(leave, 1)
 
 
 @pytest.mark.slow
@@ -47,26 +51,27 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     out = tmp_path / "killed"
     moments = random.Random(mode)
-    interval = 0.0  # between the last two reports of one run: a step with its checkpoint
+    intervals = [0.0] * 3  # between reports; most are a step with its checkpoint, few are staging
     for _ in range(KILLS):
-        reading, writing = os.pipe()
+        (reading, writing), (waiting, leave) = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:  # in here nothing is left to pytest
             try:
-                run(out, out.exists(), partial(note, writing))
+                run(out, out.exists(), partial(note, writing, waiting))
             finally:
                 os._exit(0)
         os.close(writing)
+        os.close(waiting)
         times = []
         for _ in range(moments.randint(1, 14)):  # reports of a step, or of the beginning
             assert os.read(reading, 1), "it ended before it was killed"
             times.append(time.monotonic())
-        if len(times) > 1:
-            interval = times[-1] - times[-2]
-        time.sleep(moments.uniform(0.0, interval))
+        intervals += [later - earlier for earlier, later in pairwise(times)]
+        time.sleep(moments.uniform(0.0, median(intervals)))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(reading)
+        os.close(leave)
     assert 20 < read_tensors(out / "last.safetensors")[1]["progress"]["step"] < 280
     finished = run(out, True)
     for name in ("model.safetensors", "last.safetensors"):

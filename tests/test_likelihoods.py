@@ -1,4 +1,4 @@
-"""Every likelihood is normalised, keeps its constants, and starts from the data's mean."""
+"""Every likelihood is normalized, keeps its constants, and starts from the data's mean."""
 
 import itertools
 
@@ -137,7 +137,7 @@ def test_sums_or_integrates_to_one(name, options, network):
     assert total == pytest.approx(1, abs=1e-6)
 
 
-def test_every_entry_has_a_normalisation_test():
+def test_every_entry_has_a_normalization_test():
     densities = {"continuous_bernoulli", "beta", "normal", "laplace", "student_t"}
     assert set(LIKELIHOODS) == {"bernoulli"} | COUNTS | densities
 
@@ -274,7 +274,7 @@ def test_a_scale_of_its_own_stays_above_a_hundredth_of_the_datas(name, kind):
     torch.testing.assert_close(scale, (0.01 * size).expand(2))
 
 
-def test_normalising_constants_are_scipys():
+def test_normalizing_constants_are_scipys():
     """Every likelihood but those without a parameter beside the mean has it fixed at 0.3."""
     z, x = torch.zeros(2), torch.tensor([0.0, 1.0, 2.0, 3.0])
     k, inside = x.numpy().astype(np.float64), np.array([0.1, 0.4, 0.8, 0.97])
@@ -372,8 +372,8 @@ def test_continuous_bernoulli_differs_from_bernoulli_by_its_constant():
     continuous.load_state_dict(bernoulli.state_dict())
     z, x = torch.randn(2), torch.rand(4)
     logits = bernoulli.decoder(z)
-    unnormalised = (x * logits - torch.nn.functional.softplus(logits)).sum()
-    constant = continuous(z).log_prob(x) - unnormalised
+    unnormalized = (x * logits - torch.nn.functional.softplus(logits)).sum()
+    constant = continuous(z).log_prob(x) - unnormalized
     other = continuous(z).log_prob(1 - x)
     mirrored = ((1 - x) * logits - torch.nn.functional.softplus(logits)).sum()
     torch.testing.assert_close(other - mirrored, constant)

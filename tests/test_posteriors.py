@@ -64,7 +64,7 @@ def test_shapes_under_extra_batch_dimensions(text, batch, event_shape, network):
 
 @pytest.mark.contract
 @pytest.mark.parametrize("text", VARIANTS)
-def test_expands_as_under_vectorised_particles(text, network):
+def test_expands_as_under_vectorized_particles(text, network):
     q = make(text, 2, (5,), network)(torch.randn(7, 5))
     wide = q.expand((3, 7))
     z = wide.rsample()

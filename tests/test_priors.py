@@ -1,4 +1,4 @@
-"""Every prior is a normalised density with samples to match, over vectors z."""
+"""Every prior is a normalized density with samples to match, over vectors z."""
 
 import copy
 import math
@@ -74,7 +74,7 @@ def test_is_one_distribution_over_vectors(prior):
 
 
 @pytest.mark.contract
-def test_expands_as_under_plates_and_vectorised_particles(prior):
+def test_expands_as_under_plates_and_vectorized_particles(prior):
     p = prior()
     z = torch.randn(3, 4, 2)
     wide = p.expand((3, 4))
@@ -213,7 +213,7 @@ def test_laplace_is_scipys_and_has_variance_two_b_squared():
     torch.testing.assert_close(prior().variance, torch.full((3,), 0.98).double())
 
 
-def test_mixture_of_one_centred_component_is_the_standard_normal():
+def test_mixture_of_one_centered_component_is_the_standard_normal():
     mixture = GaussianMixture(3, components=1)
     with torch.no_grad():
         mixture.loc.zero_()

@@ -27,7 +27,7 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.queries import impute
 from pyrovae.vae import VAE
 from tests.models import affine, linear_gaussian, loose
-from tests.oracles import assert_calibrated, plain
+from tests.oracles import assert_calibrated
 
 MASKS = torch.tensor([[1, 1, 0, 0, 1], [0, 0, 0, 1, 1], [1, 0, 1, 1, 1]], dtype=torch.bool)
 
@@ -62,7 +62,7 @@ def test_of_the_importance_weighted_bound_where_q_is_wider_than_the_posterior():
 
 @pytest.mark.slow
 def test_of_importance_weighting_by_a_fitted_mixture():
-    """Too large: a fixed number of draws comes from each part, which the error ignores."""
+    """It is too large, since it does not count that each part gives a fixed number of draws."""
     vae, x, evidence = linear_gaussian(0)
     vae, x, evidence = loose(vae)[0], x[:5], evidence[:5]
 
@@ -107,8 +107,8 @@ def test_of_a_divergence_by_draws(estimator):
     p = dist.Normal(torch.zeros(2), 1.0).to_event(1)
 
     def make(seed):
-        (row,) = plain(compare(q, p, samples=(200,), seed=seed))[estimator]
-        return row["estimate"], row["standard_error"]
+        (row,) = getattr(compare(q, p, samples=(200,), seed=seed), estimator)
+        return row.estimate
 
     exact = torch.distributions.kl_divergence(q, p).mean()
     assert_calibrated(make, exact, range(150))
@@ -118,30 +118,21 @@ def test_of_the_terms_of_the_bound_for_the_examples_that_are_given():
     vae, x, _ = linear_gaussian(0)
     vae, _ = loose(vae)
     data = Split.from_array(x)
-    found = [
-        plain(surgery(aggregate_draws(vae, data, draws=20, seed=s)))["terms"] for s in range(60)
-    ]
+    found = [surgery(aggregate_draws(vae, data, draws=20, seed=seed)) for seed in range(60)]
     for name in ("elbo", "reconstruction", "kl", "mutual_information", "marginal_kl"):
-        terms = [terms[name] for terms in found]
-
-        def make(seed, terms=terms):
-            return terms[seed]["estimate"], terms[seed]["standard_error"]
-
-        assert_calibrated(make, None, range(60))
+        terms = [result.terms[name] for result in found]
+        assert_calibrated(terms.__getitem__, None, range(60))
 
 
 def test_of_the_variance_of_a_gradient():
     vae, x, _ = affine(0)
     data = Split.from_array(x)
-    found = [plain(compare_gradients(vae, data, draws=40, seed=seed)) for seed in range(20)]
+    found = [compare_gradients(vae, data, draws=40, seed=seed) for seed in range(20)]
     for place, name in enumerate(("elbo", "analytic")):
-        rows = [result["estimators"][place] for result in found]
-        assert {row["name"] for row in rows} == {name}
-
-        def make(seed, rows=rows):
-            return rows[seed]["variance"]["value"], rows[seed]["variance"]["standard_error"]
-
-        assert_calibrated(make, None, range(20))
+        rows = [result.estimators[place] for result in found]
+        assert {row.name for row in rows} == {name}
+        variances = [row.noise.variance for row in rows]
+        assert_calibrated(variances.__getitem__, None, range(20))
 
 
 @pytest.mark.slow
@@ -181,32 +172,28 @@ def test_of_the_share_of_right_answers():
         return rng.normal(size=(count, 2)) + labels[:, None], labels
 
     train = sample(200, rng)
-    found = []
-    for seed in range(60):
-        found.append(plain(probe(*train, *sample(300, np.random.default_rng(seed)))))
-    for name in ("linear", "neighbours"):
-
-        def make(seed, name=name):
-            return found[seed][name]["accuracy"], found[seed][name]["standard_error"]
-
-        assert_calibrated(make, None, range(60))
+    found = [probe(*train, *sample(300, np.random.default_rng(seed))) for seed in range(60)]
+    for name in ("linear", "neighbors"):
+        shares = [getattr(result, name) for result in found]
+        assert_calibrated(shares.__getitem__, None, range(60))
 
 
 def test_of_the_statistics_of_a_calibration():
     """For the exact posterior: mean rank, error ratio and coverage of each dimension."""
     found = [
-        plain(calibrate(linear_gaussian(seed)[0], simulations=400, draws=39, seed=seed))
+        calibrate(linear_gaussian(seed)[0], simulations=400, draws=39, seed=seed)
         for seed in range(40)
     ]
     for dimension in (0, 1):
-        rows = [result["functions"][dimension] for result in found]
-        for name, truth in (("mean_rank", 0.5), ("error_ratio", 1.0), ("coverage", 0.8)):
-
-            def make(seed, rows=rows, name=name):
-                row = rows[seed][name][1] if name == "coverage" else rows[seed][name]
-                return row["estimate"], row["standard_error"]
-
-            assert_calibrated(make, truth, range(40))
+        rows = [result.functions[dimension] for result in found]
+        held = [row.coverage[1] for row in rows]
+        assert {covered.nominal for covered in held} == {0.8}
+        for estimates, truth in (
+            ([row.mean_rank for row in rows], 0.5),
+            ([row.error_ratio for row in rows], 1.0),
+            ([covered.observed for covered in held], 0.8),
+        ):
+            assert_calibrated(estimates.__getitem__, truth, range(40))
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_renyi_elbo_at_alpha_zero_is_the_importance_weighted_bound_per_image(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_vectorised_particles_equal_particles_one_by_one(vae, digits, seed):
+def test_vectorized_particles_equal_particles_one_by_one(vae, digits, seed):
     """In mean: 4 standard errors of the difference of two averages over 50 repetitions."""
     torch.manual_seed(seed)
     together = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
@@ -119,7 +119,7 @@ def test_predictive_draws_observations_from_the_unconditioned_model(vae, digits)
     assert draws["z"].std().item() == pytest.approx(1, abs=5 / math.sqrt(2 * 300 * 128))
 
 
-def test_poutine_trace_shows_the_two_factorisations(vae, digits):
+def test_poutine_trace_shows_the_two_factorizations(vae, digits):
     model = poutine.trace(vae.model).get_trace(digits)
     guide = poutine.trace(vae.guide).get_trace(digits)
     assert model.stochastic_nodes == ["data", "z"]

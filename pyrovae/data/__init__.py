@@ -1,6 +1,6 @@
 """Datasets: read, split, transformed and served in batches.
 
-``named`` has the datasets with a name, ``readers`` a reader for each file format, and
+``catalog`` has the datasets with a name, ``readers`` a reader for each file format, and
 ``image_folders`` the reader of folders; all of them return the arrays of ``sources``. ``dataset``
 splits these into training, validation and test rows, ``treatment`` chooses the transform of their
 pixels (binarization, scaling) from ``transforms``, and ``splits`` makes the batches. ``recipes``
@@ -8,8 +8,8 @@ holds the default model and training for each dataset. To add a file format, wri
 ``readers`` and add a line to its dictionary ``READERS``.
 """
 
+from pyrovae.data.catalog import DATASETS, TorchvisionSet, default_data_dir, read
 from pyrovae.data.dataset import SPLIT_SEED, Dataset, load, load_all, prepare
-from pyrovae.data.named import DATASETS, TorchvisionSet, default_data_dir, read
 from pyrovae.data.readers import READERS, read_path
 from pyrovae.data.recipes import RECIPES, Recipe, for_array
 from pyrovae.data.sources import Rows, Source, chunks, float_range

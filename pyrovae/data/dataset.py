@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyrovae.data.named import read
+from pyrovae.data.catalog import read
 from pyrovae.data.sources import Rows, Source
 from pyrovae.data.splits import Split
 from pyrovae.data.treatment import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrovae._process.optional import import_for
+from pyrovae._process.optional_imports import import_for
 from pyrovae.data.sources import Rows
 
 __all__ = ["read_folder"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrovae._process.optional import import_for
+from pyrovae._process.optional_imports import import_for
 from pyrovae.data.image_folders import read_folder
 from pyrovae.data.sources import Rows, Source, describe, rows_of
 

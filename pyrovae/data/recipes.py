@@ -180,7 +180,7 @@ RECIPES: Mapping[str, Recipe] = {
     "fashion_mnist": replace(
         MNIST,
         protocol=(
-            f"Test is the official 10,000, {LAST_5000}; grey pixels are binarized as MNIST's are, "
+            f"Test is the official 10,000, {LAST_5000}; gray pixels are binarized as MNIST's are, "
             "which is customary, although they are not ink on paper."
         ),
     ),

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -188,7 +187,7 @@ def gradient_noise(
     snr = math.sqrt(squared_norm / variance) if squared_norm > 0 and variance > 0 else None
     return GradientNoise(
         mean=GradientMean(moments.mean.norm().item(), moments.standard_error, squared_norm),
-        variance=Variance(variance, _error_of_mean(moments.increments)),
+        variance=Variance(variance, Estimate.of(moments.increments).standard_error),
         signal_to_noise=snr,
         variance_ratio=_ratio(moments, reference),
         difference=None if moments is reference else _difference(difference),
@@ -209,7 +208,7 @@ def _ratio(moments: Moments, reference: Moments) -> Variance | None:
         return None
     value = moments.variance / reference.variance
     pairs = zip(moments.increments, reference.increments, strict=True)
-    error = _error_of_mean([one - value * other for one, other in pairs])
+    error = Estimate.of([one - value * other for one, other in pairs]).standard_error
     return Variance(value, None if error is None else error / reference.variance)
 
 
@@ -219,10 +218,6 @@ def _squared_norm(mean: Tensor, squares: Tensor, moments: Moments) -> float:
 
 
 def _difference(difference: Moments) -> GradientDifference:
-    error = _error_of_mean(difference.components)
-    z_score = float(np.mean(difference.components)) / error if error else None
+    mean = Estimate.of(difference.components)
+    z_score = mean.value / mean.standard_error if mean.standard_error else None
     return GradientDifference(difference.mean.norm().item(), difference.standard_error, z_score)
-
-
-def _error_of_mean(values: list[float]) -> float | None:
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -252,8 +252,7 @@ def _coverage(u: Array, nominal: Sequence[float]) -> list[Coverage]:
     rows = []
     for share in nominal:
         held = (np.abs(u - 0.5) < share / 2).mean(1)  # over functions, for each simulation
-        error = float(held.std(ddof=1) / math.sqrt(len(held)))
-        rows.append(Coverage(share, Estimate(float(held.mean()), error)))
+        rows.append(Coverage(share, Estimate.of(held)))
     return rows
 
 

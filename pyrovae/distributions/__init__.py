@@ -1,16 +1,13 @@
 """Probability distributions that torch and Pyro lack, and questions about any distribution.
 
-``stable`` has densities that keep their digits where torch's lose them; ``flow``, ``sphere`` and
-``one_hot`` have densities built from maps and on other spaces; ``structure`` answers questions
+``densities`` has densities that keep their digits where torch's lose them; ``flow``, ``sphere`` and
+``one_hot`` have densities built from maps and on other spaces; ``properties`` answers questions
 about any distribution: its support, factors and moments. A new distribution belongs here, whichever
 role will use it; a prior or a likelihood built on it belongs in :mod:`pyrovae.priors` or
 :mod:`pyrovae.likelihoods`.
 """
 
-from pyrovae.distributions.flow import FlowDistribution, zuko_flows
-from pyrovae.distributions.one_hot import OneHots, RelaxedOneHots, number_of_variables
-from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
-from pyrovae.distributions.stable import (
+from pyrovae.distributions.densities import (
     Beta,
     Categorical,
     ContinuousBernoulli,
@@ -20,7 +17,9 @@ from pyrovae.distributions.stable import (
     StudentT,
     cholesky_factor,
 )
-from pyrovae.distributions.structure import (
+from pyrovae.distributions.flow import FlowDistribution, zuko_flows
+from pyrovae.distributions.one_hot import OneHots, RelaxedOneHots, number_of_variables
+from pyrovae.distributions.properties import (
     base,
     components,
     expand,
@@ -34,6 +33,7 @@ from pyrovae.distributions.structure import (
     moments,
     name,
 )
+from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
 
 __all__ = [
     "Beta",

@@ -11,7 +11,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from pyrovae._process.graphs import compiled, in_one_line, side_by_side, traced
+from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
 from pyrovae.vae import VAE
 
 __all__ = ["Compiled", "NotCompiledError", "Sums", "chunk"]

@@ -12,7 +12,7 @@ import torch
 
 from pyrovae._process import processes
 from pyrovae._process.choices import check_choice
-from pyrovae._process.graphs import has_compiler
+from pyrovae._process.compilation import has_compiler
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.estimates import Examples, batches, number_of_examples
 from pyrovae.evidence._compiled import Compiled, NotCompiledError

@@ -1,6 +1,6 @@
 """The KL divergence KL(q || p), computed in every available way.
 
-``estimators`` compares all methods, and ``results`` holds the objects that it returns.
+``comparison`` compares all methods, and ``results`` holds the objects that it returns.
 ``closed_forms`` has the formulas, ``quadrature`` and ``mixture_bounds`` the numerical integrals and
 the bounds for pairs without a formula. To add a closed form, write a function in ``closed_forms``
 and add a line to its dictionary ``CLOSED_FORMS``.
@@ -15,7 +15,7 @@ from pyrovae.kl.closed_forms import (
     one_hots_to_one_hots,
     students_to_normals,
 )
-from pyrovae.kl.estimators import compare, ledger
+from pyrovae.kl.comparison import compare, ledger
 from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import TOLERANCES, integrate
 from pyrovae.kl.results import Bracket, Computed, Integrated, Ledger, Sampled

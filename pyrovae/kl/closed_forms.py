@@ -66,7 +66,7 @@ def closed_form(q: Distribution, p: Distribution) -> tuple[Tensor, str] | None:
             extra = tuple(range(len(q.batch_shape), value.ndim))
             return value.sum(
                 extra
-            ) if extra else value, f"{names}, pyrovae.kl.closed_forms.{formula.__name__}"
+            ) if extra else value, f"{names}, pyrovae.kl.{formula.__name__}"
     return None
 
 

@@ -130,25 +130,25 @@ def _plane(q: Any, p: Any, reach: float, panels: int) -> tuple[Tensor, Tensor]:
     chunk = max(1, VALUES // (outer.numel() * components(q, p)))
     total = torch.zeros_like(loc[..., 0])
     for z1, weight in zip(outer.split(chunk), outer_weights.split(chunk), strict=True):
-        centre = loc[..., 1] + slope * (z1 - loc[..., 0])  # (outer, *batch)
+        center = loc[..., 1] + slope * (z1 - loc[..., 0])  # (outer, *batch)
         spread, kink = tril[..., 1, 1].expand_as(z1), kinks[..., 1].expand_as(z1)
-        z2, inner_weights = _nodes(centre, spread, kink, reach, panels)  # (inner, outer, *batch)
+        z2, inner_weights = _nodes(center, spread, kink, reach, panels)  # (inner, outer, *batch)
         z = torch.stack([z1.expand_as(z2), z2], -1)
         total = total + _integrand(q, p, z, weight * inner_weights).sum((0, 1))
     return total, torch.zeros_like(total)
 
 
 def _nodes(
-    centre: Tensor, scale: Tensor, kink: Tensor, reach: float, panels: int
+    center: Tensor, scale: Tensor, kink: Tensor, reach: float, panels: int
 ) -> tuple[Tensor, Tensor]:
     """Nodes and weights ``(nodes, *batch)`` for integrals over one variable."""
-    grid = torch.linspace(-reach, reach, panels + 1, dtype=centre.dtype, device=centre.device)
-    grid = grid.sinh().reshape(-1, *[1] * centre.ndim)
-    edges = torch.cat([centre + scale * grid, kink[None]]).sort(0).values
+    grid = torch.linspace(-reach, reach, panels + 1, dtype=center.dtype, device=center.device)
+    grid = grid.sinh().reshape(-1, *[1] * center.ndim)
+    edges = torch.cat([center + scale * grid, kink[None]]).sort(0).values
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     rule = np.polynomial.legendre.leggauss(NODES)
     points, weights = (
-        torch.from_numpy(part).to(centre).reshape(-1, *[1] * centre.ndim) for part in rule
+        torch.from_numpy(part).to(center).reshape(-1, *[1] * center.ndim) for part in rule
     )
     middle, half = middle[:, None], half[:, None]  # (panels, 1, *batch)
     return (middle + half * points).flatten(0, 1), (half * weights).flatten(0, 1)

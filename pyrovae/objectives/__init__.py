@@ -1,7 +1,7 @@
 """Training objectives: Pyro ELBOs that ``SVI`` takes, by name in ``OBJECTIVES``.
 
 ``elbo`` has the evidence lower bound and its weighted forms, ``multi_sample`` bounds from several
-draws (IWAE, Renyi), ``regularized`` objectives that depend on the aggregate posterior; ``traces``
+draws (IWAE, Renyi), ``regularized`` objectives that depend on the aggregate posterior; ``_traces``
 reads what they need from Pyro's traces. A new objective is a class and one line in ``OBJECTIVES``.
 
 Each is a :class:`pyro.infer.ELBO` for any ``SVI`` over a model and a guide with one plate of data.

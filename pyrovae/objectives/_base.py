@@ -2,7 +2,7 @@
 
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
-from pyrovae.objectives.traces import draws
+from pyrovae.objectives._traces import draws
 
 __all__ = ["Differentiable"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae._process.choices import check_choice
 from pyrovae.objectives._base import Differentiable
-from pyrovae.objectives.traces import (
+from pyrovae.objectives._traces import (
     along_the_draw,
     divergence,
     divergence_by_dimension,

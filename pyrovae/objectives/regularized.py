@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyrovae.objectives._base import Differentiable
-from pyrovae.objectives.traces import only_site, reparameterized, sites
+from pyrovae.objectives._traces import only_site, reparameterized, sites
 
 __all__ = ["BetaTC", "Info"]
 

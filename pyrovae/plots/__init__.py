@@ -1,9 +1,9 @@
 """Figures: the only wing that imports matplotlib. It draws results and computes none.
 
 Functions take arrays or a result and return a matplotlib ``Figure``; :func:`save` writes it.
-``vae`` draws the set of figures that each run gets, ``diagnosis`` the figures of a diagnosis; each
-other file holds one subject. A new figure is a function in the file of its subject; colors and
-settings that all figures share are in ``style``.
+``run_figures`` draws the set of figures that each run gets, ``diagnosis`` the figures of a
+diagnosis; each other file holds one subject. A new figure is a function in the file of its
+subject, or a new file; colors and settings that all figures share are in ``style``.
 """
 
 from pyrovae.plots.bound_curve import bound
@@ -17,8 +17,8 @@ from pyrovae.plots.model_comparison import comparison, rate_distortion
 from pyrovae.plots.queries import completions
 from pyrovae.plots.rank_histograms import calibration
 from pyrovae.plots.refit import prior_swap, refit_samples
+from pyrovae.plots.run_figures import draw_vae
 from pyrovae.plots.style import save
-from pyrovae.plots.vae import draw_vae
 
 __all__ = [
     "bound",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrovae._process.optional import import_for
+from pyrovae._process.optional_imports import import_for
 
 __all__ = ["HALVES", "mask"]
 
@@ -124,8 +124,8 @@ def _random(text: str, event_shape: tuple[int, ...], examples: int, seed: int) -
 def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".png":
         with import_for("PIL.Image", "pillow", "a mask from a picture").open(path) as picture:
-            grey = np.asarray(picture.convert("L"))
-        return (grey > 127) if np.isin(grey, (0, 255)).all() else grey
+            gray = np.asarray(picture.convert("L"))
+        return (gray > 127) if np.isin(gray, (0, 255)).all() else gray
     try:
         held = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

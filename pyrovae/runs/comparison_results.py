@@ -36,11 +36,8 @@ class SeedEstimate(Estimate):
     @staticmethod
     def from_runs(values: Tensor) -> "SeedEstimate":
         """The mean of ``values`` ``(seeds, examples)``, and its standard error over both."""
-        seeds, examples = values.shape
-        over_examples = (
-            (values.mean(0).std() / math.sqrt(examples)).item() if examples > 1 else None
-        )
-        over_seeds = (values.mean(1).std() / math.sqrt(seeds)).item() if seeds > 1 else None
+        over_examples = Estimate.of(values.mean(0)).standard_error
+        over_seeds = Estimate.of(values.mean(1)).standard_error
         parts = [part for part in (over_examples, over_seeds) if part is not None]
         error = math.hypot(*parts) if parts else None
         return SeedEstimate(values.mean().item(), error, over_examples, over_seeds)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from pyrovae._process.graphs import in_one_line
+from pyrovae._process.compilation import in_one_line
 from pyrovae._process.isolation import seed_device, stream
 from pyrovae.data import Resident
 from pyrovae.objectives import Terms

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pyrovae._process.choices import check_choice
-from pyrovae._process.graphs import has_compiler
+from pyrovae._process.compilation import has_compiler
 from pyrovae.training.optim import check_optimizer_options
 from pyrovae.training.precision import PRECISIONS
 from pyrovae.training.staging import MODES

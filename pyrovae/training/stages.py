@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
 
-from pyrovae._process.graphs import compiled, in_one_line, side_by_side, traced
+from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
 from pyrovae.objectives import Terms
 
 __all__ = ["Inputs", "NotStagedError", "Program", "Stage", "make_stage"]

@@ -130,7 +130,7 @@ def test_fewer_than_ten_rows_are_refused(tmp_path: Path) -> None:
 def test_a_training_file_without_rows_to_hold_out_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_dir: Path
 ) -> None:
-    monkeypatch.setattr("pyrovae.data.named.OFFICIAL_HOLDOUT", 60_000)
+    monkeypatch.setattr("pyrovae.data.catalog.OFFICIAL_HOLDOUT", 60_000)
     with pytest.raises(ValueError, match="training file of mnist has 60000 rows"):
         load("mnist", data_dir=mnist_dir)
 

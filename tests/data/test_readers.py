@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pyrovae._process.optional import import_for
+from pyrovae._process.optional_imports import import_for
 from pyrovae.data import READERS, Source, read_path
 from pyrovae.data.readers import NPZ_LAYOUTS
 

@@ -13,8 +13,9 @@ from pyro import distributions as dist
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics import gradient_moments, gradient_variance
+from pyrovae.diagnostics import gradient_variance
 from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
+from pyrovae.estimates import Estimate
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta
 from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, Spherical
@@ -163,7 +164,7 @@ def test_moments_are_numpys_and_their_standard_error_is_what_repetition_shows(si
         for value in values:
             moments.add(torch.from_numpy(value))
         found.append(moments.variance)
-        errors.append(gradient_moments._error_of_mean(moments.increments))
+        errors.append(Estimate.of(moments.increments).standard_error)
     np.testing.assert_allclose(moments.mean, values.mean(0))
     assert moments.variance == pytest.approx(values.var(0, ddof=1).sum())
     assert math.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=5 * 0.022)

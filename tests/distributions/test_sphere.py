@@ -90,7 +90,7 @@ def test_uniform_draws_are_uniform(seed):
 
 
 def test_gradients_of_draws_are_those_of_the_mean():
-    """d E[z] / d kappa by reparameterisation, within 5 standard errors of the formula's."""
+    """d E[z] / d kappa by reparameterization, within 5 standard errors of the formula's."""
     kappa = torch.full((20_000,), 4.0, dtype=torch.float64, requires_grad=True)
     loc = normalize(torch.tensor([1.0, 2.0, -1.0]).double(), dim=-1)
     z = PowerSpherical(loc.expand(20_000, 3), kappa).rsample()

@@ -9,8 +9,8 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae._process import graphs
-from pyrovae._process.graphs import has_compiler
+from pyrovae._process import compilation
+from pyrovae._process.compilation import has_compiler
 from pyrovae.data import Split
 from pyrovae.estimates import Estimate
 from pyrovae.evidence._compiled import Compiled, NotCompiledError, chunk
@@ -376,7 +376,7 @@ def ran(monkeypatch):
     seen = []
 
     def counted(graph):
-        run = graphs.compiled(graph)
+        run = compilation.compiled(graph)
 
         def call(*arguments):
             seen.append(arguments)

@@ -22,8 +22,8 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import LearnedNormal, StandardNormal
 from pyrovae.vae import VAE
 from tests import models
-from tests.conftest import SEEDS
-from tests.models import PAIRS, with_likelihood
+from tests.conftest import EXPENSIVE_SEEDS, SEEDS
+from tests.models import EVERY_PAIR, with_likelihood
 from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_within, rational_evidence
 
@@ -55,7 +55,7 @@ def narrow(dim, scale, seed=0, where=None):
         return vae, vae.likelihood(z).sample()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("scale", [0.02, 0.1, 1.0, 30.0])
 def test_posteriors_of_any_width_are_integrated_with_a_q_that_is_off(dim, scale, seed):
@@ -180,7 +180,7 @@ def test_every_mode_counts_though_q_knows_one(seed):
     assert (found.details["mean"].abs() < 1e-5).all()
 
 
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(("prior", "posterior"), EVERY_PAIR)
 def test_every_pair_agrees_with_importance_weighting_or_is_refused(prior, posterior, digits):
     vae = make(prior, posterior).eval()
     if posterior in ("power_spherical", "relaxed_categorical"):

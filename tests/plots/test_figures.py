@@ -19,8 +19,8 @@ from pyrovae import plots
 from pyrovae.diagnostics import kl_per_dimension, marginal_quantiles
 from pyrovae.likelihoods import Binomial, ContinuousBernoulli, Normal
 from pyrovae.networks import MLP
+from pyrovae.plots import run_figures as pictures
 from pyrovae.plots import style
-from pyrovae.plots import vae as pictures
 from pyrovae.posteriors import POSTERIORS, DiagonalNormal
 from pyrovae.priors import PRIORS, StandardNormal
 from pyrovae.runs import context_of

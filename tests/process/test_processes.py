@@ -414,7 +414,7 @@ for late in (0, 1, 0):
 
 
 def test_processes_join_again_whichever_is_late(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "SECONDS", 60)
+    monkeypatch.setattr(sys.modules[__name__], "SECONDS", 120)
     assert [r.status for r in together("-c", REJOINED, folder=tmp_path)] == [0, 0]
 
 

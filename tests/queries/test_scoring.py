@@ -6,8 +6,8 @@ import torch
 
 from pyrovae.data import Split
 from pyrovae.queries import score
+from tests.models import linear_gaussian
 from tests.oracles import assert_within
-from tests.test_vae import linear_gaussian
 
 
 @pytest.mark.parametrize("proposal", ["posterior", "mixture"])

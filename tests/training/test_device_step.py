@@ -15,8 +15,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae._process.compilation import has_compiler
 from pyrovae._process.files import read_tensors
-from pyrovae._process.graphs import has_compiler
 from pyrovae.data import Dynamic, Resident, load
 from pyrovae.likelihoods import Bernoulli, Binomial
 from pyrovae.networks import MLP

@@ -12,7 +12,7 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from pyrovae._process.graphs import has_compiler
+from pyrovae._process.compilation import has_compiler
 from pyrovae.data import Split
 from pyrovae.evidence import evaluate
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli

@@ -24,7 +24,7 @@ from tests.oracles import assert_within
 LOGITS = [-80.0, -20.0, -3.0, -0.11, -0.09, -1e-3, -1e-4, 0.0, 1e-4, 0.09, 0.11, 3.0, 20.0, 80.0]
 
 
-def unnormalised(x: float, logit: float) -> float:
+def unnormalized(x: float, logit: float) -> float:
     return float(np.exp(logit * x - np.logaddexp(0, logit)))
 
 
@@ -36,10 +36,10 @@ def integral(f, logit):
 @pytest.mark.parametrize("logit", LOGITS)
 def test_constant_mean_variance_and_entropy_equal_quadrature(logit):
     p = ContinuousBernoulli(logits=torch.tensor(logit, dtype=torch.float64))
-    constant = 1 / integral(lambda x: unnormalised(x, logit), logit)
+    constant = 1 / integral(lambda x: unnormalized(x, logit), logit)
 
     def density(x: float) -> float:
-        return constant * unnormalised(x, logit)
+        return constant * unnormalized(x, logit)
 
     mean = integral(lambda x: x * density(x), logit)
     variance = integral(lambda x: (x - mean) ** 2 * density(x), logit)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae._process.optional import import_for
+from pyrovae._process.optional_imports import import_for
 from pyrovae.data.readers import READERS, read_path
 from pyrovae.data.sources import Rows, Source
 

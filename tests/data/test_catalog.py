@@ -13,8 +13,8 @@ import scipy.io
 from PIL import Image
 from torchvision import datasets
 
-from pyrovae.data import named
-from pyrovae.data.named import DATASETS, TorchvisionSet, default_data_dir, read
+from pyrovae.data import catalog
+from pyrovae.data.catalog import DATASETS, TorchvisionSet, default_data_dir, read
 
 RNG = np.random.default_rng(5)
 PUBLISHED = [name for name, source in DATASETS.items() if isinstance(source, TorchvisionSet)]
@@ -22,7 +22,7 @@ PUBLISHED = [name for name, source in DATASETS.items() if isinstance(source, Tor
 
 @pytest.fixture
 def short_holdout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named, "OFFICIAL_HOLDOUT", 5)
+    monkeypatch.setattr(catalog, "OFFICIAL_HOLDOUT", 5)
 
 
 def write_idx(path: Path, x: np.ndarray) -> None:
@@ -129,7 +129,7 @@ def test_omniglot_is_averaged_to_28_with_high_ink(
 def test_area_weights_average_quarters_of_pixels_in_blocks_of_fifteen() -> None:
     x = RNG.random((105, 3))
     quarters = np.repeat(x, 4, axis=0)  # 420 = 28 * 15
-    assert np.allclose(named._area_weights(105, 28) @ x, quarters.reshape(28, 15, 3).mean(1))
+    assert np.allclose(catalog._area_weights(105, 28) @ x, quarters.reshape(28, 15, 3).mean(1))
 
 
 # What is missing or damaged
