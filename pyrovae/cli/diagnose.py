@@ -157,7 +157,7 @@ def _terms(parts: "Surgery") -> Iterator[str]:
         yield f"  no {words}: {reason}"
     between = parts.population.mutual_information
     low, high = (f"{end.value:.2f}" for end in (between.lower, between.upper))
-    yield f"  for new data the mutual information is in the mean between {low} and {high}"
+    yield f"  for new data the mutual information is on average between {low} and {high}"
     yield from (f"  note: {note}" for note in parts.notes)
 
 
@@ -175,7 +175,7 @@ def _dimensions(rows: "Sequence[DimensionTerms]") -> Iterator[str]:
     first = sorted(rows, key=lambda row: -(row.kl or row.mutual_information).value)[:SHOWN]
     which = f", the {len(first)} largest of {len(rows)}" if len(rows) > len(first) else ""
     yield f"  by dimension{which}: {' '.join(str(row.dimension) for row in first)}"
-    for name, words in (("kl", "KL"), ("mutual_information", "told of the example")):
+    for name, words in (("kl", "KL"), ("mutual_information", "information")):
         if getattr(rows[0], name) is not None:
             values = " ".join(f"{getattr(row, name).value:.2f}" for row in first)
             most = max(getattr(row, name).standard_error for row in rows)
@@ -189,12 +189,12 @@ def _groups(found: "Population") -> Iterator[str]:
         if group.marginal_kl is not None:
             line += f"  KL to the prior {_number(group.marginal_kl)}"
         if group.test is not None:
-            line += f"  told from draws of the prior: {_test(group.test)}"
+            line += f"  distinguished from draws of the prior: {_test(group.test)}"
         yield line
     if found.class_information is not None:
         yield (
             f"  mean KL of a class = KL of all + {_number(found.class_information).strip()} nats "
-            f"told of the class, of at most {found.class_entropy:.3f}"
+            f"of information about the class, of at most {found.class_entropy:.3f}"
         )
 
 

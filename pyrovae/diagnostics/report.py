@@ -400,25 +400,25 @@ def _collapse(
         verdict = "full" if active == 0 else "partial" if active < latent_dim else "none"
         return Collapse(verdict, f"{units}; a point has no mutual information")
     information, most = terms.mutual_information, terms.log_examples
-    told = (
-        f"the code tells {information.value:.3f} +- {information.standard_error:.3f} nats of "
-        f"{most:.3f} about which datum it is of"
+    held = (
+        f"the code holds {information.value:.3f} +- {information.standard_error:.3f} nats of "
+        f"{most:.3f} on which example it encodes"
     )
     loses = (
-        f"with the code of another datum log p(x|z) falls by {use.value:.3f} +- "
+        f"with the code of another example log p(x|z) falls by {use.value:.3f} +- "
         f"{use.standard_error:.3f} nats"
     )
     uninformative = information.value <= max(_noise(information), NEGLIGIBLE * most)
     ignored = use.value <= _noise(use)
     if uninformative or ignored:
-        who = "the encoder gives every datum nearly the same posterior"
+        who = "the encoder gives every example nearly the same posterior"
         if ignored:
             who = "the decoder ignores z" + (f", and {who}" if uninformative else "")
-        return Collapse("full", f"{who}: {told}; {loses}; {units}")
+        return Collapse("full", f"{who}: {held}; {loses}; {units}")
     if active < latent_dim:
-        rest = f"the other {latent_dim - active} have nearly the same posterior for every datum"
-        return Collapse("partial", f"{units}, {rest}; {told}; {loses}")
-    return Collapse("none", f"{units}; {told}; {loses}")
+        rest = f"the other {latent_dim - active} have nearly the same posterior for every example"
+        return Collapse("partial", f"{units}, {rest}; {held}; {loses}")
+    return Collapse("none", f"{units}; {held}; {loses}")
 
 
 def _noise(estimate: Estimate) -> float:

@@ -64,9 +64,7 @@ def closed_form(q: Distribution, p: Distribution) -> tuple[Tensor, str] | None:
         if isinstance(inner_q, of_q) and isinstance(inner_p, of_p):
             value = formula(inner_q, inner_p)
             extra = tuple(range(len(q.batch_shape), value.ndim))
-            return value.sum(
-                extra
-            ) if extra else value, f"{names}, pyrovae.kl.{formula.__name__}"
+            return value.sum(extra) if extra else value, f"{names}, pyrovae.kl.{formula.__name__}"
     return None
 
 

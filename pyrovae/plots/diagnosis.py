@@ -128,16 +128,18 @@ def _surgery(result: Surgery) -> Figure:
 def _by_dimension(axes: Axes, rows: Sequence[DimensionTerms]) -> None:
     rows = sorted(rows, key=_minus_kl)[:_DIMENSIONS]
     places = np.arange(len(rows))
-    told, off = (
+    information, off = (
         np.array([getattr(row, name).value for row in rows])
         for name in ("mutual_information", "marginal_kl")
     )
-    axes.bar(places, told, color=BOUND, label="told of the datum by $z_j$ alone")
-    axes.bar(places, off, bottom=told, color=DISTORTION, label="KL$(q(z_j) \\,\\|\\, p(z_j))$")
+    axes.bar(places, information, color=BOUND, label="information in $z_j$ alone")
+    axes.bar(
+        places, off, bottom=information, color=DISTORTION, label="KL$(q(z_j) \\,\\|\\, p(z_j))$"
+    )
     shown = places[:: -(-len(places) // 15)]
     axes.set_xticks(shown, [str(rows[place].dimension) for place in shown])
     axes.set(xlabel="dimension j, by its KL", ylabel="nats per example")
-    axes.set_ylim(0, 1.25 * max((told + off).max(), 1e-3))
+    axes.set_ylim(0, 1.25 * max((information + off).max(), 1e-3))
     axes.grid(visible=False, axis="x")
     axes.legend(loc="upper right")
     axes.set_title("each dimension by itself", loc="left")

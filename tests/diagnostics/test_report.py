@@ -105,15 +105,15 @@ def test_a_posterior_that_is_the_same_for_all_is_called_a_full_collapse():
     assert report.surgery.mutual_information.value == pytest.approx(0, abs=1e-6)
     assert report.collapse.verdict == "full"
     reason = report.collapse.reason
-    assert "the encoder gives every datum nearly the same posterior" in reason
-    assert "the code tells" in reason
+    assert "the encoder gives every example nearly the same posterior" in reason
+    assert "the code holds" in reason
     assert "0 of 2 dimensions are active" in reason
 
 
 def test_a_decoder_that_ignores_the_code_is_named():
     report = diagnose(model([0.9, 0.9], 0.3, 0.0), dataset(0, 1.0, 2, 100))
     assert report.collapse.verdict == "full"
-    assert report.collapse.reason.startswith("the decoder ignores z: the code tells")
+    assert report.collapse.reason.startswith("the decoder ignores z: the code holds")
     assert report.use_of_code.value == pytest.approx(0, abs=1e-6)
 
 
