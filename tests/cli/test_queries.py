@@ -186,4 +186,4 @@ def test_score_refuses_a_point(command, tmp_path):
     start(config, digits, tmp_path / "point")
     result = command("score", "point", "--out", "x.csv", "--samples", 2)
     assert result.status == 2
-    assert "Point has no density to weigh draws by; use the proposal mixture" in result.err
+    assert "Point has no density to weight draws by; use the proposal mixture" in result.err
