@@ -111,6 +111,7 @@ def bits_in_files(folder, seed=0):
         np.savetxt(folder / f"binarized_mnist_{part}.amat", bits, fmt="%d")
 
 
+@pytest.mark.slow
 def test_a_published_row_is_trained_once_and_stands_beside_the_published_figure(tmp_path):
     bits_in_files(tmp_path)
     runs = tmp_path / "runs"
