@@ -3,61 +3,36 @@
 ``catalog`` has the datasets with a name, ``readers`` a reader for each file format, and
 ``image_folders`` the reader of folders; all of them return the arrays of ``sources``. ``dataset``
 splits these into training, validation and test rows, ``treatment`` chooses the transform of their
-pixels (binarization, scaling) from ``transforms``, and ``splits`` makes the batches. ``recipes``
+pixels (binarization, scaling) from ``transforms``, and ``batching`` makes the batches. ``recipes``
 holds the default model and training for each dataset. To add a file format, write a function in
 ``readers`` and add a line to its dictionary ``READERS``.
 """
 
-from pyrovae.data.catalog import DATASETS, TorchvisionSet, default_data_dir, read
-from pyrovae.data.dataset import SPLIT_SEED, Dataset, load, load_all, prepare
-from pyrovae.data.readers import READERS, read_path
-from pyrovae.data.recipes import RECIPES, Recipe, for_array
-from pyrovae.data.sources import Rows, Source, chunks, float_range
-from pyrovae.data.splits import Resident, Split
-from pyrovae.data.transforms import (
-    Dynamic,
-    Packed,
-    Standardize,
-    Threshold,
-    Transform,
-    Unit,
-    draw_bits,
-    draw_bits_on_device,
-    unchanged,
+from pyrovae.data import (
+    batching,
+    catalog,
+    dataset,
+    readers,
+    recipes,
+    sources,
+    transforms,
+    treatment,
 )
-from pyrovae.data.treatment import BINARIZATIONS, SCALINGS, STATIC_SEEDS
+from pyrovae.data.batching import *
+from pyrovae.data.catalog import *
+from pyrovae.data.dataset import *
+from pyrovae.data.readers import *
+from pyrovae.data.recipes import *
+from pyrovae.data.sources import *
+from pyrovae.data.transforms import *
+from pyrovae.data.treatment import *
 
-__all__ = [
-    "BINARIZATIONS",
-    "DATASETS",
-    "READERS",
-    "RECIPES",
-    "SCALINGS",
-    "SPLIT_SEED",
-    "STATIC_SEEDS",
-    "Dataset",
-    "Dynamic",
-    "Packed",
-    "Recipe",
-    "Resident",
-    "Rows",
-    "Source",
-    "Split",
-    "Standardize",
-    "Threshold",
-    "TorchvisionSet",
-    "Transform",
-    "Unit",
-    "chunks",
-    "default_data_dir",
-    "draw_bits",
-    "draw_bits_on_device",
-    "float_range",
-    "for_array",
-    "load",
-    "load_all",
-    "prepare",
-    "read",
-    "read_path",
-    "unchanged",
-]
+__all__: list[str] = []
+__all__ += catalog.__all__
+__all__ += dataset.__all__
+__all__ += readers.__all__
+__all__ += recipes.__all__
+__all__ += sources.__all__
+__all__ += batching.__all__
+__all__ += transforms.__all__
+__all__ += treatment.__all__

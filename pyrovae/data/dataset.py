@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyrovae.data.batching import Split
 from pyrovae.data.catalog import read
 from pyrovae.data.sources import Rows, Source
-from pyrovae.data.splits import Split
 from pyrovae.data.treatment import (
     STATIC_SEEDS,
     check_maximum,

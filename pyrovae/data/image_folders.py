@@ -8,7 +8,7 @@ import numpy as np
 from pyrovae._process.optional_imports import import_for
 from pyrovae.data.sources import Rows
 
-__all__ = ["read_folder"]
+__all__ = []
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 

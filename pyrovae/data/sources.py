@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Rows", "Source", "chunks", "describe", "float_range", "rows_of"]
+__all__ = ["Rows", "Source", "chunks", "float_range"]
 
 CHUNK_VALUES = 1 << 22
 """Number of values read at a time in a pass over a whole array."""

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from pyrovae._process.choices import check_choice
+from pyrovae.data.batching import Split, gather, portions
 from pyrovae.data.sources import Rows, Source
-from pyrovae.data.splits import Split, gather, portions
 from pyrovae.data.transforms import (
     Dynamic,
     Packed,
@@ -31,16 +31,7 @@ from pyrovae.data.transforms import (
     unchanged,
 )
 
-__all__ = [
-    "BINARIZATIONS",
-    "SCALINGS",
-    "STATIC_SEEDS",
-    "check_maximum",
-    "check_options",
-    "check_treatment",
-    "statistics_of",
-    "treat",
-]
+__all__ = ["BINARIZATIONS", "SCALINGS", "STATIC_SEEDS"]
 
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 """Ways to make pixels binary, see above."""

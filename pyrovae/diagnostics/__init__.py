@@ -6,158 +6,53 @@ against the prior), ``active_dimensions``, ``marginals`` (single dimensions of z
 (classifier tests and probes), ``calibration`` (simulation-based) with ``rank_uniformity``,
 ``gradient_variance`` with ``gradient_moments``, and ``inference_gap`` (log p(x) - ELBO) with
 ``optimal_posterior``, ``evidence_identity`` and ``posterior_grid``. A new diagnostic is a file
-here, its figure a function in :mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
+here (``report`` calls those of the whole examination), its figure a function in
+:mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
 """
 
-from pyrovae.diagnostics.active_dimensions import ACTIVE, active_units, activity
-from pyrovae.diagnostics.aggregate_densities import (
-    DRAWS,
-    AggregateDraws,
-    aggregate_draws,
-    no_density,
+from pyrovae.diagnostics import (
+    active_dimensions,
+    aggregate_densities,
+    aggregate_posterior,
+    calibration,
+    elbo_surgery,
+    evidence_identity,
+    gradient_moments,
+    gradient_variance,
+    inference_gap,
+    marginals,
+    optimal_posterior,
+    rank_uniformity,
+    report,
+    two_sample,
 )
-from pyrovae.diagnostics.aggregate_posterior import (
-    MOST_CLASSES,
-    Group,
-    Population,
-    points,
-    population,
-)
-from pyrovae.diagnostics.calibration import Calibration, calibrate
-from pyrovae.diagnostics.elbo_surgery import (
-    BoundTerm,
-    Bracket,
-    DimensionTerms,
-    PopulationTerms,
-    Surgery,
-    surgery,
-    term_estimate,
-)
-from pyrovae.diagnostics.evidence_identity import METHODS, MeanTerm, Term
-from pyrovae.diagnostics.gradient_moments import (
-    GradientDifference,
-    GradientMean,
-    GradientNoise,
-    LayerNoise,
-    Variance,
-)
-from pyrovae.diagnostics.gradient_variance import (
-    GRADIENT_LIMIT,
-    GradientComparison,
-    GradientEstimator,
-    compare_gradients,
-)
-from pyrovae.diagnostics.inference_gap import (
-    NUTS,
-    Gap,
-    NutsSettings,
-    PosteriorDensities,
-    gap,
-    posterior_densities,
-)
-from pyrovae.diagnostics.marginals import (
-    kl_per_dimension,
-    marginal_density,
-    marginal_moments,
-    marginal_quantiles,
-)
-from pyrovae.diagnostics.optimal_posterior import best_posterior, log_weights, with_outputs
-from pyrovae.diagnostics.rank_uniformity import (
-    BINS,
-    LEVEL,
-    PERMUTATIONS,
-    Coverage,
-    RankedFunction,
-    Uniformity,
-    uniformity,
-)
-from pyrovae.diagnostics.report import (
-    LIMIT,
-    Collapse,
-    Diagnosis,
-    FigureData,
-    ProbeAccuracies,
-    Probes,
-    SampleTest,
-    diagnose,
-)
-from pyrovae.diagnostics.two_sample import (
-    FEWEST,
-    NEIGHBORS,
-    Accuracy,
-    Probe,
-    TwoSampleTest,
-    probe,
-    two_samples,
-)
+from pyrovae.diagnostics.active_dimensions import *
+from pyrovae.diagnostics.aggregate_densities import *
+from pyrovae.diagnostics.aggregate_posterior import *
+from pyrovae.diagnostics.calibration import *
+from pyrovae.diagnostics.elbo_surgery import *
+from pyrovae.diagnostics.evidence_identity import *
+from pyrovae.diagnostics.gradient_moments import *
+from pyrovae.diagnostics.gradient_variance import *
+from pyrovae.diagnostics.inference_gap import *
+from pyrovae.diagnostics.marginals import *
+from pyrovae.diagnostics.optimal_posterior import *
+from pyrovae.diagnostics.rank_uniformity import *
+from pyrovae.diagnostics.report import *
+from pyrovae.diagnostics.two_sample import *
 
-__all__ = [
-    "ACTIVE",
-    "BINS",
-    "DRAWS",
-    "FEWEST",
-    "GRADIENT_LIMIT",
-    "LEVEL",
-    "LIMIT",
-    "METHODS",
-    "MOST_CLASSES",
-    "NEIGHBORS",
-    "NUTS",
-    "PERMUTATIONS",
-    "Accuracy",
-    "AggregateDraws",
-    "BoundTerm",
-    "Bracket",
-    "Calibration",
-    "Collapse",
-    "Coverage",
-    "Diagnosis",
-    "DimensionTerms",
-    "FigureData",
-    "Gap",
-    "GradientComparison",
-    "GradientDifference",
-    "GradientEstimator",
-    "GradientMean",
-    "GradientNoise",
-    "Group",
-    "LayerNoise",
-    "MeanTerm",
-    "NutsSettings",
-    "Population",
-    "PopulationTerms",
-    "PosteriorDensities",
-    "Probe",
-    "ProbeAccuracies",
-    "Probes",
-    "RankedFunction",
-    "SampleTest",
-    "Surgery",
-    "Term",
-    "TwoSampleTest",
-    "Uniformity",
-    "Variance",
-    "active_units",
-    "activity",
-    "aggregate_draws",
-    "best_posterior",
-    "calibrate",
-    "compare_gradients",
-    "diagnose",
-    "gap",
-    "kl_per_dimension",
-    "log_weights",
-    "marginal_density",
-    "marginal_moments",
-    "marginal_quantiles",
-    "no_density",
-    "points",
-    "population",
-    "posterior_densities",
-    "probe",
-    "surgery",
-    "term_estimate",
-    "two_samples",
-    "uniformity",
-    "with_outputs",
-]
+__all__: list[str] = []
+__all__ += active_dimensions.__all__
+__all__ += aggregate_densities.__all__
+__all__ += aggregate_posterior.__all__
+__all__ += calibration.__all__
+__all__ += elbo_surgery.__all__
+__all__ += evidence_identity.__all__
+__all__ += gradient_moments.__all__
+__all__ += gradient_variance.__all__
+__all__ += inference_gap.__all__
+__all__ += marginals.__all__
+__all__ += optimal_posterior.__all__
+__all__ += rank_uniformity.__all__
+__all__ += report.__all__
+__all__ += two_sample.__all__

@@ -22,7 +22,7 @@ from pyrovae.estimates import Estimate
 from pyrovae.evidence import Draws, LinearGaussian, bridge, integrated, linear_gaussian, log_joint
 from pyrovae.vae import VAE
 
-__all__ = ["METHODS", "TERMS", "MeanTerm", "Term", "batch_terms", "chosen"]
+__all__ = ["METHODS", "MeanTerm", "Term"]
 
 METHODS = ("auto", "exact", "quadrature", "bridge")
 """Methods for log p(x) in :func:`pyrovae.diagnostics.gap`."""

@@ -10,15 +10,7 @@ from torch import Tensor
 
 from pyrovae.estimates import Estimate, Result
 
-__all__ = [
-    "GradientDifference",
-    "GradientMean",
-    "GradientNoise",
-    "LayerNoise",
-    "Moments",
-    "Variance",
-    "gradient_noise",
-]
+__all__ = ["GradientDifference", "GradientMean", "GradientNoise", "LayerNoise", "Variance"]
 
 
 @dataclass(frozen=True, repr=False)

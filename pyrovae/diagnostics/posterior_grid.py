@@ -11,7 +11,7 @@ from pyrovae._process.memory import in_chunks
 from pyrovae.evidence import log_joint
 from pyrovae.vae import VAE
 
-__all__ = ["divergences", "grid", "in_parts"]
+__all__ = []
 
 DEVIATIONS = 8.0  # reach of a grid, in standard deviations of p(z | x)
 NODES = (101, 201, 401, 801)  # nodes per dimension, tried in turn

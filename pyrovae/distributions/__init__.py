@@ -7,60 +7,16 @@ role will use it; a prior or a likelihood built on it belongs in :mod:`pyrovae.p
 :mod:`pyrovae.likelihoods`.
 """
 
-from pyrovae.distributions.densities import (
-    Beta,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    Logistic,
-    NegativeBinomial,
-    StudentT,
-    cholesky_factor,
-)
-from pyrovae.distributions.flow import FlowDistribution, zuko_flows
-from pyrovae.distributions.one_hot import OneHots, RelaxedOneHots, number_of_variables
-from pyrovae.distributions.properties import (
-    base,
-    components,
-    expand,
-    factorizes,
-    fills_space,
-    in_float64,
-    is_discrete,
-    is_point,
-    is_real,
-    log_density,
-    moments,
-    name,
-)
-from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
+from pyrovae.distributions import densities, flow, one_hot, properties, sphere
+from pyrovae.distributions.densities import *
+from pyrovae.distributions.flow import *
+from pyrovae.distributions.one_hot import *
+from pyrovae.distributions.properties import *
+from pyrovae.distributions.sphere import *
 
-__all__ = [
-    "Beta",
-    "Categorical",
-    "ContinuousBernoulli",
-    "DiscretizedLogistic",
-    "FlowDistribution",
-    "Logistic",
-    "NegativeBinomial",
-    "OneHots",
-    "PowerSpherical",
-    "RelaxedOneHots",
-    "StudentT",
-    "UniformSphere",
-    "base",
-    "cholesky_factor",
-    "components",
-    "expand",
-    "factorizes",
-    "fills_space",
-    "in_float64",
-    "is_discrete",
-    "is_point",
-    "is_real",
-    "log_density",
-    "moments",
-    "name",
-    "number_of_variables",
-    "zuko_flows",
-]
+__all__: list[str] = []
+__all__ += densities.__all__
+__all__ += flow.__all__
+__all__ += one_hot.__all__
+__all__ += properties.__all__
+__all__ += sphere.__all__

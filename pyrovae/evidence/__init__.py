@@ -9,101 +9,43 @@ diagnostics of ``weights``), ``annealing`` (annealed importance sampling; bounds
 file with one function and one line in the dictionary ``METHODS`` of ``methods``.
 """
 
-from pyrovae.evidence.annealing import CHAINS, annealed, sandwich, sigmoidal
-from pyrovae.evidence.bridge_sampling import bridge
-from pyrovae.evidence.importance import PROPOSALS, importance_weighted
-from pyrovae.evidence.lower_bounds import (
-    DRAWS,
-    NO_BOUND,
-    Bounds,
-    WeightedBounds,
-    batch_size,
-    bits_per_dimension,
-    bounds,
-    kind,
+from pyrovae.evidence import (
+    annealing,
+    bridge_sampling,
+    importance,
+    lower_bounds,
+    methods,
+    nuts,
+    over_dataset,
+    proposals,
+    quadrature,
+    results,
+    tractable,
+    weights,
 )
-from pyrovae.evidence.methods import METHODS, SIMULATED, evaluate
-from pyrovae.evidence.nuts import Draws, check_real, draw_chains, log_joint, posterior_draws
-from pyrovae.evidence.over_dataset import MODES, per_example
-from pyrovae.evidence.proposals import (
-    FEWEST,
-    Fitted,
-    Target,
-    Whole,
-    adapted,
-    from_mixture,
-    resampled,
-    weighted_moments,
-)
-from pyrovae.evidence.quadrature import integrated, posterior_density
-from pyrovae.evidence.results import (
-    Evaluation,
-    Evidence,
-    EvidenceEstimate,
-    MeanEvidence,
-    MeanSandwich,
-    Range,
-    Sandwich,
-)
-from pyrovae.evidence.tractable import STATES, LinearGaussian, exact, linear_gaussian
-from pyrovae.evidence.weights import (
-    RELIABLE,
-    Weights,
-    WeightSummary,
-    pareto_shape,
-    weight_statistics,
-)
+from pyrovae.evidence.annealing import *
+from pyrovae.evidence.bridge_sampling import *
+from pyrovae.evidence.importance import *
+from pyrovae.evidence.lower_bounds import *
+from pyrovae.evidence.methods import *
+from pyrovae.evidence.nuts import *
+from pyrovae.evidence.over_dataset import *
+from pyrovae.evidence.proposals import *
+from pyrovae.evidence.quadrature import *
+from pyrovae.evidence.results import *
+from pyrovae.evidence.tractable import *
+from pyrovae.evidence.weights import *
 
-__all__ = [
-    "CHAINS",
-    "DRAWS",
-    "FEWEST",
-    "METHODS",
-    "MODES",
-    "NO_BOUND",
-    "PROPOSALS",
-    "RELIABLE",
-    "SIMULATED",
-    "STATES",
-    "Bounds",
-    "Draws",
-    "Evaluation",
-    "Evidence",
-    "EvidenceEstimate",
-    "Fitted",
-    "LinearGaussian",
-    "MeanEvidence",
-    "MeanSandwich",
-    "Range",
-    "Sandwich",
-    "Target",
-    "WeightSummary",
-    "WeightedBounds",
-    "Weights",
-    "Whole",
-    "adapted",
-    "annealed",
-    "batch_size",
-    "bits_per_dimension",
-    "bounds",
-    "bridge",
-    "check_real",
-    "draw_chains",
-    "evaluate",
-    "exact",
-    "from_mixture",
-    "importance_weighted",
-    "integrated",
-    "kind",
-    "linear_gaussian",
-    "log_joint",
-    "pareto_shape",
-    "per_example",
-    "posterior_density",
-    "posterior_draws",
-    "resampled",
-    "sandwich",
-    "sigmoidal",
-    "weight_statistics",
-    "weighted_moments",
-]
+__all__: list[str] = []
+__all__ += annealing.__all__
+__all__ += bridge_sampling.__all__
+__all__ += importance.__all__
+__all__ += lower_bounds.__all__
+__all__ += methods.__all__
+__all__ += nuts.__all__
+__all__ += over_dataset.__all__
+__all__ += proposals.__all__
+__all__ += quadrature.__all__
+__all__ += results.__all__
+__all__ += tractable.__all__
+__all__ += weights.__all__

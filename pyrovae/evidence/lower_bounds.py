@@ -32,7 +32,6 @@ __all__ = [
     "batch_size",
     "bits_per_dimension",
     "bounds",
-    "draws_per_chunk",
     "kind",
 ]
 

@@ -6,37 +6,16 @@ the bounds for pairs without a formula. To add a closed form, write a function i
 and add a line to its dictionary ``CLOSED_FORMS``.
 """
 
-from pyrovae.kl.closed_forms import (
-    CLOSED_FORMS,
-    closed_form,
-    joint_to_laplaces,
-    joint_to_normals,
-    normals_to_low_rank,
-    one_hots_to_one_hots,
-    students_to_normals,
-)
-from pyrovae.kl.comparison import compare, ledger
-from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
-from pyrovae.kl.quadrature import TOLERANCES, integrate
-from pyrovae.kl.results import Bracket, Computed, Integrated, Ledger, Sampled
+from pyrovae.kl import closed_forms, comparison, mixture_bounds, quadrature, results
+from pyrovae.kl.closed_forms import *
+from pyrovae.kl.comparison import *
+from pyrovae.kl.mixture_bounds import *
+from pyrovae.kl.quadrature import *
+from pyrovae.kl.results import *
 
-__all__ = [
-    "CLOSED_FORMS",
-    "TOLERANCES",
-    "Bracket",
-    "Computed",
-    "Integrated",
-    "Ledger",
-    "Sampled",
-    "closed_form",
-    "compare",
-    "divergence_bounds",
-    "infinite_variance",
-    "integrate",
-    "joint_to_laplaces",
-    "joint_to_normals",
-    "ledger",
-    "normals_to_low_rank",
-    "one_hots_to_one_hots",
-    "students_to_normals",
-]
+__all__: list[str] = []
+__all__ += closed_forms.__all__
+__all__ += comparison.__all__
+__all__ += mixture_bounds.__all__
+__all__ += quadrature.__all__
+__all__ += results.__all__

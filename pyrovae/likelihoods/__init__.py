@@ -1,8 +1,8 @@
 """Likelihoods p(x | z): modules whose ``forward(z)`` returns a Pyro distribution over x.
 
 ``bits`` describes binary pixels, ``counts`` integers, ``reals`` real numbers. A new likelihood goes
-into the file for its data and gets one line in ``LIKELIHOODS``; a likelihood of your own is any
-module that meets :class:`pyrovae.vae.Likelihood`.
+into the file for its data, or a new one, and gets one line in ``LIKELIHOODS`` below; a likelihood
+of your own is any module that meets :class:`pyrovae.vae.Likelihood`.
 
 Each likelihood keeps its normalizing constant: log p(x | z) is in nats per example, and can be
 compared between two models of the same data.
@@ -19,32 +19,17 @@ training data's. Probabilities of levels and counts are at most 1 and need no su
 
 from torch import nn
 
-from pyrovae.likelihoods._base import Spread
-from pyrovae.likelihoods.bits import Bernoulli
-from pyrovae.likelihoods.counts import (
-    Binomial,
-    Categorical,
-    DiscretizedLogistic,
-    NegativeBinomial,
-    Poisson,
-)
-from pyrovae.likelihoods.reals import Beta, ContinuousBernoulli, Laplace, Normal, StudentT
+from pyrovae.likelihoods import _base, bits, counts, reals
+from pyrovae.likelihoods._base import *
+from pyrovae.likelihoods.bits import *
+from pyrovae.likelihoods.counts import *
+from pyrovae.likelihoods.reals import *
 
-__all__ = [
-    "LIKELIHOODS",
-    "Bernoulli",
-    "Beta",
-    "Binomial",
-    "Categorical",
-    "ContinuousBernoulli",
-    "DiscretizedLogistic",
-    "Laplace",
-    "NegativeBinomial",
-    "Normal",
-    "Poisson",
-    "Spread",
-    "StudentT",
-]
+__all__: list[str] = ["LIKELIHOODS"]
+__all__ += _base.__all__
+__all__ += bits.__all__
+__all__ += counts.__all__
+__all__ += reals.__all__
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,

@@ -2,7 +2,8 @@
 
 ``elbo`` has the evidence lower bound and its weighted forms, ``multi_sample`` bounds from several
 draws (IWAE, Renyi), ``regularized`` objectives that depend on the aggregate posterior; ``_traces``
-reads what they need from Pyro's traces. A new objective is a class and one line in ``OBJECTIVES``.
+reads what they need from Pyro's traces. A new objective is a class in one of these files, or in a
+new one, and one line in ``OBJECTIVES`` below.
 
 Each is a :class:`pyro.infer.ELBO` for any ``SVI`` over a model and a guide with one plate of data.
 An objective that changes during training has a method ``at(progress)``, which ``fit`` calls before
@@ -14,25 +15,15 @@ from collections.abc import Callable
 
 from pyro.infer import ELBO
 
-from pyrovae.objectives.elbo import STL, Analytic, Beta, Elbo, FreeBits, Terms, recording
-from pyrovae.objectives.multi_sample import IWAE, DReG, Renyi
-from pyrovae.objectives.regularized import BetaTC, Info
+from pyrovae.objectives import elbo, multi_sample, regularized
+from pyrovae.objectives.elbo import *
+from pyrovae.objectives.multi_sample import *
+from pyrovae.objectives.regularized import *
 
-__all__ = [
-    "IWAE",
-    "OBJECTIVES",
-    "STL",
-    "Analytic",
-    "Beta",
-    "BetaTC",
-    "DReG",
-    "Elbo",
-    "FreeBits",
-    "Info",
-    "Renyi",
-    "Terms",
-    "recording",
-]
+__all__: list[str] = ["OBJECTIVES"]
+__all__ += elbo.__all__
+__all__ += multi_sample.__all__
+__all__ += regularized.__all__
 
 OBJECTIVES: dict[str, Callable[..., ELBO]] = {
     "elbo": Elbo,

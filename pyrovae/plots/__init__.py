@@ -6,39 +6,46 @@ diagnosis; each other file holds one subject. A new figure is a function in the 
 subject, or a new file; colors and settings that all figures share are in ``style``.
 """
 
-from pyrovae.plots.bound_curve import bound
-from pyrovae.plots.diagnosis import diagnosis_figures
-from pyrovae.plots.divergences import divergence
-from pyrovae.plots.gradient_noise import gradients
-from pyrovae.plots.image_grids import grid, images, reconstructions, samples
-from pyrovae.plots.inference_gap import gap, posteriors
-from pyrovae.plots.latent_space import discrete, latent
-from pyrovae.plots.model_comparison import comparison, rate_distortion
-from pyrovae.plots.queries import completions
-from pyrovae.plots.rank_histograms import calibration
-from pyrovae.plots.refit import prior_swap, refit_samples
-from pyrovae.plots.run_figures import draw_vae
-from pyrovae.plots.style import save
+from pyrovae.plots import (
+    bound_curve,
+    diagnosis,
+    divergences,
+    gradient_variance,
+    image_grids,
+    inference_gap,
+    latent_space,
+    model_comparison,
+    queries,
+    rank_histograms,
+    refit,
+    run_figures,
+    style,
+)
+from pyrovae.plots.bound_curve import *
+from pyrovae.plots.diagnosis import *
+from pyrovae.plots.divergences import *
+from pyrovae.plots.gradient_variance import *
+from pyrovae.plots.image_grids import *
+from pyrovae.plots.inference_gap import *
+from pyrovae.plots.latent_space import *
+from pyrovae.plots.model_comparison import *
+from pyrovae.plots.queries import *
+from pyrovae.plots.rank_histograms import *
+from pyrovae.plots.refit import *
+from pyrovae.plots.run_figures import *
+from pyrovae.plots.style import *
 
-__all__ = [
-    "bound",
-    "calibration",
-    "comparison",
-    "completions",
-    "diagnosis_figures",
-    "discrete",
-    "divergence",
-    "draw_vae",
-    "gap",
-    "gradients",
-    "grid",
-    "images",
-    "latent",
-    "posteriors",
-    "prior_swap",
-    "rate_distortion",
-    "reconstructions",
-    "refit_samples",
-    "samples",
-    "save",
-]
+__all__: list[str] = []
+__all__ += bound_curve.__all__
+__all__ += diagnosis.__all__
+__all__ += divergences.__all__
+__all__ += gradient_variance.__all__
+__all__ += image_grids.__all__
+__all__ += inference_gap.__all__
+__all__ += latent_space.__all__
+__all__ += model_comparison.__all__
+__all__ += queries.__all__
+__all__ += rank_histograms.__all__
+__all__ += refit.__all__
+__all__ += run_figures.__all__
+__all__ += style.__all__

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pyrovae.plots.style import REAL, Array
 
-__all__ = ["column_histograms", "column_panels"]
+__all__ = []
 
 _SHOWN = 12  # the most panels that stay readable
 

@@ -13,15 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from pyrovae.plots.columns import column_histograms, column_panels
 from pyrovae.plots.style import MODEL, REAL, Array, styled, typeset
 
-__all__ = [
-    "check_images",
-    "grid",
-    "images",
-    "reconstructions",
-    "rgb",
-    "samples",
-    "show_mosaic",
-]
+__all__ = ["grid", "images", "reconstructions", "samples"]
 
 
 @styled()

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 
 from pyrovae.plots.style import CLASSES, MODEL, PRIOR, Array, styled
 
-__all__ = ["contours", "discrete", "latent"]
+__all__ = ["discrete", "latent"]
 
 _ROWS = 40  # the most classes that stay readable
 

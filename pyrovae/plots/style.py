@@ -14,22 +14,7 @@ from numpy.typing import NDArray
 
 from pyrovae._process.files import atomic_file
 
-__all__ = [
-    "BOUND",
-    "CLASSES",
-    "DISTORTION",
-    "MODEL",
-    "PRIOR",
-    "RATE",
-    "REAL",
-    "SETTINGS",
-    "VALIDATION",
-    "Array",
-    "Shape",
-    "save",
-    "styled",
-    "typeset",
-]
+__all__ = ["save"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

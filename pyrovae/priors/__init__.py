@@ -1,34 +1,19 @@
 """Priors p(z): modules whose ``forward()`` returns a Pyro distribution over z.
 
 ``fixed`` has priors without parameters, ``learned`` those that training adapts. A new prior goes
-into one of the two and gets one line in ``PRIORS``; a prior of your own is any module that meets
-:class:`pyrovae.vae.Prior`.
+into one of the two and gets one line in ``PRIORS`` below; a prior of your own is any module that
+meets :class:`pyrovae.vae.Prior`.
 """
 
 from torch import nn
 
-from pyrovae.priors.fixed import Laplace, LogisticPrior, Sphere, StandardNormal, StudentT
-from pyrovae.priors.learned import (
-    Categorical,
-    Flow,
-    GaussianMixture,
-    LearnedNormal,
-    VampPrior,
-)
+from pyrovae.priors import fixed, learned
+from pyrovae.priors.fixed import *
+from pyrovae.priors.learned import *
 
-__all__ = [
-    "PRIORS",
-    "Categorical",
-    "Flow",
-    "GaussianMixture",
-    "Laplace",
-    "LearnedNormal",
-    "LogisticPrior",
-    "Sphere",
-    "StandardNormal",
-    "StudentT",
-    "VampPrior",
-]
+__all__: list[str] = ["PRIORS"]
+__all__ += fixed.__all__
+__all__ += learned.__all__
 
 PRIORS: dict[str, type[nn.Module]] = {
     "normal": StandardNormal,

@@ -5,23 +5,14 @@ estimates log p(x) of each example, and ``results`` holds the objects that are r
 question is a file here and a command in :mod:`pyrovae.cli`.
 """
 
-from pyrovae.queries.imputation import METHODS, POOR, SAMPLES, UNMIXED, impute, work
-from pyrovae.queries.masks import HALVES, mask
-from pyrovae.queries.results import KINDS, Imputed, ImputedExample, Scores
-from pyrovae.queries.scoring import score
+from pyrovae.queries import imputation, masks, results, scoring
+from pyrovae.queries.imputation import *
+from pyrovae.queries.masks import *
+from pyrovae.queries.results import *
+from pyrovae.queries.scoring import *
 
-__all__ = [
-    "HALVES",
-    "KINDS",
-    "METHODS",
-    "POOR",
-    "SAMPLES",
-    "UNMIXED",
-    "Imputed",
-    "ImputedExample",
-    "Scores",
-    "impute",
-    "mask",
-    "score",
-    "work",
-]
+__all__: list[str] = []
+__all__ += imputation.__all__
+__all__ += masks.__all__
+__all__ += results.__all__
+__all__ += scoring.__all__

@@ -8,9 +8,9 @@ from typing import Any
 
 from pyrovae._process.choices import check_choice
 from pyrovae.data import Dataset
+from pyrovae.runs.compatibility import suggesting_pairs
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
-from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.training import check
 
 __all__ = ["ROLES", "Candidate", "candidates"]

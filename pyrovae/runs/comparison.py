@@ -31,7 +31,7 @@ from pyrovae.runs.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run
 from pyrovae.runs.starting import start
 from pyrovae.vae import VAE
 
-__all__ = ["compare", "find_run"]
+__all__ = ["compare"]
 
 BOUNDS = "bounds.safetensors"
 DRAWS = 12  # images of each model in the figure

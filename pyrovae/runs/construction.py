@@ -13,7 +13,7 @@ from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, context_of, failure, find, resolve
 from pyrovae.vae import VAE
 
-__all__ = ["build_objective", "build_vae"]
+__all__ = []
 
 
 def build_vae(

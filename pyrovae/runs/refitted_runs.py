@@ -19,9 +19,9 @@ from pyrovae._process.files import (
 )
 from pyrovae.data import Dataset
 from pyrovae.estimates import Result, number_of_examples
+from pyrovae.runs.compatibility import suggesting_pairs
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
-from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.runs.refitting import PriorChange, change, refit
 from pyrovae.runs.reporting import Counting, Reporting, silent
 from pyrovae.runs.run import CONFIG, FIGURES, STATISTICS, Run

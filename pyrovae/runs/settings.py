@@ -15,17 +15,7 @@ from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Option
 from pyrovae.training import fit
 
-__all__ = [
-    "DATA_SETTINGS",
-    "FAMILIES",
-    "FOUND",
-    "MODEL_SETTINGS",
-    "SETTINGS",
-    "TRAINING_SETTINGS",
-    "checked",
-    "read_complete",
-    "read_settings",
-]
+__all__ = ["DATA_SETTINGS", "FAMILIES", "MODEL_SETTINGS", "TRAINING_SETTINGS"]
 
 FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "prior": PRIORS,

@@ -11,8 +11,8 @@ import torch
 from pyrovae._process import processes
 from pyrovae._process.files import tensor_bytes
 from pyrovae.data import Dataset
+from pyrovae.runs.compatibility import suggesting_pairs
 from pyrovae.runs.config import Config
-from pyrovae.runs.pairs import suggesting_pairs
 from pyrovae.runs.run import CONFIG, DIGEST, STATISTICS, Run, plain_resume_command
 from pyrovae.runs.specs import Spec
 from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit

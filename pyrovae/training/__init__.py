@@ -2,44 +2,41 @@
 
 To follow one batch, start at ``fitting``, which checks everything and chooses how steps are run.
 ``loop`` goes over epochs and steps, ``batches`` supplies the data, ``steps`` makes a step as Pyro
-does or replays it (``staging``, ``stages``), and ``device_step`` keeps it on a GPU. ``optim`` has
-the optimizer, ``checkpoint`` the files, ``options`` the options, ``precision`` bfloat16,
+does or replays it (``staging``, ``stage_graph``), and ``device_step`` keeps it on a GPU. ``optim``
+has the optimizer, ``checkpoint`` the files, ``options`` the options, ``precision`` bfloat16,
 ``distributed`` several processes, ``progress`` and ``display`` the numbers and how they are shown.
 
 A new learning-rate schedule is a function in ``optim`` and one line in :data:`SCHEDULES`.
 """
 
-from pyrovae.training.checkpoint import LAST, METRICS, MODEL
-from pyrovae.training.display import TrainingDisplay, counting
-from pyrovae.training.distributed import StoppedError, is_first, joined
-from pyrovae.training.fitting import Fit, check, fit
-from pyrovae.training.loop import TrainingDivergedError, TrainingInterrupted
-from pyrovae.training.optim import SCHEDULES, FusedAdam, MovingAverage, NonFiniteGradientError
-from pyrovae.training.precision import PRECISIONS
-from pyrovae.training.progress import History, Progress
-from pyrovae.training.staging import MODES, Staged
+from pyrovae.training import (
+    checkpoint,
+    display,
+    distributed,
+    fitting,
+    loop,
+    optim,
+    precision,
+    progress,
+    staging,
+)
+from pyrovae.training.checkpoint import *
+from pyrovae.training.display import *
+from pyrovae.training.distributed import *
+from pyrovae.training.fitting import *
+from pyrovae.training.loop import *
+from pyrovae.training.optim import *
+from pyrovae.training.precision import *
+from pyrovae.training.progress import *
+from pyrovae.training.staging import *
 
-__all__ = [
-    "LAST",
-    "METRICS",
-    "MODEL",
-    "MODES",
-    "PRECISIONS",
-    "SCHEDULES",
-    "Fit",
-    "FusedAdam",
-    "History",
-    "MovingAverage",
-    "NonFiniteGradientError",
-    "Progress",
-    "Staged",
-    "StoppedError",
-    "TrainingDisplay",
-    "TrainingDivergedError",
-    "TrainingInterrupted",
-    "check",
-    "counting",
-    "fit",
-    "is_first",
-    "joined",
-]
+__all__: list[str] = []
+__all__ += checkpoint.__all__
+__all__ += display.__all__
+__all__ += distributed.__all__
+__all__ += fitting.__all__
+__all__ += loop.__all__
+__all__ += optim.__all__
+__all__ += precision.__all__
+__all__ += progress.__all__
+__all__ += staging.__all__

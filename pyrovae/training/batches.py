@@ -14,7 +14,7 @@ from pyrovae.data import Resident, Split
 from pyrovae.training.progress import Progress
 from pyrovae.vae import VAE
 
-__all__ = ["Batches", "resident_on", "training_device"]
+__all__ = []
 
 RESIDENT_SHARE = 0.25  # largest share of a GPU's memory that training data may take
 

@@ -21,7 +21,7 @@ from pyrovae.training.options import TrainingOptions
 from pyrovae.training.progress import Progress
 from pyrovae.vae import VAE
 
-__all__ = ["LAST", "METRICS", "MODEL", "TrainingCheckpoint", "TrainingState"]
+__all__ = ["LAST", "METRICS", "MODEL"]
 
 MODEL = "model.safetensors"
 """In the folder of a run: the weights with the best validation bound."""

@@ -31,10 +31,10 @@ from pyrovae._process.isolation import seed_device, stream
 from pyrovae.data import Resident
 from pyrovae.objectives import Terms
 from pyrovae.training.optim import FusedAdam, MovingAverage, NonFiniteGradientError
-from pyrovae.training.stages import Stage
+from pyrovae.training.stage_graph import Stage
 from pyrovae.training.steps import StagedStep
 
-__all__ = ["DEVICES", "DeviceOperations", "DeviceStep", "Reading", "cuda_graph"]
+__all__ = []
 
 READ_STEPS = 50  # steps between readings of the sums
 

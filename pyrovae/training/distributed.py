@@ -11,7 +11,7 @@ from pyrovae._process import processes
 from pyrovae._process.processes import StoppedError, is_first, joined
 from pyrovae.objectives import Terms
 
-__all__ = ["Requests", "StoppedError", "Summed", "check_sum", "is_first", "joined"]
+__all__ = ["StoppedError", "is_first", "joined"]
 
 
 class Requests:

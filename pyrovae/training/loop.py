@@ -20,7 +20,7 @@ from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Progress
 from pyrovae.training.steps import Step
 
-__all__ = ["TrainingDivergedError", "TrainingInterrupted", "TrainingLoop"]
+__all__ = ["TrainingDivergedError", "TrainingInterrupted"]
 
 CHECKPOINT_SECONDS = 5.0  # about as much work as a kill can lose
 

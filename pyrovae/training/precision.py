@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PRECISIONS", "networks", "products_in"]
+__all__ = ["PRECISIONS"]
 
 PRECISIONS = ("float32", "bf16")
 """Precisions of the matrix products of encoder and decoder."""

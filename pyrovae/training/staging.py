@@ -35,7 +35,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
 from pyrovae._process.choices import check_choice
-from pyrovae.training.stages import NotStagedError, Program, Stage, make_stage
+from pyrovae.training.stage_graph import NotStagedError, Program, Stage, make_stage
 
 __all__ = ["MODES", "Staged"]
 

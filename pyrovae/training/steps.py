@@ -11,7 +11,7 @@ from pyrovae.training.batches import Batches
 from pyrovae.training.checkpoint import TrainingState
 from pyrovae.training.staging import Staged
 
-__all__ = ["EagerStep", "StagedStep", "Step"]
+__all__ = []
 
 
 class Step(Protocol):

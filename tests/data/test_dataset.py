@@ -357,7 +357,7 @@ def test_unit_leaves_the_unit_interval_and_refuses_other_reals(tmp_path: Path) -
 def test_standardizing_agrees_with_numpy(
     tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyrovae.data.splits.CHUNK_VALUES", 50)
+    monkeypatch.setattr("pyrovae.data.batching.CHUNK_VALUES", 50)
     x = (RNG.random((200, 7)) * 2.5 - 0.5).clip(0).astype(dtype)
     dataset = load(saved(tmp_path, x), scaling="standardize")
     train = x[np.sort(np.random.default_rng(0).permutation(200)[:140])].astype(np.float64)

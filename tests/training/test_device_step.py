@@ -23,7 +23,7 @@ from pyrovae.networks import MLP
 from pyrovae.objectives import IWAE, Analytic, Beta, Elbo, FreeBits, recording
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture, StandardNormal, VampPrior
-from pyrovae.training import device_step, fitting, stages
+from pyrovae.training import device_step, fitting, stage_graph
 from pyrovae.training.batches import resident_on
 from pyrovae.training.device_step import DeviceOperations
 from pyrovae.training.fitting import fit
@@ -388,21 +388,21 @@ def test_on_a_gpu_in_name_no_number_comes_from_elsewhere(monkeypatch):
         for _ in range(2)
     )
     objective, record = recording(Beta(schedule="linear"))
-    program = stages.Program(objective, vae, vae.model, vae.guide)
+    program = stage_graph.Program(objective, vae, vae.model, vae.guide)
     graphs = {}
     for size in (20, 7):
         x = (torch.rand(size, *SHAPE) < 0.5).float()
-        inputs = stages.Inputs.of(objective, vae)
-        graph = stages._trace(program, inputs, list(vae.parameters()), (x,))
-        graphs[size] = stages._without_norm(graph)
+        inputs = stage_graph.Inputs.of(objective, vae)
+        graph = stage_graph._trace(program, inputs, list(vae.parameters()), (x,))
+        graphs[size] = stage_graph._without_norm(graph)
         for node in graphs[size].graph.nodes:
             if "device" in node.kwargs:
                 node.kwargs = {**node.kwargs, "device": gpu}
         graphs[size].recompile()
 
     def find(x):
-        inputs = stages.Inputs.of(objective, vae)
-        return stages.Stage(inputs, graphs[len(x)], list(vae.parameters()), {}, record)
+        inputs = stage_graph.Inputs.of(objective, vae)
+        return stage_graph.Stage(inputs, graphs[len(x)], list(vae.parameters()), {}, record)
 
     monkeypatch.setattr(device_step, "seed_device", lambda device, seed: None)
     monkeypatch.setattr(MovingAverage, "current_decay", lambda self: 0.9)

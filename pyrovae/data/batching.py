@@ -11,7 +11,7 @@ import torch
 from pyrovae.data.sources import float_range
 from pyrovae.data.transforms import Dynamic, Transform, draw_bits_on_device, unchanged
 
-__all__ = ["Resident", "Split", "gather", "portions"]
+__all__ = ["Resident", "Split"]
 
 CHUNK_VALUES = 1 << 20
 """Number of values gathered at a time in a pass over all rows of a split."""

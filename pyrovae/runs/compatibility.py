@@ -14,7 +14,7 @@ from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Spec, context_of, resolve
 from pyrovae.vae import VAE, SpaceError
 
-__all__ = ["matching_priors", "suggesting_pairs"]
+__all__ = []
 
 
 @cache
