@@ -167,7 +167,7 @@ NETWORK = partial(MLP, hidden_dims=(4,), activation="relu")
         (LaplacePrior(2), Normal(2, (4,), Linear), "the prior is Laplace, not a normal"),
         (StandardNormal(2), Normal(2, (4,), NETWORK), "the decoder is MLP, not linear"),
         (StandardNormal(2), Bare(), "the decoder is no module, not linear"),
-        (StandardNormal(2), Squared(2, (4,), Linear), "not what its linear decoder gives"),
+        (StandardNormal(2), Squared(2, (4,), Linear), "not the output of its linear decoder"),
         (StandardNormal(2), Widening(2, (4,), Linear), "scale of the likelihood depends on z"),
         (StandardNormal(2), Normal(2, (4,), Linear, scale="decoder"), "depends on z"),
         (StandardNormal(2), Laplace(2, (4,), Linear), "is Laplace, not independent normals"),
