@@ -1,6 +1,7 @@
 """The examples in docstrings are run, and give what they show."""
 
 import doctest
+import inspect
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -57,3 +58,14 @@ def test_examples_give_what_they_show(name, tmp_path, monkeypatch):
             torch.manual_seed(0)
             runner.run(test)
     assert runner.summarize().failed == 0
+
+
+@pytest.mark.contract
+def test_every_public_class_and_function_has_an_example():
+    wings = {module.split(".")[1] for module in MODULES if "." in module} - {"_process", "cli"}
+    for wing in sorted(wings):
+        face = import_module(f"pyrovae.{wing}")
+        for name in face.__all__:
+            value = getattr(face, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                assert ">>>" in (value.__doc__ or ""), f"pyrovae.{wing}.{name} has no example"

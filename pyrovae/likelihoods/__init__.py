@@ -19,14 +19,13 @@ training data's. Probabilities of levels and counts are at most 1 and need no su
 
 from torch import nn
 
-from pyrovae.likelihoods import _base, bits, counts, reals
-from pyrovae.likelihoods._base import *
+from pyrovae.likelihoods import bits, counts, reals
+from pyrovae.likelihoods._base import Spread
 from pyrovae.likelihoods.bits import *
 from pyrovae.likelihoods.counts import *
 from pyrovae.likelihoods.reals import *
 
-__all__: list[str] = ["LIKELIHOODS"]
-__all__ += _base.__all__
+__all__: list[str] = ["LIKELIHOODS", "Spread"]
 __all__ += bits.__all__
 __all__ += counts.__all__
 __all__ += reals.__all__
