@@ -74,8 +74,8 @@ def shapes(n: int, size: int, top: int, rng: np.random.Generator, grain: float) 
     heights = np.linspace(0, size - 1, 4)
     wide = np.stack([np.interp(range(size), heights, rng.uniform(0.3, 0.95, 4)) for _ in range(n)])
     inside = abs(np.arange(size) - (size - 1) / 2) < wide[:, :, None] * size / 2
-    grey = rng.uniform(0.4, 0.8, (n, 1, 1)) + grain * rng.uniform(-0.4, 0.4, inside.shape)
-    return np.rint(top * inside * grey.clip(0, 1)).astype(np.int64)[:, None]
+    gray = rng.uniform(0.4, 0.8, (n, 1, 1)) + grain * rng.uniform(-0.4, 0.4, inside.shape)
+    return np.rint(top * inside * gray.clip(0, 1)).astype(np.int64)[:, None]
 
 
 def changed(

@@ -131,7 +131,7 @@ def compared(
             mosaic(axes, means.numpy(), float(test.max()))
             axes.set_title(f"{kind}: z from {name}", size="medium")
     figure.suptitle(
-        "Codes, with a circle for 95 % of N(0, I) and in grey a mixture fitted to training codes;\n"
+        "Codes, with a circle for 95 % of N(0, I) and in gray a mixture fitted to training codes;\n"
         "means of p(x|z) at draws of z from one and from the other"
     )
     return figure

@@ -21,7 +21,7 @@ from pyrovae.kl import Ledger, compare
 
 SAMPLES = (10, 100, 1_000, 10_000)
 LATENT_DIM = 10
-COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377")
+COLORS = ("#4477AA", "#EE6677", "#228833", "#AA3377")
 
 
 def priors() -> dict[str, dist.Distribution]:
@@ -59,13 +59,13 @@ def picture(results: dict[str, Ledger]) -> Figure:
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = {"monte_carlo": r"$\log q - \log p$", "low_variance": r"$r - 1 - \log r$, $r = p/q$"}
     for axes, (way, title) in zip(panels, titles.items(), strict=True):
-        for (name, result, exact), colour in zip(known, COLOURS, strict=False):
+        for (name, result, exact), color in zip(known, COLORS, strict=False):
             rows = getattr(result, way)
             draws = np.array([row.samples for row in rows])
             made = [abs(row.estimate.value - exact) for row in rows]
             said = [row.estimate.standard_error for row in rows]
-            axes.loglog(draws, made, "o", color=colour, label=f"q {name}: error")
-            axes.loglog(draws, said, color=colour, lw=1.2, label="standard error")
+            axes.loglog(draws, made, "o", color=color, label=f"q {name}: error")
+            axes.loglog(draws, said, color=color, lw=1.2, label="standard error")
         axes.set(title=title, xlabel="draws for each q")
         axes.grid(True, color="0.9")
     panels[0].set_ylabel("nats per image")

@@ -79,10 +79,10 @@ def shares(counts: dict[str, np.ndarray], levels: int) -> Figure:
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     looks = {"data": {"color": "0.75", "fill": True}}
-    colours = iter(("#4477AA", "#EE6677", "#228833"))
+    colors = iter(("#4477AA", "#EE6677", "#228833"))
     for name, x in counts.items():
         share = np.bincount(x.astype(int).ravel(), minlength=levels) / x.size
-        look = looks.get(name) or {"color": next(colours), "lw": 1.5}
+        look = looks.get(name) or {"color": next(colors), "lw": 1.5}
         axes.stairs(share, np.arange(levels + 1) - 0.5, label=name, **look)
     axes.set(
         xlabel="count of a pixel",

@@ -69,12 +69,12 @@ def densities(powers: dict[float, Tensor]) -> Figure:
     z = torch.linspace(-5, 5, 501)
     figure = Figure(figsize=(8.5, 3.6), layout="constrained")
     figure.suptitle("Density of one dimension of z: a line for each dimension, as it was learned")
-    colours = ("#EE6677", "#4477AA", "#228833")
+    colors = ("#EE6677", "#4477AA", "#228833")
     for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
-        for (start, learned), colour in zip(powers.items(), colours, strict=True):
+        for (start, learned), color in zip(powers.items(), colors, strict=True):
             for power in learned:
                 density = ExponentialPower(power).log_prob(z).exp()
-                (line,) = axes.plot(z, density, color=colour, lw=0.8)
+                (line,) = axes.plot(z, density, color=color, lw=0.8)
             line.set_label(f"from p = {start:g}")
         normal = ExponentialPower(torch.tensor(2.0)).log_prob(z).exp()
         axes.plot(z, normal, "--", color="black", label="normal")

@@ -161,13 +161,13 @@ def picture(loc: Tensor, scale: Tensor, labels: Tensor, label: int) -> Figure:
     for axes in (second, third):
         contours(axes, same_moments(mine, of))
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    first.set_title(f"{min(SHOWN, len(loc))} images,\na colour for each digit")
+    first.set_title(f"{min(SHOWN, len(loc))} images,\na color for each digit")
     second.set_title(f"the {label}s; dashed: the Gaussian of\ntheir mean and covariance")
     third.set_title("the same Gaussian, and\nas many dots drawn from it")
     for axes in (first, second, third):
         axes.set(xlabel="$z_1$", ylabel="$z_2$")
     figure.suptitle(
-        "Each dot with its ellipse of two scales is a Gaussian q(z|x); a colour is many of them"
+        "Each dot with its ellipse of two scales is a Gaussian q(z|x); a color is many of them"
     )
     return figure
 

@@ -107,7 +107,7 @@ def picture(
     for axes in (*panels, bars):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"Codes of {SHOWN} test digits, by class, over each prior (grey: 50, 80 and 95 % of it)"
+        f"Codes of {SHOWN} test digits, by class, over each prior (gray: 50, 80 and 95 % of it)"
     )
     return figure
 

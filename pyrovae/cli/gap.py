@@ -117,7 +117,7 @@ _COLUMNS = {
     "kl": "KL(q||p(z|x))",
     "residual": "residual",
     "approximation": "approximation",
-    "amortization": "amortisation",
+    "amortization": "amortization",
 }
 
 
@@ -134,7 +134,7 @@ def _lines(result: "Gap") -> Iterator[str]:
     if count > 1:
         rows.append(["images", *(f"+- {mean.standard_error:.3f}" for mean in means)])
     yield (
-        f"log p(x) = ELBO + KL + residual; log p(x) - ELBO = approximation gap + amortisation gap; "
+        f"log p(x) = ELBO + KL + residual; log p(x) - ELBO = approximation gap + amortization gap; "
         f"{count:,} test examples, nats"
     )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

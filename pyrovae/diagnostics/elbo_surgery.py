@@ -319,12 +319,12 @@ def _factorized(
     """Total correlation, dimension-wise KL, and the reasons for those that are None."""
     q, p = draws.names
     if draws.parts is None:
-        reason = f"the posterior ({q}) does not factorise over z, so q(z_j) has no formula"
+        reason = f"the posterior ({q}) does not factorize over z, so q(z_j) has no formula"
         return None, None, {"total_correlation": reason, "dimension_wise_kl": reason}
     _, aggregate, prior = draws.parts
     correlation = term_estimate(draws.log_aggregate - aggregate.sum(-1))
     if prior is None:
-        reason = f"the prior ({p}) does not factorise over z"
+        reason = f"the prior ({p}) does not factorize over z"
         return correlation, None, {"dimension_wise_kl": reason}
     return correlation, term_estimate((aggregate - prior).sum(-1)), {}
 

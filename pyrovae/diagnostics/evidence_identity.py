@@ -191,7 +191,7 @@ def _sampled(
     log_w, log_w_best = (log_weights(vae, q, x, samples, seeds[0]) for q in qs)
     elbo, best_elbo = _mean(log_w), _mean(log_w_best)
     if moments is not None:
-        way = "sum over a grid of z that also normalises p(z | x)"
+        way = "sum over a grid of z that also normalizes p(z | x)"
         kl = Term(*divergences(vae, x, qs[0], moments, seeds[1]))
         residual = Term(evidence.value - elbo.value - kl.value, _root(evidence, elbo, kl))
     else:

@@ -48,7 +48,7 @@ def gap(result: Gap) -> Figure:
             -0.2,
         ),
         (
-            "amortisation",
+            "amortization",
             result.amortization,
             "ELBO(best q) \N{MINUS SIGN} ELBO(encoder's q)",
             _AMORTIZATION,

@@ -60,7 +60,7 @@ def calibration(result: Calibration) -> Figure:
     more = "" if len(shown) == len(functions) else f", worst {len(shown)} of {len(functions)}"
     left.supxlabel(
         f"rank of $z^*$ among {result.draws} draws from $q(z|x)${more}\n"
-        f"(grey: where a flat histogram lies with probability {_MASS:g})",
+        f"(gray: where a flat histogram lies with probability {_MASS:g})",
         fontsize="medium",
     )
     left.supylabel("simulations in each bin", fontsize="medium")

@@ -14,7 +14,7 @@ __all__ = ["KINDS", "Imputed", "ImputedExample", "Scores"]
 
 KINDS = {
     "importance": "importance-weighted lower bound on log p(x_obs)",
-    "nuts": "none: the draws of a Markov chain give no normalising constant",
+    "nuts": "none: the draws of a Markov chain give no normalizing constant",
 }
 """The estimate of the evidence of the observed pixels that each method gives."""
 
