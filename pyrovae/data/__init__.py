@@ -27,12 +27,8 @@ from pyrovae.data.sources import *
 from pyrovae.data.transforms import *
 from pyrovae.data.treatment import *
 
-__all__: list[str] = []
-__all__ += catalog.__all__
-__all__ += dataset.__all__
-__all__ += readers.__all__
-__all__ += recipes.__all__
-__all__ += sources.__all__
-__all__ += batching.__all__
-__all__ += transforms.__all__
-__all__ += treatment.__all__
+__all__ = [
+    name
+    for file in (catalog, dataset, readers, recipes, sources, batching, transforms, treatment)
+    for name in file.__all__
+]

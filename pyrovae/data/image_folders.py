@@ -8,8 +8,6 @@ import numpy as np
 from pyrovae._process.optional_imports import import_for
 from pyrovae.data.sources import Rows
 
-__all__ = []
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 IMAGE_MODES: Mapping[str, str] = {

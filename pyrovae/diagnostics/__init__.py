@@ -41,18 +41,23 @@ from pyrovae.diagnostics.rank_uniformity import *
 from pyrovae.diagnostics.report import *
 from pyrovae.diagnostics.two_sample import *
 
-__all__: list[str] = []
-__all__ += active_dimensions.__all__
-__all__ += aggregate_densities.__all__
-__all__ += aggregate_posterior.__all__
-__all__ += calibration.__all__
-__all__ += elbo_surgery.__all__
-__all__ += evidence_identity.__all__
-__all__ += gradient_moments.__all__
-__all__ += gradient_variance.__all__
-__all__ += inference_gap.__all__
-__all__ += marginals.__all__
-__all__ += optimal_posterior.__all__
-__all__ += rank_uniformity.__all__
-__all__ += report.__all__
-__all__ += two_sample.__all__
+__all__ = [
+    name
+    for file in (
+        active_dimensions,
+        aggregate_densities,
+        aggregate_posterior,
+        calibration,
+        elbo_surgery,
+        evidence_identity,
+        gradient_moments,
+        gradient_variance,
+        inference_gap,
+        marginals,
+        optimal_posterior,
+        rank_uniformity,
+        report,
+        two_sample,
+    )
+    for name in file.__all__
+]

@@ -11,8 +11,6 @@ from pyrovae._process.memory import in_chunks
 from pyrovae.evidence import log_joint
 from pyrovae.vae import VAE
 
-__all__ = []
-
 DEVIATIONS = 8.0  # reach of a grid, in standard deviations of p(z | x)
 NODES = (101, 201, 401, 801)  # nodes per dimension, tried in turn
 TOLERANCE = 1e-5  # nats, between a grid and every second node of it

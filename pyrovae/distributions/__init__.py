@@ -14,9 +14,4 @@ from pyrovae.distributions.one_hot import *
 from pyrovae.distributions.properties import *
 from pyrovae.distributions.sphere import *
 
-__all__: list[str] = []
-__all__ += densities.__all__
-__all__ += flow.__all__
-__all__ += one_hot.__all__
-__all__ += properties.__all__
-__all__ += sphere.__all__
+__all__ = [name for file in (densities, flow, one_hot, properties, sphere) for name in file.__all__]

@@ -36,16 +36,21 @@ from pyrovae.evidence.results import *
 from pyrovae.evidence.tractable import *
 from pyrovae.evidence.weights import *
 
-__all__: list[str] = []
-__all__ += annealing.__all__
-__all__ += bridge_sampling.__all__
-__all__ += importance.__all__
-__all__ += lower_bounds.__all__
-__all__ += methods.__all__
-__all__ += nuts.__all__
-__all__ += over_dataset.__all__
-__all__ += proposals.__all__
-__all__ += quadrature.__all__
-__all__ += results.__all__
-__all__ += tractable.__all__
-__all__ += weights.__all__
+__all__ = [
+    name
+    for file in (
+        annealing,
+        bridge_sampling,
+        importance,
+        lower_bounds,
+        methods,
+        nuts,
+        over_dataset,
+        proposals,
+        quadrature,
+        results,
+        tractable,
+        weights,
+    )
+    for name in file.__all__
+]

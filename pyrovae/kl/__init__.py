@@ -13,9 +13,8 @@ from pyrovae.kl.mixture_bounds import *
 from pyrovae.kl.quadrature import *
 from pyrovae.kl.results import *
 
-__all__: list[str] = []
-__all__ += closed_forms.__all__
-__all__ += comparison.__all__
-__all__ += mixture_bounds.__all__
-__all__ += quadrature.__all__
-__all__ += results.__all__
+__all__ = [
+    name
+    for file in (closed_forms, comparison, mixture_bounds, quadrature, results)
+    for name in file.__all__
+]

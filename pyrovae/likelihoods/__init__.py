@@ -25,10 +25,11 @@ from pyrovae.likelihoods.bits import *
 from pyrovae.likelihoods.counts import *
 from pyrovae.likelihoods.reals import *
 
-__all__: list[str] = ["LIKELIHOODS", "Spread"]
-__all__ += bits.__all__
-__all__ += counts.__all__
-__all__ += reals.__all__
+__all__ = [
+    "LIKELIHOODS",
+    "Spread",
+    *(name for file in (bits, counts, reals) for name in file.__all__),
+]
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,

@@ -20,10 +20,10 @@ from pyrovae.objectives.elbo import *
 from pyrovae.objectives.multi_sample import *
 from pyrovae.objectives.regularized import *
 
-__all__: list[str] = ["OBJECTIVES"]
-__all__ += elbo.__all__
-__all__ += multi_sample.__all__
-__all__ += regularized.__all__
+__all__ = [
+    "OBJECTIVES",
+    *(name for file in (elbo, multi_sample, regularized) for name in file.__all__),
+]
 
 OBJECTIVES: dict[str, Callable[..., ELBO]] = {
     "elbo": Elbo,

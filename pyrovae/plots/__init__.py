@@ -35,17 +35,22 @@ from pyrovae.plots.refit import *
 from pyrovae.plots.run_figures import *
 from pyrovae.plots.style import *
 
-__all__: list[str] = []
-__all__ += bound_curve.__all__
-__all__ += diagnosis.__all__
-__all__ += divergences.__all__
-__all__ += gradient_variance.__all__
-__all__ += image_grids.__all__
-__all__ += inference_gap.__all__
-__all__ += latent_space.__all__
-__all__ += model_comparison.__all__
-__all__ += queries.__all__
-__all__ += rank_histograms.__all__
-__all__ += refit.__all__
-__all__ += run_figures.__all__
-__all__ += style.__all__
+__all__ = [
+    name
+    for file in (
+        bound_curve,
+        diagnosis,
+        divergences,
+        gradient_variance,
+        image_grids,
+        inference_gap,
+        latent_space,
+        model_comparison,
+        queries,
+        rank_histograms,
+        refit,
+        run_figures,
+        style,
+    )
+    for name in file.__all__
+]

@@ -8,8 +8,6 @@ from matplotlib.figure import Figure
 
 from pyrovae.plots.style import REAL, Array
 
-__all__ = []
-
 _SHOWN = 12  # the most panels that stay readable
 
 

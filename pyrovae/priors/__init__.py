@@ -11,9 +11,7 @@ from pyrovae.priors import fixed, learned
 from pyrovae.priors.fixed import *
 from pyrovae.priors.learned import *
 
-__all__: list[str] = ["PRIORS"]
-__all__ += fixed.__all__
-__all__ += learned.__all__
+__all__ = ["PRIORS", *(name for file in (fixed, learned) for name in file.__all__)]
 
 PRIORS: dict[str, type[nn.Module]] = {
     "normal": StandardNormal,

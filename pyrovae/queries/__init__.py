@@ -11,8 +11,4 @@ from pyrovae.queries.masks import *
 from pyrovae.queries.results import *
 from pyrovae.queries.scoring import *
 
-__all__: list[str] = []
-__all__ += imputation.__all__
-__all__ += masks.__all__
-__all__ += results.__all__
-__all__ += scoring.__all__
+__all__ = [name for file in (imputation, masks, results, scoring) for name in file.__all__]

@@ -40,18 +40,23 @@ from pyrovae.runs.specs import *
 from pyrovae.runs.starting import *
 from pyrovae.runs.summary import *
 
-__all__: list[str] = []
-__all__ += combinations.__all__
-__all__ += comparison.__all__
-__all__ += comparison_results.__all__
-__all__ += config.__all__
-__all__ += description.__all__
-__all__ += encoding.__all__
-__all__ += export.__all__
-__all__ += refitted_runs.__all__
-__all__ += refitting.__all__
-__all__ += run.__all__
-__all__ += settings.__all__
-__all__ += specs.__all__
-__all__ += starting.__all__
-__all__ += summary.__all__
+__all__ = [
+    name
+    for file in (
+        combinations,
+        comparison,
+        comparison_results,
+        config,
+        description,
+        encoding,
+        export,
+        refitted_runs,
+        refitting,
+        run,
+        settings,
+        specs,
+        starting,
+        summary,
+    )
+    for name in file.__all__
+]

@@ -14,8 +14,6 @@ from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Spec, context_of, resolve
 from pyrovae.vae import VAE, SpaceError
 
-__all__ = []
-
 
 @cache
 def matching_priors() -> dict[str, tuple[str, ...]]:

@@ -13,8 +13,6 @@ from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, context_of, failure, find, resolve
 from pyrovae.vae import VAE
 
-__all__ = []
-
 
 def build_vae(
     model: Mapping[str, Any], event_shape: Shape, seed: int, trusted: Collection[str]

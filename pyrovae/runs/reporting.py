@@ -7,8 +7,6 @@ from typing import Any
 
 from pyrovae.training import Progress
 
-__all__ = []
-
 Reporting = Callable[[str], AbstractContextManager[Callable[[Progress], None] | None]]
 """From a line about a run, a context with a callback for its training progress."""
 

@@ -12,8 +12,6 @@ from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.runs.settings import DATA_SETTINGS, FAMILIES, TRAINING_SETTINGS, checked
 from pyrovae.runs.specs import Spec, find, resolve
 
-__all__ = []
-
 _MEASURED = 1_000  # training examples used to choose the encoder's unit
 
 

@@ -30,13 +30,18 @@ from pyrovae.training.precision import *
 from pyrovae.training.progress import *
 from pyrovae.training.staging import *
 
-__all__: list[str] = []
-__all__ += checkpoint.__all__
-__all__ += display.__all__
-__all__ += distributed.__all__
-__all__ += fitting.__all__
-__all__ += loop.__all__
-__all__ += optim.__all__
-__all__ += precision.__all__
-__all__ += progress.__all__
-__all__ += staging.__all__
+__all__ = [
+    name
+    for file in (
+        checkpoint,
+        display,
+        distributed,
+        fitting,
+        loop,
+        optim,
+        precision,
+        progress,
+        staging,
+    )
+    for name in file.__all__
+]

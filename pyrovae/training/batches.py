@@ -14,8 +14,6 @@ from pyrovae.data import Resident, Split
 from pyrovae.training.progress import Progress
 from pyrovae.vae import VAE
 
-__all__ = []
-
 RESIDENT_SHARE = 0.25  # largest share of a GPU's memory that training data may take
 
 

@@ -34,8 +34,6 @@ from pyrovae.training.optim import FusedAdam, MovingAverage, NonFiniteGradientEr
 from pyrovae.training.stage_graph import Stage
 from pyrovae.training.steps import StagedStep
 
-__all__ = []
-
 READ_STEPS = 50  # steps between readings of the sums
 
 Operations = Callable[[], None]

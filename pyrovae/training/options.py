@@ -10,8 +10,6 @@ from pyrovae.training.optim import check_optimizer_options
 from pyrovae.training.precision import PRECISIONS
 from pyrovae.training.staging import MODES
 
-__all__ = []
-
 STAGED_STEPS = 1_500  # staging takes a second or two, and a replay saves about a millisecond
 COMPILED_PRODUCTS = 10**13  # multiply-adds: minutes of work, which repay a compilation
 

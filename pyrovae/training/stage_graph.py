@@ -21,8 +21,6 @@ from torch.overrides import TorchFunctionMode
 from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
 from pyrovae.objectives import Terms
 
-__all__ = []
-
 NORM = 3  # position of the norm among the results of a graph
 
 

@@ -11,8 +11,6 @@ from pyrovae.training.batches import Batches
 from pyrovae.training.checkpoint import TrainingState
 from pyrovae.training.staging import Staged
 
-__all__ = []
-
 
 class Step(Protocol):
     """A way to make one step: move the weights, and count the step in the progress."""
