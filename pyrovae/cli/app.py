@@ -20,7 +20,6 @@ from pyrovae.cli.gap import gap
 from pyrovae.cli.kl import kl
 from pyrovae.cli.options import (
     ROLES,
-    count,
     data_dir_option,
     data_options,
     integer,
@@ -33,6 +32,7 @@ from pyrovae.cli.options import (
     settings,
     text,
     training_options,
+    whole_number,
 )
 from pyrovae.cli.queries import impute, score
 from pyrovae.cli.refit import refit
@@ -234,7 +234,7 @@ def fit(
 
 @cli.command()
 @run_options
-@count("--count", default=64, show_default=True, help="Number of draws.")
+@whole_number("--count", 64, "Number of draws.")
 @click.option("--means", is_flag=True, help="Means of p(x|z) instead of draws.")
 @text("--out", metavar="FILE", help=".png of images, .csv of rows, .npy or .npz. [RUN/figures/...]")
 @seed_option
@@ -264,7 +264,7 @@ def sample(
 @run_options
 @text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
 @data_dir_option
-@count("--count", default=20, show_default=True, help="Number of examples.")
+@whole_number("--count", 20, "Number of examples.")
 @text("--out", metavar="FILE", help=".png or .npz. [RUN/figures/reconstructed.png]")
 @seed_option
 def reconstruct(

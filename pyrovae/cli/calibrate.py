@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyrovae.cli.options import count, json_option, opened_run, run_options, seed_option
+from pyrovae.cli.options import (
+    count,
+    json_option,
+    opened_run,
+    run_options,
+    seed_option,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from pyrovae.diagnostics import Calibration
@@ -15,9 +22,7 @@ __all__ = ["calibrate"]
 
 @click.command()
 @run_options
-@count(
-    "--simulations", metavar="N", default=1_000, show_default=True, help="Pairs of z and x to draw."
-)
+@whole_number("--simulations", 1_000, "Pairs of z and x to draw.")
 @count(
     "--draws", metavar="L", default=99, show_default=True, help="Draws from q(z|x) for each pair."
 )

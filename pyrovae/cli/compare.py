@@ -13,6 +13,7 @@ from pyrovae.cli.options import (
     settings,
     text,
     training_options,
+    whole_number,
 )
 
 __all__ = ["compare"]
@@ -35,9 +36,9 @@ def _specs(context: click.Context, option: click.Parameter, value: str | None) -
 @text("--objectives", metavar="SPECS", callback=_specs, help="Training objective. [elbo]")
 @network_options
 @training_options
-@count("--seeds", metavar="N", default=3, show_default=True, help="Runs per model.")
+@whole_number("--seeds", 3, "Runs per model.")
 @integer("--seed", help="First seed. [0]")
-@count("--samples", metavar="N", default=1_000, show_default=True, help="K, draws per example.")
+@whole_number("--samples", 1_000, "K, draws per example.")
 @count("--limit", metavar="N", help="Evaluate on the first N test examples.")
 @text("--out", metavar="DIR", help="Folder of the comparison. [runs/compare-<data>]")
 @json_option

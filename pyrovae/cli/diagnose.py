@@ -11,6 +11,7 @@ from pyrovae.cli.options import (
     opened_run,
     run_options,
     seed_option,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -41,14 +42,7 @@ def _moved(context: click.Context, option: click.Parameter, value: object) -> No
 
 @click.command()
 @run_options
-@click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(2),
-    default=2_000,
-    show_default=True,
-    help="Only the first N examples.",
-)
+@whole_number("--limit", 2_000, "Only the first N examples.", least=2)
 @click.option(
     "--draws",
     metavar="K",

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pyrovae.cli.options import (
-    count,
     data_dir_option,
     json_option,
     opened_run,
     run_options,
     seed_option,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["gap"]
 
 @click.command()
 @run_options
-@count("--images", metavar="N", default=16, show_default=True, help="The first N test examples.")
+@whole_number("--images", 16, "The first N test examples.")
 @click.option(
     "--method",
     type=click.Choice(["auto", "exact", "quadrature", "bridge"]),
@@ -30,28 +30,10 @@ __all__ = ["gap"]
     show_default=True,
     help="Method for log p(x).",
 )
-@click.option(
-    "--samples",
-    metavar="N",
-    type=click.IntRange(2),
-    default=10_000,
-    show_default=True,
-    help="Draws from each q for each ELBO.",
-)
-@count(
-    "--steps",
-    metavar="N",
-    default=1_000,
-    show_default=True,
-    help="Steps of the search for the best q.",
-)
-@click.option(
-    "--draws",
-    metavar="N",
-    type=click.IntRange(4),
-    default=250,
-    show_default=True,
-    help="Draws of each of 4 NUTS chains, after as many warm-up draws.",
+@whole_number("--samples", 10_000, "Draws from each q for each ELBO.", least=2)
+@whole_number("--steps", 1_000, "Steps of the search for the best q.")
+@whole_number(
+    "--draws", 250, "Draws of each of 4 NUTS chains, after as many warm-up draws.", least=4
 )
 @seed_option
 @data_dir_option

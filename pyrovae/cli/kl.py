@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pyrovae.cli.options import (
-    count,
     data_dir_option,
     json_option,
     opened_run,
     run_options,
     seed_option,
     text,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -44,24 +44,11 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
     callback=_numbers,
     help="Draws per example.",
 )
-@count(
-    "--limit",
-    metavar="N",
-    default=1_000,
-    show_default=True,
-    help="Use only the first N examples.",
-)
+@whole_number("--limit", 1_000, "Use only the first N examples.")
 @click.option(
     "--gradients", is_flag=True, help="Also compare the noise of the encoder's gradients."
 )
-@click.option(
-    "--draws",
-    metavar="N",
-    type=click.IntRange(2),
-    default=100,
-    show_default=True,
-    help="Draws of each gradient.",
-)
+@whole_number("--draws", 100, "Draws of each gradient.", least=2)
 @seed_option
 @data_dir_option
 @json_option

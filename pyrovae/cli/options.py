@@ -26,6 +26,7 @@ __all__ = [
     "settings",
     "text",
     "training_options",
+    "whole_number",
 ]
 
 ROLES = ("prior", "likelihood", "posterior", "encoder", "decoder")
@@ -43,6 +44,18 @@ text = partial(click.option, type=_not_empty)
 count = partial(click.option, type=click.IntRange(1))
 integer = partial(click.option, type=int, metavar="N")
 number = partial(click.option, type=float, metavar="X")
+
+
+def whole_number(name: str, default: int, help: str, *, least: int = 1) -> Callable[[F], F]:
+    """An option that takes a whole number, of which the help shows the default."""
+    return click.option(
+        name,
+        metavar="N",
+        type=click.IntRange(least),
+        default=default,
+        show_default=True,
+        help=help,
+    )
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -14,6 +14,7 @@ from pyrovae.cli.options import (
     run_options,
     seed_option,
     text,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ __all__ = ["impute", "score"]
     "--mask", metavar="NAME|FILE", help="Name of the hidden part, or file of the observed pixels."
 )
 @text("--method", metavar="HOW", default="importance", show_default=True, help="Or nuts.")
-@count("--completions", metavar="N", default=5, show_default=True, help="Draws for each example.")
+@whole_number("--completions", 5, "Draws for each example.")
 @count("--samples", metavar="N", help="Draws of z per example. [1000; nuts 400]")
-@count("--count", default=8, show_default=True, help="Use only the first N examples.")
+@whole_number("--count", 8, "Use only the first N examples.")
 @text("--out", metavar="FILE", help=".png or .npz. [RUN/figures/imputed.png]")
 @seed_option
 @data_dir_option
@@ -119,7 +120,7 @@ def impute(
 @run_options
 @text("--data", metavar="NAME|PATH", help="Data to score, all rows. [the run's test set]")
 @text("--out", metavar="FILE", required=True, help=".csv or .npz, one row for each example.")
-@count("--samples", default=1_000, show_default=True, help="Draws of z per example.")
+@whole_number("--samples", 1_000, "Draws of z per example.")
 @text("--proposal", metavar="HOW", default="posterior", show_default=True, help="Or mixture.")
 @seed_option
 @data_dir_option

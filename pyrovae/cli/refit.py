@@ -16,6 +16,7 @@ from pyrovae.cli.options import (
     own_code,
     seed_option,
     text,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def _own_roles(function: Any) -> Any:
 @click.argument("run", metavar="RUN")
 @text("--prior", metavar="SPEC", required=True, help="The new p(z).")
 @text("--out", metavar="DIR", help="Folder of the new run. [RUN-<prior>-<n>]")
-@count("--epochs", metavar="N", default=100, show_default=True, help="Passes over the data.")
-@count("--batch-size", metavar="N", default=128, show_default=True, help="Examples per step.")
+@whole_number("--epochs", 100, "Passes over the data.")
+@whole_number("--batch-size", 128, "Examples per step.")
 @number("--learning-rate", default=5e-3, show_default=True, help="Largest step size of Adam.")
 @count("--samples", metavar="K", default=1_000, show_default=True, help="Draws per test example.")
 @count("--limit", metavar="N", help="Evaluate on the first N test examples.")
