@@ -306,7 +306,8 @@ def reconstruct(
 @text("--out", metavar="FILE", required=True, help=".npz with loc, scale and labels.")
 def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | None) -> None:
     """Write the mean and standard deviation of q(z|x) for all examples of a dataset, in order."""
-    from pyrovae.runs import destination, encodings, write_arrays
+    from pyrovae.queries import encodings
+    from pyrovae.runs import destination, write_arrays
     from pyrovae.training import counting
 
     opened = opened_run(run, own)

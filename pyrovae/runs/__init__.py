@@ -1,12 +1,12 @@
 """Runs: a training as text, the folder it leaves behind, and work with whole runs.
 
 ``specs`` reads components written as text (``vamp:components=500``), and ``compatibility`` finds
-which of them go together. ``config`` holds a whole run; ``settings``, ``resolution`` and
-``construction`` read it, fill it in and build it. ``run`` is the folder, ``starting`` trains into
-one and leaves its ``summary``. ``comparison`` trains several, one for each of the ``combinations``,
-and returns ``comparison_results``. ``refitting`` fits another prior, ``refitted_runs`` does so for
-a run. ``encoding`` computes the codes of a dataset, ``description`` puts runs into words,
-``reporting`` passes progress on, and ``export`` writes results to files.
+which of them go together. ``config`` holds a whole run: it fills in the ``settings`` and builds
+the VAE. ``run`` is the folder, ``starting`` trains into one and leaves its ``summary``.
+``comparison`` trains several, one for each of the ``combinations``, and returns
+``comparison_results``. ``refitting`` fits another prior, ``refitted_runs`` does so for a run.
+``description`` puts runs into words, ``reporting`` passes progress on, and ``export`` writes
+results to files.
 """
 
 from pyrovae.runs import (
@@ -15,7 +15,6 @@ from pyrovae.runs import (
     comparison_results,
     config,
     description,
-    encoding,
     export,
     refitted_runs,
     refitting,
@@ -30,7 +29,6 @@ from pyrovae.runs.comparison import *
 from pyrovae.runs.comparison_results import *
 from pyrovae.runs.config import *
 from pyrovae.runs.description import *
-from pyrovae.runs.encoding import *
 from pyrovae.runs.export import *
 from pyrovae.runs.refitted_runs import *
 from pyrovae.runs.refitting import *
@@ -48,7 +46,6 @@ __all__ = [
         comparison_results,
         config,
         description,
-        encoding,
         export,
         refitted_runs,
         refitting,

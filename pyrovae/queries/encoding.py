@@ -28,7 +28,7 @@ def encodings(
         Means and standard deviations, each ``(examples, latent_dim)``.
 
     Example:
-        >>> from pyrovae.runs import encodings
+        >>> from pyrovae.queries import encodings
         >>> loc, scale = encodings(vae, data)
         >>> loc.shape, bool((scale > 0).all())
         (torch.Size([64, 2]), True)
