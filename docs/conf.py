@@ -144,7 +144,7 @@ class Wing(Generated):
         yield from self.eval_rst(f".. automodule:: pyrovae.{name}", "   :no-members:")
         left = dict.fromkeys(module.__all__)
         for file in files_of(module):
-            names = [n for n in vars(import_module(file))["__all__"] if n in left]
+            names = [n for n in getattr(import_module(file), "__all__", []) if n in left]
             yield f"## {file.rpartition('.')[2]}"
             yield from self.eval_rst(f".. automodule:: {file}", "   :no-members:")
             for public in names:
