@@ -66,6 +66,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
         for _ in range(moments.randint(1, 14)):  # reports of a step, or of the beginning
             assert os.read(reading, 1), "it ended before it was killed"
             times.append(time.monotonic())
+            os.write(leave, b".")
         intervals += [later - earlier for earlier, later in pairwise(times)]
         time.sleep(moments.uniform(0.0, median(intervals)))
         os.kill(child, signal.SIGKILL)
