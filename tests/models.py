@@ -216,7 +216,7 @@ class Rows:
 
 
 class StopAfter:
-    """Sends what Ctrl-C sends after so many steps."""
+    """Sends the signal of Ctrl-C after a given number of steps."""
 
     def __init__(self, steps):
         self.steps = steps

@@ -28,7 +28,7 @@ def assert_finite(*values):
 
 
 def assert_within(value, truth, error, errors=4.0, floor=0.0):
-    """|value - truth| is at most so many errors, and the floor; all of them are finite."""
+    """|value - truth| is at most ``errors`` errors plus the floor; all of them are finite."""
     value, truth, error, floor = map(double, (value, truth, error, floor))
     assert_finite(value, truth, error, floor)
     off, allowed = (value - truth).abs(), errors * error + floor
@@ -36,7 +36,7 @@ def assert_within(value, truth, error, errors=4.0, floor=0.0):
 
 
 def assert_no_less(value, truth, error, errors=4.0):
-    """The value is above the truth, or less than so many errors below it; all three are finite."""
+    """The value is at most ``errors`` errors below the truth; all three are finite."""
     value, truth, error = map(double, (value, truth, error))
     assert_finite(value, truth, error)
     assert (value > truth - errors * error).all(), f"{value} is too far below {truth}"
@@ -45,7 +45,7 @@ def assert_no_less(value, truth, error, errors=4.0):
 def assert_calibrated(make, truth, seeds, errors=4.0, overstated=1.0):
     """The standard errors that an estimator states are those that its values have.
 
-    Over repetitions the mean of the values is the truth, within so many of its errors, and their
+    Over repetitions the mean of the values is within ``errors`` standard errors of the truth, and their
     spread is what the errors state: the sum of squares about the mean, over the mean of the squared
     errors, is chi-squared, with as many degrees of freedom as there are repetitions, less one, for
     each element. It must lie where a chi-squared lies but once in 10,000 times to either side. That

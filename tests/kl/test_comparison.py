@@ -136,7 +136,7 @@ def test_closed_forms_equal_enumeration(pair, seed):
 
 
 def check_draws(result, errors):
-    """The mean of most draws is the closed form within so many standard errors."""
+    """The mean of the most draws is within a few standard errors of the closed form."""
     row, truth = result.monte_carlo[-1], result.closed_form.value
     assert_within(row.estimate.value, truth, row.estimate.standard_error, errors)
     assert_within(row.z_score, 0.0, 1.0, errors)
