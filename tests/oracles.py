@@ -45,9 +45,9 @@ def assert_no_less(value, truth, error, errors=4.0):
 def assert_calibrated(make, truth, seeds, errors=4.0, overstated=1.0):
     """The standard errors that an estimator states are those that its values have.
 
-    Over repetitions the mean of the values is within ``errors`` standard errors of the truth, and their
-    spread is what the errors state: the sum of squares about the mean, over the mean of the squared
-    errors, is chi-squared, with as many degrees of freedom as there are repetitions, less one, for
+    Over repetitions the mean of the values is within ``errors`` standard errors of the truth, and
+    their spread is what the errors state: the sum of squares about the mean, over the mean of the
+    squared errors, is chi-squared, with one degree of freedom less than there are repetitions, for
     each element. It must lie where a chi-squared lies but once in 10,000 times to either side. That
     is of normal values, so let each be a mean over many draws.
 
