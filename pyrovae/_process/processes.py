@@ -86,6 +86,7 @@ def joined() -> Iterator[None]:
         yield
         return
     import torch
+    import torch._dynamo  # once a group exists, this import would keep it and its threads alive
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
 
@@ -262,8 +263,9 @@ def stop(say: Callable[[], None], status: int) -> int:
 def leave(status: int) -> NoReturn:
     """End this process with an exit status.
 
-    A process that was joined with others exits without closing its connections: after an exchange
-    that broke off, closing them can abort the process and change the exit status.
+    A process that was joined with others exits without closing its connections. Closing them can
+    abort the process and change the exit status: after an exchange that broke off, or while a
+    thread of the last exchange still releases its tensor.
 
     Args:
         status: of the exit.

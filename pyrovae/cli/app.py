@@ -57,14 +57,15 @@ def main() -> NoReturn:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with processes.joined():
-            _main()
+            status = _main()
+        processes.leave(status)
     except processes.StoppedError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:  # while processes waited for each other
         _fail("interrupted", 130)
 
 
-def _main() -> NoReturn:
+def _main() -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
@@ -83,7 +84,7 @@ def _main() -> NoReturn:
         if os.environ.get("PYROVAE_TRACEBACK"):
             raise
         _fail(*_reason(error))
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0
 
 
 def _warn(message: Warning | str, *place: Any, **more: Any) -> None:

@@ -418,6 +418,24 @@ def test_processes_join_again_whichever_is_late(tmp_path, monkeypatch):
     assert [r.status for r in together("-c", REJOINED, folder=tmp_path)] == [0, 0]
 
 
+THREADS = """
+from pathlib import Path
+from pyrovae._process import processes
+
+with processes.joined():
+    processes.wait()
+    import torch._dynamo
+names = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in names if "gloo" in name], names
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux")
+def test_no_thread_of_a_group_outlives_it(tmp_path):
+    """Such a thread may still release a tensor while the interpreter ends, which aborts it."""
+    assert [r.status for r in together("-c", THREADS, folder=tmp_path)] == [0, 0]
+
+
 SPOILED = """
 import os, signal, sys
 from pyrovae import cli
