@@ -2,8 +2,8 @@ r"""Results that print readably, means with their standard errors, and batches o
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,15 @@ from torch import Tensor
 __all__ = ["Estimate", "Examples", "Result", "batches", "number_of_examples"]
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Result:
-    """Base of the frozen dataclasses that functions return: readable, and plain data on request.
+    """Base of what functions return: readable, and plain data on request.
 
-    A subclass is a ``@dataclass(frozen=True, repr=False)``. An attribute declared as
+    A subclass is a frozen dataclass without a decorator. An attribute declared as
     ``field(repr=False)`` appears neither in the text nor in the plain data.
 
     Example:
-        >>> from dataclasses import dataclass
-        >>> @dataclass(frozen=True, repr=False)
-        ... class Bound(Result):
+        >>> class Bound(Result):
         ...     elbo: Estimate
         ...     images: int
         >>> Bound(Estimate(-90.49, 0.91), 359)
@@ -33,6 +32,9 @@ class Result:
     JSON_NAMES: ClassVar[Mapping[str, str]] = {}
     """Keys of :meth:`to_dict` that differ from the name of their attribute."""
 
+    def __init_subclass__(cls, *, eq: bool = True) -> None:
+        dataclass(frozen=True, repr=False, eq=eq)(cls)
+
     def to_dict(self) -> dict[str, object]:
         """Convert to dictionaries, lists and numbers, as ``--json`` prints them."""
         return {self.JSON_NAMES.get(name, name): _plain(value) for name, value in _attributes(self)}
@@ -43,9 +45,9 @@ class Result:
 
 
 def _attributes(result: Result) -> Iterator[tuple[str, object]]:
-    for field in fields(result):  # type: ignore[arg-type]  # subclasses are dataclasses
-        if field.repr:
-            yield field.name, getattr(result, field.name)
+    for attribute in fields(result):  # type: ignore[arg-type]  # subclasses are dataclasses
+        if attribute.repr:
+            yield attribute.name, getattr(result, attribute.name)
 
 
 def _plain(value: object) -> object:
@@ -85,7 +87,6 @@ class Examples(Protocol):
     def batches(self, size: int) -> Iterator[Tensor]: ...
 
 
-@dataclass(frozen=True, repr=False)
 class Estimate(Result):
     """A mean over examples, in nats per example.
 

@@ -1,6 +1,6 @@
 """A mean and its standard error, and the first examples in batches."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import pytest
@@ -35,7 +35,6 @@ def test_arrays_and_lists_have_the_mean_and_error_of_tensors():
 
 
 def test_a_hidden_attribute_is_in_neither_text_nor_plain_data():
-    @dataclass(frozen=True, repr=False)
     class Scores(Result):
         mean: Estimate
         parts: list[torch.Tensor]

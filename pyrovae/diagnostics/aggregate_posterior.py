@@ -12,7 +12,7 @@ class, :math:`I_q(c; z)`, at most the entropy of the classes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +31,6 @@ MOST_CLASSES = 40
 """Largest number of distinct labels that are treated as classes."""
 
 
-@dataclass(frozen=True, repr=False)
 class Group(Result):
     """The aggregate posterior of all examples, or of one class, against the prior.
 
@@ -57,7 +56,6 @@ class Group(Result):
     test: TwoSampleTest | None
 
 
-@dataclass(frozen=True, repr=False)
 class Population(Result):
     """The aggregate posterior against the prior.
 

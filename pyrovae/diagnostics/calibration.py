@@ -9,7 +9,7 @@ how q is wrong.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ ROWS = 2_000  # simulations times draws in a chunk, which has a seed of its own
 ESTIMATOR = "rank of z* ~ p(z) among draws from q(z | x), x ~ p(x | z*)"
 
 
-@dataclass(frozen=True, repr=False)
 class Calibration(Uniformity):
     """A test of q(z | x) against the exact posterior, on data drawn from the model.
 

@@ -31,7 +31,6 @@ References:
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -61,7 +60,6 @@ POPULATION = (
 )
 
 
-@dataclass(frozen=True, repr=False)
 class BoundTerm(Estimate):
     """A term of the ELBO for the given examples, in nats per example.
 
@@ -84,7 +82,6 @@ class BoundTerm(Estimate):
     over_examples: float
 
 
-@dataclass(frozen=True, repr=False)
 class Bracket(Result):
     """Two estimates that bracket a population value on average over sets of N examples.
 
@@ -102,7 +99,6 @@ class Bracket(Result):
     upper: Estimate
 
 
-@dataclass(frozen=True, repr=False)
 class PopulationTerms(Result):
     """The two parts of the KL term for new data of the same kind.
 
@@ -123,7 +119,6 @@ class PopulationTerms(Result):
     about: str
 
 
-@dataclass(frozen=True, repr=False)
 class DimensionTerms(Result):
     """The KL term of one independent variable and its two parts, in nats per example.
 
@@ -156,7 +151,6 @@ TERMS = (
 )
 
 
-@dataclass(frozen=True, repr=False)
 class Surgery(Result):
     """The terms of the ELBO for the given examples, in nats per example.
 

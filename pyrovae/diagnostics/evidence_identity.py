@@ -45,7 +45,6 @@ _WAYS = {
 }
 
 
-@dataclass(frozen=True, repr=False)
 class MeanTerm(Estimate):
     """The mean of a term over examples, in nats per example.
 

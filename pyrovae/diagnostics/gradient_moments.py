@@ -13,7 +13,6 @@ from pyrovae.estimates import Estimate, Result
 __all__ = ["GradientDifference", "GradientMean", "GradientNoise", "LayerNoise", "Variance"]
 
 
-@dataclass(frozen=True, repr=False)
 class Variance(Estimate):
     """A variance, or a ratio of two.
 
@@ -34,7 +33,6 @@ class Variance(Estimate):
         return f"{self.value:.4g}{error}"
 
 
-@dataclass(frozen=True, repr=False)
 class GradientMean(Result):
     r"""The mean gradient over draws.
 
@@ -54,7 +52,6 @@ class GradientMean(Result):
     squared_norm: float
 
 
-@dataclass(frozen=True, repr=False)
 class GradientDifference(Result):
     """The difference between a mean gradient and the mean gradient of ``elbo``.
 
@@ -75,7 +72,6 @@ class GradientDifference(Result):
     z_score: float | None
 
 
-@dataclass(frozen=True, repr=False)
 class LayerNoise(Result):
     """The gradient with respect to one parameter tensor.
 
@@ -97,7 +93,6 @@ class LayerNoise(Result):
     variance: float
 
 
-@dataclass(frozen=True, repr=False)
 class GradientNoise(Result):
     """Mean and noise of one estimator of the gradient.
 

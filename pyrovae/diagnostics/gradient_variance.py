@@ -15,7 +15,6 @@ each example, and not at all if q is far from it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -38,7 +37,6 @@ DRAWS = 100
 ESTIMATORS = ("elbo", "analytic", "stl")
 
 
-@dataclass(frozen=True, repr=False)
 class GradientEstimator(Result):
     """One estimator of the gradient.
 
@@ -66,7 +64,6 @@ class GradientEstimator(Result):
         return {"name": self.name, "formula": self.formula, **noise, "reason": self.reason}
 
 
-@dataclass(frozen=True, repr=False)
 class GradientComparison(Result):
     """Estimators of the gradient of the ELBO, compared on one batch.
 

@@ -60,7 +60,6 @@ NUTS = NutsSettings()
 """Default chains."""
 
 
-@dataclass(frozen=True, repr=False)
 class Gap(Result):
     """The terms of log p(x) = ELBO + KL for single examples, in nats.
 

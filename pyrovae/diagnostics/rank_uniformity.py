@@ -2,7 +2,6 @@ r"""A test of whether ranks are uniform, for many functions that may depend on e
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,6 @@ TEST = (
 )
 
 
-@dataclass(frozen=True, repr=False)
 class Coverage(Result):
     """How often a central interval of q(z | x) contains z*.
 
@@ -66,7 +64,6 @@ class Coverage(Result):
         return {"nominal": self.nominal} | self.observed.to_dict()
 
 
-@dataclass(frozen=True, repr=False)
 class RankedFunction(Result):
     """The ranks of z* among draws from q(z | x), in the order of one function of z and x.
 
@@ -104,7 +101,6 @@ class RankedFunction(Result):
     error_ratio: Estimate | None = None
 
 
-@dataclass(frozen=True, repr=False)
 class Uniformity(Result):
     """A test of whether ranks are uniform.
 

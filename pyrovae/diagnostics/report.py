@@ -52,7 +52,6 @@ BATCH = 500  # examples at a time
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, repr=False)
 class Collapse(Result):
     """Whether the code is used.
 
@@ -70,7 +69,6 @@ class Collapse(Result):
     reason: str
 
 
-@dataclass(frozen=True, repr=False)
 class SampleTest(Result):
     """A two-sample test between two kinds of data.
 
@@ -97,7 +95,6 @@ class SampleTest(Result):
         return {"of": self.of, "against": self.against, "what": self.about} | test
 
 
-@dataclass(frozen=True, repr=False)
 class ProbeAccuracies(Result):
     """Differences in accuracy between codes and pixels, paired by test example.
 
@@ -117,7 +114,6 @@ class ProbeAccuracies(Result):
     neighbors: Estimate
 
 
-@dataclass(frozen=True, repr=False)
 class Probes(Result):
     """How well classes are read from the codes, and from the pixels.
 
@@ -167,7 +163,6 @@ class FigureData:
     decoded: Mapping[str, Array]
 
 
-@dataclass(frozen=True, repr=False)
 class Diagnosis(Result):
     """The results of all diagnostics.
 

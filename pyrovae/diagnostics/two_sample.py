@@ -8,7 +8,7 @@ environment variables.
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,6 @@ NEIGHBORS = 5
 """Neighbors that vote on a class."""
 
 
-@dataclass(frozen=True, repr=False)
 class Accuracy(Estimate):
     """A share of right answers on data that the classifier was not trained on.
 
@@ -45,7 +44,6 @@ class Accuracy(Estimate):
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"value": "accuracy"}
 
 
-@dataclass(frozen=True, repr=False)
 class TwoSampleTest(Result):
     """Result of a classifier two-sample test.
 
@@ -69,7 +67,6 @@ class TwoSampleTest(Result):
         return self.accuracy.to_dict() | {"p_value": self.p_value, "tested": self.tested}
 
 
-@dataclass(frozen=True, repr=False)
 class Probe(Result):
     """How well two classifiers read the class of a row.
 

@@ -9,7 +9,6 @@ K = 1 is the ELBO; the bound rises with K.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -46,7 +45,6 @@ EXAMPLES = 20  # fewest examples in a batch, if there are as many
 CACHED = 800  # rows whose intermediate results fit in the CPU cache
 
 
-@dataclass(frozen=True, repr=False)
 class Bounds(Result):
     """Estimates for each example from one set of draws, each ``(examples,)``, in nats.
 
@@ -68,7 +66,6 @@ class Bounds(Result):
     log_evidence: Tensor
 
 
-@dataclass(frozen=True, repr=False)
 class WeightedBounds(Weights, Bounds):
     """Bounds for each example, with diagnostics of the importance weights.
 

@@ -1,7 +1,7 @@
 r"""Results: log p(x) of each example by one method, and its mean over a dataset."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from torch import Tensor
@@ -21,7 +21,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, repr=False)
 class Range(Result):
     """Median and extremes of one number for each example.
 
@@ -41,7 +40,6 @@ class Range(Result):
         return Range(median, values.min().item(), values.max().item())
 
 
-@dataclass(frozen=True, repr=False)
 class EvidenceEstimate(Estimate):
     """Mean of log p(x) over examples, in nats.
 
@@ -67,7 +65,6 @@ class EvidenceEstimate(Estimate):
         return f"{super().__repr__()} ({self.kind})"
 
 
-@dataclass(frozen=True, repr=False)
 class Evidence(Result):
     """log p(x) of each example by one method, in nats.
 
@@ -106,7 +103,6 @@ class Evidence(Result):
         return values | self.details
 
 
-@dataclass(frozen=True, repr=False)
 class Sandwich(Result):
     """Two bounds on log p(x) for examples that were drawn from the model.
 
@@ -136,7 +132,6 @@ class Sandwich(Result):
         return named | {"x": self.x}
 
 
-@dataclass(frozen=True, repr=False)
 class Evaluation(Result):
     """Mean bounds over a dataset from draws of q(z | x), in nats per example.
 
@@ -197,7 +192,6 @@ class Evaluation(Result):
         return super().to_dict() | {"log_evidence": evidence}
 
 
-@dataclass(frozen=True, repr=False)
 class MeanEvidence(Result):
     """Mean of log p(x) over a dataset by one method, in nats per example.
 
@@ -230,7 +224,6 @@ class MeanEvidence(Result):
         return {name: value for name, value in found.items() if name != "weights" or value}
 
 
-@dataclass(frozen=True, repr=False)
 class MeanSandwich(Result):
     """Two bounds on the mean of log p(x) over examples drawn from the model.
 

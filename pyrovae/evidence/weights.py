@@ -8,7 +8,6 @@ themselves show by how much, as far as the draws have reached their tail.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +23,6 @@ PRIOR_WEIGHT = 10  # tail weights that the prior on the shape, centered at a hal
 TAIL = 5  # fewest weights in a tail that is fitted
 
 
-@dataclass(frozen=True, repr=False)
 class WeightSummary(Result):
     r"""Importance weights of all examples, summarized.
 
@@ -60,7 +58,6 @@ class WeightSummary(Result):
         return found | {"ess": ess} | tail
 
 
-@dataclass(frozen=True, repr=False)
 class Weights(Result):
     r"""Statistics of the K weights of each example, each ``(examples,)``.
 

@@ -1,7 +1,6 @@
 r"""Results of :func:`pyrovae.kl.compare`: each number with the formula behind it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pyrovae.estimates import Estimate, Result
@@ -9,7 +8,6 @@ from pyrovae.estimates import Estimate, Result
 __all__ = ["Bracket", "Computed", "Integrated", "Ledger", "Sampled"]
 
 
-@dataclass(frozen=True, repr=False)
 class Computed(Result):
     """A divergence, or its part along one dimension of z, computed without sampling.
 
@@ -27,7 +25,6 @@ class Computed(Result):
     formula: str
 
 
-@dataclass(frozen=True, repr=False)
 class Sampled(Result):
     """A Monte Carlo estimate of a divergence.
 
@@ -60,7 +57,6 @@ class Sampled(Result):
         return plain if self.mean_ratio is None else plain | {"mean_ratio": self.mean_ratio}
 
 
-@dataclass(frozen=True, repr=False)
 class Integrated(Result):
     """A divergence by numerical integration.
 
@@ -83,7 +79,6 @@ class Integrated(Result):
     formula: str
 
 
-@dataclass(frozen=True, repr=False)
 class Bracket(Result):
     """Bounds on both sides of a divergence.
 
@@ -106,7 +101,6 @@ class Bracket(Result):
     formula: str
 
 
-@dataclass(frozen=True, repr=False)
 class Ledger(Result):
     """KL(q || p) computed in every available way, as a mean over all q, in nats.
 

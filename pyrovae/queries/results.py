@@ -1,7 +1,6 @@
 r"""Results of queries: completions of examples, and scores of examples."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ KINDS = {
 """The estimate of the evidence of the observed pixels that each method gives."""
 
 
-@dataclass(frozen=True, repr=False)
 class ImputedExample(Result):
     """Quality of the completions of one example.
 
@@ -51,7 +49,6 @@ class ImputedExample(Result):
         return {name: value for name, value in super().to_dict().items() if value is not None}
 
 
-@dataclass(frozen=True, repr=False)
 class Imputed(Result):
     r"""Draws of the missing pixels of examples, with their means, errors and diagnostics.
 
@@ -146,7 +143,6 @@ class Imputed(Result):
         }
 
 
-@dataclass(frozen=True, repr=False)
 class Scores(Result):
     r"""Estimates of log p(x) of examples, with diagnostics of their importance weights.
 

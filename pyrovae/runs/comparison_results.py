@@ -2,7 +2,6 @@ r"""What a comparison finds: a row for each model, and the table that is printed
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,7 +13,6 @@ from pyrovae.runs.specs import Spec
 __all__ = ["ComparedModel", "Comparison", "SeedEstimate"]
 
 
-@dataclass(frozen=True, repr=False)
 class SeedEstimate(Estimate):
     """A mean over examples and over runs with different seeds, in nats per example.
 
@@ -43,7 +41,6 @@ class SeedEstimate(Estimate):
         return SeedEstimate(values.mean().item(), error, over_examples, over_seeds)
 
 
-@dataclass(frozen=True, repr=False)
 class ComparedModel(Result):
     """One model of a comparison; estimates are in nats per example.
 
@@ -110,7 +107,6 @@ class ComparedModel(Result):
         return f"{self.label}: log p(x) at least {self.log_evidence}"
 
 
-@dataclass(frozen=True, repr=False)
 class Comparison(Result):
     """Models that differ in some components, trained and evaluated alike.
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ TABLE_WIDTH = 96
 REAL = ("normal", "laplace", "student_t")  # likelihoods of columns in any units
 
 
-@dataclass(frozen=True, repr=False)
 class OptionEntry(Result):
     """An option of a component, in words.
 
@@ -59,7 +57,6 @@ class OptionEntry(Result):
     takes: str
 
 
-@dataclass(frozen=True, repr=False)
 class ComponentEntry(Result):
     """A component, in words.
 

@@ -3,7 +3,6 @@ r"""A run with another prior: the folder of a refitted run, and what changed."""
 import contextlib
 import itertools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -48,7 +47,6 @@ _TRAINING: Mapping[str, Any] = {
 """Settings of a refit, in place of the data's recipe, which is meant for networks."""
 
 
-@dataclass(frozen=True, repr=False)
 class Refit(Result):
     """A run whose prior was replaced.
 

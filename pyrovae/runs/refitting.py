@@ -11,7 +11,6 @@ entropy of :math:`q(z)` does not change.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ __all__ = ["Paired", "PriorChange", "change", "refit"]
 KL_ESTIMATOR = "mean of log p_before(z) - log p_after(z), z ~ q(z | x), over the examples"
 
 
-@dataclass(frozen=True, repr=False)
 class Paired(Result):
     """A mean before and after, and the mean of the paired differences, in nats per example.
 
@@ -56,7 +54,6 @@ class Paired(Result):
         return Paired(Estimate.of(before), Estimate.of(after), Estimate.of(after - before))
 
 
-@dataclass(frozen=True, repr=False)
 class PriorChange(Result):
     """The effect of another prior, in nats per example.
 

@@ -1,7 +1,7 @@
 r"""The summary of a finished run: its test bounds and how it was trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from pyrovae.estimates import Estimate, Result
@@ -10,7 +10,6 @@ from pyrovae.evidence import EvidenceEstimate, WeightSummary
 __all__ = ["Summary"]
 
 
-@dataclass(frozen=True, repr=False)
 class Summary(Result):
     """Test bounds of a finished run in nats per example, and the outcome of its training.
 

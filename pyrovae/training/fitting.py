@@ -5,7 +5,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ __all__ = ["Fit", "check", "fit"]
 STAGING_TOLERANCE = {"float32": 1e-4, "bf16": 0.05}  # a compiler rounds to bf16 later
 
 
-@dataclass(frozen=True, repr=False)
 class Fit(Result):
     """The outcome of a training run.
 

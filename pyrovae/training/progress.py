@@ -97,8 +97,7 @@ class Progress:
         self.reconstruction = self.kl = self.objective = self.epoch_seconds = 0.0
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class History(Result):
+class History(Result, eq=False):
     """The epochs of a training run, as columns of equal length.
 
     Attributes:
