@@ -14,6 +14,7 @@ from pyrovae.data import (
     dataset,
     readers,
     recipes,
+    schema,
     sources,
     transforms,
     treatment,
@@ -23,12 +24,23 @@ from pyrovae.data.catalog import *
 from pyrovae.data.dataset import *
 from pyrovae.data.readers import *
 from pyrovae.data.recipes import *
+from pyrovae.data.schema import *
 from pyrovae.data.sources import *
 from pyrovae.data.transforms import *
 from pyrovae.data.treatment import *
 
 __all__ = [
     name
-    for file in (catalog, dataset, readers, recipes, sources, batching, transforms, treatment)
+    for file in (
+        catalog,
+        dataset,
+        readers,
+        recipes,
+        schema,
+        sources,
+        batching,
+        transforms,
+        treatment,
+    )
     for name in file.__all__
 ]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pyrovae.data.schema import Schema
+
 __all__ = ["Rows", "Source", "chunks", "float_range"]
 
 CHUNK_VALUES = 1 << 22
@@ -19,6 +21,7 @@ class Rows:
     Args:
         x: data, (N, C, H, W) for images or (N, D) for tables, in the dtype of the file.
         labels: integers, (N,), or None if the file has none.
+        ids: what identifies each row, (N,), integers or text; None if the file has no such column.
 
     Example:
         >>> from pyrovae.data import read
@@ -29,6 +32,7 @@ class Rows:
 
     x: np.ndarray
     labels: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Source:
         unit_interval: whether the values are real numbers that all lie in [0, 1].
         holdout: number of last rows of the training file that form the validation set, by the
             dataset's own rule; None if the rule for the user's arrays applies.
+        schema: names and kinds of the columns of a table; None for images and unnamed arrays.
+        classes: words for the labels 0, 1, 2, ...; None if labels are numbers in the file.
 
     Example:
         >>> from pyrovae.data import read
@@ -54,6 +60,8 @@ class Source:
     maximum: int | None
     unit_interval: bool = False
     holdout: int | None = None
+    schema: Schema | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def chunks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
