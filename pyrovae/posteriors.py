@@ -19,6 +19,7 @@ from pyrovae.distributions import (
     PowerSpherical,
     RelaxedOneHots,
     cholesky_factor,
+    filled,
     number_of_variables,
     zuko_flows,
 )
@@ -49,6 +50,11 @@ class _Encoded(nn.Module):
     def __init__(self, event_shape: Shape, network: NetworkFactory, out_shape: Shape) -> None:
         super().__init__()
         self.encoder = network(tuple(event_shape), out_shape)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """The encoder's output; it reads zeros for missing values, unless it reads gaps itself."""
+        output: Tensor = self.encoder(x if getattr(self.encoder, "reads_gaps", False) else filled(x))
+        return output
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -95,7 +101,7 @@ class DiagonalNormal(_Encoded):
         super().__init__(event_shape, network, (2, latent_dim))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale = self.encoder(x).unbind(-2)  # (*batch, 2, latent_dim)
+        loc, log_scale = self.encoded(x).unbind(-2)  # (*batch, 2, latent_dim)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
 
@@ -126,7 +132,7 @@ class FullNormal(_Encoded):
         self.sizes = sizes
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_diagonal, below = self.encoder(x).split(self.sizes, -1)
+        loc, log_diagonal, below = self.encoded(x).split(self.sizes, -1)
         return dist.MultivariateNormal(loc, scale_tril=cholesky_factor(log_diagonal, below))
 
 
@@ -166,7 +172,7 @@ class LowRankNormal(_Encoded):
         super().__init__(event_shape, network, (2 + rank, latent_dim))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        out = self.encoder(x)  # (*batch, 2 + rank, latent_dim)
+        out = self.encoded(x)  # (*batch, 2 + rank, latent_dim)
         loc, log_scale, factor = out[..., 0, :], out[..., 1, :], out[..., 2:, :].mT
         return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp())
 
@@ -195,7 +201,7 @@ class DiagonalLaplace(_Encoded):
         super().__init__(event_shape, network, (2, latent_dim))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale = self.encoder(x).unbind(-2)  # (*batch, 2, latent_dim)
+        loc, log_scale = self.encoded(x).unbind(-2)  # (*batch, 2, latent_dim)
         return dist.Laplace(loc, log_scale.exp()).to_event(1)
 
 
@@ -260,7 +266,7 @@ class InverseAutoregressive(_Encoded):
         self.from_normal = flow.transform
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale, features = self.encoder(x).split(self.sizes, -1)
+        loc, log_scale, features = self.encoded(x).split(self.sizes, -1)
         base = dist.Normal(loc, log_scale.exp()).to_event(1)
         return FlowDistribution(base, self.from_normal(features))
 
@@ -292,7 +298,7 @@ class Point(_Encoded):
         super().__init__(event_shape, network, (latent_dim,))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        return dist.Delta(self.encoder(x), event_dim=1)
+        return dist.Delta(self.encoded(x), event_dim=1)
 
 
 class Spherical(_Encoded):
@@ -330,7 +336,7 @@ class Spherical(_Encoded):
         super().__init__(event_shape, network, (latent_dim + 1,))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        out = self.encoder(x)  # (*batch, latent_dim + 1)
+        out = self.encoded(x)  # (*batch, latent_dim + 1)
         return PowerSpherical(nn.functional.normalize(out[..., 1:], dim=-1), out[..., 0].exp())
 
 
@@ -401,7 +407,7 @@ class RelaxedCategorical(_Encoded):
         self.temperature: Tensor | float = temperature
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        logits = self.encoder(x)  # (*batch, L, K)
+        logits = self.encoded(x)  # (*batch, L, K)
         return RelaxedOneHots(logits, self.temperature) if self.training else OneHots(logits)
 
     def at(self, progress: float) -> None:

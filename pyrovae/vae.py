@@ -12,7 +12,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import evaluating
-from pyrovae.distributions import base, moments
+from pyrovae.distributions import base, moments, observed_log_prob, observed_part
 
 __all__ = ["VAE", "Likelihood", "Posterior", "Prior", "SpaceError"]
 
@@ -161,12 +161,14 @@ class VAE(nn.Module):
         """The Pyro program of p(x, z) = p(z) p(x | z), with x observed.
 
         Args:
-            x: data ``(batch, *event_shape)``.
+            x: data ``(batch, *event_shape)``. The factor of a value that is NaN, a missing one, is
+                masked.
         """
         self.declare("prior", "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
+            likelihood, value = observed_part(self.likelihood(z), x)
+            pyro.sample("x", likelihood, obs=value)
 
     def guide(self, x: Tensor) -> None:
         """The Pyro program of q(z | x).
@@ -207,8 +209,27 @@ class VAE(nn.Module):
         """
         p = self.prior() if prior is None else prior
         log_prior: Tensor = p.log_prob(z)
-        log_likelihood: Tensor = self.likelihood(z).log_prob(x)
-        return log_prior.to(dtype) + log_likelihood.to(dtype)
+        return log_prior.to(dtype) + self.log_likelihood(x, z).to(dtype)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z) of each pair of x and z, in nats; of the observed values of x, if some are NaN.
+
+        Args:
+            x: data ``(*batch, *event_shape)``.
+            z: latents ``(*sample_shape, *batch, latent_dim)``.
+
+        Returns:
+            ``(*sample_shape, *batch)``.
+
+        Raises:
+            ValueError: if values are missing and the likelihood is not a product over them.
+
+        Example:
+            >>> gaps = torch.full((64, 1, 8, 8), float("nan"))
+            >>> bool((vae.log_likelihood(gaps, torch.zeros(64, 2)) == 0).all())
+            True
+        """
+        return observed_log_prob(self.likelihood(z), x)
 
     def declare(self, *roles: str) -> None:
         """Register the parameters that a program uses with Pyro, by ``pyro.module``.
@@ -307,6 +328,7 @@ class VAE(nn.Module):
                 f"the likelihood describes examples of shape {event_shape}, the data's have "
                 f"{tuple(x.shape[1:])}; reshape the data, or build the networks for its shape"
             )
+        _, x = observed_part(likelihood, x)  # a missing value lies in any support
         inside = likelihood.support.check(x)  # (batch,): the event dims are reduced
         if not inside.all():
             elementwise = base(likelihood).support.check(x)

@@ -26,9 +26,11 @@ class Split:
         event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
         rows: the rows of `x` that belong to this split; None for all.
         transform: function from gathered rows to the values of the tensor.
+        gaps: whether values of `x` may be NaN, which stands for missing.
 
     Attributes:
         event_shape: shape of one example.
+        gaps: as given.
         labels: integers of this split, (len(split),), or None.
 
     Example:
@@ -48,8 +50,10 @@ class Split:
         *,
         rows: np.ndarray | None = None,
         transform: Transform = unchanged,
+        gaps: bool = False,
     ) -> None:
         self.event_shape = event_shape
+        self.gaps = gaps
         self.labels = labels
         self._x = x
         self._rows = np.arange(len(x)) if rows is None else rows

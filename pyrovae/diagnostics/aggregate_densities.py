@@ -140,12 +140,12 @@ def aggregate_draws(
                 raise ValueError(reason)
             torch.manual_seed(derived(seed, place))
             z.append(q.sample((draws,)))  # (draws, batch, latent_dim)
-            log_likelihood.append(vae.likelihood(z[-1]).log_prob(x[-1]))
+            log_likelihood.append(vae.log_likelihood(x[-1], z[-1]))
             posteriors.append(q)
         every = torch.cat(z, 1)
         partner = _partners(count, seed)
         of_others = [
-            vae.likelihood(every[:, rows]).log_prob(batch)
+            vae.log_likelihood(batch, every[:, rows])
             for rows, batch in zip(partner.split(size), x, strict=True)
         ]
         p = vae.prior()

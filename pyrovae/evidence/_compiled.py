@@ -12,6 +12,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
+from pyrovae.distributions import has_missing, missing_values
 from pyrovae.vae import VAE
 
 __all__ = ["Compiled", "NotCompiledError", "Sums", "chunk"]
@@ -51,7 +52,7 @@ def chunk(
     """
     z = q.sample(torch.Size([draws]))  # (draws, batch, latent_dim)
     parts = z.split(at_once or draws)
-    log_likelihood = torch.cat([vae.likelihood(part).log_prob(x) for part in parts]).double()
+    log_likelihood = torch.cat([vae.log_likelihood(x, part) for part in parts]).double()
     log_ratio = q.log_prob(z).double() - p.log_prob(z).double()
     log_weights = log_likelihood - log_ratio
     log_sum = torch.logsumexp(log_weights, 0)
@@ -82,7 +83,8 @@ class Compiled:
 
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             try:
-                self._graph = compiled(traced(eager, x))
+                with missing_values(has_missing(x)):
+                    self._graph = compiled(traced(eager, x))
                 pairs = list(side_by_side(lambda xs: eager(*xs), lambda xs: self._graph(*xs), [x]))
             except Exception as error:
                 raise NotCompiledError(in_one_line(error)) from error

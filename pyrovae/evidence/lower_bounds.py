@@ -166,7 +166,7 @@ def draws_per_chunk(examples: int, samples: int) -> int:
 def _validate(vae: VAE, q: Any, x: Tensor) -> None:
     """Let the distributions check their arguments and the data, which compiled chunks do not."""
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        vae.likelihood(q.sample((1,))).log_prob(x)
+        vae.log_likelihood(x, q.sample((1,)))
 
 
 def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:

@@ -14,6 +14,7 @@ from pyrovae._process import processes
 from pyrovae._process.choices import check_choice
 from pyrovae._process.compilation import has_compiler
 from pyrovae._process.isolation import derived, evaluating
+from pyrovae.distributions import missing_values
 from pyrovae.estimates import Examples, batches, number_of_examples
 from pyrovae.evidence._compiled import Compiled, NotCompiledError
 from pyrovae.evidence._store import NAMES, Store, Task
@@ -91,7 +92,8 @@ def per_example(
         torch.manual_seed(derived(seed, place))
         return bounds(vae, x, samples, compiled)
 
-    with torch.random.fork_rng(), evaluating(vae):
+    known = missing_values(getattr(data, "gaps", None))
+    with torch.random.fork_rng(), evaluating(vae), known:
         whole = min(size, count)  # examples in each batch except perhaps the last
         if mode == "inductor" and len(kept.parts) < count // whole:
             compiled = _compiled_chunk(vae, data, whole, samples)

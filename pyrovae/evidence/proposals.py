@@ -118,7 +118,7 @@ class Whole:
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x | z)."""
         parts = in_chunks(z, self.examples)
-        return torch.cat([self.vae.likelihood(part).log_prob(self.x) for part in parts])
+        return torch.cat([self.vae.log_likelihood(self.x, part) for part in parts])
 
     def posterior(self, z: Tensor, log_w: Tensor) -> Any:
         """q(z | x), independent of the draws."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrovae._process import processes
 from pyrovae._process.isolation import interrupt_after_step, isolated, stream
 from pyrovae.data import Dataset, Split
+from pyrovae.distributions import missing_values, observed_values
 from pyrovae.estimates import Result
 from pyrovae.objectives import recording
 from pyrovae.training.batches import Batches, resident_on, training_device
@@ -201,7 +202,8 @@ def fit(
     train, validation = _parts(data)
     where = training_device(device)
     objective = objective or Trace_ELBO()
-    with isolated(where):
+    gaps = train.gaps or (validation is not None and validation.gaps)
+    with isolated(where), missing_values(gaps):
         _prepare(vae.to(where), train, objective, options, initialize, resume)
         state, checkpoint, mode = _open(vae, train, objective, options, folder, resume)
         if not resume:
@@ -243,7 +245,7 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
         >>> check(vae, data, Elbo())
     """
     trial = copy.deepcopy(vae)
-    with isolated(next(vae.parameters(), torch.empty(0)).device):
+    with isolated(next(vae.parameters(), torch.empty(0)).device), missing_values(data.gaps):
         trial.check_data(_some(trial, data))
         _initialize(trial, data)
         _try(trial, data, objective)
@@ -397,11 +399,23 @@ def _some(vae: VAE, train: Split) -> Tensor:
 def _initialize(vae: VAE, train: Split) -> None:
     """Initialize components that can be, from up to 10,000 evenly spaced training examples."""
     index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
-    x = vae.place(train.batch(index, np.random.default_rng(0)))
+    x = _completed(vae.place(train.batch(index, np.random.default_rng(0))))
     for component in (vae.posterior, vae.likelihood, vae.prior):
         start = getattr(component, "initialize", None)
         if start is not None:
             start(x)
+
+
+def _completed(x: Tensor) -> Tensor:
+    """The same examples, missing values replaced by observed ones of the same column in turn."""
+    observed = observed_values(x)
+    if observed is None or bool(observed.all()):
+        return x
+    columns, seen = x.flatten(1).clone(), observed.flatten(1)
+    for d in (~seen).any(0).nonzero().flatten().tolist():
+        values, gaps = columns[seen[:, d], d], ~seen[:, d]
+        columns[gaps, d] = values.repeat(int(gaps.sum()) // max(len(values), 1) + 1)[: gaps.sum()]
+    return columns.reshape(x.shape)
 
 
 def _described(objective: ELBO) -> str:

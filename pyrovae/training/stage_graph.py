@@ -19,6 +19,7 @@ from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
 
 from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
+from pyrovae.distributions import has_missing, missing_values
 from pyrovae.objectives import Terms
 
 NORM = 3  # position of the norm among the results of a graph
@@ -253,7 +254,8 @@ def _trace(
         terms = Terms(loss, loss) if record is None else record.terms
         return (loss, terms.reconstruction, terms.kl, get_total_norm(gradients), *gradients)
 
-    graph = traced(losses, *inputs.tensors(args))
+    with missing_values(has_missing(*args)):
+        graph = traced(losses, *inputs.tensors(args))
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten.detach.default:  # of use to autograd alone
             node.replace_all_uses_with(node.args[0])
