@@ -26,10 +26,12 @@ class Split:
         event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
         rows: the rows of `x` that belong to this split; None for all.
         transform: function from gathered rows to the values of the tensor.
+        ids: what identifies each of `rows`, integers or text, or None.
 
     Attributes:
         event_shape: shape of one example.
         labels: integers of this split, (len(split),), or None.
+        ids: what identifies each row of this split, (len(split),), or None.
 
     Example:
         >>> from pyrovae.data import load
@@ -48,9 +50,11 @@ class Split:
         *,
         rows: np.ndarray | None = None,
         transform: Transform = unchanged,
+        ids: np.ndarray | None = None,
     ) -> None:
         self.event_shape = event_shape
         self.labels = labels
+        self.ids = ids
         self._x = x
         self._rows = np.arange(len(x)) if rows is None else rows
         self._transform = transform
