@@ -53,7 +53,9 @@ class _Encoded(nn.Module):
 
     def encoded(self, x: Tensor) -> Tensor:
         """The encoder's output; it reads zeros for missing values, unless it reads gaps itself."""
-        output: Tensor = self.encoder(x if getattr(self.encoder, "reads_gaps", False) else filled(x))
+        output: Tensor = self.encoder(
+            x if getattr(self.encoder, "reads_gaps", False) else filled(x)
+        )
         return output
 
     @torch.no_grad()

@@ -212,7 +212,7 @@ class VAE(nn.Module):
         return log_prior.to(dtype) + self.log_likelihood(x, z).to(dtype)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) of each pair of x and z, in nats; of the observed values of x, if some are NaN.
+        """log p(x | z) of each pair of x and z, in nats, where NaN in x is a missing value.
 
         Args:
             x: data ``(*batch, *event_shape)``.

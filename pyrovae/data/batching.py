@@ -27,11 +27,13 @@ class Split:
         rows: the rows of `x` that belong to this split; None for all.
         transform: function from gathered rows to the values of the tensor.
         gaps: whether values of `x` may be NaN, which stands for missing.
+        ids: what identifies each of `rows`, integers or text, or None.
 
     Attributes:
         event_shape: shape of one example.
         gaps: as given.
         labels: integers of this split, (len(split),), or None.
+        ids: what identifies each row of this split, (len(split),), or None.
 
     Example:
         >>> from pyrovae.data import load
@@ -51,10 +53,12 @@ class Split:
         rows: np.ndarray | None = None,
         transform: Transform = unchanged,
         gaps: bool = False,
+        ids: np.ndarray | None = None,
     ) -> None:
         self.event_shape = event_shape
         self.gaps = gaps
         self.labels = labels
+        self.ids = ids
         self._x = x
         self._rows = np.arange(len(x)) if rows is None else rows
         self._transform = transform

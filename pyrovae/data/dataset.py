@@ -9,6 +9,7 @@ import numpy as np
 
 from pyrovae.data.batching import Split
 from pyrovae.data.catalog import read
+from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source
 from pyrovae.data.treatment import (
     STATIC_SEEDS,
@@ -43,6 +44,8 @@ class Dataset:
         splits: description of the rule that made the splits.
         statistics: `loc` and `scale`, ``(*event_shape)``, under `standardize`; otherwise empty.
         seeds: seeds of static binarization, by split; empty without it.
+        schema: names and kinds of the columns of a table; None for images and unnamed arrays.
+        classes: words for the labels 0, 1, 2, ...; None if labels are numbers in the file.
 
     Example:
         >>> from pyrovae.data import load
@@ -64,6 +67,8 @@ class Dataset:
     splits: str
     statistics: Mapping[str, np.ndarray]
     seeds: Mapping[str, int]
+    schema: Schema | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -174,6 +179,8 @@ def prepare(
         splits=rule,
         statistics=statistics,
         seeds=seeds,
+        schema=source.schema,
+        classes=source.classes,
     )
 
 
@@ -224,8 +231,7 @@ def load_all(
     check_treatment(source, maximum, binarization, scaling)
     parts = list(source.parts.values())
     x = parts[0].x if len(parts) == 1 else np.concatenate([rows.x for rows in parts])
-    found = [rows.labels for rows in parts if rows.labels is not None]
-    labels = np.concatenate(found) if len(found) == len(parts) else None
+    labels, ids = _joined([rows.labels for rows in parts]), _joined([rows.ids for rows in parts])
     statistics = statistics or {}
     if scaling == "standardize":
         shapes = {key: value.shape for key, value in statistics.items()}
@@ -236,7 +242,13 @@ def load_all(
             )
     kind = "static" if binarization == "dynamic" else binarization
     index = np.arange(len(x))
-    return treat("all", Rows(x, labels), index, kind, scaling, maximum, statistics)
+    return treat("all", Rows(x, labels, ids), index, kind, scaling, maximum, statistics)
+
+
+def _joined(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+    """Join the arrays of all parts; None unless every part has one."""
+    found = [each for each in arrays if each is not None]
+    return np.concatenate(found) if len(found) == len(arrays) else None
 
 
 def _assign(source: Source) -> tuple[dict[str, tuple[Rows, np.ndarray]], str]:

@@ -112,9 +112,10 @@ def treat(
     x = rows.x
     event_shape = x.shape[1:]
     labels = None if rows.labels is None else rows.labels[index]
+    ids = None if rows.ids is None else rows.ids[index]
     if binarization == "static":
         bits = _packed_bits(x, index, maximum, STATIC_SEEDS[part])
-        return Split(bits, labels, event_shape, transform=Packed(event_shape))
+        return Split(bits, labels, event_shape, transform=Packed(event_shape), ids=ids)
     transform: Transform = unchanged
     if binarization == "dynamic":
         transform = Dynamic(maximum)
@@ -124,7 +125,7 @@ def treat(
         transform = Unit(maximum or 1)
     elif scaling == "standardize":
         transform = Standardize(statistics["loc"], statistics["scale"])
-    return Split(x, labels, event_shape, rows=index, transform=transform)
+    return Split(x, labels, event_shape, rows=index, transform=transform, ids=ids)
 
 
 def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: int) -> np.ndarray:

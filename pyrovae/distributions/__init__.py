@@ -16,4 +16,8 @@ from pyrovae.distributions.one_hot import *
 from pyrovae.distributions.properties import *
 from pyrovae.distributions.sphere import *
 
-__all__ = [name for file in (densities, flow, observed, one_hot, properties, sphere) for name in file.__all__]
+__all__ = [
+    name
+    for file in (densities, flow, observed, one_hot, properties, sphere)
+    for name in file.__all__
+]

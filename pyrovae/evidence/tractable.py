@@ -121,7 +121,7 @@ class LinearGaussian:
         return -squares / 2 - constant - root.diagonal().log().sum()
 
     def _by_pattern(self, x: Tensor) -> list[tuple[Tensor, "LinearGaussian", Tensor]] | None:
-        """Examples by what is missing: which they are, the model of the rest of x, and that rest."""
+        """Examples by what is missing: which they are, the model of what is left, and that."""
         observed = observed_values(x)
         if observed is None or bool(observed.all()):
             return None

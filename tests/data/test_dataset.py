@@ -16,7 +16,11 @@ from pyrovae.data import (
     BINARIZATIONS,
     SCALINGS,
     STATIC_SEEDS,
+    Column,
     Dataset,
+    Rows,
+    Schema,
+    Source,
     Split,
     load,
     load_all,
@@ -586,3 +590,20 @@ def test_bits_are_drawn_anew_on_a_device_from_rows_as_they_are_stored(tmp_path, 
     assert_within(draws.mean(0), host.mean(0), error, 5)
     torch.manual_seed(0)
     assert torch.equal(resident.batch(index), draws[0])
+
+
+# Names
+
+
+def test_names_classes_and_ids_follow_the_rows(tmp_path: Path) -> None:
+    schema = Schema((Column("a"), Column("b")), id_name="who")
+    x = np.arange(60, dtype=np.float64).reshape(30, 2)
+    rows = Rows(x, np.arange(30) % 2, ids=np.array([f"row {i}" for i in range(30)]))
+    source = Source("mine", {"all": rows}, None, schema=schema, classes=("cat", "dog"))
+    dataset = prepare(source)
+    assert (dataset.schema, dataset.classes) == (schema, ("cat", "dog"))
+    for split in parts(dataset):
+        assert split.ids is not None
+        assert split.ids.tolist() == [f"row {x:.0f}" for x in every_row(split)[:, 0] / 2]
+    assert load("digits").schema is None
+    assert load("digits").train.ids is None
