@@ -185,7 +185,8 @@ class _Given:
                 "likelihood with independent pixels, such as those in pyrovae.likelihoods"
             )
         self.event_dims = len(likelihood.event_shape)
-        anything = likelihood.sample() if is_discrete(pixel) else likelihood.mean
+        has_mean_inside = not is_discrete(pixel) and pixel.support.check(likelihood.mean).all()
+        anything = likelihood.mean if has_mean_inside else likelihood.sample()
         if observed.shape[1:] == anything.shape[1:]:  # else check_data raises
             x = torch.where(observed, x, anything)
         vae.check_data(x)
