@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from pyrovae.data.sources import float_range
-from pyrovae.data.transforms import Dynamic, Transform, draw_bits_on_device, unchanged
+from pyrovae.data.transforms import (
+    Dynamic,
+    Standardize,
+    Transform,
+    Unit,
+    draw_bits_on_device,
+    unchanged,
+)
 
 __all__ = ["Resident", "Split"]
 
@@ -146,6 +153,54 @@ class Split:
             )
         starts = range(0, len(self), size)
         return (self.batch(np.arange(i, min(i + size, len(self)))) for i in starts)
+
+    def original(self, values: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Undo the scaling of values, and so return them in the units of the data.
+
+        Args:
+            values: scaled as by this split, ``(..., *event_shape)``.
+
+        Returns:
+            float64 where they were scaled, otherwise the values as they are.
+
+        Example:
+            >>> from pyrovae.data import load
+            >>> split = load("digits", scaling="unit").test
+            >>> split.original(split.batch(torch.arange(2).numpy())).max()
+            np.float64(16.0)
+        """
+        plain = values.numpy() if isinstance(values, torch.Tensor) else values
+        transform = self._transform
+        return transform.undo(plain) if isinstance(transform, Standardize | Unit) else plain
+
+    def log_slope(self, limit: int | None = None) -> torch.Tensor | None:
+        r"""The logarithm by which scaling raised the density of each example.
+
+        With scaled values :math:`y_d = f_d(x_d)`, the density of an example in the units of the
+        data is :math:`\log p(x) = \log p(y) + \sum_d \log |f_d'(x_d)|`, a sum over observed values.
+
+        Args:
+            limit: of the first ``limit`` examples only.
+
+        Returns:
+            float64, (examples,), in nats; None without scaling.
+
+        Example:
+            >>> import math
+            >>> from pyrovae.data import load
+            >>> slope = load("digits", scaling="unit").test.log_slope(limit=1)
+            >>> math.isclose(slope.item(), -64 * math.log(16))
+            True
+        """
+        if not isinstance(self._transform, Standardize | Unit):
+            return None
+        each = np.broadcast_to(self._transform.log_slope(), self.event_shape).reshape(-1)
+        count = len(self) if limit is None else min(limit, len(self))
+        if not self.gaps:
+            return torch.full((count,), float(each.sum()), dtype=torch.float64)
+        some = portions(np.arange(count), len(each))
+        rows = (gather(self._x, self._rows[index]).reshape(len(index), -1) for index in some)
+        return torch.from_numpy(np.concatenate([~np.isnan(x) @ each for x in rows]))
 
     def on_device(self, device: torch.device) -> "Resident":
         """Copy all rows to a device, where batches are then made without the host.

@@ -136,15 +136,18 @@ def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: in
 
 
 def statistics_of(rows: Rows, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the mean and the standard deviation of every column over the rows at ``index``.
+    """Compute mean and standard deviation of the observed values of every column, at ``index``.
 
     Columns are shifted by their first value, so that a constant column has a standard deviation of
     exactly 0; its scale is then set to 1.
     """
     x = rows.x
-    shift = x[index[0]].astype(np.float64)
+    shift = np.nan_to_num(x[index[0]].astype(np.float64))
     some = list(portions(index, shift.size))
-    mean = sum(((gather(x, i) - shift).sum(0) for i in some), np.zeros_like(shift)) / len(index)
-    squares = (np.square(gather(x, i) - shift - mean).sum(0) for i in some)
-    scale = np.sqrt(sum(squares, np.zeros_like(shift)) / len(index))
+    zero = np.zeros_like(shift)
+    count = sum((np.sum(~np.isnan(gather(x, i)), 0) for i in some), zero)
+    count = np.maximum(count, 1)  # a column without any value
+    mean = sum((np.nansum(gather(x, i) - shift, 0) for i in some), zero) / count
+    squares = (np.nansum(np.square(gather(x, i) - shift - mean), 0) for i in some)
+    scale = np.sqrt(sum(squares, zero) / count)
     return {"loc": shift + mean, "scale": np.where(scale > 0, scale, 1.0)}
