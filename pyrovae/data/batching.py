@@ -3,7 +3,7 @@ r"""Splits: rows of an array, turned into float tensors one batch at a time."""
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class Split:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: "np.ndarray | Rowwise",
         labels: np.ndarray | None,
         event_shape: tuple[int, ...],
         *,
@@ -94,6 +94,8 @@ class Split:
         if isinstance(x, torch.Tensor):
             x = x.detach().cpu()
             x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+        if isinstance(x, np.ma.MaskedArray):
+            x = x.astype(np.float64).filled(np.nan)
         if not isinstance(x, np.ndarray):
             raise TypeError(
                 f"x must be a tensor or an array, got {type(x).__name__}; use torch.as_tensor(x)"
@@ -107,8 +109,8 @@ class Split:
             raise ValueError(
                 f"labels have shape {labels.shape}; allowed is one integer per row, ({len(x)},)"
             )
-        float_range("x", x)
-        return cls(x, labels, x.shape[1:])
+        gaps = float_range("x", x)[3]
+        return cls(x, labels, x.shape[1:], gaps=gaps)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -277,8 +279,23 @@ class Resident:
         return x.float()
 
 
-def gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+class Rowwise(Protocol):
+    """Rows that are made when they are asked for, such as those of a sparse matrix."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Make the rows, ``(len(rows), *shape[1:])``."""
+        ...
+
+
+def gather(x: np.ndarray | Rowwise, rows: np.ndarray) -> np.ndarray:
     """Copy rows of an array, by `take` where it does not copy the whole array first."""
+    if not isinstance(x, np.ndarray):
+        return x.gather(rows)
     if x.flags.c_contiguous and x.dtype.isnative:
         return np.take(x, rows, axis=0)
     return np.asarray(x[rows])
