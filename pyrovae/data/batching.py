@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from pyrovae.data.sources import float_range
+from pyrovae.data.sources import float_range, gaps_of_mask
 from pyrovae.data.transforms import (
     Dynamic,
     Standardize,
@@ -107,8 +107,9 @@ class Split:
             raise ValueError(
                 f"labels have shape {labels.shape}; allowed is one integer per row, ({len(x)},)"
             )
-        float_range("x", x)
-        return cls(x, labels, x.shape[1:])
+        filled = gaps_of_mask(x)
+        gaps = float_range("x", filled)[3]
+        return cls(filled, labels, filled.shape[1:], gaps=gaps)
 
     def __len__(self) -> int:
         """Return the number of rows."""
