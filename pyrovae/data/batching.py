@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 
-from pyrovae.data.sources import float_range
+from pyrovae.data.sources import float_range, gaps_of_mask
 from pyrovae.data.transforms import (
     Dynamic,
     Standardize,
@@ -94,8 +94,6 @@ class Split:
         if isinstance(x, torch.Tensor):
             x = x.detach().cpu()
             x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
-        if isinstance(x, np.ma.MaskedArray):
-            x = x.astype(np.float64).filled(np.nan)
         if not isinstance(x, np.ndarray):
             raise TypeError(
                 f"x must be a tensor or an array, got {type(x).__name__}; use torch.as_tensor(x)"
@@ -109,8 +107,9 @@ class Split:
             raise ValueError(
                 f"labels have shape {labels.shape}; allowed is one integer per row, ({len(x)},)"
             )
-        gaps = float_range("x", x)[3]
-        return cls(x, labels, x.shape[1:], gaps=gaps)
+        filled = gaps_of_mask(x)
+        gaps = float_range("x", filled)[3]
+        return cls(filled, labels, filled.shape[1:], gaps=gaps)
 
     def __len__(self) -> int:
         """Return the number of rows."""

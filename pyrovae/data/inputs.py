@@ -48,10 +48,9 @@ def as_split(data: Any) -> Split:
     if isinstance(data, torch.Tensor | np.ndarray):
         return Split.from_array(data)
     if type(data).__name__ == "DataFrame":
-        rows = from_frame(data).parts["all"]
-        split = Split.from_array(rows.x, rows.labels)
-        split.ids = rows.ids
-        return split
+        source = from_frame(data)
+        rows = source.parts["all"]
+        return Split(rows.x, rows.labels, rows.x.shape[1:], gaps=source.gaps, ids=rows.ids)
     if hasattr(data, "tocsr") and hasattr(data, "shape"):
         matrix = data.tocsr()
         if matrix.nnz:
