@@ -39,8 +39,7 @@ from pyrovae.distributions import (
     name,
 )
 from pyrovae.estimates import Estimate, Examples, batches
-from pyrovae.kl.closed_forms import closed_form
-from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
+from pyrovae.kl.formulas import closed_form, divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import integrate
 from pyrovae.kl.results import Bracket, Computed, Integrated, Ledger, Sampled
 from pyrovae.vae import VAE
@@ -165,16 +164,16 @@ def _check(q: Any, p: Any, samples: Sequence[int]) -> None:
 class _Part:
     """Results for the q of one batch; the last dimension of each tensor is ``examples``."""
 
+    names: tuple[str, str]
     estimates: Tensor  # (2 estimators, rows, examples)
     variances: Tensor  # (2, examples), variance of one draw
     ratios: Tensor  # (rows, examples)
-    closed: tuple[Tensor, str] | None
-    integrated: tuple[Tensor, float, str] | None
-    bounds: tuple[Tensor, Tensor] | None
-    marginals: tuple[Tensor, str] | None  # (dimensions, examples)
-    infinite_variance: Tensor | None
-    infinite: str | None
-    names: tuple[str, str]
+    closed: tuple[Tensor, str] | None = None
+    integrated: tuple[Tensor, float, str] | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
+    marginals: tuple[Tensor, str] | None = None  # (dimensions, examples)
+    infinite_variance: Tensor | None = None
+    infinite: str | None = None
 
 
 @torch.no_grad()
@@ -183,7 +182,16 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
     q, p = in_float64(q, p)
     reason = _no_density(q, p)
     if reason is not None:
-        return _infinite_part(q.batch_shape.numel(), len(samples), reason, names)
+        shape = 2, len(samples), q.batch_shape.numel()
+        infinite = torch.full(shape, math.inf, dtype=torch.float64)
+        return _Part(
+            names=names,
+            estimates=infinite,
+            variances=torch.full_like(infinite[:, 0], math.nan),
+            ratios=torch.zeros_like(infinite[0]),
+            closed=(infinite[0, 0], reason),
+            infinite=reason,
+        )
     moments = [_draw(q, p, count) for count in samples]
     total = sum(samples)
     estimates = torch.stack([mean for mean, _ in moments], 1)  # (3, rows, examples)
@@ -192,16 +200,11 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
     pooled = (weights * estimates).sum(1, keepdim=True) / total
     spread = (squares + weights * (estimates - pooled).square()).sum(1)
     closed, integrated, bounds = closed_form(q, p), integrate(q, p), divergence_bounds(q, p)
-    if closed is not None:
-        closed = closed[0].reshape(-1).double(), closed[1]
-    if integrated is not None:
-        integrated = integrated[0].reshape(-1), *integrated[1:]
-    if bounds is not None:
-        bounds = bounds[0].reshape(-1), bounds[1].reshape(-1)
     known = [estimates[:2], *(found[0] for found in (closed, integrated) if found is not None)]
     if any(value.isinf().any() for value in known):
         reason = "q has mass where p has none, or its tails are too heavy for p"
     return _Part(
+        names=names,
         estimates=estimates[:2],
         variances=spread[:2] / (total - 1) if total > 1 else torch.full_like(spread[:2], math.nan),
         ratios=estimates[2],
@@ -211,7 +214,6 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
         marginals=_marginals(q, p),
         infinite_variance=infinite_variance(q, p),
         infinite=reason,
-        names=names,
     )
 
 
@@ -238,22 +240,6 @@ def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
         mean = part if done == 0 else mean + shift * n / (done + n)
         done += n
     return mean, squares
-
-
-def _infinite_part(examples: int, rows: int, reason: str, names: tuple[str, str]) -> _Part:
-    infinite = torch.full((2, rows, examples), math.inf, dtype=torch.float64)
-    return _Part(
-        estimates=infinite,
-        variances=torch.full((2, examples), math.nan, dtype=torch.float64),
-        ratios=torch.zeros(rows, examples, dtype=torch.float64),
-        closed=(infinite[0, 0], reason),
-        integrated=None,
-        bounds=None,
-        marginals=None,
-        infinite_variance=None,
-        infinite=reason,
-        names=names,
-    )
 
 
 def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> Ledger:
@@ -290,7 +276,7 @@ def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> Ledger:
 
 
 def _mean(values: Sequence[Tensor]) -> float:
-    return torch.cat(list(values)).double().mean().item()
+    return torch.cat([value.reshape(-1) for value in values]).double().mean().item()
 
 
 def _row_means(values: Sequence[Tensor]) -> list[float]:
@@ -303,18 +289,16 @@ def _rows(
     """The rows of both estimators."""
     estimates = torch.cat([part.estimates for part in parts], -1)  # (2, rows, examples)
     errors = torch.cat([part.variances for part in parts], -1).sum(-1).sqrt() / estimates.shape[-1]
+    means = estimates.mean(-1).tolist()
+
+    def rows(which: int, formula: str, ratios: Sequence[float | None]) -> tuple[Sampled, ...]:
+        return tuple(
+            _row(count, value, errors[which].item(), exact, formula, ratio)
+            for count, value, ratio in zip(samples, means[which], ratios, strict=True)
+        )
+
     ratios = _row_means([part.ratios for part in parts])
-    plain, low = zip(estimates.mean(-1).tolist(), errors.tolist(), strict=True)
-    return (
-        tuple(
-            _row(count, value, plain[1], exact, MONTE_CARLO)
-            for count, value in zip(samples, plain[0], strict=True)
-        ),
-        tuple(
-            _row(count, value, low[1], exact, LOW_VARIANCE, ratio)
-            for count, value, ratio in zip(samples, low[0], ratios, strict=True)
-        ),
-    )
+    return rows(0, MONTE_CARLO, [None] * len(samples)), rows(1, LOW_VARIANCE, ratios)
 
 
 def _row(
@@ -323,7 +307,7 @@ def _row(
     error_of_one: float,
     exact: float | None,
     formula: str,
-    mean_ratio: float | None = None,
+    mean_ratio: float | None,
 ) -> Sampled:
     error = error_of_one / math.sqrt(count)
     defined = math.isfinite(error) and math.isfinite(value)

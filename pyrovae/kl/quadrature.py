@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Cauchy,
-    Distribution,
-    Laplace,
-    LowRankMultivariateNormal,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-    StudentT,
-)
+from torch import distributions as td
 
 from pyrovae.distributions import (
     FlowDistribution,
@@ -38,7 +29,7 @@ TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-5}
 
 
 @torch.no_grad()
-def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | None:
+def integrate(q: td.Distribution, p: td.Distribution) -> tuple[Tensor, float, str] | None:
     r"""Compute KL(q || p) by numerical integration in one or two dimensions, or one by one.
 
     Panels of Gauss-Legendre nodes lie around the mean of q and widen outwards. They extend to
@@ -70,8 +61,7 @@ def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | N
         return None
     p = expand(p, q.batch_shape)
     if factorizes(q, p):
-        marginal_q, marginal_p = base(q), base(p)
-        value, error = _refined(marginal_q, marginal_p, _line, 1_024)
+        value, error = _refined(base(q), base(p), _line, 1_024)
         how = "one dimension" if q.event_shape.numel() == 1 else "dimension by dimension"
         return value.sum(-1), error * q.event_shape.numel(), f"Gauss-Legendre, {how}"
     if q.event_shape.numel() == 1:
@@ -101,11 +91,11 @@ def _refined(
 def _reach(q: Any) -> float:
     """How far from its mean q must be followed, in its scales."""
     inner = base(q)
-    if isinstance(inner, MixtureSameFamily):
+    if isinstance(inner, td.MixtureSameFamily):
         return _reach(inner.component_distribution)
-    if isinstance(inner, StudentT | Cauchy):
+    if isinstance(inner, td.StudentT | td.Cauchy):
         return HEAVY
-    normal = isinstance(inner, Normal | MultivariateNormal | LowRankMultivariateNormal)
+    normal = isinstance(inner, td.Normal | td.MultivariateNormal | td.LowRankMultivariateNormal)
     return 10.0 if normal else 40.0
 
 
@@ -170,7 +160,9 @@ def _placed(q: Any, p: Any) -> tuple[Tensor, Tensor, Tensor]:
             loc, scale = loc[..., None], scale[..., None]
         tril = torch.diag_embed(scale)
     try:
-        kinks = _median(p).expand(q.batch_shape + q.event_shape).reshape(loc.shape)
+        median = getattr(base(p), "loc", None)
+        median = median if isinstance(median, Tensor) else p.mean
+        kinks = median.expand(q.batch_shape + q.event_shape).reshape(loc.shape)
         kinks = torch.where(kinks.isfinite(), kinks, loc)
     except (NotImplementedError, AttributeError):
         kinks = loc
@@ -179,15 +171,10 @@ def _placed(q: Any, p: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _location_and_scale(q: Any) -> tuple[Tensor, Tensor]:
     inner = base(q)
-    if isinstance(inner, Normal | Laplace | StudentT | Cauchy):
+    if isinstance(inner, td.Normal | td.Laplace | td.StudentT | td.Cauchy):
         return inner.loc, inner.scale
     try:
         return q.mean, q.stddev
     except (NotImplementedError, AttributeError):
         draws = q.sample((2_000,))
         return draws.mean(0), draws.std(0)
-
-
-def _median(p: Any) -> Tensor:
-    loc = getattr(base(p), "loc", None)
-    return loc if isinstance(loc, Tensor) else p.mean
