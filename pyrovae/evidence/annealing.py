@@ -30,8 +30,7 @@ from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import expand, is_point, is_real, moments
-from pyrovae.evidence.results import Evidence, Sandwich
-from pyrovae.evidence.weights import weight_statistics
+from pyrovae.evidence.results import Evidence, Sandwich, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["CHAINS", "annealed", "sandwich", "sigmoidal"]

@@ -9,25 +9,22 @@ K = 1 is the ELBO; the bound rises with K.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Delta
+from pyro import distributions as dist
 from torch import Tensor
 
+from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
 from pyrovae._process.memory import rows_per_chunk
 from pyrovae.distributions import base
-from pyrovae.estimates import Examples, Result
-from pyrovae.evidence._compiled import Compiled, chunk
-from pyrovae.evidence.weights import Weights, weight_statistics
+from pyrovae.estimates import Examples
+from pyrovae.evidence.results import WeightedBounds, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = [
     "DRAWS",
     "NO_BOUND",
-    "Bounds",
-    "WeightedBounds",
     "batch_size",
     "bits_per_dimension",
     "bounds",
@@ -43,44 +40,15 @@ NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has 
 ROWS = 2_000  # examples times draws in a chunk
 EXAMPLES = 20  # fewest examples in a batch, if there are as many
 CACHED = 800  # rows whose intermediate results fit in the CPU cache
+ABSOLUTE, RELATIVE = 1e-3, 1e-5  # tolerances of compiled sums, in nats per draw and relative
 
-
-class Bounds(Result):
-    """Estimates for each example from one set of draws, each ``(examples,)``, in nats.
-
-    Attributes:
-        elbo: mean over draws of log p(x, z) - log q(z | x).
-        reconstruction: mean over draws of log p(x | z).
-        kl: mean over draws of log q(z | x) - log p(z).
-        log_evidence: importance-weighted bound from all draws together.
-
-    Example:
-        >>> found = pyrovae.evidence.bounds(vae, x, 10)
-        >>> torch.allclose(found.elbo, found.reconstruction - found.kl)
-        True
-    """
-
-    elbo: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-    log_evidence: Tensor
-
-
-class WeightedBounds(Weights, Bounds):
-    """Bounds for each example, with diagnostics of the importance weights.
-
-    Example:
-        >>> pyrovae.evidence.bounds(vae, x, 10).ess.shape
-        torch.Size([64])
-    """
-
-    def arrays(self) -> dict[str, Tensor]:
-        """All numbers by name, for a file."""
-        return dict(vars(self))
+Sums = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Over the draws of a chunk, each ``(batch,)``: the sums of log p(x | z) and of log q(z | x) -
+log p(z), and the logarithm of the sum of the weights; last the log weights ``(draws, batch)``."""
 
 
 @torch.no_grad()
-def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) -> WeightedBounds:
+def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None) -> WeightedBounds:
     """Estimate the ELBO, its two parts and the importance-weighted bound from the same draws.
 
     References:
@@ -163,10 +131,101 @@ def draws_per_chunk(examples: int, samples: int) -> int:
     return min(samples, rows_per_chunk(examples, ROWS))
 
 
-def _validate(vae: VAE, q: Any, x: Tensor) -> None:
+def _validate(vae: VAE, q: dist.Distribution, x: Tensor) -> None:
     """Let the distributions check their arguments and the data, which compiled chunks do not."""
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         vae.likelihood(q.sample((1,))).log_prob(x)
+
+
+def chunk(
+    vae: VAE,
+    p: dist.Distribution,
+    q: dist.Distribution,
+    x: Tensor,
+    draws: int,
+    *,
+    at_once: int | None = None,
+) -> Sums:
+    """Draw from the posterior, and sum the terms of the bound over the draws.
+
+    Args:
+        vae: the model, whose likelihood is evaluated.
+        p: its prior.
+        q: its posterior at ``x``.
+        x: data ``(batch, *event_shape)``.
+        draws: number of draws for each example.
+        at_once: evaluate the likelihood for at most this many draws at a time; None for all.
+
+    Returns:
+        The three sums and the log weights, in double precision.
+    """
+    z = q.sample(torch.Size([draws]))  # (draws, batch, latent_dim)
+    parts = z.split(at_once or draws)
+    log_likelihood = torch.cat([vae.likelihood(part).log_prob(x) for part in parts]).double()
+    log_ratio = q.log_prob(z).double() - p.log_prob(z).double()
+    log_weights = log_likelihood - log_ratio
+    log_sum = torch.logsumexp(log_weights, 0)
+    return log_likelihood.sum(0), log_ratio.sum(0), log_sum, log_weights
+
+
+class NotCompiledError(Exception):
+    """A chunk cannot be compiled; the message is the reason."""
+
+
+class Compiled:
+    """Chunks of one shape as one compiled graph, with the same draws under the same seed.
+
+    The chunk is traced, with prior and posterior, and compiled. Before the graph is used, it runs
+    beside the chunk under two seeds, on the batch and on the batch in another order. The sums must
+    agree within 0.001 nats per draw, or a relative 1e-5.
+
+    Args:
+        vae: in the mode that it is evaluated in; its weights must not change afterwards.
+        x: a batch ``(batch, *event_shape)``; only its shape and dtype are fixed.
+        draws: number of draws for each example.
+
+    Raises:
+        NotCompiledError: if the chunk cannot be traced or compiled, or the sums do not agree.
+    """
+
+    def __init__(self, vae: VAE, x: Tensor, draws: int) -> None:
+        self.shape, self.draws = x.shape, draws
+
+        def eager(x: Tensor) -> Sums:
+            return chunk(vae, vae.prior(), vae.posterior(x), x, draws)
+
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            try:
+                self._graph = compiled(traced(eager, x))
+                pairs = list(side_by_side(lambda xs: eager(*xs), lambda xs: self._graph(*xs), [x]))
+            except Exception as error:
+                raise NotCompiledError(in_one_line(error)) from error
+        for expected, found in pairs:
+            self._compare(found, expected)
+
+    def __call__(self, x: Tensor) -> Sums:
+        """Sum over fresh draws.
+
+        Args:
+            x: data of the shape that the graph was made for.
+        """
+        sums: Sums = self._graph(x)
+        return sums
+
+    def fits(self, x: Tensor, draws: int) -> bool:
+        """Whether the graph is for batches of this shape and this number of draws."""
+        return x.shape == self.shape and draws == self.draws
+
+    def _compare(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+        names = ("log p(x | z)", "log q(z | x) - log p(z)", "log of the weights")
+        for name, value, truth, draws in zip(
+            names, found[:3], expected[:3], (self.draws, self.draws, 1), strict=True
+        ):
+            if not torch.allclose(value / draws, truth / draws, RELATIVE, ABSOLUTE, equal_nan=True):
+                difference = ((value - truth) / draws).abs().max().item()
+                raise NotCompiledError(
+                    f"compiled, the mean of {name} differs by {difference:.2g} nats"
+                )
 
 
 def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
@@ -216,6 +275,6 @@ def kind(vae: VAE, data: Examples, samples: int) -> str:
     """
     with torch.no_grad():
         q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
-    if isinstance(q, Delta):
+    if isinstance(q, dist.Delta):
         return NO_BOUND
     return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"

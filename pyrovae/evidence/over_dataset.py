@@ -1,30 +1,36 @@
 r"""Lower bounds for every example of a dataset: in batches, by several processes, resumable.
 
-If there is much to compute, chunks of draws run compiled: see :mod:`pyrovae.evidence._compiled`.
+If there is much to compute, chunks of draws run compiled: see :mod:`pyrovae.evidence.lower_bounds`.
 """
 
+import hashlib
 import itertools
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from pyrovae._process import processes
 from pyrovae._process.choices import check_choice
 from pyrovae._process.compilation import has_compiler
+from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.estimates import Examples, batches, number_of_examples
-from pyrovae.evidence._compiled import Compiled, NotCompiledError
-from pyrovae.evidence._store import NAMES, Store, Task
 from pyrovae.evidence.lower_bounds import (
     DRAWS,
     ROWS,
-    WeightedBounds,
+    Compiled,
+    NotCompiledError,
     batch_size,
     bounds,
     draws_per_chunk,
 )
+from pyrovae.evidence.results import WeightedBounds
 from pyrovae.vae import VAE
 
 __all__ = ["MODES", "per_example"]
@@ -33,6 +39,12 @@ MODES = ("auto", "off", "inductor")
 """How the draws of a bound can be run: see :func:`evaluate`."""
 
 WORTH = 10**12  # examples times draws times parameters from which compiling pays off
+SECONDS = 10.0  # between writes: at most about this much work is lost by an interruption
+
+NAMES = [field.name for field in fields(WeightedBounds)]
+
+Task = tuple[int, Tensor]
+"""The position of a batch in the dataset, and the batch."""
 
 
 def per_example(
@@ -84,12 +96,11 @@ def per_example(
     settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
     kept = Store(store, settings | {"compile": mode}, vae, data)
     compiled: Compiled | None = None
-    parts: list[WeightedBounds] = []
+    parts: list[Tensor] = []  # each (names, examples)
 
-    def computed(task: Task) -> WeightedBounds:
-        place, x = task
+    def computed(place: int, x: Tensor) -> Tensor:
         torch.manual_seed(derived(seed, place))
-        return bounds(vae, x, samples, compiled)
+        return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
 
     with torch.random.fork_rng(), evaluating(vae):
         whole = min(size, count)  # examples in each batch except perhaps the last
@@ -102,10 +113,8 @@ def per_example(
             for part in kept.resumed(tasks, count, lambda left: _in_turns(left, computed)):
                 parts.append(part)
                 if progress is not None:
-                    progress(len(part.elbo))
-    return WeightedBounds(
-        **{name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in NAMES}
-    )
+                    progress(part.shape[1])
+    return WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
 
 
 def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
@@ -136,18 +145,101 @@ def _compiled_chunk(vae: VAE, data: Examples, examples: int, samples: int) -> Co
         return None
 
 
-def _in_turns(
-    tasks: Iterator[Task], compute: Callable[[Task], WeightedBounds]
-) -> Iterator[WeightedBounds]:
+def _in_turns(tasks: Iterator[Task], compute: Callable[[int, Tensor], Tensor]) -> Iterator[Tensor]:
     """Bounds of all batches: each process computes one, all exchange theirs, and so on."""
     while turn := list(itertools.islice(tasks, processes.count())):
-        mine = processes.rank()
-        parts = [compute(t) if n == mine else _nothing(t) for n, t in enumerate(turn)]
-        sums = iter(processes.summed([getattr(part, name) for part in parts for name in NAMES]))
-        yield from [WeightedBounds(*(next(sums) for _ in NAMES)) for _ in turn]
+        parts = [torch.zeros(len(NAMES), len(x), dtype=torch.float64).to(x.device) for _, x in turn]
+        if processes.rank() < len(turn):
+            parts[processes.rank()] = compute(*turn[processes.rank()])
+        yield from processes.summed(parts)
 
 
-def _nothing(task: Task) -> WeightedBounds:
-    """Zeros in place of the bounds that another process computes, to be added to."""
-    _, x = task
-    return WeightedBounds(*torch.zeros(len(NAMES), len(x), dtype=torch.float64, device=x.device))
+class Store:
+    """Bounds of the first batches of an evaluation, kept in a file that identifies it.
+
+    All processes see the bounds that the first one has read; only that one writes. As a context
+    manager it writes what there is at the end, even if an exception ends the work.
+
+    Args:
+        path: the file; None keeps nothing.
+        settings: all that the bounds depend on besides model and data; ``size`` is the number of
+            examples in a batch.
+        vae: the model.
+        data: the examples.
+    """
+
+    def __init__(
+        self, path: Path | None, settings: Mapping[str, Any], vae: VAE, data: Examples
+    ) -> None:
+        self.path = path if processes.is_first() else None
+        self.size: int = settings["size"]
+        self.parts: list[Tensor] = []  # each (names, size)
+        self.saved = time.monotonic()
+        self.about: dict[str, Any] = {}
+        if self.path is not None:
+            self.about = dict(settings) | {"fields": NAMES, "of": _fingerprint(vae, data)}
+            if self.path.is_file():
+                tensors, about = read_tensors(self.path)
+                if about == self.about:
+                    self.parts = list(torch.stack([tensors[name] for name in NAMES], 1))
+        self._share()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._save()
+
+    def resumed(
+        self,
+        tasks: Iterator[Task],
+        examples: int,
+        compute: Callable[[Iterator[Task]], Iterator[Tensor]],
+    ) -> Iterator[Tensor]:
+        """Go through batches: the stored bounds of the first ones, then new bounds, stored too.
+
+        Args:
+            tasks: the batches of the dataset in order.
+            examples: their number of examples. A batch cut short by the limit is never stored,
+                since its draws are not those of a whole one.
+            compute: from the remaining batches to their bounds.
+        """
+        for part, _ in zip(self.parts[: examples // self.size], tasks, strict=False):
+            yield part
+        for part in compute(tasks):
+            if part.shape[1] == self.size:
+                self.parts.append(part)
+                if time.monotonic() - self.saved > SECONDS:
+                    self._save()
+            yield part
+
+    def _share(self) -> None:
+        count = torch.tensor(len(self.parts))
+        processes.from_first([count])
+        values = torch.zeros(int(count), len(NAMES), self.size, dtype=torch.float64)
+        if self.parts:
+            values = torch.stack(self.parts)
+        processes.from_first([values])
+        self.parts = list(values)
+
+    def _save(self) -> None:
+        self.saved = time.monotonic()
+        if self.path is not None and self.parts:
+            columns = torch.stack([part.cpu() for part in self.parts], 1)  # (names, batches, size)
+            self.path.parent.mkdir(exist_ok=True)
+            write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
+
+
+def _fingerprint(vae: VAE, data: Examples) -> str:
+    """A digest of all weights, all data, and one bound, which depends on everything else."""
+    digest = hashlib.sha256()
+    for name, value in vae.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for batch in data.batches(1_000):
+        digest.update(batch.numpy().tobytes())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
+    digest.update(first.elbo.cpu().numpy().tobytes())
+    return digest.hexdigest()
