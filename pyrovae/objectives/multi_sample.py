@@ -6,7 +6,7 @@ from typing import Any, cast
 from pyro.infer import RenyiELBO
 from torch import Tensor
 
-from pyrovae.objectives._traces import (
+from pyrovae.objectives.traces import (
     along_the_draw,
     check_plates,
     draws,
