@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from pyrovae.distributions._expansion import expanded
+from pyrovae.distributions.properties import expanded
 
 __all__ = [
     "Beta",

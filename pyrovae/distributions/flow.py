@@ -12,7 +12,7 @@ from pyro import distributions as dist
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from pyrovae.distributions._expansion import expanded
+from pyrovae.distributions.properties import expanded
 
 __all__ = ["FlowDistribution", "zuko_flows"]
 

@@ -81,7 +81,9 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None
     size = draws_per_chunk(len(x), samples)
     at_once = None if x.is_cuda else rows_per_chunk(len(x), CACHED)
     if compiled is not None:
-        _validate(vae, q, x)
+        # the distributions check their arguments and the data, which compiled chunks do not
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            vae.likelihood(q.sample((1,))).log_prob(x)
     for start in range(0, samples, size):
         draws = min(size, samples - start)
         if compiled is not None and compiled.fits(x, draws):
@@ -129,12 +131,6 @@ def draws_per_chunk(examples: int, samples: int) -> int:
         100
     """
     return min(samples, rows_per_chunk(examples, ROWS))
-
-
-def _validate(vae: VAE, q: dist.Distribution, x: Tensor) -> None:
-    """Let the distributions check their arguments and the data, which compiled chunks do not."""
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        vae.likelihood(q.sample((1,))).log_prob(x)
 
 
 def chunk(

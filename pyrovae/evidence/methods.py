@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 
@@ -55,8 +55,6 @@ class Evaluation(Result):
         torch.Size([64])
     """
 
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
-
     elbo: Estimate
     reconstruction: Estimate
     kl: Estimate
@@ -75,9 +73,8 @@ class Evaluation(Result):
             kind: as :func:`kind` returns it.
         """
         weights = bounds.summary() if samples > 1 and kind != NO_BOUND else None
-        mean, error = Estimate.of(bounds.log_evidence), None
-        if weights is not None:
-            error = weights.sampling_error
+        mean = Estimate.of(bounds.log_evidence)
+        error = None if weights is None else weights.sampling_error
         return Evaluation(
             elbo=Estimate.of(bounds.elbo),
             reconstruction=Estimate.of(bounds.reconstruction),
@@ -112,8 +109,6 @@ class MeanEvidence(Result):
         (2, torch.Size([2]))
     """
 
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
-
     method: str
     log_evidence: EvidenceEstimate
     details: Mapping[str, Range]
@@ -142,8 +137,6 @@ class MeanSandwich(Result):
         >>> pyrovae.evaluate(vae, None, method="bdmc", **options).per_example.x.shape
         torch.Size([4, 1, 8, 8])
     """
-
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
 
     method: str
     lower: EvidenceEstimate

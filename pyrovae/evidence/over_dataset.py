@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,11 +109,13 @@ def per_example(
             if compiled is None:
                 kept = Store(store, settings | {"compile": "off"}, vae, data)
         tasks = enumerate(map(vae.place, batches(data, size, limit)))
-        with kept:
+        try:
             for part in kept.resumed(tasks, count, lambda left: _in_turns(left, computed)):
                 parts.append(part)
                 if progress is not None:
                     progress(part.shape[1])
+        finally:
+            kept.save()
     return WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
 
 
@@ -157,8 +159,7 @@ def _in_turns(tasks: Iterator[Task], compute: Callable[[int, Tensor], Tensor]) -
 class Store:
     """Bounds of the first batches of an evaluation, kept in a file that identifies it.
 
-    All processes see the bounds that the first one has read; only that one writes. As a context
-    manager it writes what there is at the end, even if an exception ends the work.
+    All processes see the bounds that the first one has read; only that one writes.
 
     Args:
         path: the file; None keeps nothing.
@@ -182,13 +183,13 @@ class Store:
                 tensors, about = read_tensors(self.path)
                 if about == self.about:
                     self.parts = list(torch.stack([tensors[name] for name in NAMES], 1))
-        self._share()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._save()
+        count = torch.tensor(len(self.parts))
+        processes.from_first([count])
+        values = torch.zeros(int(count), len(NAMES), self.size, dtype=torch.float64)
+        if self.parts:
+            values = torch.stack(self.parts)
+        processes.from_first([values])
+        self.parts = list(values)
 
     def resumed(
         self,
@@ -210,19 +211,11 @@ class Store:
             if part.shape[1] == self.size:
                 self.parts.append(part)
                 if time.monotonic() - self.saved > SECONDS:
-                    self._save()
+                    self.save()
             yield part
 
-    def _share(self) -> None:
-        count = torch.tensor(len(self.parts))
-        processes.from_first([count])
-        values = torch.zeros(int(count), len(NAMES), self.size, dtype=torch.float64)
-        if self.parts:
-            values = torch.stack(self.parts)
-        processes.from_first([values])
-        self.parts = list(values)
-
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write what there is to the file."""
         self.saved = time.monotonic()
         if self.path is not None and self.parts:
             columns = torch.stack([part.cpu() for part in self.parts], 1)  # (names, batches, size)

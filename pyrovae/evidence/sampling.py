@@ -231,10 +231,9 @@ def check_real(vae: VAE, x: Tensor) -> None:
     Example:
         >>> check_real(vae, x)
     """
-    names = type(vae.prior).__name__, type(vae.posterior).__name__
     with isolated(x.device):
         p, q = vae.prior(), vae.posterior(x[:1])
-    for role, name, d in (("prior", names[0], p), ("posterior", names[1], q)):
+    for role, d in (("prior", p), ("posterior", q)):
         if is_discrete(d):
             reason = "is discrete, so the sampler has no gradients to follow"
         elif not is_real(d):
@@ -244,8 +243,8 @@ def check_real(vae: VAE, x: Tensor) -> None:
         else:
             continue
         raise ValueError(
-            f"the {role} {name} {reason}; train with a prior and a posterior over real vectors, "
-            "such as normal with diagonal, full or flow"
+            f"the {role} {type(getattr(vae, role)).__name__} {reason}; train with a prior and a "
+            "posterior over real vectors, such as normal with diagonal, full or flow"
         )
 
 
