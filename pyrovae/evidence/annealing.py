@@ -129,8 +129,7 @@ def annealed(
     with _prepared(vae, x.device):
         for place, batch in enumerate(in_chunks(x, samples, ROWS)):
             torch.manual_seed(derived(seed, place))
-            report = _in_fractions(progress, len(batch), 2)
-            path = _Path(vae, vae.place(batch), start, temperatures, leapfrog, report)
+            path = _Path(vae, vae.place(batch), start, temperatures, leapfrog, progress, stages=2)
             parts.append(path.chains(path.draw(samples)))
     return _evidence(parts, samples, LOWER)
 
@@ -190,8 +189,7 @@ def sandwich(
             with torch.no_grad():
                 z = vae.prior().sample((min(size, examples - done),))
                 x = vae.likelihood(z).sample()
-            report = _in_fractions(progress, len(x), 3)
-            path = _Path(vae, x, start, temperatures, leapfrog, report)
+            path = _Path(vae, x, start, temperatures, leapfrog, progress, stages=3)
             lower.append(path.chains(path.draw(samples)))
             upper.append(path.chains(z.expand(samples, *z.shape), backward=True))
             data.append(x.cpu())
@@ -214,9 +212,11 @@ class _Path:
         start: str,
         temperatures: int,
         leapfrog: int,
-        report: Callable[[float], None],
+        progress: Callable[[float], None] | None,
+        stages: int,
     ) -> None:
-        self.vae, self.x, self.leapfrog, self.report = vae, x, leapfrog, report
+        self.vae, self.x, self.leapfrog = vae, x, leapfrog
+        self.progress, self.stages = progress, stages
         self.betas = sigmoidal(temperatures).tolist()
         with torch.no_grad():
             self.prior, q = vae.prior(), vae.posterior(x)
@@ -236,6 +236,11 @@ class _Path:
             if not self.from_prior:
                 self.precisions[0] = self.precisions[1]
         self.steps = self.tuned()
+
+    def report(self, fraction: float) -> None:
+        """Report a fraction of one of the stages as examples."""
+        if self.progress is not None:
+            self.progress(fraction * len(self.x) / self.stages)
 
     @torch.no_grad()
     def draw(self, count: int) -> Tensor:
@@ -349,18 +354,6 @@ def _evidence(parts: list[_Chains], chains: int, kind: str) -> Evidence:
     }
     value = sign * (log_weights.logsumexp(0) - math.log(chains))
     return Evidence(value, weights.standard_error, kind, chains, details)
-
-
-def _in_fractions(
-    progress: Callable[[float], None] | None, examples: int, stages: int
-) -> Callable[[float], None]:
-    """A callback for fractions of one of several stages, which reports them as examples."""
-
-    def report(fraction: float) -> None:
-        if progress is not None:
-            progress(fraction * examples / stages)
-
-    return report
 
 
 @contextmanager

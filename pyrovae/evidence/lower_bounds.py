@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pyro
 import torch
-from pyro import distributions as dist
+from pyro.distributions import Delta, Distribution
 from torch import Tensor
 
 from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
@@ -22,14 +22,7 @@ from pyrovae.estimates import Examples
 from pyrovae.evidence.results import WeightedBounds, weight_statistics
 from pyrovae.vae import VAE
 
-__all__ = [
-    "DRAWS",
-    "NO_BOUND",
-    "batch_size",
-    "bits_per_dimension",
-    "bounds",
-    "kind",
-]
+__all__ = ["DRAWS", "NO_BOUND", "batch_size", "bits_per_dimension", "bounds", "kind"]
 
 DRAWS = 1_000
 """Default number of draws of z per example."""
@@ -86,13 +79,13 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None
             vae.likelihood(q.sample((1,))).log_prob(x)
     for start in range(0, samples, size):
         draws = min(size, samples - start)
-        if compiled is not None and compiled.fits(x, draws):
+        if compiled is not None and (x.shape, draws) == (compiled.shape, compiled.draws):
             sums = compiled(x)
         elif start == 0:
-            sums = chunk(vae, p, q, x, draws, at_once=at_once)
+            sums = chunk(vae, p, q, x, draws, at_once)
         else:
             with pyro.validation_enabled(False):  # the first chunk was validated
-                sums = chunk(vae, p, q, x, draws, at_once=at_once)
+                sums = chunk(vae, p, q, x, draws, at_once)
         reconstruction = reconstruction + sums[0]
         kl = kl + sums[1]
         log_sum = torch.logaddexp(log_sum, sums[2])
@@ -134,13 +127,7 @@ def draws_per_chunk(examples: int, samples: int) -> int:
 
 
 def chunk(
-    vae: VAE,
-    p: dist.Distribution,
-    q: dist.Distribution,
-    x: Tensor,
-    draws: int,
-    *,
-    at_once: int | None = None,
+    vae: VAE, p: Distribution, q: Distribution, x: Tensor, draws: int, at_once: int | None = None
 ) -> Sums:
     """Draw from the posterior, and sum the terms of the bound over the draws.
 
@@ -208,10 +195,6 @@ class Compiled:
         sums: Sums = self._graph(x)
         return sums
 
-    def fits(self, x: Tensor, draws: int) -> bool:
-        """Whether the graph is for batches of this shape and this number of draws."""
-        return x.shape == self.shape and draws == self.draws
-
     def _compare(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         names = ("log p(x | z)", "log q(z | x) - log p(z)", "log of the weights")
         for name, value, truth, draws in zip(
@@ -271,6 +254,6 @@ def kind(vae: VAE, data: Examples, samples: int) -> str:
     """
     with torch.no_grad():
         q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
-    if isinstance(q, dist.Delta):
+    if isinstance(q, Delta):
         return NO_BOUND
     return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"

@@ -241,7 +241,6 @@ def evaluate(
 def _by_weighting(
     vae: VAE,
     data: Examples,
-    *,
     proposal: str = "posterior",
     samples: int | None = None,
     **options: Any,

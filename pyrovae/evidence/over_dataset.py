@@ -110,7 +110,7 @@ def per_example(
                 kept = Store(store, settings | {"compile": "off"}, vae, data)
         tasks = enumerate(map(vae.place, batches(data, size, limit)))
         try:
-            for part in kept.resumed(tasks, count, lambda left: _in_turns(left, computed)):
+            for part in kept.resumed(tasks, count, computed):
                 parts.append(part)
                 if progress is not None:
                     progress(part.shape[1])
@@ -192,10 +192,7 @@ class Store:
         self.parts = list(values)
 
     def resumed(
-        self,
-        tasks: Iterator[Task],
-        examples: int,
-        compute: Callable[[Iterator[Task]], Iterator[Tensor]],
+        self, tasks: Iterator[Task], examples: int, compute: Callable[[int, Tensor], Tensor]
     ) -> Iterator[Tensor]:
         """Go through batches: the stored bounds of the first ones, then new bounds, stored too.
 
@@ -203,11 +200,11 @@ class Store:
             tasks: the batches of the dataset in order.
             examples: their number of examples. A batch cut short by the limit is never stored,
                 since its draws are not those of a whole one.
-            compute: from the remaining batches to their bounds.
+            compute: from the position of a batch and the batch to its bounds.
         """
         for part, _ in zip(self.parts[: examples // self.size], tasks, strict=False):
             yield part
-        for part in compute(tasks):
+        for part in _in_turns(tasks, compute):
             if part.shape[1] == self.size:
                 self.parts.append(part)
                 if time.monotonic() - self.saved > SECONDS:

@@ -20,10 +20,7 @@ from pyrovae.objectives.elbo import *
 from pyrovae.objectives.multi_sample import *
 from pyrovae.objectives.traces import *
 
-__all__ = [
-    "OBJECTIVES",
-    *(name for file in (elbo, multi_sample, traces) for name in file.__all__),
-]
+__all__ = ["OBJECTIVES", *(name for file in (elbo, multi_sample, traces) for name in file.__all__)]
 
 OBJECTIVES: dict[str, Callable[..., ELBO]] = {
     "elbo": Elbo,
