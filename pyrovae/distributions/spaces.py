@@ -285,9 +285,7 @@ class UniformSphere(dist.TorchDistribution):
         return expanded(self, UniformSphere, _instance, batch_shape, zero=zero)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
-        z = torch.randn(
-            self._extended_shape(sample_shape), dtype=self.zero.dtype, device=self.zero.device
-        )
+        z = self.zero.new_empty(self._extended_shape(sample_shape)).normal_()
         return normalize(z, dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -10,20 +10,12 @@ import torch
 
 from pyrovae._process.choices import check_choice
 from pyrovae.estimates import Estimate, Examples, Result, batches
+from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
 from pyrovae.evidence.lower_bounds import DRAWS, NO_BOUND, kind
 from pyrovae.evidence.over_dataset import per_example
 from pyrovae.evidence.quadrature import integrated
-from pyrovae.evidence.results import (
-    Evidence,
-    EvidenceEstimate,
-    Range,
-    Sandwich,
-    WeightedBounds,
-    Weights,
-    WeightSummary,
-)
 from pyrovae.evidence.tractable import exact
 from pyrovae.vae import VAE
 
@@ -58,13 +50,13 @@ class Evaluation(Result):
     elbo: Estimate
     reconstruction: Estimate
     kl: Estimate
-    log_evidence: EvidenceEstimate
-    weights: WeightSummary | None
+    log_evidence: results.EvidenceEstimate
+    weights: results.WeightSummary | None
     examples: int
-    per_example: WeightedBounds = field(repr=False, compare=False)
+    per_example: results.WeightedBounds = field(repr=False, compare=False)
 
     @staticmethod
-    def of(bounds: WeightedBounds, samples: int, kind: str) -> "Evaluation":
+    def of(bounds: results.WeightedBounds, samples: int, kind: str) -> "Evaluation":
         """Average over examples.
 
         Args:
@@ -75,11 +67,12 @@ class Evaluation(Result):
         weights = bounds.summary() if samples > 1 and kind != NO_BOUND else None
         mean = Estimate.of(bounds.log_evidence)
         error = None if weights is None else weights.sampling_error
+        evidence = results.EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind)
         return Evaluation(
             elbo=Estimate.of(bounds.elbo),
             reconstruction=Estimate.of(bounds.reconstruction),
             kl=Estimate.of(bounds.kl),
-            log_evidence=EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind),
+            log_evidence=evidence,
             weights=weights,
             examples=len(bounds.elbo),
             per_example=bounds,
@@ -110,11 +103,11 @@ class MeanEvidence(Result):
     """
 
     method: str
-    log_evidence: EvidenceEstimate
-    details: Mapping[str, Range]
+    log_evidence: results.EvidenceEstimate
+    details: Mapping[str, results.Range]
     examples: int
-    weights: WeightSummary | None
-    per_example: Evidence = field(repr=False, compare=False)
+    weights: results.WeightSummary | None
+    per_example: results.Evidence = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, object]:
         """Convert to plain data, without ``weights`` where there are none."""
@@ -139,11 +132,11 @@ class MeanSandwich(Result):
     """
 
     method: str
-    lower: EvidenceEstimate
-    upper: EvidenceEstimate
+    lower: results.EvidenceEstimate
+    upper: results.EvidenceEstimate
     gap: Estimate
     examples: int
-    per_example: Sandwich = field(repr=False, compare=False)
+    per_example: results.Sandwich = field(repr=False, compare=False)
 
 
 @overload
@@ -255,7 +248,7 @@ def _by_weighting(
 
 def _by_example(
     name: str,
-    function: Callable[..., Evidence],
+    function: Callable[..., results.Evidence],
     vae: VAE,
     data: Examples,
     *,
@@ -266,7 +259,7 @@ def _by_example(
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
     weights = None
     if function is importance_weighted:
-        weights = Weights(standard_error=found.standard_error, **found.details).summary()
+        weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
     return MeanEvidence(
         method=name,
         log_evidence=found.mean(),

@@ -21,15 +21,7 @@ from pyrovae._process.compilation import has_compiler
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.estimates import Examples, batches, number_of_examples
-from pyrovae.evidence.lower_bounds import (
-    DRAWS,
-    ROWS,
-    Compiled,
-    NotCompiledError,
-    batch_size,
-    bounds,
-    draws_per_chunk,
-)
+from pyrovae.evidence import lower_bounds
 from pyrovae.evidence.results import WeightedBounds
 from pyrovae.vae import VAE
 
@@ -51,7 +43,7 @@ def per_example(
     vae: VAE,
     data: Examples,
     *,
-    samples: int = DRAWS,
+    samples: int = lower_bounds.DRAWS,
     limit: int | None = None,
     seed: int = 0,
     compile: str = "auto",
@@ -91,16 +83,16 @@ def per_example(
     """
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
-    count, size = number_of_examples(data, limit), batch_size(samples)
+    count, size = number_of_examples(data, limit), lower_bounds.batch_size(samples)
     mode = _mode(compile, vae, count, samples)
-    settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
+    settings = {"samples": samples, "seed": seed, "rows": lower_bounds.ROWS, "size": size}
     kept = Store(store, settings | {"compile": mode}, vae, data)
-    compiled: Compiled | None = None
+    compiled: lower_bounds.Compiled | None = None
     parts: list[Tensor] = []  # each (names, examples)
 
     def computed(place: int, x: Tensor) -> Tensor:
         torch.manual_seed(derived(seed, place))
-        return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
+        return torch.stack(list(lower_bounds.bounds(vae, x, samples, compiled).arrays().values()))
 
     with torch.random.fork_rng(), evaluating(vae):
         whole = min(size, count)  # examples in each batch except perhaps the last
@@ -136,12 +128,14 @@ def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
     return "inductor" if worth else "off"
 
 
-def _compiled_chunk(vae: VAE, data: Examples, examples: int, samples: int) -> Compiled | None:
+def _compiled_chunk(
+    vae: VAE, data: Examples, examples: int, samples: int
+) -> lower_bounds.Compiled | None:
     """The chunk that all whole batches run, compiled; None, with a warning, if that fails."""
     x = vae.place(next(iter(data.batches(examples))))
     try:
-        return Compiled(vae, x, draws_per_chunk(examples, samples))
-    except NotCompiledError as error:
+        return lower_bounds.Compiled(vae, x, lower_bounds.draws_per_chunk(examples, samples))
+    except lower_bounds.NotCompiledError as error:
         # named after the caller of evaluate, which is five calls up
         warnings.warn(f"not compiled, so draws run as written: {error}", stacklevel=5)
         return None
@@ -230,6 +224,6 @@ def _fingerprint(vae: VAE, data: Examples) -> str:
         digest.update(batch.numpy().tobytes())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
+        first = lower_bounds.bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
     digest.update(first.elbo.cpu().numpy().tobytes())
     return digest.hexdigest()

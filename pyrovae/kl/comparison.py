@@ -18,7 +18,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,18 +26,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyrovae import distributions
 from pyrovae._process.isolation import derived, evaluating
-from pyrovae.distributions import (
-    base,
-    components,
-    expand,
-    factorizes,
-    in_float64,
-    is_discrete,
-    is_point,
-    log_density,
-    name,
-)
 from pyrovae.estimates import Estimate, Examples, batches
 from pyrovae.kl.formulas import closed_form, divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import integrate
@@ -178,8 +168,8 @@ class _Part:
 
 @torch.no_grad()
 def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
-    names = name(q), name(p)
-    q, p = in_float64(q, p)
+    names = distributions.name(q), distributions.name(p)
+    q, p = distributions.in_float64(q, p)
     reason = _no_density(q, p)
     if reason is not None:
         shape = 2, len(samples), q.batch_shape.numel()
@@ -220,13 +210,15 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
 def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
     """Means of both terms and of r, and sums of squares about them ``(3, examples)``."""
     examples = q.batch_shape.numel()
-    chunk = max(1, VALUES // max(1, examples * q.event_shape.numel() * components(q, p)))
+    each = examples * q.event_shape.numel() * distributions.components(q, p)
+    chunk = max(1, VALUES // max(1, each))
     mean = squares = torch.zeros(3, examples, dtype=torch.float64)
     done = 0
     while done < count:
         n = min(chunk, count - done)
         z = q.sample((n,))
-        log_ratio = (q.log_prob(z).double() - log_density(p, z).double()).reshape(n, examples).cpu()
+        log_q, log_p = q.log_prob(z).double(), distributions.log_density(p, z).double()
+        log_ratio = (log_q - log_p).reshape(n, examples).cpu()
         if log_ratio.isnan().any():
             raise ValueError(
                 "log q - log p is NaN at a draw from q; look for parameters of q or p that are not "
@@ -291,29 +283,19 @@ def _rows(
     errors = torch.cat([part.variances for part in parts], -1).sum(-1).sqrt() / estimates.shape[-1]
     means = estimates.mean(-1).tolist()
 
-    def rows(which: int, formula: str, ratios: Sequence[float | None]) -> tuple[Sampled, ...]:
-        return tuple(
-            _row(count, value, errors[which].item(), exact, formula, ratio)
-            for count, value, ratio in zip(samples, means[which], ratios, strict=True)
-        )
+    def rows(which: int, formula: str, ratios: Sequence[float | None]) -> Iterator[Sampled]:
+        for count, value, ratio in zip(samples, means[which], ratios, strict=True):
+            error = errors[which].item() / math.sqrt(count)
+            defined = math.isfinite(error) and math.isfinite(value)
+            z_score = (value - exact) / error if defined and error and exact is not None else None
+            estimate = Estimate(value, error if defined else None)
+            yield Sampled(count, estimate, z_score, formula, ratio)
 
     ratios = _row_means([part.ratios for part in parts])
-    return rows(0, MONTE_CARLO, [None] * len(samples)), rows(1, LOW_VARIANCE, ratios)
-
-
-def _row(
-    count: int,
-    value: float,
-    error_of_one: float,
-    exact: float | None,
-    formula: str,
-    mean_ratio: float | None,
-) -> Sampled:
-    error = error_of_one / math.sqrt(count)
-    defined = math.isfinite(error) and math.isfinite(value)
-    z_score = (value - exact) / error if defined and error > 0 and exact is not None else None
-    estimate = Estimate(value, error if defined else None)
-    return Sampled(count, estimate, z_score, formula, mean_ratio)
+    return (
+        tuple(rows(0, MONTE_CARLO, [None] * len(samples))),
+        tuple(rows(1, LOW_VARIANCE, ratios)),
+    )
 
 
 def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | None:
@@ -326,10 +308,10 @@ def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | Non
 
 
 def _marginals(q: Any, p: Any) -> tuple[Tensor, str] | None:
-    p = expand(p, q.batch_shape)
-    if not factorizes(q, p):
+    p = distributions.expand(p, q.batch_shape)
+    if not distributions.factorizes(q, p):
         return None
-    marginal_q, marginal_p = base(q), base(p)
+    marginal_q, marginal_p = distributions.base(q), distributions.base(p)
     found = closed_form(marginal_q, marginal_p)
     if found is None:
         integrated = integrate(marginal_q, marginal_p)
@@ -341,12 +323,12 @@ def _marginals(q: Any, p: Any) -> tuple[Tensor, str] | None:
 
 def _no_density(q: Any, p: Any) -> str | None:
     """The reason why the divergence is infinite, if it can be seen without computing it."""
-    discrete = [is_discrete(d) for d in (q, p)]
+    discrete = [distributions.is_discrete(d) for d in (q, p)]
     if discrete[0] != discrete[1]:
         return f"{'q' if discrete[0] else 'p'} is discrete and the other one is not"
     if discrete[0]:
         return None
-    points = [is_point(d) for d in (q, p)]
+    points = [distributions.is_point(d) for d in (q, p)]
     if all(points):
         raise ValueError(
             "both q and p have scale zero and hence no density; give one of them a positive scale"

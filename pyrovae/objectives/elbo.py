@@ -12,15 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyrovae._process.choices import check_choice
-from pyrovae.objectives.traces import (
-    along_the_draw,
-    divergence,
-    divergence_by_dimension,
-    draws,
-    only_site,
-    reparameterized,
-    sites,
-)
+from pyrovae.objectives import traces
 
 __all__ = ["STL", "Analytic", "Beta", "BetaTC", "Elbo", "FreeBits", "Info"]
 
@@ -47,7 +39,7 @@ class Elbo(Trace_ELBO):
     """
 
     def __init__(self, *, particles: int = 1) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(**traces.draws(particles))
 
 
 class _Differentiable(TraceMeanField_ELBO):
@@ -66,7 +58,7 @@ class _Differentiable(TraceMeanField_ELBO):
     _get_trace = Trace_ELBO._get_trace  # without Pyro's check for a mean-field guide
 
     def __init__(self, *, particles: int = 1) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(**traces.draws(particles))
 
 
 class Analytic(_Differentiable):
@@ -100,16 +92,16 @@ class Analytic(_Differentiable):
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         bound: Any = 0.0
-        for site in sites(model_trace):
+        for site in traces.sites(model_trace):
             if site["is_observed"]:
                 bound = bound + site["log_prob_sum"]
             else:
-                posterior = reparameterized(guide_trace.nodes[site["name"]])
+                posterior = traces.reparameterized(guide_trace.nodes[site["name"]])
                 bound = bound - self._cost(posterior, site)
         return -bound.item(), -bound
 
     def _cost(self, posterior: Any, prior: Any) -> Tensor:
-        return divergence(posterior, prior, self.warned).sum()
+        return traces.divergence(posterior, prior, self.warned).sum()
 
 
 class Beta(_Differentiable):
@@ -184,16 +176,14 @@ class Beta(_Differentiable):
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         value, bound = cast(Any, 0.0), cast(Any, 0.0)
-        for site in sites(model_trace):
-            term = site["log_prob_sum"] if site["is_observed"] else self._weighted(site)
+        for site in traces.sites(model_trace):
+            term = site["log_prob_sum"]
+            term = term if site["is_observed"] else self.weight * term
             value, bound = value + term.item(), bound + term
-        for site in sites(guide_trace):
-            term = self._weighted(reparameterized(site))
+        for site in traces.sites(guide_trace):
+            term = self.weight * traces.reparameterized(site)["log_prob_sum"]
             value, bound = value - term.item(), bound - term
         return -value, -bound
-
-    def _weighted(self, site: Any) -> Any:
-        return self.weight * site["log_prob_sum"]
 
 
 class FreeBits(Analytic):
@@ -251,8 +241,8 @@ class FreeBits(Analytic):
 
     def _kl_of_groups(self, posterior: Any, prior: Any) -> Tensor:
         if self.groups == 1:
-            return divergence(posterior, prior, self.warned).unsqueeze(0)
-        kl = divergence_by_dimension(posterior, prior, self.warned)  # (latent_dim, *batch)
+            return traces.divergence(posterior, prior, self.warned).unsqueeze(0)
+        kl = traces.divergence_by_dimension(posterior, prior, self.warned)  # (latent_dim, *batch)
         groups = len(kl) if self.groups is None else self.groups
         if len(kl) % groups:
             raise ValueError(
@@ -289,10 +279,10 @@ class STL(_Differentiable):
     """
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        posterior = only_site(guide_trace, "stl")
-        log_joint = sum(site["log_prob_sum"] for site in sites(model_trace))
+        posterior = traces.only_site(guide_trace, "stl")
+        log_joint = sum(site["log_prob_sum"] for site in traces.sites(model_trace))
         value = log_joint.item() - posterior["log_prob_sum"].item()
-        return -value, along_the_draw(posterior).sum() - log_joint
+        return -value, traces.along_the_draw(posterior).sum() - log_joint
 
 
 class BetaTC(_Differentiable):
@@ -335,7 +325,7 @@ class BetaTC(_Differentiable):
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         bound = _elbo(model_trace, guide_trace)
-        posterior = only_site(guide_trace, "beta_tc")
+        posterior = traces.only_site(guide_trace, "beta_tc")
         bound = bound - (self.beta - 1) * posterior["scale"] * _total_correlation(posterior).sum()
         return -bound.item(), -bound
 
@@ -386,7 +376,7 @@ class Info(_Differentiable):
         self.weight: Tensor | float = weight
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        posterior = only_site(guide_trace, "info")
+        posterior = traces.only_site(guide_trace, "info")
         prior = model_trace.nodes[posterior["name"]]
         z = posterior["value"]
         other = prior["fn"].rsample() if prior["fn"].has_rsample else prior["fn"].sample()
@@ -398,10 +388,10 @@ class Info(_Differentiable):
 
 def _elbo(model_trace: Any, guide_trace: Any, weight: Tensor | float = 1.0) -> Tensor:
     bound = cast(Any, 0.0)
-    for site in sites(model_trace):
+    for site in traces.sites(model_trace):
         bound = bound + (1.0 if site["is_observed"] else weight) * site["log_prob_sum"]
-    for site in sites(guide_trace):
-        bound = bound - weight * reparameterized(site)["log_prob_sum"]
+    for site in traces.sites(guide_trace):
+        bound = bound - weight * traces.reparameterized(site)["log_prob_sum"]
     return bound
 
 

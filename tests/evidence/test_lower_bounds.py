@@ -227,7 +227,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, m
         computed.append(1)
         return bounds(*arguments)
 
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.bounds", counting)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counting)
     assert evaluate(vae, split, samples=10, store=path) == whole
     assert len(computed) == 1 + 13 - 6  # one to know the model by; 6 of 13 batches were done
     assert evaluate(vae, split, samples=10, store=path, limit=22).examples == 22
@@ -484,7 +484,7 @@ def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, m
     assert plain == evaluate(vae, data, samples=100, compile="off")
     assert evaluate(vae, data, **options, compile="inductor") == rounded
     with monkeypatch.context() as patch:  # what is stored whole needs no compiler
-        patch.setattr("pyrovae.evidence.over_dataset.Compiled", None)
+        patch.setattr("pyrovae.evidence.lower_bounds.Compiled", None)
         assert evaluate(vae, data, **options, compile="inductor") == rounded
     evaluate(vae, data, **options, compile="off", limit=40)
     monkeypatch.setattr("pyrovae.evidence.lower_bounds.ABSOLUTE", 0.0)
@@ -499,7 +499,7 @@ def test_auto_compiles_where_it_is_worth_it(vae, digits, monkeypatch):
         asked.append((len(x), draws))
         raise NotCompiledError("asked")
 
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.Compiled", refuse)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.Compiled", refuse)
     data = Split.from_array(digits)
     work = 64 * 100 * sum(p.numel() for p in vae.parameters())
     for worth, compiler, samples, expected in (
