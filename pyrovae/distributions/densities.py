@@ -1,7 +1,6 @@
 r"""Densities that keep their digits where those of torch and Pyro lose them."""
 
 import math
-from typing import Any, ClassVar
 
 import torch
 from pyro import distributions as dist
@@ -66,11 +65,10 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
 
     def cdf(self, value: Tensor) -> Tensor:
         logits, small = self._away_from_zero(1e-3)
-        x, size = value.clamp(0, 1), logits.abs()
-        x = torch.where(logits > 0, 1 - x, x)  # F(x) under l is 1 - F(1 - x) under -l
+        inside, size = value.clamp(0, 1), logits.abs()
+        x = torch.where(logits > 0, 1 - inside, inside)  # F(x) under l is 1 - F(1 - x) under -l
         u = torch.expm1(-size * x) / torch.expm1(-size)
         u = torch.where(logits > 0, 1 - u, u)
-        inside = value.clamp(0, 1)
         return torch.where(small, inside - self.logits * inside * (1 - inside) / 2, u)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -119,10 +117,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         1.0
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
 
     def __init__(
         self,

@@ -399,10 +399,8 @@ def _by_example(cells: _Cells, count: int) -> Tensor:
     largest = log_mass.new_full((count,), -math.inf)
     largest = largest.scatter_reduce(0, cells.owner, log_mass, "amax")
     usable = torch.where(largest.isfinite(), largest, 0.0)
-    sums = torch.zeros_like(usable).index_add_(
-        0, cells.owner, (log_mass - usable[cells.owner]).exp()
-    )
-    return sums.log() + usable
+    mass = (log_mass - usable[cells.owner]).exp()
+    return torch.zeros_like(usable).index_add_(0, cells.owner, mass).log() + usable
 
 
 def _near(mesh: _Mesh, cells: _Cells, level: int, center: Tensor, variance: Tensor) -> Tensor:

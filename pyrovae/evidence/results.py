@@ -137,13 +137,9 @@ class Sandwich(Result):
 
     def arrays(self) -> dict[str, Tensor]:
         """All numbers by name, for a file."""
-        sides = {"lower": self.lower, "upper": self.upper}
-        named = {
-            f"{side}_{name}": array
-            for side, found in sides.items()
-            for name, array in found.arrays().items()
-        }
-        return named | {"x": self.x}
+        lower = {f"lower_{name}": array for name, array in self.lower.arrays().items()}
+        upper = {f"upper_{name}": array for name, array in self.upper.arrays().items()}
+        return lower | upper | {"x": self.x}
 
 
 class WeightSummary(Result):

@@ -311,14 +311,9 @@ def _marginals(q: Any, p: Any) -> tuple[Tensor, str] | None:
     p = distributions.expand(p, q.batch_shape)
     if not distributions.factorizes(q, p):
         return None
-    marginal_q, marginal_p = distributions.base(q), distributions.base(p)
-    found = closed_form(marginal_q, marginal_p)
-    if found is None:
-        integrated = integrate(marginal_q, marginal_p)
-        if integrated is None:
-            return None
-        found = integrated[0], integrated[2]
-    return found[0].reshape(-1, q.event_shape[0]).T.double(), found[1]
+    marginals = distributions.base(q), distributions.base(p)
+    found = closed_form(*marginals) or integrate(*marginals)
+    return found and (found[0].reshape(-1, q.event_shape[0]).T.double(), found[-1])
 
 
 def _no_density(q: Any, p: Any) -> str | None:
