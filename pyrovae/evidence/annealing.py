@@ -26,9 +26,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae._process.choices import check_choice
-from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae._process.memory import in_chunks, rows_per_chunk
+from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import expand, is_point, is_real, moments
 from pyrovae.evidence.results import Evidence, Sandwich, weight_statistics
 from pyrovae.vae import VAE
@@ -127,8 +125,8 @@ def annealed(
     vae.check_data(vae.place(x))
     parts = []
     with _prepared(vae, x.device):
-        for place, batch in enumerate(in_chunks(x, samples, ROWS)):
-            torch.manual_seed(derived(seed, place))
+        for place, batch in enumerate(memory.in_chunks(x, samples, ROWS)):
+            torch.manual_seed(isolation.derived(seed, place))
             path = _Path(vae, vae.place(batch), start, temperatures, leapfrog, progress, stages=2)
             parts.append(path.chains(path.draw(samples)))
     return _evidence(parts, samples, LOWER)
@@ -183,9 +181,9 @@ def sandwich(
     device = next((p.device for p in vae.parameters()), torch.device("cpu"))
     lower, upper, data = [], [], []
     with _prepared(vae, device):
-        size = rows_per_chunk(samples, ROWS)
+        size = memory.rows_per_chunk(samples, ROWS)
         for place, done in enumerate(range(0, examples, size)):
-            torch.manual_seed(derived(seed, place))
+            torch.manual_seed(isolation.derived(seed, place))
             with torch.no_grad():
                 z = vae.prior().sample((min(size, examples - done),))
                 x = vae.likelihood(z).sample()
@@ -360,7 +358,7 @@ def _evidence(parts: list[_Chains], chains: int, kind: str) -> Evidence:
 def _prepared(vae: VAE, device: torch.device) -> Iterator[None]:
     """Eval mode, isolated random numbers, weights without gradients, and no checks at each step."""
     wanted = [p for p in vae.parameters() if p.requires_grad]
-    with isolated(device), evaluating(vae), pyro.validation_enabled(False):
+    with isolation.isolated(device), isolation.evaluating(vae), pyro.validation_enabled(False):
         try:
             for parameter in wanted:
                 parameter.requires_grad_(False)
@@ -375,4 +373,4 @@ def _check(samples: int, temperatures: int, leapfrog: int, start: str) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be positive, got {value}")
-    check_choice("start", start, ("prior", "posterior"))
+    choices.check_choice("start", start, ("prior", "posterior"))

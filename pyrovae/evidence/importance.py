@@ -28,9 +28,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from pyrovae._process.choices import check_choice
-from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
-from pyrovae._process.memory import in_chunks
+from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import is_point, is_real
 from pyrovae.evidence.lower_bounds import DRAWS, NO_BOUND, kind
 from pyrovae.evidence.over_dataset import per_example
@@ -115,7 +113,7 @@ def importance_weighted(
         >>> found.kind, found.details["ess"].shape
         ('importance-weighted lower bound', torch.Size([4]))
     """
-    check_choice("proposal", proposal, PROPOSALS)
+    choices.check_choice("proposal", proposal, PROPOSALS)
     samples = DRAWS if samples is None else samples
     if proposal == "mixture":
         return _from_mixture(vae, x, samples, seed, progress)
@@ -142,9 +140,9 @@ def _from_mixture(
     if samples < FEWEST:
         raise ValueError(f"samples from a mixture must be at least {FEWEST}, got {samples}")
     every, x = [], vae.place(x)
-    with isolated(x.device), evaluating(vae):
-        for place, part in enumerate(in_chunks(x, samples, ROWS)):
-            seed_device(x.device, derived(seed, place))
+    with isolation.isolated(x.device), isolation.evaluating(vae):
+        for place, part in enumerate(memory.in_chunks(x, samples, ROWS)):
+            isolation.seed_device(x.device, isolation.derived(seed, place))
             target = Whole(vae, part)
             _, log_w = from_mixture(target, adapted(target), samples)
             every.append(log_w[torch.randperm(len(log_w), device=x.device)].cpu())
@@ -225,7 +223,7 @@ class Whole:
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x | z)."""
-        parts = in_chunks(z, self.examples)
+        parts = memory.in_chunks(z, self.examples)
         return torch.cat([self.vae.likelihood(part).log_prob(self.x) for part in parts])
 
     def posterior(self, z: Tensor, log_w: Tensor) -> Any:

@@ -15,11 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae._process import processes
-from pyrovae._process.choices import check_choice
+from pyrovae._process import choices, files, isolation, processes
 from pyrovae._process.compilation import has_compiler
-from pyrovae._process.files import read_tensors, write_tensors
-from pyrovae._process.isolation import derived, evaluating
 from pyrovae.estimates import Examples, batches, number_of_examples
 from pyrovae.evidence import lower_bounds
 from pyrovae.evidence.results import WeightedBounds
@@ -91,10 +88,10 @@ def per_example(
     parts: list[Tensor] = []  # each (names, examples)
 
     def computed(place: int, x: Tensor) -> Tensor:
-        torch.manual_seed(derived(seed, place))
+        torch.manual_seed(isolation.derived(seed, place))
         return torch.stack(list(lower_bounds.bounds(vae, x, samples, compiled).arrays().values()))
 
-    with torch.random.fork_rng(), evaluating(vae):
+    with torch.random.fork_rng(), isolation.evaluating(vae):
         whole = min(size, count)  # examples in each batch except perhaps the last
         if mode == "inductor" and len(kept.parts) < count // whole:
             compiled = _compiled_chunk(vae, data, whole, samples)
@@ -113,7 +110,7 @@ def per_example(
 
 def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
     """The mode that ``"auto"`` stands for; it depends only on the amount of work."""
-    check_choice("compile", compile, MODES)
+    choices.check_choice("compile", compile, MODES)
     if compile == "inductor" and not has_compiler():
         raise ValueError(
             "compile is inductor, which needs a C++ compiler, and there is none (g++, clang++ or "
@@ -174,7 +171,7 @@ class Store:
         if self.path is not None:
             self.about = dict(settings) | {"fields": NAMES, "of": _fingerprint(vae, data)}
             if self.path.is_file():
-                tensors, about = read_tensors(self.path)
+                tensors, about = files.read_tensors(self.path)
                 if about == self.about:
                     self.parts = list(torch.stack([tensors[name] for name in NAMES], 1))
         count = torch.tensor(len(self.parts))
@@ -211,7 +208,7 @@ class Store:
         if self.path is not None and self.parts:
             columns = torch.stack([part.cpu() for part in self.parts], 1)  # (names, batches, size)
             self.path.parent.mkdir(exist_ok=True)
-            write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
+            files.write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
 
 
 def _fingerprint(vae: VAE, data: Examples) -> str:
