@@ -1,12 +1,12 @@
 """Estimators of log p(x), the evidence.
 
 ``evaluate`` is the one function for all of them. ``lower_bounds`` draws from q(z | x): the ELBO and
-the importance-weighted bound; ``over_dataset`` computes them for every example of a dataset. The
-other files hold one method each: ``importance`` (with mixtures fitted to each example),
-``annealing`` (annealed importance sampling; bounds on both sides), ``quadrature``, ``tractable``
-(models whose log p(x) has a formula) and ``sampling`` (from draws of p(z | x)). ``results`` holds
-the objects they return, with the diagnostics of importance weights. A new estimator is a file with
-one function and one line in the dictionary ``METHODS`` of ``methods``.
+the importance-weighted bound, of a batch and of every example of a dataset. The other files hold
+one method each: ``importance`` (with mixtures fitted to each example), ``annealing`` (annealed
+importance sampling; bounds on both sides), ``quadrature``, ``tractable`` (models whose log p(x) has
+a formula) and ``nuts`` (from draws of p(z | x)). ``results`` holds the objects they return, with
+the diagnostics of importance weights. A new estimator is a file with one function and one line in
+the dictionary ``METHODS`` of ``methods``.
 """
 
 from pyrovae.evidence import (
@@ -14,34 +14,22 @@ from pyrovae.evidence import (
     importance,
     lower_bounds,
     methods,
-    over_dataset,
+    nuts,
     quadrature,
     results,
-    sampling,
     tractable,
 )
 from pyrovae.evidence.annealing import *
 from pyrovae.evidence.importance import *
 from pyrovae.evidence.lower_bounds import *
 from pyrovae.evidence.methods import *
-from pyrovae.evidence.over_dataset import *
+from pyrovae.evidence.nuts import *
 from pyrovae.evidence.quadrature import *
 from pyrovae.evidence.results import *
-from pyrovae.evidence.sampling import *
 from pyrovae.evidence.tractable import *
 
 __all__ = [
     name
-    for file in (
-        annealing,
-        importance,
-        lower_bounds,
-        methods,
-        over_dataset,
-        quadrature,
-        results,
-        sampling,
-        tractable,
-    )
+    for file in (annealing, importance, lower_bounds, methods, nuts, quadrature, results, tractable)
     for name in file.__all__
 ]

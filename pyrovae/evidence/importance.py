@@ -30,9 +30,8 @@ from torch import Tensor
 
 from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import is_point, is_real
-from pyrovae.evidence.lower_bounds import DRAWS, NO_BOUND, kind
-from pyrovae.evidence.over_dataset import per_example
-from pyrovae.evidence.results import Evidence, weight_statistics
+from pyrovae.evidence.lower_bounds import DRAWS, per_example
+from pyrovae.evidence.results import NO_BOUND, Evidence, kind, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = [

@@ -13,8 +13,7 @@ from pyrovae.estimates import Estimate, Examples, Result, batches
 from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
-from pyrovae.evidence.lower_bounds import DRAWS, NO_BOUND, kind
-from pyrovae.evidence.over_dataset import per_example
+from pyrovae.evidence.lower_bounds import DRAWS, per_example
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
 from pyrovae.vae import VAE
@@ -64,7 +63,7 @@ class Evaluation(Result):
             samples: draws for each example.
             kind: as :func:`kind` returns it.
         """
-        weights = bounds.summary() if samples > 1 and kind != NO_BOUND else None
+        weights = bounds.summary() if samples > 1 and kind != results.NO_BOUND else None
         mean = Estimate.of(bounds.log_evidence)
         error = None if weights is None else weights.sampling_error
         evidence = results.EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind)
@@ -243,7 +242,7 @@ def _by_weighting(
         return _by_example("iw", importance_weighted, vae, data, **options)
     samples = DRAWS if samples is None else samples
     every = per_example(vae, data, samples=samples, **options)
-    return Evaluation.of(every, samples, kind(vae, data, samples))
+    return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
 def _by_example(

@@ -8,13 +8,18 @@ themselves show by how much, as far as the draws have reached their tail.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
-from pyrovae.estimates import Estimate, Result
+from pyrovae.distributions import base
+from pyrovae.estimates import Estimate, Examples, Result
+from pyrovae.vae import VAE
 
 __all__ = [
+    "NO_BOUND",
     "RELIABLE",
     "Bounds",
     "Evidence",
@@ -24,10 +29,14 @@ __all__ = [
     "WeightSummary",
     "WeightedBounds",
     "Weights",
+    "bits_per_dimension",
+    "kind",
     "pareto_shape",
     "weight_statistics",
 ]
 
+NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
+"""Name of the estimate for a posterior that is a point."""
 RELIABLE = 0.7
 """The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
 
@@ -350,3 +359,55 @@ def _fitted_shape(x: Tensor) -> Tensor:
     profile = n * ((-theta / shapes).log() - shapes - 1)
     mean = (theta * profile.softmax(0)).sum(0)
     return torch.log1p(-mean * x).mean(0)
+
+
+def kind(vae: VAE, data: Examples, samples: int) -> str:
+    """Name the estimate of log p(x) that draws from q(z | x) give.
+
+    Args:
+        vae: the model and its posterior.
+        data: the examples; only the first is used.
+        samples: draws for each example.
+
+    Example:
+        >>> kind(vae, data, samples=1_000)
+        'importance-weighted lower bound'
+    """
+    with torch.no_grad():
+        q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
+    if isinstance(q, Delta):
+        return NO_BOUND
+    return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
+
+
+def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
+    r"""Convert a log-probability of one example to bits per dimension.
+
+    .. math:: -\frac{\log p(x)}{D \ln 2}
+
+    This is a code length if the likelihood is a probability of the data as they are: ``bernoulli``
+    for bits, and for counts ``binomial``, ``discretized_logistic``, ``categorical``, ``poisson``
+    and ``negative_binomial``, which can be compared with each other. A density depends on the unit
+    of x: for :math:`x / m` the bits are lower by :math:`\log_2 m` than for x, and neither can be
+    compared with a probability. A lower bound on log p(x) gives an upper bound on the bits.
+
+    Args:
+        nats: log p(x), or a bound on it, in nats per example.
+        event_shape: shape of one observation, with D dimensions in all.
+
+    Returns:
+        Bits per dimension. Standard errors are converted by the same factor.
+
+    Raises:
+        ValueError: if an observation has no dimensions.
+
+    Example:
+        >>> round(bits_per_dimension(-36.0, (1, 8, 8)), 2)
+        0.81
+    """
+    dimensions = math.prod(event_shape)
+    if not event_shape or dimensions < 1:
+        raise ValueError(
+            f"event_shape must have at least one dimension, all positive, got {tuple(event_shape)}"
+        )
+    return -nats / (dimensions * math.log(2))

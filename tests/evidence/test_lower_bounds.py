@@ -442,7 +442,7 @@ class Branching(Bernoulli):
 
 
 def test_what_cannot_be_traced_runs_as_written_and_says_why(network, digits, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     vae = VAE(StandardNormal(2), Branching(2, SHAPE, network), DiagonalNormal(2, SHAPE, network))
     data = Split.from_array(digits)
     with pytest.warns(UserWarning, match="not compiled, so draws run as written: .*[Dd]ata"):
@@ -461,7 +461,7 @@ def test_what_differs_from_the_program_is_not_used(vae, digits, monkeypatch):
 
 def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, monkeypatch):
     monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", lambda graph: graph)
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     digits[50, 0, 3, 3] = 0.5
     for mode in ("off", "inductor"):
         with pytest.raises(ValueError, match="support"):
@@ -470,7 +470,7 @@ def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, 
 
 def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, monkeypatch):
     """An offset stands for rounding; after a fallback the store is one of bounds as written."""
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     monkeypatch.setattr("pyrovae.evidence.lower_bounds.ABSOLUTE", 1.0)
     monkeypatch.setattr(
         "pyrovae.evidence.lower_bounds.compiled",
@@ -508,16 +508,16 @@ def test_auto_compiles_where_it_is_worth_it(vae, digits, monkeypatch):
         (work, False, 100, []),
         (1, True, 1, []),
     ):
-        monkeypatch.setattr("pyrovae.evidence.over_dataset.WORTH", worth)
+        monkeypatch.setattr("pyrovae.evidence.lower_bounds.WORTH", worth)
         monkeypatch.setattr(
-            "pyrovae.evidence.over_dataset.has_compiler", lambda compiler=compiler: compiler
+            "pyrovae.evidence.lower_bounds.has_compiler", lambda compiler=compiler: compiler
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             evaluate(vae, data, samples=samples)
         assert asked == expected
         asked.clear()
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: False)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: False)
     with pytest.raises(ValueError, match=r"needs a C.. compiler, and there is none"):
         evaluate(vae, data, compile="inductor")
     with pytest.raises(ValueError, match="one of auto, off, inductor, got 'fast'"):
