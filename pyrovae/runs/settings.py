@@ -15,7 +15,17 @@ from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Option
 from pyrovae.training import fit
 
-__all__ = ["DATA_SETTINGS", "FAMILIES", "MODEL_SETTINGS", "TRAINING_SETTINGS"]
+__all__ = [
+    "DATA_SETTINGS",
+    "FAMILIES",
+    "MODEL_SETTINGS",
+    "SETTINGS",
+    "TRAINING_SETTINGS",
+    "Settings",
+]
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Tables of settings by name, ``data``, ``model`` and ``training``: some or all of them."""
 
 FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "prior": PRIORS,
