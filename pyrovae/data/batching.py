@@ -3,13 +3,20 @@ r"""Splits: rows of an array, turned into float tensors one batch at a time."""
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 
-from pyrovae.data.sources import float_range
-from pyrovae.data.transforms import Dynamic, Transform, draw_bits_on_device, unchanged
+from pyrovae.data.sources import float_range, gaps_of_mask
+from pyrovae.data.transforms import (
+    Dynamic,
+    Standardize,
+    Transform,
+    Unit,
+    draw_bits_on_device,
+    unchanged,
+)
 
 __all__ = ["Resident", "Split"]
 
@@ -46,7 +53,7 @@ class Split:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: "np.ndarray | Rowwise",
         labels: np.ndarray | None,
         event_shape: tuple[int, ...],
         *,
@@ -100,8 +107,9 @@ class Split:
             raise ValueError(
                 f"labels have shape {labels.shape}; allowed is one integer per row, ({len(x)},)"
             )
-        float_range("x", x)
-        return cls(x, labels, x.shape[1:])
+        filled = gaps_of_mask(x)
+        gaps = float_range("x", filled)[3]
+        return cls(filled, labels, filled.shape[1:], gaps=gaps)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -146,6 +154,54 @@ class Split:
             )
         starts = range(0, len(self), size)
         return (self.batch(np.arange(i, min(i + size, len(self)))) for i in starts)
+
+    def original(self, values: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Undo the scaling of values, and so return them in the units of the data.
+
+        Args:
+            values: scaled as by this split, ``(..., *event_shape)``.
+
+        Returns:
+            float64 where they were scaled, otherwise the values as they are.
+
+        Example:
+            >>> from pyrovae.data import load
+            >>> split = load("digits", scaling="unit").test
+            >>> split.original(split.batch(torch.arange(2).numpy())).max()
+            np.float64(16.0)
+        """
+        plain = values.numpy() if isinstance(values, torch.Tensor) else values
+        transform = self._transform
+        return transform.undo(plain) if isinstance(transform, Standardize | Unit) else plain
+
+    def log_slope(self, limit: int | None = None) -> torch.Tensor | None:
+        r"""The logarithm by which scaling raised the density of each example.
+
+        With scaled values :math:`y_d = f_d(x_d)`, the density of an example in the units of the
+        data is :math:`\log p(x) = \log p(y) + \sum_d \log |f_d'(x_d)|`, a sum over observed values.
+
+        Args:
+            limit: of the first ``limit`` examples only.
+
+        Returns:
+            float64, (examples,), in nats; None without scaling.
+
+        Example:
+            >>> import math
+            >>> from pyrovae.data import load
+            >>> slope = load("digits", scaling="unit").test.log_slope(limit=1)
+            >>> math.isclose(slope.item(), -64 * math.log(16))
+            True
+        """
+        if not isinstance(self._transform, Standardize | Unit):
+            return None
+        each = np.broadcast_to(self._transform.log_slope(), self.event_shape).reshape(-1)
+        count = len(self) if limit is None else min(limit, len(self))
+        if not self.gaps:
+            return torch.full((count,), float(each.sum()), dtype=torch.float64)
+        some = portions(np.arange(count), len(each))
+        rows = (gather(self._x, self._rows[index]).reshape(len(index), -1) for index in some)
+        return torch.from_numpy(np.concatenate([~np.isnan(x) @ each for x in rows]))
 
     def on_device(self, device: torch.device) -> "Resident":
         """Copy all rows to a device, where batches are then made without the host.
@@ -222,8 +278,23 @@ class Resident:
         return x.float()
 
 
-def gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+class Rowwise(Protocol):
+    """Rows that are made when they are asked for, such as those of a sparse matrix."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Make the rows, ``(len(rows), *shape[1:])``."""
+        ...
+
+
+def gather(x: np.ndarray | Rowwise, rows: np.ndarray) -> np.ndarray:
     """Copy rows of an array, by `take` where it does not copy the whole array first."""
+    if not isinstance(x, np.ndarray):
+        return x.gather(rows)
     if x.flags.c_contiguous and x.dtype.isnative:
         return np.take(x, rows, axis=0)
     return np.asarray(x[rows])

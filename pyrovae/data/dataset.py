@@ -13,6 +13,7 @@ from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source
 from pyrovae.data.treatment import (
     STATIC_SEEDS,
+    check_columns,
     check_maximum,
     check_options,
     check_treatment,
@@ -87,8 +88,9 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
     scaling: str | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     download: bool = True,
+    id_column: str | None = None,
 ) -> Dataset:
     """Load a dataset by name or by path, and split it.
 
@@ -99,14 +101,16 @@ def load(
     validation set.
 
     Args:
-        data: a name in `DATASETS`; the path of an .npy, .npz, .csv or .parquet file; or a folder
-            of images.
+        data: a name in `DATASETS`; the path of a file with a suffix in `READERS`; or a folder of
+            images.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
         binarization: one of `BINARIZATIONS`; None means `none`.
         scaling: one of `SCALINGS`; None means `none`.
-        image_size: side length to which the images of a folder are resized; None keeps their size.
+        image_size: height and width to which the images of a folder are resized, one number for
+            both; None keeps their size.
         download: whether a missing named dataset may be downloaded.
+        id_column: name of the column of a table that identifies rows and is no data.
 
     Returns:
         The dataset.
@@ -117,7 +121,8 @@ def load(
         FileNotFoundError: for a path that does not exist, or a named dataset that is missing and
             could not be downloaded.
         ImportError: if a package that this source needs cannot be imported.
-        TypeError: if `image_size` is given for anything other than a folder of images.
+        TypeError: if `image_size` is given for anything other than a folder of images, or
+            `id_column` for anything other than a table.
 
     Example:
         >>> from pyrovae.data import load
@@ -126,7 +131,9 @@ def load(
         tensor([0., 1.])
     """
     check_options(binarization or "none", scaling or "none")
-    source = read(data, data_dir=data_dir, image_size=image_size, download=download)
+    source = read(
+        data, data_dir=data_dir, image_size=image_size, download=download, id_column=id_column
+    )
     return prepare(source, binarization=binarization, scaling=scaling)
 
 
@@ -158,15 +165,20 @@ def prepare(
     binarization, scaling = binarization or "none", scaling or "none"
     check_options(binarization, scaling)
     check_treatment(source, source.maximum, binarization, scaling)
+    check_columns(source)
     assigned, rule = _assign(source)
-    statistics = statistics_of(*assigned["train"]) if scaling == "standardize" else {}
+    statistics: Mapping[str, np.ndarray] = {}
+    if scaling == "standardize":
+        statistics = statistics_of(*assigned["train"], source.schema)
     splits: dict[str, Split] = {}
     seeds: dict[str, int] = {}
     for part, (rows, index) in assigned.items():
         kind = "static" if binarization == "dynamic" and part != "train" else binarization
         if kind == "static":
             seeds[part] = STATIC_SEEDS[part]
-        splits[part] = treat(part, rows, index, kind, scaling, source.maximum, statistics)
+        splits[part] = treat(
+            part, rows, index, kind, scaling, source.maximum, statistics, source.gaps
+        )
     return Dataset(
         name=source.name,
         train=splits["train"],
@@ -191,9 +203,11 @@ def load_all(
     binarization: str | None = None,
     scaling: str | None = None,
     statistics: Mapping[str, np.ndarray] | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     maximum: int | None = None,
     download: bool = True,
+    id_column: str | None = None,
+    schema: Schema | None = None,
 ) -> Split:
     """Load all rows of a source, in file order, under the treatment of a trained model.
 
@@ -209,6 +223,9 @@ def load_all(
         image_size: image size of the trained model's dataset, for a folder of images.
         maximum: maximum of the trained model's dataset.
         download: whether a missing named dataset may be downloaded.
+        id_column: name of the column of a table that identifies rows and is no data.
+        schema: of the trained model's dataset, whose columns are taken from a new table by their
+            names.
 
     Returns:
         One split.
@@ -226,8 +243,15 @@ def load_all(
     """
     binarization, scaling = binarization or "none", scaling or "none"
     check_options(binarization, scaling)
-    source = read(data, data_dir=data_dir, image_size=image_size, download=download)
-    check_maximum(source, maximum, scaling)
+    source = read(
+        data,
+        data_dir=data_dir,
+        image_size=image_size,
+        download=download,
+        id_column=id_column,
+        schema=schema,
+    )
+    check_maximum(source, maximum, binarization, scaling)
     check_treatment(source, maximum, binarization, scaling)
     parts = list(source.parts.values())
     x = parts[0].x if len(parts) == 1 else np.concatenate([rows.x for rows in parts])
@@ -242,7 +266,9 @@ def load_all(
             )
     kind = "static" if binarization == "dynamic" else binarization
     index = np.arange(len(x))
-    return treat("all", Rows(x, labels, ids), index, kind, scaling, maximum, statistics)
+    return treat(
+        "all", Rows(x, labels, ids), index, kind, scaling, maximum, statistics, source.gaps
+    )
 
 
 def _joined(arrays: list[np.ndarray | None]) -> np.ndarray | None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from pyrovae.data.schema import Schema
+
 __all__ = ["RECIPES", "Recipe", "for_array"]
 
 
@@ -130,13 +132,19 @@ TABLE = Recipe(
 
 
 def for_array(
-    maximum: int | None, unit_interval: bool, event_shape: tuple[int, ...], rows: int
+    maximum: int | None,
+    unit_interval: bool,
+    event_shape: tuple[int, ...],
+    rows: int,
+    schema: Schema | None = None,
+    black_and_white: bool = False,
 ) -> Recipe:
     """Choose a recipe for the user's own data.
 
-    Bits are modeled by a Bernoulli likelihood, other integer pixels by a normal after division by
-    their maximum, real numbers in [0, 1] by a continuous Bernoulli, and everything else by a normal
-    after standardizing. Color images get convolutional networks, and tables a latent dimension of
+    Bits are modeled by a Bernoulli likelihood, and so are images of black and white, made binary at
+    half of their maximum; other integer pixels by a normal after division by their maximum, real
+    numbers in [0, 1] by a continuous Bernoulli, the columns of a table of several kinds each by
+    its own likelihood, and everything else by a normal after standardizing. Color images get convolutional networks, and tables a latent dimension of
     at most half their columns. Small datasets are trained in small batches for many epochs, so that
     there are enough steps: about 10,000, in 20 to 1,000 epochs.
 
@@ -145,6 +153,8 @@ def for_array(
         unit_interval: whether the values are real numbers that all lie in [0, 1].
         event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
         rows: number of rows, all splits together.
+        schema: of the columns of a table, or None.
+        black_and_white: whether all pixels are 0 or 255.
 
     Returns:
         The recipe.
@@ -159,7 +169,13 @@ def for_array(
     batch_size = min(128, max(16, rows // 40))
     epochs = min(1_000, max(20, math.ceil(10_000 * batch_size / rows)))
     recipe = replace(recipe, training=_training(epochs=epochs, batch_size=batch_size))
-    if maximum == 1:
+    several = schema is not None and schema.mixed
+    numbers = schema is None or all(not column.integer for column in schema.columns)
+    if black_and_white:
+        recipe = replace(recipe, likelihood="bernoulli", binarization="threshold", scaling="none")
+    elif several and not (unit_interval and numbers):
+        recipe = replace(recipe, likelihood="columns", scaling="standardize")
+    elif maximum == 1:
         recipe = replace(recipe, likelihood="bernoulli", scaling="none")
     elif maximum is not None and image:
         recipe = replace(recipe, likelihood="normal", scaling="unit")

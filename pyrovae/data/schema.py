@@ -65,6 +65,16 @@ class Schema:
         """The names of the columns."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether the columns differ in kind, or are categories.
+
+        Numbers that all are whole count as one kind.
+        """
+        kinds = {column.kind for column in self.columns}
+        whole = all(column.integer and not column.categories for column in self.columns)
+        return "category" in kinds or (len(kinds) > 1 and not whole)
+
     def to_dict(self) -> dict[str, object]:
         """Plain data, for a file; what `of` reads."""
         columns = [

@@ -19,7 +19,9 @@ import numpy as np
 
 from pyrovae._process.choices import check_choice
 from pyrovae.data.batching import Split, gather, portions
-from pyrovae.data.sources import Rows, Source
+from pyrovae.data.coding import too_many
+from pyrovae.data.schema import Schema
+from pyrovae.data.sources import Rows, Source, chunks
 from pyrovae.data.transforms import (
     Dynamic,
     Packed,
@@ -57,7 +59,12 @@ def check_options(binarization: str, scaling: str) -> None:
 
 
 def check_treatment(source: Source, maximum: int | None, binarization: str, scaling: str) -> None:
-    """Refuse numbers without a maximum if the treatment needs one."""
+    """Refuse missing values and numbers without a maximum if the treatment needs them."""
+    if source.gaps and binarization != "none":
+        raise ValueError(
+            f"binarization {binarization!r} needs all values, and some of {source.name} are "
+            "missing; use binarization 'none', or drop rows with missing values"
+        )
     if maximum is not None or source.unit_interval or source.maximum == 1:
         return
     if binarization != "none":
@@ -73,20 +80,52 @@ def check_treatment(source: Source, maximum: int | None, binarization: str, scal
         )
 
 
-def check_maximum(source: Source, maximum: int | None, scaling: str) -> None:
+def check_columns(source: Source) -> None:
+    """Refuse columns that no model can be trained on: without values, or of names of the rows."""
+    rows = source.parts.get("all") or source.parts["train"]
+    x = rows.x
+    if x.ndim != 2:
+        return
+    names = [f"{i} (counting from 0)" for i in range(x.shape[1])]
+    names = names if source.schema is None else list(source.schema.names)
+    counts = np.full(x.shape[1], len(x))
+    if source.gaps:
+        counts = sum((~np.isnan(chunk)).sum(0) for _, chunk in chunks(x))
+        empty = [name for name, count in zip(names, counts, strict=True) if not count]
+        if empty:
+            raise ValueError(
+                f"{source.name}: column {', '.join(empty)} holds no value in the training rows; "
+                "drop it"
+            )
+    columns = () if source.schema is None else source.schema.columns
+    for i, column in enumerate(columns):
+        if column.kind == "category" and too_many(len(column.categories), int(counts[i])):
+            raise ValueError(
+                f"{source.name}: column {column.name} holds {len(column.categories)} different "
+                f"words in {counts[i]} rows, too many for categories; name it as the id "
+                "(id_column, --id), or drop it"
+            )
+
+
+def check_maximum(source: Source, maximum: int | None, binarization: str, scaling: str) -> None:
     """Refuse numbers on a scale different from the model's training data.
 
-    For bytes and named datasets the maximum is a property of the format, so it must be the same.
-    For other integers it is the largest value that occurs in the data: it may be smaller, and it
-    is irrelevant for standardized columns.
+    For bytes and named datasets the maximum is a property of the format, so it must be the same;
+    bytes that all are 0 or 1 may be dark images out of 255. For other integers it is the largest
+    value that occurs in the data: a smaller one is accepted, and a larger one too if nothing is
+    made binary, since some likelihoods have no largest count and the others refuse it themselves.
+    It is irrelevant for standardized columns.
     """
     found = source.maximum
     dtype = next(iter(source.parts.values())).x.dtype
     fixed = dtype.kind == "b" or dtype == np.uint8
     if not fixed and (maximum is None or scaling == "standardize"):
         return
-    if found is not None and (found == maximum or (not fixed and found < (maximum or 0))):
-        return
+    if found is not None and maximum is not None:
+        if found == maximum or (not fixed and (found < maximum or binarization == "none")):
+            return
+        if dtype == np.uint8 and found in (1, 255) and _fit(source, maximum, binarization, scaling):
+            return
     here = "real or negative numbers" if found is None else f"counts out of {found}"
     trained = "real numbers" if maximum is None else f"counts out of {maximum}"
     remedy = (
@@ -99,6 +138,17 @@ def check_maximum(source: Source, maximum: int | None, scaling: str) -> None:
     )
 
 
+def _fit(source: Source, maximum: int, binarization: str, scaling: str) -> bool:
+    """Whether bytes can be counts out of another maximum, by their values or without a treatment.
+
+    Bits are no such counts.
+    """
+    if maximum > 1 and binarization == scaling == "none":
+        return True
+    every = (chunk for rows in source.parts.values() for _, chunk in chunks(rows.x))
+    return maximum > 1 and all(chunk.max() <= maximum for chunk in every)
+
+
 def treat(
     part: str,
     rows: Rows,
@@ -107,6 +157,7 @@ def treat(
     scaling: str,
     maximum: int | None,
     statistics: Mapping[str, np.ndarray],
+    gaps: bool = False,
 ) -> Split:
     """Make a split from the rows at ``index``, with the transform of the treatment."""
     x = rows.x
@@ -125,7 +176,7 @@ def treat(
         transform = Unit(maximum or 1)
     elif scaling == "standardize":
         transform = Standardize(statistics["loc"], statistics["scale"])
-    return Split(x, labels, event_shape, rows=index, transform=transform, ids=ids)
+    return Split(x, labels, event_shape, rows=index, transform=transform, gaps=gaps, ids=ids)
 
 
 def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: int) -> np.ndarray:
@@ -135,16 +186,40 @@ def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: in
     return np.concatenate([np.packbits(b.reshape(len(b), -1), axis=1) for b in bits])
 
 
-def statistics_of(rows: Rows, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the mean and the standard deviation of every column over the rows at ``index``.
+def statistics_of(
+    rows: Rows, index: np.ndarray, schema: Schema | None = None
+) -> dict[str, np.ndarray]:
+    """Compute mean and standard deviation of the observed values of every column, at ``index``.
 
     Columns are shifted by their first value, so that a constant column has a standard deviation of
-    exactly 0; its scale is then set to 1.
+    exactly 0; its scale is then set to 1. In a table with columns of several kinds, those above
+    zero are only divided by their standard deviation, and only real ones are shifted too.
     """
     x = rows.x
-    shift = x[index[0]].astype(np.float64)
+    shift = _first_values(x, index)
     some = list(portions(index, shift.size))
-    mean = sum(((gather(x, i) - shift).sum(0) for i in some), np.zeros_like(shift)) / len(index)
-    squares = (np.square(gather(x, i) - shift - mean).sum(0) for i in some)
-    scale = np.sqrt(sum(squares, np.zeros_like(shift)) / len(index))
-    return {"loc": shift + mean, "scale": np.where(scale > 0, scale, 1.0)}
+    zero = np.zeros_like(shift)
+    count = sum((np.sum(~np.isnan(gather(x, i)), 0) for i in some), zero)
+    count = np.maximum(count, 1)  # a column without any value
+    mean = sum((np.nansum(gather(x, i) - shift, 0) for i in some), zero) / count
+    squares = (np.nansum(np.square(gather(x, i) - shift - mean), 0) for i in some)
+    scale = np.sqrt(sum(squares, zero) / count)
+    loc, scale = shift + mean, np.where(scale > 0, scale, 1.0)
+    if schema is not None and schema.mixed:
+        kinds = np.array([column.kind for column in schema.columns])
+        loc = np.where(kinds == "real", loc, 0.0)
+        scale = np.where((kinds == "real") | (kinds == "positive"), scale, 1.0)
+    return {"loc": loc, "scale": scale}
+
+
+def _first_values(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The first observed value of every column, 0 where none is."""
+    first = x[index[0]].astype(np.float64)
+    for some in portions(index, first.size):
+        missing = np.isnan(first)
+        if not missing.any():
+            break
+        rows = gather(x, some)
+        row = np.argmax(~np.isnan(rows), axis=0)
+        first = np.where(missing, np.take_along_axis(rows, row[None], 0)[0], first)
+    return np.nan_to_num(first)

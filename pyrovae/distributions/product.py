@@ -8,7 +8,7 @@ from pyro import distributions as dist
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from pyrovae.distributions._expansion import expanded
+from pyrovae.distributions.properties import expanded
 
 __all__ = ["ColumnProduct"]
 
