@@ -14,6 +14,7 @@ from pyrovae.data import (
     batching,
     catalog,
     dataset,
+    inputs,
     readers,
     recipes,
     schema,
@@ -25,6 +26,7 @@ from pyrovae.data import (
 from pyrovae.data.batching import *
 from pyrovae.data.catalog import *
 from pyrovae.data.dataset import *
+from pyrovae.data.inputs import *
 from pyrovae.data.readers import *
 from pyrovae.data.recipes import *
 from pyrovae.data.schema import *
@@ -38,6 +40,7 @@ __all__ = [
     for file in (
         catalog,
         dataset,
+        inputs,
         readers,
         recipes,
         schema,

@@ -3,7 +3,7 @@ r"""Splits: rows of an array, turned into float tensors one batch at a time."""
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class Split:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: "np.ndarray | Rowwise",
         labels: np.ndarray | None,
         event_shape: tuple[int, ...],
         *,
@@ -278,8 +278,23 @@ class Resident:
         return x.float()
 
 
-def gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+class Rowwise(Protocol):
+    """Rows that are made when they are asked for, such as those of a sparse matrix."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Make the rows, ``(len(rows), *shape[1:])``."""
+        ...
+
+
+def gather(x: np.ndarray | Rowwise, rows: np.ndarray) -> np.ndarray:
     """Copy rows of an array, by `take` where it does not copy the whole array first."""
+    if not isinstance(x, np.ndarray):
+        return x.gather(rows)
     if x.flags.c_contiguous and x.dtype.isnative:
         return np.take(x, rows, axis=0)
     return np.asarray(x[rows])
