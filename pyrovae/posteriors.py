@@ -5,7 +5,7 @@ A posterior of your own is any module that meets :class:`pyrovae.vae.Posterior`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -23,7 +23,7 @@ from pyrovae.distributions import (
     number_of_variables,
     zuko_flows,
 )
-from pyrovae.networks import Divided, NetworkFactory, Shape
+from pyrovae.networks import NetworkFactory, Shape
 
 __all__ = [
     "POSTERIORS",
@@ -53,9 +53,7 @@ class _Encoded(nn.Module):
 
     def encoded(self, x: Tensor) -> Tensor:
         """The encoder's output; it reads zeros for missing values, unless it reads gaps itself."""
-        output: Tensor = self.encoder(
-            x if getattr(self.encoder, "reads_gaps", False) else filled(x)
-        )
+        output: Tensor = self.encoder(self._read(x))
         return output
 
     @torch.no_grad()
@@ -68,12 +66,17 @@ class _Encoded(nn.Module):
         Args:
             x: training data ``(batch, *event_shape)``.
         """
-        if isinstance(self.encoder, Divided):
-            x = x / self.encoder.divisor
+        x = self._read(x)
+        prepared: Callable[[Tensor], Tensor] | None = getattr(self.encoder, "prepared", None)
+        if prepared is not None:
+            x = prepared(x)
         unit = 3 * x.square().mean().sqrt()
         weight = getattr(self.encoder, "input_weight", None)
         if weight is not None and unit > 0:
             weight /= unit
+
+    def _read(self, x: Tensor) -> Tensor:
+        return x if getattr(self.encoder, "reads_gaps", False) else filled(x)
 
 
 class _Diagonal(_Encoded):

@@ -7,10 +7,13 @@ distribution belongs here, whichever role will use it; a prior or a likelihood b
 in :mod:`pyrovae.priors` or :mod:`pyrovae.likelihoods`.
 """
 
-from pyrovae.distributions import densities, observed, properties, spaces
+from pyrovae.distributions import densities, observed, product, properties, spaces
 from pyrovae.distributions.densities import *
 from pyrovae.distributions.observed import *
+from pyrovae.distributions.product import *
 from pyrovae.distributions.properties import *
 from pyrovae.distributions.spaces import *
 
-__all__ = [name for file in (densities, observed, properties, spaces) for name in file.__all__]
+__all__ = [
+    name for file in (densities, observed, product, properties, spaces) for name in file.__all__
+]

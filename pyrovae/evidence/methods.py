@@ -260,7 +260,7 @@ def _by_weighting(
     samples = DRAWS if samples is None else samples
     every = per_example(vae, data, samples=samples, **options)
     slope = _log_slope(data, options["limit"], scaled)
-    every = replace(every, **_moved(every.arrays(), slope))
+    every = results.WeightedBounds(**_moved(every.arrays(), slope))
     return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
@@ -276,9 +276,7 @@ def _by_example(
 ) -> MeanEvidence:
     """Apply a method that takes all examples as one tensor."""
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
-    slope = _log_slope(data, limit, scaled)
-    details = found.details | _moved(found.details, slope)
-    found = replace(found, details=details, **_moved({"log_evidence": found.log_evidence}, slope))
+    found = _in_units(found, _log_slope(data, limit, scaled))
     weights = None
     if function is importance_weighted:
         weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
@@ -302,14 +300,7 @@ def _by_simulation(
 ) -> MeanSandwich:
     both = sandwich(vae, SIMULATED if limit is None else limit, **options)
     slope = None if data is None else _log_slope(data, 1, scaled)  # simulated examples have no gaps
-    sides = {"lower": both.lower, "upper": both.upper}
-    both = replace(
-        both,
-        **{
-            side: replace(found, **_moved({"log_evidence": found.log_evidence}, slope))
-            for side, found in sides.items()
-        },
-    )
+    both = replace(both, lower=_in_units(both.lower, slope), upper=_in_units(both.upper, slope))
     return MeanSandwich(
         method="bdmc",
         lower=both.lower.mean(),
@@ -327,10 +318,14 @@ def _log_slope(data: Examples, limit: int | None, scaled: bool) -> Tensor | None
 
 
 def _moved(values: Mapping[str, Tensor], slope: Tensor | None) -> dict[str, Tensor]:
-    """Those of the values that are log densities of x, in the units of the data."""
-    if slope is None:
-        return {}
-    return {name: value + slope for name, value in values.items() if name in DENSITIES}
+    """The same values, those that are log densities of x in the units of the data."""
+    moved = {} if slope is None else {n: v + slope for n, v in values.items() if n in DENSITIES}
+    return dict(values) | moved
+
+
+def _in_units(found: results.Evidence, slope: Tensor | None) -> results.Evidence:
+    value = _moved({"log_evidence": found.log_evidence}, slope)["log_evidence"]
+    return replace(found, log_evidence=value, details=_moved(found.details, slope))
 
 
 METHODS: dict[str, Callable[..., Evaluation | MeanEvidence | MeanSandwich]] = {

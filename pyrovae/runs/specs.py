@@ -158,7 +158,7 @@ class Option:
 
     def describe(self) -> str:
         """The values it takes, in words."""
-        return " or ".join(_in_words(kind) for kind in _alternatives(self.annotation))
+        return " or ".join(dict.fromkeys(map(_in_words, _alternatives(self.annotation))))
 
 
 def options_of(component: Callable[..., Any]) -> dict[str, Option]:

@@ -1,13 +1,4 @@
-r"""Deterministic maps from one shape to another: the bodies of encoders and decoders.
-
-No probability lives here. ``Network(in_shape, out_shape, ...)`` makes a network, which maps
-``(*batch, *in_shape)`` to ``(*batch, *out_shape)``. The class that puts a distribution on top
-decides both shapes and therefore takes a *network factory*: any callable of
-``(in_shape, out_shape)``, such as ``functools.partial(MLP, hidden_dims=(500, 500))``.
-
-A network may have two attributes that only initialization uses: ``output_bias``, with as many
-entries as ``out_shape``, and ``input_weight``. A network without them keeps its random start.
-"""
+r"""Networks: a linear map, perceptrons and convolutions."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +16,6 @@ __all__ = [
     "NETWORKS",
     "Activation",
     "Conv",
-    "Divided",
     "Gated",
     "Linear",
     "NetworkFactory",
@@ -285,54 +275,6 @@ class Conv(_Network):
         batch = x.shape[: x.dim() - len(self.in_shape)]
         y: Tensor = self.body(x.reshape(-1, *self.in_shape))  # (*batch, ...) -> (rows, ...)
         return y.reshape(*batch, *self.out_shape)
-
-
-class Divided(nn.Module):
-    r"""A network that divides its input by a constant, :math:`h = f(x / c)`.
-
-    A step of Adam moves each weight by about the step size, whatever the unit of x, and thus
-    :math:`W x` in proportion to x. With raw levels up to 255, training diverges at step sizes that
-    suit binary data, and smaller starting weights do not help. Only the network reads x / c: the
-    likelihood remains one of x, so bounds stay comparable.
-
-    Args:
-        in_shape: shape of one input.
-        out_shape: shape of one output.
-        network: factory of f.
-        divisor: c.
-
-    Raises:
-        ValueError: if ``divisor`` is not positive and finite.
-
-    Example:
-        >>> from pyrovae.networks import MLP, Divided
-        >>> divided = Divided((1, 8, 8), (2,), network=MLP, divisor=255)
-        >>> torch.equal(divided(255 * x), divided.network(x))
-        True
-    """
-
-    def __init__(
-        self, in_shape: Shape, out_shape: Shape, *, network: NetworkFactory, divisor: float
-    ) -> None:
-        super().__init__()
-        if not 0 < divisor < math.inf:
-            raise ValueError(
-                f"the divisor of the input must be positive and finite, got {divisor:g}; 1 leaves "
-                "the input as it is"
-            )
-        self.network = network(in_shape, out_shape)
-        self.divisor = float(divisor)
-
-    @property
-    def input_weight(self) -> Tensor:
-        return cast("Tensor", self.network.input_weight)
-
-    @property
-    def output_bias(self) -> Tensor:
-        return cast("Tensor", self.network.output_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.network(x / self.divisor))
 
 
 def _perceptron(
