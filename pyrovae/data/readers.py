@@ -199,12 +199,16 @@ def _read_parquet(path: Path) -> Table:
     nullable |= {getattr(pyarrow, f"uint{n}")(): getattr(pandas, f"UInt{n}Dtype")() for n in sizes}
     nullable[pyarrow.bool_()] = pandas.BooleanDtype()
     try:
-        frame = parquet.read_table(path).to_pandas(types_mapper=nullable.get)
+        table = parquet.read_table(path)
+        frame = table.to_pandas(types_mapper=nullable.get)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as parquet ({reason}); write it again") from error
     if PARQUET_INDEX in frame:  # the notes of pandas on its index were lost
         frame = frame.set_index(PARQUET_INDEX).rename_axis(index=None)
+    notes = (table.schema.pandas_metadata or {}).get("columns", ())
+    categories = {note["name"] for note in notes if note["pandas_type"] == "categorical"}
+    frame = frame.astype({name: "category" for name in frame.columns if name in categories})
     return table_of_frame(str(path), frame)
 
 

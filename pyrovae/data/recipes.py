@@ -143,10 +143,11 @@ def for_array(
 
     Bits are modeled by a Bernoulli likelihood, and so are images of black and white, made binary at
     half of their maximum; other integer pixels by a normal after division by their maximum, real
-    numbers in [0, 1] by a continuous Bernoulli, the columns of a table of several kinds each by
-    its own likelihood, and everything else by a normal after standardizing. Color images get convolutional networks, and tables a latent dimension of
-    at most half their columns. Small datasets are trained in small batches for many epochs, so that
-    there are enough steps: about 10,000, in 20 to 1,000 epochs.
+    numbers in [0, 1] by a continuous Bernoulli, columns of several kinds each by a likelihood of
+    its own, and everything else by a normal after standardizing. Color images get convolutional
+    networks, and tables a latent dimension of at most half their columns. Small datasets are
+    trained in small batches for many epochs, so that there are enough steps: about 10,000, in 20 to
+    1,000 epochs.
 
     Args:
         maximum: largest count of integer values, or None for real numbers.
@@ -165,7 +166,7 @@ def for_array(
         'standardize'
     """
     image = len(event_shape) == 3
-    recipe = BITS if image or maximum == 1 else TABLE
+    recipe = BITS if image or maximum == 1 or black_and_white else TABLE
     batch_size = min(128, max(16, rows // 40))
     epochs = min(1_000, max(20, math.ceil(10_000 * batch_size / rows)))
     recipe = replace(recipe, training=_training(epochs=epochs, batch_size=batch_size))

@@ -174,10 +174,10 @@ def _header(records: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
     ):
         return None
     start, rest = int(first[places[0]]), records[1:]
+    if start == 0 and first[0] == "" and places == list(range(1, len(first))):
+        return first if rest and all(cells[0].strip() for cells in rest) else None  # an index
     if not rest or _counts(rest[0], places) or not (start <= 1 or 1800 <= start <= 2100):
         return None
-    if first[0] == "" and places == list(range(1, len(first))):
-        return first
     below = [cells[i].strip() for cells in rest for i in places if i < len(cells)]
     fractions = any(_is_value(cell) and not cell.lstrip("+-").isdecimal() for cell in below)
     return first if len(places) >= (2 if fractions else 3) else None

@@ -1,12 +1,13 @@
 r"""Every method of estimating log p(x), by name, and its mean over a dataset."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
+from torch import Tensor
 
 from pyrovae._process.choices import check_choice
 from pyrovae.estimates import Estimate, Examples, Result, batches
@@ -22,6 +23,9 @@ __all__ = ["METHODS", "SIMULATED", "Evaluation", "MeanEvidence", "MeanSandwich",
 
 SIMULATED = 100
 """Default number of examples that ``bdmc`` draws from the model."""
+
+DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corrected")
+"""Results for each example that are log densities of x, so that they depend on its units."""
 
 READ = 1_000  # examples that are read at a time
 
@@ -151,6 +155,7 @@ def evaluate(
     compile: str | None = ...,
     progress: Callable[[int], None] | None = ...,
     store: Path | None = ...,
+    scaled: bool = ...,
 ) -> Evaluation: ...
 
 
@@ -178,6 +183,7 @@ def evaluate(
     compile: str | None = None,
     progress: Callable[[int], None] | None = None,
     store: Path | None = None,
+    scaled: bool = False,
     **options: Any,
 ) -> Evaluation | MeanEvidence | MeanSandwich:
     """Estimate the mean of log p(x) over a dataset, with its standard error over examples.
@@ -203,6 +209,9 @@ def evaluate(
         compile: for ``iw`` from the posterior, as for :func:`per_example`. None for ``"auto"``.
         progress: callback, called with the number of examples finished.
         store: for ``iw`` from the posterior, a file from which an interrupted evaluation resumes.
+        scaled: whether densities are those of the scaled values that the VAE sees. By default they
+            are those of the data in their own units: standardizing and dividing change a density
+            by a factor, which is undone.
         options: options of the method: ``temperatures``, ``leapfrog`` and ``start`` for ``ais`` and
             ``bdmc``, as for :func:`annealed`.
 
@@ -226,7 +235,14 @@ def evaluate(
     own = {"proposal": proposal, "compile": compile, "store": store}
     options |= {name: value for name, value in own.items() if value is not None}
     return METHODS[method](
-        vae, data, samples=samples, limit=limit, seed=seed, progress=progress, **options
+        vae,
+        data,
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        progress=progress,
+        scaled=scaled,
+        **options,
     )
 
 
@@ -235,13 +251,16 @@ def _by_weighting(
     data: Examples,
     proposal: str = "posterior",
     samples: int | None = None,
+    scaled: bool = False,
     **options: Any,
 ) -> Evaluation | MeanEvidence:
     if proposal != "posterior":
-        options |= {"proposal": proposal, "samples": samples}
+        options |= {"proposal": proposal, "samples": samples, "scaled": scaled}
         return _by_example("iw", importance_weighted, vae, data, **options)
     samples = DRAWS if samples is None else samples
     every = per_example(vae, data, samples=samples, **options)
+    slope = _log_slope(data, options["limit"], scaled)
+    every = results.WeightedBounds(**_moved(every.arrays(), slope))
     return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
@@ -252,10 +271,12 @@ def _by_example(
     data: Examples,
     *,
     limit: int | None = None,
+    scaled: bool = False,
     **options: Any,
 ) -> MeanEvidence:
     """Apply a method that takes all examples as one tensor."""
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
+    found = _in_units(found, _log_slope(data, limit, scaled))
     weights = None
     if function is importance_weighted:
         weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
@@ -270,9 +291,16 @@ def _by_example(
 
 
 def _by_simulation(
-    vae: VAE, data: Examples | None, *, limit: int | None = None, **options: Any
+    vae: VAE,
+    data: Examples | None,
+    *,
+    limit: int | None = None,
+    scaled: bool = False,
+    **options: Any,
 ) -> MeanSandwich:
     both = sandwich(vae, SIMULATED if limit is None else limit, **options)
+    slope = None if data is None else _log_slope(data, 1, scaled)  # simulated examples have no gaps
+    both = replace(both, lower=_in_units(both.lower, slope), upper=_in_units(both.upper, slope))
     return MeanSandwich(
         method="bdmc",
         lower=both.lower.mean(),
@@ -281,6 +309,23 @@ def _by_simulation(
         examples=len(both.x),
         per_example=both,
     )
+
+
+def _log_slope(data: Examples, limit: int | None, scaled: bool) -> Tensor | None:
+    """What to add to log densities of scaled values to have them in the units of the data."""
+    of_data = getattr(data, "log_slope", None)
+    return None if scaled or of_data is None else of_data(limit)
+
+
+def _moved(values: Mapping[str, Tensor], slope: Tensor | None) -> dict[str, Tensor]:
+    """The same values, those that are log densities of x in the units of the data."""
+    moved = {} if slope is None else {n: v + slope for n, v in values.items() if n in DENSITIES}
+    return dict(values) | moved
+
+
+def _in_units(found: results.Evidence, slope: Tensor | None) -> results.Evidence:
+    value = _moved({"log_evidence": found.log_evidence}, slope)["log_evidence"]
+    return replace(found, log_evidence=value, details=_moved(found.details, slope))
 
 
 METHODS: dict[str, Callable[..., Evaluation | MeanEvidence | MeanSandwich]] = {

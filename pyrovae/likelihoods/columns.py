@@ -129,6 +129,14 @@ class Columns(nn.Module):
         for group, places in self._groups():
             group.initialize(x[:, places])
 
+    @property
+    def nominal(self) -> Tensor:
+        """Which columns are codes of categories, whose order means nothing, ``(D,)``."""
+        nominal = torch.zeros(self.event_shape, dtype=torch.bool, device=self.positions.device)
+        for group, places in self._groups():
+            nominal[places] = isinstance(group, likelihoods.Categorical)
+        return nominal
+
     def of_column(self, column: int) -> Elementwise:
         """The likelihood of the group that a column belongs to.
 

@@ -182,6 +182,8 @@ def fit(
             with products_in(precision, vae):
                 _try(vae, train, objective)
             checkpoint.create(files or {})
+        slope = train.log_slope()
+        state.progress.log_slope = 0.0 if slope is None else slope.mean().item()
         resident = resident_on(where, train) if where.type in DEVICES else None
         batches = Batches(train, resident, vae, batch_size, seed)
         max_seconds = math.inf if max_minutes is None else 60 * max_minutes

@@ -219,7 +219,8 @@ def test_a_tensor_is_taken_as_it_is() -> None:
         (torch.zeros(4), ValueError, r"give scalars the shape \(N, 1\)"),
         (torch.zeros(0, 4), ValueError, "not empty"),
         (np.full((4, 4), "a"), ValueError, "must be real numbers"),
-        (torch.tensor([[0.0], [torch.nan]]), ValueError, r"x\[1, 0\] is nan"),
+        (torch.tensor([[0.0], [torch.inf]]), ValueError, r"x\[1, 0\] is inf"),
+        (torch.full((4, 2), torch.nan), ValueError, "x holds no value, since all are missing"),
         ([[1.0]], TypeError, r"got list; use torch\.as_tensor"),
     ],
 )
@@ -430,20 +431,22 @@ def test_parts_of_a_file_follow_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "maximum", "message"),
+    ("x", "maximum", "options", "message"),
     [
-        (np.full((3, 4), 9, np.uint8), 16, r"counts out of 255, .* counts out of 16; give integ"),
-        (np.eye(3, dtype=np.uint8), 255, "counts out of 1, .* counts out of 255"),
-        (np.full((3, 4), 9), 1, r"counts out of 9, .* out of 1; .* \(a bool array\)"),
-        (np.full((3, 4), 0.5), 255, "real or negative numbers, .* counts out of 255"),
-        (np.full((3, 4), 9, np.uint8), None, "counts out of 255, .* real numbers; save them as fl"),
+        (np.full((3, 4), 9, np.uint8), 1, {}, r"out of 255, .* out of 1; .* \(a bool array\)"),
+        (np.full((3, 4), 17, np.uint8), 16, {"scaling": "unit"}, "of 255, .* out of 16; give int"),
+        (np.eye(3, dtype=bool), 255, {}, "counts out of 1, .* counts out of 255"),
+        (np.full((3, 4), 9), 1, {"binarization": "dynamic"}, "counts out of 9, .* out of 1"),
+        (np.full((3, 4), 9), 8, {"binarization": "threshold"}, "counts out of 9, .* out of 8"),
+        (np.full((3, 4), 0.5), 255, {}, "real or negative numbers, .* counts out of 255"),
+        (np.full((3, 4), 9, np.uint8), None, {}, "counts out of 255, .* numbers; save them as fl"),
     ],
 )
 def test_numbers_on_another_scale_are_refused(
-    tmp_path: Path, x: np.ndarray, maximum: int | None, message: str
+    tmp_path: Path, x: np.ndarray, maximum: int | None, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        load_all(saved(tmp_path, x), maximum=maximum)
+        load_all(saved(tmp_path, x), maximum=maximum, **options)
 
 
 @pytest.mark.parametrize(
@@ -454,6 +457,12 @@ def test_numbers_on_another_scale_are_refused(
         (np.full((3, 4), 9), None, "none"),
         (np.full((3, 4), 90), 16, "standardize"),
         (np.full((3, 4), 255, np.uint8), 255, "unit"),
+        (np.full((3, 4), 60), 10, "none"),  # counts beyond the largest in training
+        (np.full((3, 4), 60, np.uint8), 10, "none"),
+        (np.full((3, 4), 9, np.uint8), 16, "unit"),
+        (np.full((3, 4), 4096, np.uint16), 4095, "unit"),
+        (np.zeros((3, 4), np.uint8), 255, "none"),  # black
+        (np.eye(3, dtype=np.uint8), 255, "unit"),
     ],
 )
 def test_numbers_on_the_same_scale_are_accepted(
@@ -461,7 +470,8 @@ def test_numbers_on_the_same_scale_are_accepted(
 ) -> None:
     statistics = {"loc": np.zeros(4), "scale": np.ones(4)} if scaling == "standardize" else {}
     split = load_all(saved(tmp_path, x), maximum=maximum, scaling=scaling, statistics=statistics)
-    assert (every_row(split) == (x / 255 if scaling == "unit" else x)).all()
+    expected = x / np.float32(maximum or 1) if scaling == "unit" else x
+    assert (every_row(split) == expected).all()
 
 
 def test_counts_cannot_be_made_binary_for_a_model_of_real_numbers(tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae.data import BINARIZATIONS, DATASETS, RECIPES, SCALINGS, Recipe, for_array, load
+from pyrovae.data import (
+    BINARIZATIONS,
+    DATASETS,
+    RECIPES,
+    SCALINGS,
+    Column,
+    Recipe,
+    Schema,
+    for_array,
+    load,
+)
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
 from pyrovae.runs import Spec, resolve
@@ -98,6 +108,53 @@ def test_the_likelihood_of_own_data_follows_from_their_numbers(
 ) -> None:
     recipe = for_array(maximum, unit_interval, event_shape, 500)
     assert (recipe.likelihood, recipe.binarization, recipe.scaling) == expected
+
+
+def schema(*kinds: str, integer: bool = False, words: tuple[str, ...] = ()) -> Schema:
+    return Schema(tuple(Column(f"x{i}", kind, integer, words) for i, kind in enumerate(kinds)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "maximum", "unit_interval", "expected"),
+    [
+        (schema("real", "real"), None, False, ("normal", "standardize")),
+        (schema("positive", "positive"), None, False, ("normal", "standardize")),
+        (schema("real", "positive"), None, False, ("columns", "standardize")),
+        (schema("proportion", "proportion"), None, True, ("continuous_bernoulli", "none")),
+        (schema("proportion", "real"), None, True, ("continuous_bernoulli", "none")),
+        (schema("proportion", "real"), None, False, ("columns", "standardize")),
+        (schema("count", "boolean", integer=True), 9, False, ("normal", "standardize")),
+        (schema("count", "count", integer=True), 9, False, ("normal", "standardize")),
+        (schema("boolean", "boolean", integer=True), 1, False, ("bernoulli", "none")),
+        (
+            schema("category", "category", integer=True, words=("a", "b")),
+            None,
+            False,
+            ("columns", "standardize"),
+        ),
+        (
+            schema("boolean", "boolean", integer=True, words=("False", "True")),
+            1,
+            False,
+            ("bernoulli", "none"),
+        ),
+    ],
+)
+def test_columns_of_several_kinds_each_have_their_likelihood(
+    columns: Schema, maximum: int | None, unit_interval: bool, expected: tuple[str, str]
+) -> None:
+    recipe = for_array(maximum, unit_interval, (2,), 500, columns)
+    assert (recipe.likelihood, recipe.scaling) == expected
+
+
+@pytest.mark.parametrize("event_shape", [(1, 28, 28), (3, 8, 8), (20,)])
+def test_black_and_white_is_made_binary(event_shape: tuple[int, ...]) -> None:
+    recipe = for_array(255, False, event_shape, 500, black_and_white=True)
+    assert (recipe.likelihood, recipe.binarization, recipe.scaling) == (
+        "bernoulli",
+        "threshold",
+        "none",
+    )
 
 
 def test_a_table_gets_at_most_half_as_many_latent_dimensions_as_columns() -> None:
