@@ -22,7 +22,6 @@ from pyrovae import likelihoods
 from pyrovae._process.choices import check_choice, nearest
 from pyrovae.distributions import ColumnProduct
 from pyrovae.likelihoods._base import Elementwise
-from pyrovae.likelihoods.counts import Categorical
 from pyrovae.networks import NetworkFactory, Shape
 
 __all__ = ["Columns", "LikelihoodFactory", "read_columns", "write_columns"]
@@ -57,8 +56,6 @@ class Columns(nn.Module):
     Attributes:
         groups: the likelihoods of the groups.
         decoder: the network that all groups share.
-        nominal: which columns are categories, whose codes are names and not amounts: booleans
-            ``(D,)``.
 
     Args:
         latent_dim: number of dimensions of z.
@@ -86,7 +83,6 @@ class Columns(nn.Module):
         "each column takes what its own likelihood describes; choose another one for that column"
     )
     positions: Tensor
-    nominal: Tensor
 
     def __init__(
         self,
@@ -108,8 +104,6 @@ class Columns(nn.Module):
         self.places = [places for _, places in grouped]
         together = torch.tensor([place for places in self.places for place in places])
         self.register_buffer("positions", together, persistent=False)
-        nominal = [isinstance(self.of_column(d), Categorical) for d in range(len(together))]
-        self.register_buffer("nominal", torch.tensor(nominal), persistent=False)
 
     def forward(self, z: Tensor) -> dist.Distribution:
         output = self.decoder(z)  # (*batch, outputs)
