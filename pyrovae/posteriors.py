@@ -5,8 +5,8 @@ A posterior of your own is any module that meets :class:`pyrovae.vae.Posterior`.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, cast
 
 import torch
 from pyro import distributions as dist
@@ -14,12 +14,17 @@ from torch import Tensor, nn
 
 from pyrovae._process.choices import check_choice
 from pyrovae.distributions import (
+    FARTHEST,
+    LARGEST_INPUT,
     FlowDistribution,
     OneHots,
     PowerSpherical,
     RelaxedOneHots,
-    cholesky_factor,
+    bounded,
     filled,
+    location_and_low_rank,
+    location_and_scale,
+    location_and_tril,
     number_of_variables,
     zuko_flows,
 )
@@ -41,6 +46,8 @@ __all__ = [
 class _Encoded(nn.Module):
     """A distribution over z whose parameters an encoder computes from x.
 
+    Parameters are bounded for an x far out, see :mod:`pyrovae.distributions.extremes`.
+
     Args:
         event_shape: shape of one example.
         network: factory of the encoder.
@@ -53,8 +60,7 @@ class _Encoded(nn.Module):
 
     def encoded(self, x: Tensor) -> Tensor:
         """The encoder's output; it reads zeros for missing values, unless it reads gaps itself."""
-        output: Tensor = self.encoder(self._read(x))
-        return output
+        return cast("Tensor", self.encoder(self._read(x)))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -66,17 +72,16 @@ class _Encoded(nn.Module):
         Args:
             x: training data ``(batch, *event_shape)``.
         """
-        x = self._read(x)
-        prepared: Callable[[Tensor], Tensor] | None = getattr(self.encoder, "prepared", None)
-        if prepared is not None:
-            x = prepared(x)
+        prepared = getattr(self.encoder, "prepared", torch.clone)
+        x = prepared(self._read(x))
         unit = 3 * x.square().mean().sqrt()
         weight = getattr(self.encoder, "input_weight", None)
         if weight is not None and unit > 0:
             weight /= unit
 
     def _read(self, x: Tensor) -> Tensor:
-        return x if getattr(self.encoder, "reads_gaps", False) else filled(x)
+        x = x if getattr(self.encoder, "reads_gaps", False) else filled(x)
+        return x.clamp(-LARGEST_INPUT, LARGEST_INPUT)
 
 
 class _Diagonal(_Encoded):
@@ -89,7 +94,7 @@ class _Diagonal(_Encoded):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         loc, log_scale = self.encoded(x).unbind(-2)  # (*batch, 2, latent_dim)
-        return self.family(loc, log_scale.exp()).to_event(1)
+        return self.family(*location_and_scale(loc, log_scale)).to_event(1)
 
 
 class DiagonalNormal(_Diagonal):
@@ -145,8 +150,8 @@ class FullNormal(_Encoded):
         self.sizes = sizes
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_diagonal, below = self.encoded(x).split(self.sizes, -1)
-        return dist.MultivariateNormal(loc, scale_tril=cholesky_factor(log_diagonal, below))
+        loc, tril = location_and_tril(*self.encoded(x).split(self.sizes, -1))
+        return dist.MultivariateNormal(loc, scale_tril=tril)
 
 
 class LowRankNormal(_Encoded):
@@ -187,7 +192,7 @@ class LowRankNormal(_Encoded):
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, 2 + rank, latent_dim)
         loc, log_scale, factor = out[..., 0, :], out[..., 1, :], out[..., 2:, :].mT
-        return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp())
+        return dist.LowRankMultivariateNormal(*location_and_low_rank(loc, log_scale, factor))
 
 
 class DiagonalLaplace(_Diagonal):
@@ -274,8 +279,11 @@ class InverseAutoregressive(_Encoded):
         self.from_normal = flow.transform
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale, features = self.encoded(x).split(self.sizes, -1)
-        base = dist.Normal(loc, log_scale.exp()).to_event(1)
+        out = self.encoded(x)
+        far = out.abs().amax(-1, keepdim=True) > 30  # where the maps would lose a density's digits
+        loc, log_scale, features = bounded(out, 100.0).split(self.sizes, -1)
+        log_scale = torch.where(far, log_scale - log_scale.detach(), log_scale)
+        base = dist.Normal(*location_and_scale(loc, log_scale)).to_event(1)
         return FlowDistribution(base, self.from_normal(features))
 
 
@@ -306,7 +314,7 @@ class Point(_Encoded):
         super().__init__(event_shape, network, (latent_dim,))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        return dist.Delta(self.encoded(x), event_dim=1)
+        return dist.Delta(bounded(self.encoded(x), FARTHEST), event_dim=1)
 
 
 class Spherical(_Encoded):
@@ -345,7 +353,8 @@ class Spherical(_Encoded):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, latent_dim + 1)
-        return PowerSpherical(nn.functional.normalize(out[..., 1:], dim=-1), out[..., 0].exp())
+        concentration = bounded(out[..., 0], 15.0).exp()  # beyond, a density has no digits
+        return PowerSpherical(nn.functional.normalize(out[..., 1:], dim=-1), concentration)
 
 
 class RelaxedCategorical(_Encoded):
