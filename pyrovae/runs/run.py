@@ -252,7 +252,7 @@ class Run:
         """
         settings = self.config.data
         statistics: Mapping[str, np.ndarray] = {}
-        if settings["scaling"] == "standardize":
+        if settings["scaling"] in ("standardize", "columns"):
             tensors, _ = read_tensors(self.folder / STATISTICS)
             statistics = {name: tensor.numpy() for name, tensor in tensors.items()}
         split = load_all(
