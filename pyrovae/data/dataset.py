@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from pyrovae.data.treatment import (
     statistics_of,
     treat,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["SPLIT_SEED", "Dataset", "load", "load_all", "prepare"]
 
@@ -85,7 +89,7 @@ class Dataset:
 
 
 def load(
-    data: str | os.PathLike[str] = "digits",
+    data: "str | os.PathLike[str] | pandas.DataFrame" = "digits",
     *,
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
@@ -104,7 +108,7 @@ def load(
 
     Args:
         data: a name in `DATASETS`; the path of a file with a suffix in `READERS`; or a folder of
-            images.
+            images; or a pandas DataFrame.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
         binarization: one of `BINARIZATIONS`; None means `none`.
@@ -205,7 +209,7 @@ def prepare(
 
 
 def load_all(
-    data: str | os.PathLike[str],
+    data: "str | os.PathLike[str] | pandas.DataFrame",
     *,
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
