@@ -12,10 +12,11 @@ r"""A run: the folder that a training leaves behind, and what can be asked of it
 
 import contextlib
 import json
+import math
 import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from pyrovae._process.files import read_tensors, write_text
 from pyrovae.data import Dataset, Schema, Split, Standardize, Unit, load_all
 from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
+from pyrovae.queries import Imputed
 from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings, image_size
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
@@ -259,6 +261,11 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); restore it from a copy") from error
 
+    @property
+    def is_unscaled(self) -> bool:
+        """Whether the VAE sees the data in their own units."""
+        return bool(self.config.data["scaling"] == "none")
+
     def statistics(self) -> Mapping[str, np.ndarray]:
         """Means and scales by which the data were standardized; empty if they were not."""
         if self.config.data["scaling"] not in ("standardize", "columns"):
@@ -278,6 +285,18 @@ class Run:
         if self.config.data["scaling"] == "unit":
             return Unit(self.config.data["maximum"] or 1).undo(values.numpy())
         return values.numpy()
+
+    def in_units(self, found: Imputed) -> Imputed:
+        """The same completions, log p(x_obs) being that of the data in their own units."""
+        statistics, slopes = self.statistics(), np.zeros(())
+        if statistics:
+            slopes = -np.log(statistics["scale"])
+        elif self.config.data["scaling"] == "unit":
+            slopes = np.asarray(-math.log(self.config.data["maximum"] or 1))
+        if found.log_evidence is None:
+            return found
+        moved = (found.observed.numpy() * slopes).reshape(len(found.x), -1).sum(1)
+        return replace(found, log_evidence=found.log_evidence + torch.from_numpy(moved))
 
     def treat(
         self,

@@ -15,7 +15,7 @@ from pyrovae.runs.specs import Spec
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["BY_KIND", "as_frame", "describe_columns", "write_frame"]
+__all__ = ["BY_KIND", "as_frame", "describe_columns", "gaps_frame", "write_frame"]
 
 BY_KIND: Mapping[str, str] = {
     "real": "normal:scale=dimension",
@@ -124,6 +124,57 @@ def as_frame(
         name = "id" if schema.id_name is None else schema.id_name
         frame.insert(0, name, ids, allow_duplicates=True)
     return frame
+
+
+def gaps_frame(
+    schema: Schema | None,
+    observed: np.ndarray,
+    mean: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    ids: np.ndarray | None = None,
+) -> "pandas.DataFrame":
+    """List the missing values of a table: row, column, and what the model says of the value.
+
+    Args:
+        schema: of the table; None for columns without names.
+        observed: booleans (N, D), false where a value is missing.
+        mean, lower, upper: mean of each value and the bounds of its interval, in the units of the
+            data, (N, D). Of a category all three are its most probable word.
+        ids: what identifies the rows, (N,); None counts them from 0.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.runs import gaps_frame
+        >>> x = numpy.array([[1.0, 2.0]])
+        >>> gaps_frame(None, numpy.array([[True, False]]), x, x - 1, x + 1).to_dict("records")
+        [{'row': 0, 'column': 'x2', 'mean': 2.0, 'lower': 1.0, 'upper': 3.0}]
+    """
+    import pandas
+
+    rows, places = np.nonzero(~observed)
+    columns: list[Column] = (
+        [Column(f"x{place + 1}") for place in range(observed.shape[1])]
+        if schema is None
+        else list(schema.columns)
+    )
+
+    def values(numbers: np.ndarray) -> list[Any]:
+        found = numbers[rows, places].tolist()
+        return [
+            columns[place].categories[round(value)] if columns[place].categories else value
+            for place, value in zip(places.tolist(), found, strict=True)
+        ]
+
+    return pandas.DataFrame(
+        {
+            "row": rows if ids is None else np.asarray(ids)[rows],
+            "column": [columns[place].name for place in places],
+            "mean": values(mean),
+            "lower": values(lower),
+            "upper": values(upper),
+        }
+    )
 
 
 def _written(column: Column, values: np.ndarray) -> Any:
