@@ -6,7 +6,7 @@ A posterior of your own is any module that meets :class:`pyrovae.vae.Posterior`.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from pyro import distributions as dist
@@ -44,9 +44,7 @@ __all__ = [
 
 
 class _Encoded(nn.Module):
-    """A distribution over z whose parameters an encoder computes from x.
-
-    Parameters are bounded for an x far out, see :mod:`pyrovae.distributions.extremes`.
+    """A distribution over z whose parameters, which are bounded, an encoder computes from x.
 
     Args:
         event_shape: shape of one example.
@@ -56,32 +54,33 @@ class _Encoded(nn.Module):
 
     def __init__(self, event_shape: Shape, network: NetworkFactory, out_shape: Shape) -> None:
         super().__init__()
-        self.encoder = network(tuple(event_shape), out_shape)
+        self.encoder: Any = network(tuple(event_shape), out_shape)
 
     def encoded(self, x: Tensor) -> Tensor:
-        """The encoder's output; it reads zeros for missing values, unless it reads gaps itself."""
-        return cast("Tensor", self.encoder(self._read(x)))
+        """The encoder's output."""
+        return self.encoder(self._read(x))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Scale the encoder's first weights to the data, so that the unit of x does not matter.
 
-        The unit becomes three times the root mean square of x: nearly all values then lie between
-        -1 and 1. Images with pixels between 0 and 1 are about there already.
-
         Args:
             x: training data ``(batch, *event_shape)``.
         """
-        prepared = getattr(self.encoder, "prepared", torch.clone)
-        x = prepared(self._read(x))
-        unit = 3 * x.square().mean().sqrt()
+        x = self._read(x)
+        if hasattr(self.encoder, "initialize"):
+            self.encoder.initialize(x)
+        if hasattr(self.encoder, "prepared"):
+            x = self.encoder.prepared(x)
+        unit = 3 * x.square().mean().sqrt()  # nearly all values lie between -unit and unit
         weight = getattr(self.encoder, "input_weight", None)
         if weight is not None and unit > 0:
             weight /= unit
 
     def _read(self, x: Tensor) -> Tensor:
-        x = x if getattr(self.encoder, "reads_gaps", False) else filled(x)
-        return x.clamp(-LARGEST_INPUT, LARGEST_INPUT)
+        """x with zeros for missing values, unless the encoder reads gaps itself."""
+        read = x if getattr(self.encoder, "reads_gaps", False) else filled(x)
+        return read.clamp(-LARGEST_INPUT, LARGEST_INPUT)
 
 
 class _Diagonal(_Encoded):
@@ -279,9 +278,9 @@ class InverseAutoregressive(_Encoded):
         self.from_normal = flow.transform
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        out = self.encoded(x)
+        out = bounded(self.encoded(x), 100.0)
+        loc, log_scale, features = out.split(self.sizes, -1)
         far = out.abs().amax(-1, keepdim=True) > 30  # where the maps would lose a density's digits
-        loc, log_scale, features = bounded(out, 100.0).split(self.sizes, -1)
         log_scale = torch.where(far, log_scale - log_scale.detach(), log_scale)
         base = dist.Normal(*location_and_scale(loc, log_scale)).to_event(1)
         return FlowDistribution(base, self.from_normal(features))

@@ -125,6 +125,8 @@ class Elementwise(nn.Module):
 
     Attributes:
         scaling: how to scale integer pixels for this likelihood, ``"none"`` or ``"unit"``.
+        column_scaling: how to scale a column of a table for it: ``"standardize"``, ``"divide"``
+            by its standard deviation, or ``"none"``.
         remedy: what to do with data outside the support, for the error message.
 
     Args:
@@ -135,6 +137,7 @@ class Elementwise(nn.Module):
     """
 
     scaling: ClassVar[str] = "unit"
+    column_scaling: ClassVar[str] = "none"
     remedy: ClassVar[str]
     element: Callable[..., Any]
     starting_values: Callable[[Tensor], Tensor | tuple[Tensor, Tensor, Tensor]]

@@ -192,6 +192,14 @@ class TableInput(_Reader):
         width = len(parts) + (in_shape[0] if gaps else 0)
         self.network = network((width,), out_shape)
 
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set mean and deviation to those of training data ``(batch, D)``; NaN is missing."""
+        loc = x.nanmean(0).nan_to_num(0.0)
+        deviation = (x - loc).square().nanmean(0).sqrt()
+        self.loc.copy_(loc)
+        self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
+
     def prepared(self, x: Tensor) -> Tensor:
         u = _drawn_in((x - self.loc) / self.scale)
         is_number = self.code < 0
