@@ -91,6 +91,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     download: bool = True,
     id_column: str | None = None,
+    by_kind: bool = False,
 ) -> Dataset:
     """Load a dataset by name or by path, and split it.
 
@@ -111,6 +112,8 @@ def load(
             both; None keeps their size.
         download: whether a missing named dataset may be downloaded.
         id_column: name of the column of a table that identifies rows and is no data.
+        by_kind: whether only real columns are standardized, as the likelihood `Columns` needs; see
+            `prepare`.
 
     Returns:
         The dataset.
@@ -134,11 +137,15 @@ def load(
     source = read(
         data, data_dir=data_dir, image_size=image_size, download=download, id_column=id_column
     )
-    return prepare(source, binarization=binarization, scaling=scaling)
+    return prepare(source, binarization=binarization, scaling=scaling, by_kind=by_kind)
 
 
 def prepare(
-    source: Source, *, binarization: str | None = None, scaling: str | None = None
+    source: Source,
+    *,
+    binarization: str | None = None,
+    scaling: str | None = None,
+    by_kind: bool = False,
 ) -> Dataset:
     """Split the arrays that `pyrovae.data.read` returned, and choose their treatment.
 
@@ -148,6 +155,9 @@ def prepare(
         source: arrays by part.
         binarization: one of `BINARIZATIONS`; None means `none`.
         scaling: one of `SCALINGS`; None means `none`.
+        by_kind: whether `standardize` depends on the kind of a column: real ones get mean 0 and
+            standard deviation 1, positive ones are only divided by their standard deviation, and
+            proportions, counts, booleans and categories stay as they are.
 
     Returns:
         The dataset, by the rules of `load`.
@@ -169,7 +179,8 @@ def prepare(
     assigned, rule = _assign(source)
     statistics: Mapping[str, np.ndarray] = {}
     if scaling == "standardize":
-        statistics = statistics_of(*assigned["train"], source.schema)
+        schema = source.schema if by_kind else None
+        statistics = statistics_of(*assigned["train"], schema)
     splits: dict[str, Split] = {}
     seeds: dict[str, int] = {}
     for part, (rows, index) in assigned.items():

@@ -192,8 +192,8 @@ def statistics_of(
     """Compute mean and standard deviation of the observed values of every column, at ``index``.
 
     Columns are shifted by their first value, so that a constant column has a standard deviation of
-    exactly 0; its scale is then set to 1. In a table with columns of several kinds, those above
-    zero are only divided by their standard deviation, and only real ones are shifted too.
+    exactly 0; its scale is then set to 1. With a schema, positive columns are only divided by their
+    standard deviation, and only real ones are shifted too.
     """
     x = rows.x
     shift = _first_values(x, index)
@@ -205,7 +205,7 @@ def statistics_of(
     squares = (np.nansum(np.square(gather(x, i) - shift - mean), 0) for i in some)
     scale = np.sqrt(sum(squares, zero) / count)
     loc, scale = shift + mean, np.where(scale > 0, scale, 1.0)
-    if schema is not None and schema.mixed:
+    if schema is not None:
         kinds = np.array([column.kind for column in schema.columns])
         loc = np.where(kinds == "real", loc, 0.0)
         scale = np.where((kinds == "real") | (kinds == "positive"), scale, 1.0)

@@ -607,7 +607,7 @@ def test_new_data_without_names_are_taken_in_order(tmp_path: Path) -> None:
     assert same(values(source), [[1.5, 3, 1, 1]])
 
 
-def test_kinds_decide_what_is_scaled(tmp_path: Path) -> None:
+def test_kinds_can_decide_what_is_scaled() -> None:
     n = 200
     frame = pd.DataFrame(
         {
@@ -618,13 +618,15 @@ def test_kinds_decide_what_is_scaled(tmp_path: Path) -> None:
             "word": RNG.choice(["a", "b"], n),
         }
     )
-    dataset = prepare(from_frame(frame), scaling="standardize")
+    dataset = prepare(from_frame(frame), scaling="standardize", by_kind=True)
     loc, scale = dataset.statistics["loc"], dataset.statistics["scale"]
     train = frame.iloc[dataset.train._rows]
     assert dataset.schema is not None
     assert [column.kind for column in dataset.schema.columns] == [*frame.columns[:4], "category"]
     assert np.allclose(loc, [train.real.mean(), 0, 0, 0, 0])
     assert np.allclose(scale, [train.real.std(ddof=0), train.positive.std(ddof=0), 1, 1, 1])
+    every = prepare(from_frame(frame), scaling="standardize").statistics
+    assert np.allclose(every["loc"][:4], train.iloc[:, :4].mean())
 
 
 def test_every_message_is_one_line(tmp_path: Path) -> None:
