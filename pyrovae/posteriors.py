@@ -66,6 +66,9 @@ class _Encoded(nn.Module):
         Args:
             x: training data ``(batch, *event_shape)``.
         """
+        start: Callable[[Tensor], None] | None = getattr(self.encoder, "initialize", None)
+        if start is not None:
+            start(x)
         x = self._read(x)
         prepared: Callable[[Tensor], Tensor] | None = getattr(self.encoder, "prepared", None)
         if prepared is not None:

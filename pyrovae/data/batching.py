@@ -174,6 +174,13 @@ class Split:
         transform = self._transform
         return transform.undo(plain) if isinstance(transform, Standardize | Unit) else plain
 
+    @property
+    def log_slopes(self) -> np.ndarray | None:
+        """What each element adds to :meth:`log_slope`, ``event_shape``; None without scaling."""
+        if not isinstance(self._transform, Standardize | Unit):
+            return None
+        return np.broadcast_to(self._transform.log_slope(), self.event_shape)
+
     def log_slope(self, limit: int | None = None) -> torch.Tensor | None:
         r"""The logarithm by which scaling raised the density of each example.
 
@@ -193,9 +200,9 @@ class Split:
             >>> math.isclose(slope.item(), -64 * math.log(16))
             True
         """
-        if not isinstance(self._transform, Standardize | Unit):
+        if self.log_slopes is None:
             return None
-        each = np.broadcast_to(self._transform.log_slope(), self.event_shape).reshape(-1)
+        each = self.log_slopes.reshape(-1)
         count = len(self) if limit is None else min(limit, len(self))
         if not self.gaps:
             return torch.full((count,), float(each.sum()), dtype=torch.float64)

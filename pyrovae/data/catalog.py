@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from pyrovae._process.optional_imports import import_for
 from pyrovae.data.readers import READERS, read_path, suffix_of
 from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source
+from pyrovae.data.tables import from_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["DATASETS", "TorchvisionSet", "default_data_dir", "read"]
 
@@ -45,7 +49,7 @@ def default_data_dir() -> Path:
 
 
 def read(
-    data: str | os.PathLike[str],
+    data: "str | os.PathLike[str] | pandas.DataFrame",
     *,
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -53,11 +57,11 @@ def read(
     id_column: str | None = None,
     schema: Schema | None = None,
 ) -> Source:
-    """Read a dataset by name, or a file or folder by path.
+    """Read a dataset by name, a file or folder by path, or a table in memory.
 
     Args:
         data: a name in `DATASETS`, or the path of a file with a suffix in `READERS` or of a folder
-            of images.
+            of images; or a pandas DataFrame.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
         image_size: height and width to which the images of a folder are resized, one number for
@@ -84,9 +88,11 @@ def read(
         ['all']
     """
     if not isinstance(data, (str, os.PathLike)):
+        if type(data).__name__ == "DataFrame":
+            return from_frame(data, id_column=id_column, schema=schema)
         raise TypeError(
-            f"data must be a name or a path, got {type(data).__name__}; "
-            "for an array or a tensor use Split.from_array"
+            f"data must be a name, a path or a DataFrame, got {type(data).__name__}; for an array "
+            "or a tensor use Split.from_array"
         )
     text = os.fspath(data)
     path = Path(text).expanduser()

@@ -2,8 +2,9 @@ r"""Datasets: loaded, split into training, validation and test rows, and treated
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from pyrovae.data.catalog import read
 from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source
 from pyrovae.data.treatment import (
+    STANDARDIZING,
     STATIC_SEEDS,
     check_columns,
     check_maximum,
@@ -20,6 +22,9 @@ from pyrovae.data.treatment import (
     statistics_of,
     treat,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["SPLIT_SEED", "Dataset", "load", "load_all", "prepare"]
 
@@ -43,7 +48,8 @@ class Dataset:
         maximum: largest count of integer pixels, or None for real numbers.
         unit_interval: whether the values are real numbers that all lie in [0, 1].
         splits: description of the rule that made the splits.
-        statistics: `loc` and `scale`, ``(*event_shape)``, under `standardize`; otherwise empty.
+        statistics: `loc` and `scale`, ``(*event_shape)``, by which values were standardized;
+            empty if they were not.
         seeds: seeds of static binarization, by split; empty without it.
         schema: names and kinds of the columns of a table; None for images and unnamed arrays.
         classes: words for the labels 0, 1, 2, ...; None if labels are numbers in the file.
@@ -83,7 +89,7 @@ class Dataset:
 
 
 def load(
-    data: str | os.PathLike[str] = "digits",
+    data: "str | os.PathLike[str] | pandas.DataFrame" = "digits",
     *,
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
@@ -91,7 +97,6 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     download: bool = True,
     id_column: str | None = None,
-    by_kind: bool = False,
 ) -> Dataset:
     """Load a dataset by name or by path, and split it.
 
@@ -103,7 +108,7 @@ def load(
 
     Args:
         data: a name in `DATASETS`; the path of a file with a suffix in `READERS`; or a folder of
-            images.
+            images; or a pandas DataFrame.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
         binarization: one of `BINARIZATIONS`; None means `none`.
@@ -112,8 +117,6 @@ def load(
             both; None keeps their size.
         download: whether a missing named dataset may be downloaded.
         id_column: name of the column of a table that identifies rows and is no data.
-        by_kind: whether only real columns are standardized, as the likelihood `Columns` needs; see
-            `prepare`.
 
     Returns:
         The dataset.
@@ -137,7 +140,7 @@ def load(
     source = read(
         data, data_dir=data_dir, image_size=image_size, download=download, id_column=id_column
     )
-    return prepare(source, binarization=binarization, scaling=scaling, by_kind=by_kind)
+    return prepare(source, binarization=binarization, scaling=scaling)
 
 
 def prepare(
@@ -145,7 +148,7 @@ def prepare(
     *,
     binarization: str | None = None,
     scaling: str | None = None,
-    by_kind: bool = False,
+    columns: Sequence[str] | None = None,
 ) -> Dataset:
     """Split the arrays that `pyrovae.data.read` returned, and choose their treatment.
 
@@ -155,9 +158,8 @@ def prepare(
         source: arrays by part.
         binarization: one of `BINARIZATIONS`; None means `none`.
         scaling: one of `SCALINGS`; None means `none`.
-        by_kind: whether `standardize` depends on the kind of a column: real ones get mean 0 and
-            standard deviation 1, positive ones are only divided by their standard deviation, and
-            proportions, counts, booleans and categories stay as they are.
+        columns: under the scaling `columns`, how each column is scaled: `standardize`, `divide`
+            or `none`.
 
     Returns:
         The dataset, by the rules of `load`.
@@ -178,9 +180,8 @@ def prepare(
     check_columns(source)
     assigned, rule = _assign(source)
     statistics: Mapping[str, np.ndarray] = {}
-    if scaling == "standardize":
-        schema = source.schema if by_kind else None
-        statistics = statistics_of(*assigned["train"], schema)
+    if scaling in STANDARDIZING:
+        statistics = statistics_of(*assigned["train"], columns)
     splits: dict[str, Split] = {}
     seeds: dict[str, int] = {}
     for part, (rows, index) in assigned.items():
@@ -208,7 +209,7 @@ def prepare(
 
 
 def load_all(
-    data: str | os.PathLike[str],
+    data: "str | os.PathLike[str] | pandas.DataFrame",
     *,
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
@@ -268,7 +269,7 @@ def load_all(
     x = parts[0].x if len(parts) == 1 else np.concatenate([rows.x for rows in parts])
     labels, ids = _joined([rows.labels for rows in parts]), _joined([rows.ids for rows in parts])
     statistics = statistics or {}
-    if scaling == "standardize":
+    if scaling in STANDARDIZING:
         shapes = {key: value.shape for key, value in statistics.items()}
         if shapes != {"loc": x.shape[1:], "scale": x.shape[1:]}:
             raise ValueError(

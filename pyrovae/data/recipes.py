@@ -175,7 +175,7 @@ def for_array(
     if black_and_white:
         recipe = replace(recipe, likelihood="bernoulli", binarization="threshold", scaling="none")
     elif several and not (unit_interval and numbers):
-        recipe = replace(recipe, likelihood="columns", scaling="standardize")
+        recipe = replace(recipe, likelihood="columns", scaling="columns")
     elif maximum == 1:
         recipe = replace(recipe, likelihood="bernoulli", scaling="none")
     elif maximum is not None and image:

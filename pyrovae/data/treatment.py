@@ -8,19 +8,20 @@ made binary in one of these ways:
 - `static`: one bit with the same probability, drawn once from the seeds in `STATIC_SEEDS`.
 - `threshold`: 1 where :math:`x > m / 2`.
 - `none`: unchanged, then scaled by `none`, `unit` (:math:`x / m`) or `standardize`
-  (:math:`(x - \mathrm{loc}) / \mathrm{scale}` per column, computed from the training rows).
+  (:math:`(x - \mathrm{loc}) / \mathrm{scale}` per column, computed from the training rows), or
+  `columns`, each column of a table as its own likelihood takes it: standardized, divided by its
+  standard deviation, or unchanged.
 
 Real numbers in [0, 1] are treated as :math:`x / m`; other real numbers cannot be made binary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pyrovae._process.choices import check_choice
 from pyrovae.data.batching import Split, gather, portions
 from pyrovae.data.coding import too_many
-from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source, chunks
 from pyrovae.data.transforms import (
     Dynamic,
@@ -38,8 +39,10 @@ __all__ = ["BINARIZATIONS", "SCALINGS", "STATIC_SEEDS"]
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 """Ways to make pixels binary, see above."""
 
-SCALINGS = ("none", "unit", "standardize")
+SCALINGS = ("none", "unit", "standardize", "columns")
 """Ways to scale numbers that are not made binary, see above."""
+
+STANDARDIZING = ("standardize", "columns")  # those with statistics of the training rows
 
 STATIC_SEEDS: Mapping[str, int] = {"train": 1, "validation": 2, "test": 3, "all": 4}
 """Seeds of static binarization, by split; `all` is for `load_all`."""
@@ -119,7 +122,7 @@ def check_maximum(source: Source, maximum: int | None, binarization: str, scalin
     found = source.maximum
     dtype = next(iter(source.parts.values())).x.dtype
     fixed = dtype.kind == "b" or dtype == np.uint8
-    if not fixed and (maximum is None or scaling == "standardize"):
+    if not fixed and (maximum is None or scaling in STANDARDIZING):
         return
     if found is not None and maximum is not None:
         if found == maximum or (not fixed and (found < maximum or binarization == "none")):
@@ -174,7 +177,7 @@ def treat(
         transform = Threshold(maximum)
     elif scaling == "unit":
         transform = Unit(maximum or 1)
-    elif scaling == "standardize":
+    elif scaling in STANDARDIZING:
         transform = Standardize(statistics["loc"], statistics["scale"])
     return Split(x, labels, event_shape, rows=index, transform=transform, gaps=gaps, ids=ids)
 
@@ -187,13 +190,14 @@ def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: in
 
 
 def statistics_of(
-    rows: Rows, index: np.ndarray, schema: Schema | None = None
+    rows: Rows, index: np.ndarray, columns: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Compute mean and standard deviation of the observed values of every column, at ``index``.
+    """Compute what every column is shifted and divided by, from its observed values at ``index``.
 
     Columns are shifted by their first value, so that a constant column has a standard deviation of
-    exactly 0; its scale is then set to 1. With a schema, positive columns are only divided by their
-    standard deviation, and only real ones are shifted too.
+    exactly 0; its scale is then set to 1. With ``columns``, a column is shifted by its mean and
+    divided by its standard deviation (``standardize``), only divided (``divide``), or left as it is
+    (``none``); without, all are standardized.
     """
     x = rows.x
     shift = _first_values(x, index)
@@ -205,10 +209,10 @@ def statistics_of(
     squares = (np.nansum(np.square(gather(x, i) - shift - mean), 0) for i in some)
     scale = np.sqrt(sum(squares, zero) / count)
     loc, scale = shift + mean, np.where(scale > 0, scale, 1.0)
-    if schema is not None:
-        kinds = np.array([column.kind for column in schema.columns])
-        loc = np.where(kinds == "real", loc, 0.0)
-        scale = np.where((kinds == "real") | (kinds == "positive"), scale, 1.0)
+    if columns is not None:
+        how = np.array(columns)
+        loc = np.where(how == "standardize", loc, 0.0)
+        scale = np.where(how == "none", 1.0, scale)
     return {"loc": loc, "scale": scale}
 
 

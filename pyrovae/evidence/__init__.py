@@ -4,13 +4,14 @@
 the importance-weighted bound, of a batch and of every example of a dataset. The other files hold
 one method each: ``importance`` (with mixtures fitted to each example), ``annealing`` (annealed
 importance sampling; bounds on both sides), ``quadrature``, ``tractable`` (models whose log p(x) has
-a formula) and ``nuts`` (from draws of p(z | x)). ``results`` holds the objects they return, with
+a formula) and ``nuts`` (from draws of p(z | x)). ``by_column`` takes the reconstruction term apart. ``results`` holds the objects they return, with
 the diagnostics of importance weights. A new estimator is a file with one function and one line in
 the dictionary ``METHODS`` of ``methods``.
 """
 
 from pyrovae.evidence import (
     annealing,
+    by_column,
     importance,
     lower_bounds,
     methods,
@@ -20,6 +21,7 @@ from pyrovae.evidence import (
     tractable,
 )
 from pyrovae.evidence.annealing import *
+from pyrovae.evidence.by_column import *
 from pyrovae.evidence.importance import *
 from pyrovae.evidence.lower_bounds import *
 from pyrovae.evidence.methods import *
@@ -30,6 +32,16 @@ from pyrovae.evidence.tractable import *
 
 __all__ = [
     name
-    for file in (annealing, importance, lower_bounds, methods, nuts, quadrature, results, tractable)
+    for file in (
+        annealing,
+        by_column,
+        importance,
+        lower_bounds,
+        methods,
+        nuts,
+        quadrature,
+        results,
+        tractable,
+    )
     for name in file.__all__
 ]

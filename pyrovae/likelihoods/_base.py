@@ -123,6 +123,8 @@ class Elementwise(nn.Module):
 
     Attributes:
         scaling: how to scale integer pixels for this likelihood, ``"none"`` or ``"unit"``.
+        column_scaling: how to scale a column of a table for it: ``"standardize"``, ``"divide"``
+            by its standard deviation, or ``"none"``.
         remedy: what to do with data outside the support, for the error message.
 
     Args:
@@ -133,6 +135,7 @@ class Elementwise(nn.Module):
     """
 
     scaling: ClassVar[str] = "unit"
+    column_scaling: ClassVar[str] = "none"
     remedy: ClassVar[str]
     element: Callable[..., Any]
     starting_values: Callable[[Tensor], Tensor | tuple[Tensor, Tensor, Tensor]]

@@ -40,6 +40,7 @@ class Normal(Elementwise):
         (0.1, True)
     """
 
+    column_scaling = "standardize"
     remedy: ClassVar[str] = "a Normal likelihood takes finite real numbers"
 
     def __init__(
@@ -93,6 +94,7 @@ class LogNormal(Elementwise):
         True
     """
 
+    column_scaling = "divide"
     remedy: ClassVar[str] = (
         "a log-normal likelihood takes positive numbers; for those that are also zero or negative "
         "choose normal, for counts negative_binomial"
@@ -139,6 +141,7 @@ class Laplace(Elementwise):
         (2, 3)
     """
 
+    column_scaling = "standardize"
     remedy: ClassVar[str] = "a Laplace likelihood takes finite real numbers"
 
     def __init__(
@@ -185,6 +188,7 @@ class StudentT(Elementwise):
         torch.Size([3])
     """
 
+    column_scaling = "standardize"
     remedy: ClassVar[str] = "a Student t likelihood takes finite real numbers"
 
     def __init__(

@@ -192,6 +192,13 @@ class TableInput(_Reader):
         width = len(parts) + (in_shape[0] if gaps else 0)
         self.network = network((width,), out_shape)
 
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set mean and standard deviation to those of training data ``(batch, D)``."""
+        deviation = x.std(0) if len(x) > 1 else torch.ones_like(self.scale)
+        self.loc.copy_(x.mean(0))
+        self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
+
     def prepared(self, x: Tensor) -> Tensor:
         u = _drawn_in((x - self.loc) / self.scale)
         is_number = self.code < 0

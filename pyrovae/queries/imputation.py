@@ -310,8 +310,8 @@ def _summary(given: _Given, z: Tensor, w: Tensor, mean: Tensor, level: float) ->
         passed = w[:, example].flatten()[order].cumsum(0)
         places = torch.searchsorted(passed.mT.contiguous(), tails.repeat(values.shape[1], 1))
         bounds[:, example, missing] = values.gather(0, places.mT.clamp_max(len(values) - 1))
-        if given.nominal is not None:
-            column = given.nominal & missing
+        column = missing if given.nominal is None else missing & given.nominal
+        if given.nominal is not None and column.any():
             codes = nn.functional.one_hot(draws[:, column].long())  # (draws, columns, codes)
             votes = (w[:, example].reshape(-1, 1, 1) * codes).sum(0)
             mean[example, column] = votes.argmax(-1).to(mean)

@@ -21,6 +21,7 @@ def score(
     samples: int = 1_000,
     proposal: str = "posterior",
     limit: int | None = None,
+    scaled: bool = False,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
@@ -38,6 +39,8 @@ def score(
         proposal: the distribution to draw z from: ``"posterior"``, q(z | x), or ``"mixture"``, a
             mixture fitted to each example, which takes longer and needs fewer draws.
         limit: use only the first `limit` examples.
+        scaled: whether densities are those of the scaled values that the VAE sees, not of the data
+            in their own units.
         seed: seed of all draws.
         progress: callback, called with the number of examples finished.
 
@@ -60,8 +63,10 @@ def score(
     found = importance_weighted(
         vae, x, samples=samples, seed=seed, proposal=proposal, progress=progress
     )
+    of_data = getattr(data, "log_slope", None)
+    slope = None if scaled or of_data is None else of_data(limit)
     return Scores(
-        log_evidence=found.log_evidence,
+        log_evidence=found.log_evidence if slope is None else found.log_evidence + slope,
         standard_error=found.standard_error,
         ess=found.details["ess"],
         pareto_k=found.details["pareto_k"],

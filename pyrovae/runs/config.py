@@ -6,9 +6,11 @@ dataset, the built-in default. The resolved :class:`Config` holds all of them, i
 
 import inspect
 import math
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ from torch import nn
 import pyrovae
 from pyrovae._process.choices import nearest
 from pyrovae._process.isolation import stream
-from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, for_array, prepare, read
+from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, Schema, for_array, prepare, read
 from pyrovae.likelihoods import LIKELIHOODS
-from pyrovae.networks import NETWORKS, Divided, Shape
+from pyrovae.networks import NETWORKS, Divided, Filled, Shape, TableInput
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Option, Spec, context_of, failure, find, resolve
+from pyrovae.runs.tables import column_levels, column_scalings, columns_text
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
@@ -59,7 +62,8 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 DATA_SETTINGS: dict[str, Option] = {
     "name": Option("name", str, "digits"),
     "data_dir": Option("data_dir", str | None, None),
-    "image_size": Option("image_size", int | None, None),
+    "image_size": Option("image_size", int | str | None, None),
+    "id_column": Option("id_column", str | None, None),
     "binarization": Option("binarization", str, None),
     "scaling": Option("scaling", str, None),
 }
@@ -69,6 +73,7 @@ MODEL_SETTINGS: dict[str, Option] = {
     **{role: Option(role, str, None) for role in FAMILIES if role != "objective"},
     "latent_dim": Option("latent_dim", int, None),
     "input_divisor": Option("input_divisor", float, None),
+    "columns": Option("columns", str | None, None),
 }
 """The settings of the table ``[model]``."""
 
@@ -84,6 +89,7 @@ TRAINING_SETTINGS: dict[str, Option] = {"objective": Option("objective", str, "e
 _FOUND: dict[str, Option] = {
     "maximum": Option("maximum", int | None, None),
     "event_shape": Option("event_shape", tuple[int, ...], None),
+    "gaps": Option("gaps", bool, False),
 }
 """Found in the data and written to a run's file; these cannot be set."""
 
@@ -98,11 +104,13 @@ class Config:
     """A run with every setting resolved.
 
     Attributes:
-        data: settings of the dataset: ``name`` (or path), ``data_dir``, ``image_size``,
-            ``binarization``, ``scaling``; and what was found in it: ``maximum``, ``event_shape``.
+        data: settings of the dataset: ``name`` (or path), ``data_dir``, ``image_size`` (a number
+            or ``HxW``), ``id_column``, ``binarization``, ``scaling``; and what was found in it:
+            ``maximum``, ``event_shape``, and ``gaps``, whether values are missing.
         model: a spec with all its options for each of ``prior``, ``likelihood``, ``posterior``,
-            ``encoder`` and ``decoder``; ``latent_dim``; and ``input_divisor``, by which the
-            encoder divides x.
+            ``encoder`` and ``decoder``; ``latent_dim``; ``input_divisor``, by which the encoder
+            divides x; and ``columns``, likelihoods of single columns of a table, such as
+            ``"age=poisson; income=student_t:df=3"``, which the likelihood ``columns`` takes up.
         training: keyword arguments of :func:`pyrovae.fit`; the objective as a spec.
 
     Example:
@@ -142,11 +150,21 @@ class Config:
             data["name"] = str(Path(name).expanduser().resolve())
         if data["data_dir"] is not None:
             data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
-        source = read(data["name"], data_dir=data["data_dir"], image_size=data["image_size"])
+        source = read(
+            data["name"],
+            data_dir=data["data_dir"],
+            image_size=image_size(data["image_size"]),
+            id_column=data["id_column"],
+        )
         event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
         examples = sum(len(part.x) for part in source.parts.values())
         recipe = RECIPES.get(name) or for_array(
-            source.maximum, source.unit_interval, event_shape, examples
+            source.maximum,
+            source.unit_interval,
+            event_shape,
+            examples,
+            source.schema,
+            source.black_and_white,
         )
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | given["training"]
@@ -158,8 +176,11 @@ class Config:
             "decoder": recipe.decoder,
             "latent_dim": recipe.latent_dim,
             "input_divisor": None,
+            "columns": None,
             "objective": training["objective"],
         } | given["model"]
+        if chosen["columns"] is not None and "likelihood" not in given["model"]:
+            chosen["likelihood"] = "columns"
         specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
         natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
         likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
@@ -167,19 +188,27 @@ class Config:
             data["binarization"] = recipe.binarization if natural else "none"
         if data["scaling"] is None:
             data["scaling"] = _scaling(likelihood, natural, data, source.maximum, recipe)
-        dataset = prepare(source, binarization=data["binarization"], scaling=data["scaling"])
+        specs["likelihood"] = _by_column(specs["likelihood"], source.schema, chosen["columns"])
+        scalings = column_scalings(str(specs["likelihood"].options.get("columns", "")))
+        dataset = prepare(
+            source,
+            binarization=data["binarization"],
+            scaling=data["scaling"],
+            columns=scalings or None,
+        )
         largest = source.maximum if data["binarization"] == "none" else 1
         known = {"total_count": largest, "levels": None if largest is None else largest + 1}
         divisor = chosen["input_divisor"]
         model = {
             "latent_dim": chosen["latent_dim"],
             "input_divisor": _input_divisor(dataset) if divisor is None else divisor,
+            "columns": None,  # the likelihood has them all
         }
         for role, family in FAMILIES.items():
             component = find(role, family, specs[role], trusted)
             model[role] = str(resolve(role, component, specs[role], known)[0])
         training["objective"] = model.pop("objective")
-        data |= {"maximum": source.maximum, "event_shape": event_shape}
+        data |= {"maximum": source.maximum, "event_shape": event_shape, "gaps": source.gaps}
         return cls(data, model, training), dataset
 
     def build(self, *, trusted: Collection[str] = ()) -> VAE:
@@ -205,13 +234,24 @@ class Config:
             return lambda in_shape, out_shape: make(role, in_shape=in_shape, out_shape=out_shape)
 
         def encoder(in_shape: Shape, out_shape: Shape) -> nn.Module:
+            inner = network("encoder")
+            if tuple(in_shape) != event_shape:  # other inputs than x are read as they are
+                return inner(in_shape, out_shape)
+            if likelihood_spec.name == "columns":
+                levels = column_levels(str(likelihood_spec.options["columns"]))
+                start = {"loc": [0.0] * len(levels), "scale": [1.0] * len(levels)}
+                gaps = self.data["gaps"]
+                return TableInput(
+                    in_shape, out_shape, network=inner, levels=levels, gaps=gaps, **start
+                )
+            if self.data["gaps"]:
+                inner = partial(Filled, network=inner)
             divisor = model["input_divisor"]
-            if (
-                divisor == 1 or tuple(in_shape) != event_shape
-            ):  # other inputs than x keep their unit
-                return network("encoder")(in_shape, out_shape)
-            return Divided(in_shape, out_shape, network=network("encoder"), divisor=divisor)
+            if divisor == 1:
+                return inner(in_shape, out_shape)
+            return Divided(in_shape, out_shape, network=inner, divisor=divisor)
 
+        likelihood_spec = Spec.parse(model["likelihood"])
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
         with torch.random.fork_rng():
             torch.manual_seed(stream(seed, "build"))
@@ -302,7 +342,9 @@ def _read(path: Path, wanted: Mapping[str, Mapping[str, Option]]) -> dict[str, d
         raise ValueError(f"{path}: {error}") from error
     if complete:  # the file of a run, which may be older than these settings
         settings["model"].setdefault("input_divisor", 1.0)
+        settings["model"].setdefault("columns", None)
         settings["training"].setdefault("precision", "float32")
+        settings["data"] = {"id_column": None, "gaps": False} | settings["data"]
     return settings
 
 
@@ -342,6 +384,53 @@ def _read_table(table: str, wanted: Mapping[str, Option], values: Any) -> dict[s
         raise ValueError(f"[{table}] {error}") from error
 
 
+def image_size(value: int | str | None) -> int | tuple[int, int] | None:
+    """Read a size of images: a number for both sides, or ``HxW``."""
+    if not isinstance(value, str):
+        return value
+    sides = value.lower().split("x")
+    if len(sides) != 2 or not all(side.strip().isdigit() for side in sides):
+        raise ValueError(f"image_size is a number or HEIGHTxWIDTH such as 28x20, got {value!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def _by_column(spec: Spec, schema: Schema | None, changes: str | None) -> Spec:
+    """The likelihood of the data, with one for each column where it is ``columns``."""
+    words = [] if schema is None else [c.name for c in schema.columns if c.kind == "category"]
+    if spec.name != "columns":
+        if changes is not None:
+            raise ValueError(
+                f"single columns have likelihoods of their own under the likelihood columns, not "
+                f"{spec.name}; leave one of the two out"
+            )
+        if words and not spec.is_users_own:
+            raise ValueError(
+                f"column {words[0]} holds words, which one likelihood {spec.name} for all columns "
+                "does not describe; use the likelihood columns, or drop the column"
+            )
+        return spec
+    if "columns" in spec.options and changes is None:
+        return spec
+    if schema is None or "columns" in spec.options:
+        raise ValueError(
+            "the likelihood columns takes its columns from the names of a table, and these data "
+            "have no names; write it as columns:columns=normal*3+poisson"
+            if schema is None
+            else "the likelihood has its columns already; leave out the changes to single ones"
+        )
+    parts = [part.strip() for part in re.split(r"[;\n]", changes or "") if part.strip()]
+    chosen: dict[str, str] = {}
+    for part in parts:
+        name = max((n for n in schema.names if part.startswith(f"{n}=")), key=len, default=None)
+        column, _, text = part.partition("=")
+        if name is None and not text:
+            raise ValueError(f"cannot read {part!r} among the columns; write NAME=LIKELIHOOD")
+        chosen[column.strip() if name is None else name] = (
+            text if name is None else part[len(name) + 1 :]
+        )
+    return Spec(spec.name, dict(spec.options) | {"columns": columns_text(schema, chosen)})
+
+
 def _scaling(
     likelihood: Callable[..., Any],
     natural: bool,
@@ -353,6 +442,8 @@ def _scaling(
         return "none"
     if natural:
         return recipe.scaling
+    if likelihood is LIKELIHOODS["columns"]:
+        return "columns"
     return str(getattr(likelihood, "scaling", "unit")) if maximum is not None else "none"
 
 

@@ -152,7 +152,7 @@ class Option:
             return self.read(os.fspath(value))
         if isinstance(value, list | tuple) and any(map(_is_sequence, kinds)):
             return self.read(write(value))
-        if isinstance(value, Real) and str not in kinds:
+        if isinstance(value, Real) and (str not in kinds or int in kinds):
             return self.read(str(value))
         raise ValueError(f"{self.name} takes {self.describe()}, got {value!r}")
 

@@ -608,7 +608,7 @@ def test_new_data_without_names_are_taken_in_order(tmp_path: Path) -> None:
     assert same(values(source), [[1.5, 3, 1, 1]])
 
 
-def test_kinds_can_decide_what_is_scaled() -> None:
+def test_columns_are_scaled_one_by_one() -> None:
     n = 200
     frame = pd.DataFrame(
         {
@@ -619,7 +619,8 @@ def test_kinds_can_decide_what_is_scaled() -> None:
             "word": RNG.choice(["a", "b"], n),
         }
     )
-    dataset = prepare(from_frame(frame), scaling="standardize", by_kind=True)
+    how = ("standardize", "divide", "none", "none", "none")
+    dataset = prepare(from_frame(frame), scaling="columns", columns=how)
     loc, scale = dataset.statistics["loc"], dataset.statistics["scale"]
     train = frame.iloc[dataset.train._rows]
     assert dataset.schema is not None

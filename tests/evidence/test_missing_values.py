@@ -126,4 +126,4 @@ def test_a_row_without_any_value_has_log_p_zero_and_the_kl_is_compared_as_ever()
     x[0] = math.nan
     assert exact(vae, x).log_evidence[0] == 0.0
     found = compare(vae.posterior(x), vae.prior())
-    assert all(math.isfinite(estimate.value.mean()) for estimate in found.estimates)
+    assert math.isfinite(found.closed_form.value)
