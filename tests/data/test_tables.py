@@ -555,6 +555,45 @@ def test_frames_that_are_no_tables_are_refused(frame: pd.DataFrame, message: str
         from_frame(frame, name="mine")
 
 
+def test_a_series_is_no_table() -> None:
+    with pytest.raises(TypeError, match=r"must be a pandas DataFrame, got Series; make one with"):
+        from_frame(NUMBERS.a)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_text_parquet_and_frames_agree(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 60
+    makers = [
+        lambda: rng.normal(size=n) * 10.0 ** rng.integers(-5, 6),
+        lambda: rng.lognormal(0, 2, n).astype(np.float32).astype(np.float64),
+        lambda: rng.integers(-3, 9, n),
+        lambda: rng.integers(0, 2, n),
+        lambda: rng.random(n) < 0.5,
+        lambda: rng.choice(["north", "south, east", 'a "b"', "ö;x"], n),
+        lambda: pd.array(np.where(rng.random(n) < 0.3, None, 7), dtype="Int64"),
+    ]
+    frame = pd.DataFrame(
+        {f"c{i}": makers[rng.integers(len(makers))]() for i in range(rng.integers(2, 8))}
+    )
+    for name in frame.columns[rng.random(frame.shape[1]) < 0.3]:
+        if frame[name].dtype.kind in "fO":
+            frame.loc[rng.random(n) < 0.2, name] = None
+    frame.insert(0, "noise", rng.normal(size=n))  # so that whole floats stay floats in text
+    if seed % 2:
+        frame.index = pd.Index([f"row{i}" for i in range(n)])
+    separator = rng.choice([",", ";", "\t"])
+    frame.to_csv(tmp_path / "x.csv.gz", sep=separator, index=bool(seed % 2))
+    frame.to_parquet(tmp_path / "x.parquet")
+    expected = from_frame(frame)
+    for source in (read_path(tmp_path / "x.csv.gz"), read_path(tmp_path / "x.parquet")):
+        assert source.schema == expected.schema
+        assert same(values(source), values(expected))
+        assert values(source).dtype == values(expected).dtype
+        assert ids(source) == ids(expected)
+        assert (source.gaps, source.maximum) == (expected.gaps, expected.maximum)
+
+
 def test_a_damaged_parquet_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(b"hello, this is no parquet")
