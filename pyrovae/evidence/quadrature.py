@@ -86,10 +86,8 @@ def integrated(
                 parts.append(_batch(mesh, vae, vae.place(batch)))
                 if progress is not None:
                     progress(len(batch))
-    value, error, mean, covariance, nodes = (
-        torch.cat(columns).cpu() for columns in zip(*parts, strict=True)
-    )
-    details = {"mean": mean, "covariance": covariance, "nodes": nodes}
+    value, error, *rest = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    details = dict(zip(("mean", "covariance", "nodes"), rest, strict=True))
     return Evidence(value, error, KIND, None, details)
 
 
@@ -133,10 +131,9 @@ def posterior_density(
         for one, grid, log_evidence in zip(x, axes, evidence.log_evidence, strict=True):
             z = torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
             rows = vae.place(z).flatten(0, -2)
-            log_joint = torch.cat(
-                [_log_joint(vae, p, part, vae.place(one)) for part in in_chunks(rows)]
-            )
-            found.append((log_joint.cpu() - log_evidence).exp().reshape(z.shape[:-1]))
+            parts = [_log_joint(vae, p, part, vae.place(one)) for part in in_chunks(rows)]
+            log_joint = torch.cat(parts).cpu()
+            found.append((log_joint - log_evidence).exp().reshape(z.shape[:-1]))
     return axes, torch.stack(found)
 
 
@@ -181,9 +178,8 @@ class _Mesh:
         edges = torch.tensor(EDGES, dtype=torch.float64, device=mean.device)
         self.edges = torch.cat([-edges[1:].flip(0), edges])
         self.dims = len(self.loc)
-        points, weights = (
-            torch.from_numpy(part).to(edges) for part in np.polynomial.legendre.leggauss(NODES)
-        )
+        rule = np.polynomial.legendre.leggauss(NODES)
+        points, weights = (torch.from_numpy(part).to(edges) for part in rule)
         self.points = self.product(points)  # (nodes, latent_dim)
         self.log_weights = self.product(weights.log()).sum(-1)
         self.first = self.product(torch.arange(len(self.edges) - 1, device=mean.device))
@@ -265,9 +261,8 @@ def _first(mesh: _Mesh, vae: VAE, x: Tensor) -> "_Cells":
     """The cells of the first mesh, for every example."""
     z, log_weights = mesh.nodes(*mesh.place(mesh.first, 0))
     flat = z.flatten(0, 1).to(x)
-    log_joint = torch.cat(
-        [_log_joint(vae, mesh.prior, part[:, None], x) for part in in_chunks(flat, len(x))]
-    )  # (cells * nodes, count)
+    parts = [_log_joint(vae, mesh.prior, part[:, None], x) for part in in_chunks(flat, len(x))]
+    log_joint = torch.cat(parts)  # (cells * nodes, count)
     terms = log_joint.reshape(*log_weights.shape, len(x)) + log_weights[..., None]
     return _Cells(
         torch.arange(len(x), device=x.device).repeat(len(terms)),

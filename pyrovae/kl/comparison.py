@@ -292,10 +292,8 @@ def _rows(
             yield Sampled(count, estimate, z_score, formula, ratio)
 
     ratios = _row_means([part.ratios for part in parts])
-    return (
-        tuple(rows(0, MONTE_CARLO, [None] * len(samples))),
-        tuple(rows(1, LOW_VARIANCE, ratios)),
-    )
+    plain, low = rows(0, MONTE_CARLO, [None] * len(samples)), rows(1, LOW_VARIANCE, ratios)
+    return tuple(plain), tuple(low)
 
 
 def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | None:
