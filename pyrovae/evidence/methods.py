@@ -25,6 +25,9 @@ SIMULATED = 100
 
 READ = 1_000  # examples that are read at a time
 
+Method = Callable[..., results.Evidence]
+"""A function of the model and of all examples as one tensor."""
+
 
 class Evaluation(Result):
     """Mean bounds over a dataset from draws of q(z | x), in nats per example.
@@ -231,30 +234,19 @@ def evaluate(
 
 
 def _by_weighting(
-    vae: VAE,
-    data: Examples,
-    proposal: str = "posterior",
-    samples: int | None = None,
-    **options: Any,
+    vae: VAE, data: Examples, proposal: str = "posterior", samples: int | None = None, **rest: Any
 ) -> Evaluation | MeanEvidence:
     if proposal != "posterior":
-        options |= {"proposal": proposal, "samples": samples}
-        return _by_example("iw", importance_weighted, vae, data, **options)
+        rest |= {"proposal": proposal, "samples": samples}
+        return _by_example("iw", importance_weighted, vae, data, **rest)
     samples = DRAWS if samples is None else samples
-    every = per_example(vae, data, samples=samples, **options)
+    every = per_example(vae, data, samples=samples, **rest)
     return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
 def _by_example(
-    name: str,
-    function: Callable[..., results.Evidence],
-    vae: VAE,
-    data: Examples,
-    *,
-    limit: int | None = None,
-    **options: Any,
+    name: str, function: Method, vae: VAE, data: Examples, limit: int | None = None, **options: Any
 ) -> MeanEvidence:
-    """Apply a method that takes all examples as one tensor."""
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
     weights = None
     if function is importance_weighted:

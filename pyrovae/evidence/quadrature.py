@@ -307,10 +307,9 @@ class _Sums:
         self.first = self.mass.new_zeros(count, dims)
         self.second = self.mass.new_zeros(count, dims, dims)
         self.shift = torch.full_like(self.mass, -math.inf)  # log mass of the largest cell so far
-        none = torch.zeros(0, dtype=torch.long, device=device)
-        self.largest = _Cells(  # those with nearly all of the mass
-            none, none.new_zeros(0, dims), self.mass[:0], self.first[:0], self.second[:0]
-        )
+        none = torch.zeros(0, dims, dtype=torch.long, device=device)
+        # those with nearly all of the mass
+        self.largest = _Cells(none[:, 0], none, self.mass[:0], self.first[:0], self.second[:0])
 
     @property
     def usable(self) -> Tensor:

@@ -236,23 +236,19 @@ def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
 
 def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> Ledger:
     first = parts[0]
-    closed = first.closed and Computed(
-        _mean([part.closed[0] for part in parts if part.closed]), first.closed[1]
-    )
+    values = [part.closed[0] for part in parts if part.closed]
+    closed = first.closed and Computed(_mean(values), first.closed[1])
     exact = closed.value if closed is not None and math.isfinite(closed.value) else None
     monte_carlo, low_variance = _rows(parts, samples, exact)
+    bounds = zip(*[part.bounds for part in parts if part.bounds], strict=True)
+    sides = [_mean(side) for side in bounds]
     variance = [part.infinite_variance for part in parts if part.infinite_variance is not None]
     return Ledger(
         closed_form=closed,
         monte_carlo=monte_carlo,
         low_variance=low_variance,
         quadrature=_integrated(parts, exact),
-        bounds=first.bounds
-        and Bracket(
-            _mean([part.bounds[0] for part in parts if part.bounds]),
-            _mean([part.bounds[1] for part in parts if part.bounds]),
-            BOUNDS,
-        ),
+        bounds=first.bounds and Bracket(sides[0], sides[1], BOUNDS),
         per_dimension=()
         if first.marginals is None
         else tuple(

@@ -317,12 +317,8 @@ class _Normals:
         diagonal = self.diagonal and other.diagonal
         mine, its = (d.covariance if diagonal else d.dense() for d in (self, other))
         event = 1 if diagonal else 2
-        return (
-            self.loc.unsqueeze(-2),
-            mine.unsqueeze(-1 - event),
-            other.loc.unsqueeze(-3),
-            its.unsqueeze(-2 - event),
-        )
+        a, b = self.loc.unsqueeze(-2), other.loc.unsqueeze(-3)
+        return a, mine.unsqueeze(-1 - event), b, its.unsqueeze(-2 - event)
 
     def divergence(self, other: "_Normals") -> Tensor:
         """KL of each component here from each of the others ``(*batch, C, others)``."""
