@@ -36,7 +36,6 @@ SHARE = 0.01  # smallest mass, relative to the largest cell, that counts in the 
 MOST = 20_000  # cells of one level for each example
 FAR = -100.0  # log p(z) below which an undefined likelihood counts as zero
 NEAR = 3.0  # standard deviations around the mean of q
-KIND = "exact to the error of integration"
 
 
 @torch.no_grad()
@@ -88,7 +87,7 @@ def integrated(
                     progress(len(batch))
     value, error, *rest = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     details = dict(zip(("mean", "covariance", "nodes"), rest, strict=True))
-    return Evidence(value, error, KIND, None, details)
+    return Evidence(value, error, "exact to the error of integration", None, details)
 
 
 @torch.no_grad()
