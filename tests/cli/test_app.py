@@ -129,7 +129,7 @@ def test_no_command_shows_help(command):
 
 @pytest.mark.contract
 def test_options_of_fit_are_the_settings():
-    options = {parameter.name for parameter in app.fit.params}
+    options = {parameter.name for parameter in app.cli.commands["fit"].params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
     assert options == settings | {"data", "config", "out", "resume", "as_json"}
 

@@ -31,7 +31,7 @@ from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, Run, as_json, start
 from pyrovae.training import TrainingInterrupted, fit
-from pyrovae.training.batches import training_device
+from pyrovae.training.steps import training_device
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.oracles import assert_within
