@@ -19,7 +19,7 @@ from then on. A batch of another size, the last one of an epoch, runs operation 
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -231,7 +231,11 @@ class DeviceOperations:
     @torch.no_grad()
     def _capture(self, stage: Stage, capture: Callable[[Operations], Operations]) -> None:
         """Record the operations, and undo that recording them has run them."""
-        changed = list(self._changed())
+        changed = [self.failed, self.counts, *self.module.state_dict().values()]
+        for moments in self.optimizer.adam.state.values():
+            changed += moments.values()
+        if self.average is not None:
+            changed += self.average.module.state_dict().values()
         before = [tensor.clone() for tensor in changed]
         try:
             self.replay = capture(lambda: self._operations(stage, self.index))
@@ -243,15 +247,6 @@ class DeviceOperations:
                 tensor.copy_(value)
             for parameter in self.optimizer.parameters:
                 parameter.grad = None
-
-    def _changed(self) -> Iterator[Tensor]:
-        """Every tensor that a step changes."""
-        yield from (self.failed, self.counts)
-        yield from self.module.state_dict().values()
-        for moments in self.optimizer.adam.state.values():
-            yield from moments.values()
-        if self.average is not None:
-            yield from self.average.module.state_dict().values()
 
 
 def cuda_graph(operations: Operations) -> Operations:
