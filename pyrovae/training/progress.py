@@ -63,19 +63,17 @@ class Progress:
     stale: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
-    def reach(
-        self, step: int, images: int, objective: float, reconstruction: float, kl: float
-    ) -> None:
+    def reach(self, step: int, images: int, sums: Sequence[float]) -> None:
         """Set how far the running epoch has come.
 
         Args:
             step: steps in total.
             images: examples of the epoch.
-            objective, reconstruction, kl: sums over these examples, in nats.
+            sums: of objective, reconstruction and KL over these examples, in nats.
         """
         self.step, self.position = step, step - self.epoch * self.steps_per_epoch
-        self.images, self.objective = images, objective
-        self.reconstruction, self.kl = reconstruction, kl
+        self.images = images
+        self.objective, self.reconstruction, self.kl = sums
 
     def validate(self, elbo: float) -> bool:
         """Note a validation bound, and return whether it is the best so far."""
@@ -213,9 +211,8 @@ class Fit(Result):
         return History.of(self.metrics)
 
     def __repr__(self) -> str:
-        bound = ""
-        if self.best_validation_elbo is not None:
-            bound = f", best_validation_elbo={self.best_validation_elbo:.2f}"
+        best = self.best_validation_elbo
+        bound = "" if best is None else f", best_validation_elbo={best:.2f}"
         elbo = f"elbo={self.metrics[-1]['elbo']:.2f}, " if self.metrics else ""
         return (
             f"Fit({len(self.metrics)} epochs, {elbo}stopped={self.stopped!r}, "
