@@ -29,7 +29,7 @@ class Result:
         {'elbo': {'estimate': -90.49, 'standard_error': 0.91}, 'images': 359}
     """
 
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {}
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
     """Keys of :meth:`to_dict` that differ from the name of their attribute."""
 
     def __init_subclass__(cls, *, eq: bool = True) -> None:

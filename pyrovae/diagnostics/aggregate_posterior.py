@@ -1,9 +1,13 @@
-r"""The aggregate posterior against the prior: for all examples together, and for each class.
+r"""Draws from the posterior of every example with their densities, and the test against the prior.
 
 .. math::
+    q(z) = \frac{1}{N} \sum_{n=1}^{N} q(z \mid x_n), \qquad
     q_c(z) = \frac{1}{N_c} \sum_{n \in c} q(z \mid x_n), \qquad
     \sum_c \frac{N_c}{N} \mathrm{KL}(q_c(z) \,\|\, p(z))
     = I_q(c; z) + \mathrm{KL}(q(z) \,\|\, p(z))
+
+The mixture q(z) of the posteriors of all N examples is the aggregate posterior. Its density is
+computed exactly, as a sum over all examples, so the only randomness is that of the draws.
 
 The examples of one class fill a part of the prior, so their divergence from it is large. All
 classes together should fill all of it, and :math:`\mathrm{KL}(q(z) \| p(z))` measures how nearly
@@ -11,8 +15,9 @@ they do. The difference, averaged over classes, is the information that a code c
 class, :math:`I_q(c; z)`, at most the entropy of the classes.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,15 +25,293 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.diagnostics.aggregate_densities import AggregateDraws
-from pyrovae.diagnostics.elbo_surgery import term_estimate
+from pyrovae._process.isolation import derived, evaluating
 from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
-from pyrovae.estimates import Estimate, Result
+from pyrovae.distributions import (
+    OneHots,
+    base,
+    components,
+    factorizes,
+    in_float64,
+    is_discrete,
+    is_point,
+    log_density,
+    name,
+)
+from pyrovae.estimates import Estimate, Examples, Result, batches, number_of_examples
+from pyrovae.evidence import batch_size
+from pyrovae.vae import VAE
 
-__all__ = ["MOST_CLASSES", "Group", "Population", "points", "population"]
+__all__ = [
+    "DRAWS",
+    "MOST_CLASSES",
+    "AggregateDraws",
+    "Group",
+    "Population",
+    "aggregate_draws",
+    "no_density",
+    "points",
+    "population",
+    "term_estimate",
+]
+
+DRAWS = 10
+"""Default number of draws from the posterior of each example."""
 
 MOST_CLASSES = 40
 """Largest number of distinct labels that are treated as classes."""
+
+VALUES = 1 << 20  # values of log q(z | x) held at a time
+
+
+@dataclass(frozen=True, repr=False)
+class AggregateDraws:
+    """Draws from the posteriors of N examples, and the log densities at these draws, in float64.
+
+    Attributes:
+        z: the draws ``(N, draws, latent_dim)``.
+        log_likelihood: log p(x | z) ``(N, draws)``.
+        log_likelihood_of_others: log p(x | z') at the draws of another example, of the same shape
+            as the other densities.
+        log_prior: log p(z).
+        log_posterior: log q(z | x) of the example's own posterior.
+        log_aggregate: log q(z).
+        log_others: log of q(z) without the example's own posterior.
+        log_class: log of the mixture of the posteriors of the example's class; None without labels.
+        parts: for the variables that the posterior makes independent, log q(z_j | x), log q(z_j)
+            and, if the prior makes them independent too, log p(z_j): each
+            ``(N, draws, variables)``.
+        labels: the class of each example ``(N,)``, or None.
+        available: number of examples in the data; the draws cover the first N.
+        names: names of posterior and prior.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws
+        >>> drawn = aggregate_draws(vae, data, draws=3)
+        >>> drawn.z.shape, drawn.log_aggregate.shape
+        (torch.Size([64, 3, 2]), torch.Size([64, 3]))
+    """
+
+    z: Tensor
+    log_likelihood: Tensor
+    log_likelihood_of_others: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+    log_aggregate: Tensor
+    log_others: Tensor
+    log_class: Tensor | None
+    parts: tuple[Tensor, Tensor, Tensor | None] | None
+    labels: NDArray[Any] | None
+    available: int
+    names: tuple[str, str]
+
+    def __repr__(self) -> str:
+        examples, draws = self.log_prior.shape
+        q, p = self.names
+        return f"AggregateDraws({examples} examples, {draws} draws each, q: {q}, p: {p})"
+
+
+@torch.no_grad()
+def aggregate_draws(
+    vae: VAE,
+    data: Examples,
+    *,
+    labels: NDArray[Any] | None = None,
+    draws: int = DRAWS,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> AggregateDraws:
+    """Draw from the posterior of each example and evaluate every density at each draw.
+
+    Up to 100 draws are the draws of :func:`pyrovae.evaluate` with as many samples and the same
+    seed. The time grows with the square of the number of examples; memory does not.
+
+    Args:
+        vae: the model and its posterior; evaluated in eval mode, without dropout.
+        data: one part of a dataset.
+        labels: the class of each example, for mixtures over classes.
+        draws: draws per example, at least two.
+        limit: use only the first ``limit`` examples.
+        seed: seed of the draws; those of a batch depend only on it and on the batch's position.
+        progress: callback, called with the number of examples finished.
+
+    Returns:
+        The draws and their log densities, in nats.
+
+    Raises:
+        ValueError: if there are fewer than two examples or draws, or the posterior is a point.
+
+    Example:
+        >>> from pyrovae.diagnostics import aggregate_draws
+        >>> aggregate_draws(vae, data, draws=3)
+        AggregateDraws(64 examples, 3 draws each, q: Independent Normal, p: Independent Normal)
+    """
+    count = number_of_examples(data, limit, at_least=2)
+    if draws < 2:
+        raise ValueError(f"draws must be at least 2 for a standard error, got {draws}")
+    size = batch_size(draws)
+    classes = None if labels is None else np.asarray(labels)[:count]
+    x: list[Tensor] = []
+    posteriors: list[Any] = []
+    drawn: list[Tensor] = []
+    with torch.random.fork_rng(), evaluating(vae):
+        for place, batch in enumerate(batches(data, size, limit)):
+            x.append(vae.place(batch))
+            posteriors.append(vae.posterior(x[-1]))
+            if reason := no_density(posteriors[-1]):
+                raise ValueError(reason)
+            torch.manual_seed(derived(seed, place))
+            drawn.append(posteriors[-1].sample((draws,)))  # (draws, batch, latent_dim)
+        z = torch.cat(drawn, 1)
+        others = [z[:, rows] for rows in _partners(count, seed).split(size)]
+        log_likelihood, of_others = (
+            torch.cat([vae.likelihood(at).log_prob(b) for at, b in zip(given, x, strict=True)], 1)
+            for given in (drawn, others)
+        )
+        p = vae.prior()
+        found = _densities(z.transpose(0, 1), posteriors, p, classes, progress)
+    return AggregateDraws(
+        z=z.transpose(0, 1).double().cpu(),
+        log_likelihood=log_likelihood.T.double().cpu(),
+        log_likelihood_of_others=of_others.T.double().cpu(),
+        labels=classes,
+        available=len(data),
+        names=(name(posteriors[0]), name(p)),
+        **found,
+    )
+
+
+def no_density(q: Any) -> str | None:
+    """Explain why a point posterior has no terms; None for a posterior that has a density.
+
+    Args:
+        q: the posterior q(z | x) of any examples.
+
+    Example:
+        >>> from pyrovae.diagnostics import no_density
+        >>> no_density(vae.posterior(x)) is None
+        True
+    """
+    if is_discrete(q) or not is_point(q):
+        return None
+    return (
+        f"the posterior ({name(q)}) is a point, which has no density: mutual information and "
+        "KL(q(z) || p(z)) are infinite"
+    )
+
+
+def _partners(count: int, seed: int) -> Tensor:
+    """The index of another example for each example, at random."""
+    order = np.random.default_rng([seed, 1]).permutation(count)
+    partner = np.empty(count, int)
+    partner[order] = np.roll(order, 1)
+    return torch.from_numpy(partner)
+
+
+def _densities(
+    z: Tensor,
+    posteriors: list[Any],
+    p: Any,
+    classes: NDArray[Any] | None,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    """Log densities of prior and posteriors at the draws ``(N, draws, latent_dim)``."""
+    count, draws, dim = z.shape
+    # without labels the classes are the examples themselves
+    labels = torch.arange(count) if classes is None else torch.as_tensor(classes)
+    size = posteriors[0].batch_shape[0]
+    step = max(1, VALUES // (draws * dim * size * components(posteriors[0])))
+    found: list[list[Tensor]] = []
+    for rows in torch.arange(count).split(step):
+        owner = rows.repeat_interleave(draws)
+        found.append(_of_rows(z[rows].flatten(0, 1), owner, posteriors, labels))
+        if progress is not None:
+            progress(len(rows))
+    joined = [torch.cat(part).unflatten(0, (count, draws)) for part in zip(*found, strict=True)]
+    own, others, members, *each = joined
+    of_prior = _log_parts(p, z)
+    log_prior = (_log_prob(p, z) if of_prior is None else of_prior.sum(-1)).cpu()
+    counted = (labels[:, None] == labels).sum(1).double()
+    parts = None
+    if each:
+        parts = each[0], each[1] - math.log(count), None if of_prior is None else of_prior.cpu()
+    return {
+        "log_prior": log_prior,
+        "log_posterior": own,
+        "log_aggregate": torch.logaddexp(own, others) - math.log(count),
+        "log_others": others - math.log(count - 1),
+        "log_class": None if classes is None else members - counted.log()[:, None],
+        "parts": parts,
+    }
+
+
+def _of_rows(z: Tensor, owner: Tensor, posteriors: list[Any], labels: Tensor) -> list[Tensor]:
+    """log q of each row's own posterior, and log sums over all other ones and over its class.
+
+    Then, for each variable that q makes independent, log q of the own posterior and the log sum
+    over all posteriors.
+    """
+    sums: list[Tensor] = []
+    start = 0
+    for q in posteriors:
+        split = _log_parts(q, z[:, None])  # (rows, batch, variables)
+        values = (_log_prob(q, z[:, None]) if split is None else split.sum(-1)).cpu()
+        columns = torch.arange(start, start + values.shape[1])
+        start += values.shape[1]
+        own = owner[:, None] == columns
+        apart = labels[owner][:, None] != labels[columns]
+        found = [
+            _of_own(values, own),
+            *(values.masked_fill(left_out, -math.inf).logsumexp(1) for left_out in (own, apart)),
+        ]
+        if split is not None:
+            split = split.cpu()
+            found += [_of_own(split, own), split.logsumexp(1)]
+        sums = [*map(torch.logaddexp, sums, found)] if sums else found
+    return sums
+
+
+def _of_own(log_q: Tensor, own: Tensor) -> Tensor:
+    """log q of each row's own posterior, minus infinity where it is not among these."""
+    row, column = own.nonzero(as_tuple=True)
+    return torch.full_like(log_q[:, 0], -math.inf).index_copy(0, row, log_q[row, column])
+
+
+def _log_prob(d: Any, z: Tensor) -> Tensor:
+    (double,) = in_float64(d)
+    z = z.expand(torch.broadcast_shapes(z.shape, d.batch_shape + d.event_shape))
+    return log_density(double, z if double is d else z.double()).double()
+
+
+def _log_parts(d: Any, z: Tensor) -> Tensor | None:
+    """The log densities of the variables that d makes independent, along the last dimension."""
+    if isinstance(d, OneHots):
+        variables = z.unflatten(-1, (-1, d.classes))
+        return (variables * d.logits.log_softmax(-1)).sum(-1).double()
+    if not factorizes(d):
+        return None
+    (double,) = in_float64(d)
+    return base(double).log_prob(z if double is d else z.double()).double()
+
+
+def term_estimate(values: Tensor) -> Estimate:
+    """Average a term over examples and draws, with the standard error for the given examples.
+
+    Args:
+        values: the term at each draw ``(examples, draws)``.
+
+    Returns:
+        The mean; its standard error counts the draws as random and the examples as fixed.
+
+    Example:
+        >>> from pyrovae.diagnostics import term_estimate
+        >>> term_estimate(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
+        3.50 ± 0.50
+    """
+    count, draws = values.shape
+    error = (values.var(1).sum() / draws).sqrt() / count
+    return Estimate(values.mean().item(), error.item())
 
 
 class Group(Result):
@@ -100,15 +383,12 @@ def population(draws: AggregateDraws, prior: Tensor, seed: int = 0) -> Populatio
     whole = replace(whole, marginal_kl=term_estimate(draws.log_aggregate - draws.log_prior))
     if draws.log_class is None or draws.labels is None:
         return Population([whole], class_information=None, class_entropy=None)
-    groups = [whole]
-    for group in classes:
-        members = torch.from_numpy(draws.labels == group.label)
-        kl = term_estimate((draws.log_class - draws.log_prior)[members])
-        groups.append(replace(group, marginal_kl=kl))
-    _, counts = np.unique(draws.labels, return_counts=True)
-    shares = counts / counts.sum()
+    of_class = draws.log_class - draws.log_prior
+    members = [torch.from_numpy(draws.labels == group.label) for group in classes]
+    kls = [term_estimate(of_class[rows]) for rows in members]
+    shares = np.unique(draws.labels, return_counts=True)[1] / len(draws.labels)
     return Population(
-        groups,
+        [whole, *(replace(a, marginal_kl=kl) for a, kl in zip(classes, kls, strict=True))],
         class_information=term_estimate(draws.log_class - draws.log_aggregate),
         class_entropy=float(-(shares * np.log(shares)).sum()),
     )

@@ -35,18 +35,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pyrovae.diagnostics.aggregate_densities import AggregateDraws
+from pyrovae.diagnostics.aggregate_posterior import AggregateDraws, term_estimate
 from pyrovae.estimates import Estimate, Result
 
-__all__ = [
-    "BoundTerm",
-    "Bracket",
-    "DimensionTerms",
-    "PopulationTerms",
-    "Surgery",
-    "surgery",
-    "term_estimate",
-]
+__all__ = ["BoundTerm", "Bracket", "DimensionTerms", "PopulationTerms", "Surgery", "surgery"]
 
 CEILING = 0.05  # share of log N; closer to log N, an estimate no longer reflects the population
 
@@ -74,10 +66,7 @@ class BoundTerm(Estimate):
         {'estimate': -90.5, 'standard_error': 0.1, 'over_images': 0.9}
     """
 
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {
-        **Estimate.JSON_NAMES,
-        "over_examples": "over_images",
-    }
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"value": "estimate", "over_examples": "over_images"}
 
     over_examples: float
 
@@ -140,17 +129,6 @@ class DimensionTerms(Result):
     kl: Estimate | None
 
 
-TERMS = (
-    "elbo",
-    "reconstruction",
-    "kl",
-    "mutual_information",
-    "marginal_kl",
-    "total_correlation",
-    "dimension_wise_kl",
-)
-
-
 class Surgery(Result):
     """The terms of the ELBO for the given examples, in nats per example.
 
@@ -210,14 +188,13 @@ class Surgery(Result):
     @property
     def terms(self) -> dict[str, Estimate]:
         """The terms that are defined, by name."""
-        terms = {name: getattr(self, name) for name in TERMS}
-        return {name: term for name, term in terms.items() if term is not None}
+        return {name: term for name, term in vars(self).items() if isinstance(term, Estimate)}
 
     def to_dict(self) -> dict[str, object]:
         """Plain data; the terms are under the key ``terms``."""
         plain = super().to_dict()
-        terms = {name: plain.pop(name) for name in TERMS}
-        return {"terms": {name: term for name, term in terms.items() if term is not None}} | plain
+        terms = {name: plain.pop(name) for name in (*self.terms, *self.omitted)}
+        return {"terms": {name: terms[name] for name in self.terms}} | plain
 
     def __repr__(self) -> str:
         return f"Surgery({', '.join(f'{name}={term}' for name, term in self.terms.items())})"
@@ -245,15 +222,18 @@ def surgery(draws: AggregateDraws) -> Surgery:
     reconstruction, kl = _bound_term(draws.log_likelihood), _bound_term(log_ratio)
     information = term_estimate(draws.log_posterior - draws.log_aggregate)
     marginal_kl = term_estimate(draws.log_aggregate - draws.log_prior)
-    correlation, dimension_wise, omitted = _factorized(draws)
+    correlation, dimension_wise, dimensions, omitted = _factorized(draws)
     without = draws.log_posterior - draws.log_others  # the example's own posterior left out
-    not_negative = {
-        "the mutual information": information,
-        "KL(q(z) || p(z))": marginal_kl,
-        "the total correlation": correlation,
-        "the dimension-wise KL": dimension_wise,
-    }
     at_ceiling = information.value > (1 - CEILING) * math.log(count)
+    notes = [_of_ceiling(information, math.log(count))] if at_ceiling else []
+    notes += _below_zero(
+        {
+            "the mutual information": information,
+            "KL(q(z) || p(z))": marginal_kl,
+            "the total correlation": correlation,
+            "the dimension-wise KL": dimension_wise,
+        }
+    )
     return Surgery(
         elbo=elbo,
         reconstruction=reconstruction,
@@ -270,9 +250,9 @@ def surgery(draws: AggregateDraws) -> Surgery:
             marginal_kl=Bracket(term_estimate(log_ratio - without), marginal_kl),
             about=POPULATION,
         ),
-        dimensions=_dimensions(draws),
+        dimensions=dimensions,
         omitted=omitted,
-        notes=[*_of_ceiling(information, count, at_ceiling), *_below_zero(not_negative)],
+        notes=notes,
         examples=count,
         available=draws.available,
         draws=per_example,
@@ -280,25 +260,6 @@ def surgery(draws: AggregateDraws) -> Surgery:
         q=draws.names[0],
         p=draws.names[1],
     )
-
-
-def term_estimate(values: Tensor) -> Estimate:
-    """Average a term over examples and draws, with the standard error for the given examples.
-
-    Args:
-        values: the term at each draw ``(examples, draws)``.
-
-    Returns:
-        The mean; its standard error counts the draws as random and the examples as fixed.
-
-    Example:
-        >>> from pyrovae.diagnostics import term_estimate
-        >>> term_estimate(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
-        3.50 ± 0.50
-    """
-    count, draws = values.shape
-    error = (values.var(1).sum() / draws).sqrt() / count
-    return Estimate(values.mean().item(), error.item())
 
 
 def _bound_term(values: Tensor) -> BoundTerm:
@@ -309,43 +270,32 @@ def _bound_term(values: Tensor) -> BoundTerm:
 
 def _factorized(
     draws: AggregateDraws,
-) -> tuple[Estimate | None, Estimate | None, dict[str, str]]:
-    """Total correlation, dimension-wise KL, and the reasons for those that are None."""
+) -> tuple[Estimate | None, Estimate | None, list[DimensionTerms], dict[str, str]]:
+    """Total correlation, dimension-wise KL, each dimension, and the reasons for what is None."""
     q, p = draws.names
     if draws.parts is None:
         reason = f"the posterior ({q}) does not factorize over z, so q(z_j) has no formula"
-        return None, None, {"total_correlation": reason, "dimension_wise_kl": reason}
-    _, aggregate, prior = draws.parts
-    correlation = term_estimate(draws.log_aggregate - aggregate.sum(-1))
-    if prior is None:
-        reason = f"the prior ({p}) does not factorize over z"
-        return correlation, None, {"dimension_wise_kl": reason}
-    return correlation, term_estimate((aggregate - prior).sum(-1)), {}
-
-
-def _dimensions(draws: AggregateDraws) -> list[DimensionTerms]:
-    if draws.parts is None:
-        return []
+        return None, None, [], {"total_correlation": reason, "dimension_wise_kl": reason}
     own, aggregate, prior = draws.parts
-    return [
-        DimensionTerms(
-            dimension=j + 1,
-            mutual_information=term_estimate((own - aggregate)[..., j]),
-            marginal_kl=None if prior is None else term_estimate((aggregate - prior)[..., j]),
-            kl=None if prior is None else term_estimate((own - prior)[..., j]),
-        )
-        for j in range(own.shape[-1])
-    ]
+    correlation = term_estimate(draws.log_aggregate - aggregate.sum(-1))
+    information = map(term_estimate, (own - aggregate).unbind(-1))
+    if prior is None:
+        rows = [DimensionTerms(j, each, None, None) for j, each in enumerate(information, 1)]
+        reason = f"the prior ({p}) does not factorize over z"
+        return correlation, None, rows, {"dimension_wise_kl": reason}
+    marginal_kl, kl = (map(term_estimate, (of - prior).unbind(-1)) for of in (aggregate, own))
+    terms = zip(information, marginal_kl, kl, strict=True)
+    rows = [DimensionTerms(j, *each) for j, each in enumerate(terms, 1)]
+    return correlation, term_estimate((aggregate - prior).sum(-1)), rows, {}
 
 
-def _of_ceiling(information: Estimate, count: int, at_ceiling: bool) -> Iterator[str]:
-    if at_ceiling:
-        yield (
-            f"the mutual information of {information.value:.3f} is at the ceiling log N = "
-            f"{math.log(count):.3f}: the posteriors of these data hardly overlap, and q(z) is a "
-            "set of islands. A larger set would show more mutual information and as much less "
-            "KL(q(z) || p(z))"
-        )
+def _of_ceiling(information: Estimate, ceiling: float) -> str:
+    return (
+        f"the mutual information of {information.value:.3f} is at the ceiling log N = "
+        f"{ceiling:.3f}: the posteriors of these data hardly overlap, and q(z) is a set of "
+        "islands. A larger set would show more mutual information and as much less "
+        "KL(q(z) || p(z))"
+    )
 
 
 def _below_zero(not_negative: Mapping[str, Estimate | None]) -> Iterator[str]:

@@ -1,8 +1,12 @@
-r"""log p(x) = ELBO + KL(q(z | x) || p(z | x)), each term of a batch computed on its own."""
+r"""log p(x) = ELBO + KL(q(z | x) || p(z | x)), each term of a batch computed on its own.
+
+In one and two latent dimensions the divergence is a sum over a grid of z.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -15,8 +19,9 @@ from torch.distributions import (
 )
 
 from pyrovae._process.choices import check_choice
+from pyrovae._process.isolation import isolated, seed_device
+from pyrovae._process.memory import in_chunks
 from pyrovae.diagnostics.optimal_posterior import log_weights
-from pyrovae.diagnostics.posterior_grid import divergences
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate
 from pyrovae.evidence import Draws, LinearGaussian, bridge, integrated, linear_gaussian, log_joint
@@ -27,15 +32,9 @@ __all__ = ["METHODS", "MeanTerm", "Term"]
 METHODS = ("auto", "exact", "quadrature", "bridge")
 """Methods for log p(x) in :func:`pyrovae.diagnostics.gap`."""
 
-TERMS = (
-    "log_evidence",
-    "elbo",
-    "kl",
-    "residual",
-    "best_elbo",
-    "approximation",
-    "amortization",
-)
+DEVIATIONS = 8.0  # reach of a grid, in standard deviations of p(z | x)
+NODES = (101, 201, 401, 801)  # nodes per dimension, tried in turn
+TOLERANCE = 1e-5  # nats, between a grid and every second node of it
 
 _WAYS = {
     "exact": "exact, a linear decoder with normal noise",
@@ -133,92 +132,79 @@ def batch_terms(
         seeds: seeds of the ELBO, of the divergence and of bridge sampling.
 
     Returns:
-        The terms ``TERMS``, and a description of the way each of the first three was computed.
+        The terms of :class:`Gap` by name, and a description of the way each of the first three was
+        computed.
     """
-    moments = None
+    integrals = closed = None
     if method == "exact":
         model = linear_gaussian(vae)
-        log_p = model.log_evidence(x)
-        evidence = Term(log_p, torch.zeros_like(log_p))
-        q, best = (_as_normal(q) for q in qs)
-        if q is not None and best is not None:
-            terms, ways = _closed(model, x, evidence, q, best)
-            return terms, {"log_evidence": _WAYS[method]} | ways
+        evidence = _exact(model.log_evidence(x))
+        closed = _closed(model, x, qs)
     elif method == "quadrature":
         known = integrated(vae, x, seed=seeds[1])
         evidence = Term(known.log_evidence.to(x.device), known.standard_error.to(x.device))
-        moments = known.details
+        integrals = known.details
     else:
         assert draws is not None
         evidence = Term(*bridge(log_joint(vae, x), draws, seed=seeds[2]))
-    terms, ways = _sampled(vae, x, qs, evidence, moments, samples, seeds)
-    return terms, {"log_evidence": _WAYS[method]} | ways
-
-
-def _closed(
-    model: LinearGaussian,
-    x: Tensor,
-    evidence: Term,
-    q: MultivariateNormal,
-    best: MultivariateNormal,
-) -> tuple[dict[str, Term], dict[str, str]]:
-    elbo, best_elbo = _exact_elbo(model, x, q), _exact_elbo(model, x, best)
-    kl = kl_divergence(q, model.posterior(x))
-    values = {
-        "elbo": elbo,
-        "kl": kl,
-        "residual": evidence.value - elbo - kl,
-        "best_elbo": best_elbo,
-        "approximation": evidence.value - best_elbo,
-        "amortization": best_elbo - elbo,
-    }
-    terms = {name: Term(value, evidence.error) for name, value in values.items()}
-    ways = {"elbo": "closed form", "kl": "closed form between normals"}
-    return {"log_evidence": evidence} | terms, ways
-
-
-def _sampled(
-    vae: VAE,
-    x: Tensor,
-    qs: tuple[Any, Any],
-    evidence: Term,
-    moments: Mapping[str, Tensor] | None,
-    samples: int,
-    seeds: Sequence[int],
-) -> tuple[dict[str, Term], dict[str, str]]:
-    """ELBOs from draws; the divergence on a grid given the moments of p(z | x), else from draws."""
-    log_w, log_w_best = (log_weights(vae, q, x, samples, seeds[0]) for q in qs)
-    elbo, best_elbo = _mean(log_w), _mean(log_w_best)
-    if moments is not None:
-        way = "sum over a grid of z that also normalizes p(z | x)"
-        kl = Term(*divergences(vae, x, qs[0], moments, seeds[1]))
-        residual = Term(evidence.value - elbo.value - kl.value, _root(evidence, elbo, kl))
+    if closed is not None:
+        ways = {"elbo": "closed form", "kl": "closed form between normals"}
+        elbo, best_elbo, kl = closed
+        residual, amortization = _difference(evidence, elbo, kl), _difference(best_elbo, elbo)
     else:
-        way = "mean over other draws from q, plus log p(x), which therefore cancels in the residual"
-        other = _mean(log_weights(vae, qs[0], x, samples, seeds[1]))
-        kl = Term(evidence.value - other.value, _root(other, evidence))
-        residual = Term(other.value - elbo.value, _root(other, elbo))
+        ways = {"elbo": "mean over draws from q"}
+        log_w, log_w_best = (log_weights(vae, q, x, samples, seeds[0]) for q in qs)
+        elbo, best_elbo, amortization = map(_mean, (log_w, log_w_best, log_w_best - log_w))
+        if integrals is not None:
+            ways["kl"] = "sum over a grid of z that also normalizes p(z | x)"
+            kl = Term(*_divergences(vae, x, qs[0], integrals, seeds[1]))
+            residual = _difference(evidence, elbo, kl)
+        else:
+            ways["kl"] = (
+                "mean over other draws from q, plus log p(x), which therefore cancels in the "
+                "residual"
+            )
+            other = _mean(log_weights(vae, qs[0], x, samples, seeds[1]))
+            kl, residual = _difference(evidence, other), _difference(other, elbo)
     terms = {
         "log_evidence": evidence,
         "elbo": elbo,
         "kl": kl,
         "residual": residual,
         "best_elbo": best_elbo,
-        "approximation": Term(evidence.value - best_elbo.value, _root(evidence, best_elbo)),
-        "amortization": _mean(log_w_best - log_w),
+        "approximation": _difference(evidence, best_elbo),
+        "amortization": amortization,
     }
-    return terms, {"elbo": "mean over draws from q", "kl": way}
+    return terms, {"log_evidence": _WAYS[method]} | ways
+
+
+def _exact(values: Tensor) -> Term:
+    return Term(values, torch.zeros_like(values))
 
 
 def _mean(values: Tensor) -> Term:
     return Term(values.mean(0), values.std(0) / math.sqrt(len(values)))
 
 
-def _root(*terms: Term) -> Tensor:
-    return torch.stack([term.error for term in terms]).square().sum(0).sqrt()
+def _difference(term: Term, *others: Term) -> Term:
+    """A term minus others, with the error of independent ones."""
+    value = reduce(torch.sub, (other.value for other in others), term.value)
+    errors = torch.stack([term.error, *(other.error for other in others)])
+    return Term(value, errors.square().sum(0).sqrt())
 
 
-def _exact_elbo(model: LinearGaussian, x: Tensor, q: MultivariateNormal) -> Tensor:
+def _closed(
+    model: LinearGaussian, x: Tensor, qs: tuple[Any, Any]
+) -> tuple[Term, Term, Term] | None:
+    """Both ELBOs and the encoder's divergence by formula; None if q is not normal."""
+    q, best = map(_as_normal, qs)
+    if q is None or best is None:
+        return None
+    kl = kl_divergence(q, model.posterior(x))
+    return _exact(_elbo(model, x, q)), _exact(_elbo(model, x, best)), _exact(kl)
+
+
+def _elbo(model: LinearGaussian, x: Tensor, q: MultivariateNormal) -> Tensor:
     prior = MultivariateNormal(model.prior_loc, scale_tril=model.prior_tril)
     scale = model.variance.sqrt()
     loc = q.loc @ model.weight.mT + model.bias
@@ -231,11 +217,79 @@ def _as_normal(d: Any) -> MultivariateNormal | None:
     """A normal with its full covariance, in float64; None for another distribution."""
     inner = base(d)
     if isinstance(inner, Normal):
-        return MultivariateNormal(
-            inner.loc.double(), scale_tril=torch.diag_embed(inner.scale.double())
-        )
-    if isinstance(inner, MultivariateNormal):
-        return MultivariateNormal(inner.loc.double(), scale_tril=inner.scale_tril.double())
-    if isinstance(inner, LowRankMultivariateNormal):
-        return MultivariateNormal(inner.loc.double(), inner.covariance_matrix.double())
-    return None
+        scale_tril = torch.diag_embed(inner.scale)
+    elif isinstance(inner, MultivariateNormal):
+        scale_tril = inner.scale_tril
+    elif isinstance(inner, LowRankMultivariateNormal):
+        scale_tril = torch.linalg.cholesky(inner.covariance_matrix.double())
+    else:
+        return None
+    return MultivariateNormal(inner.loc.double(), scale_tril=scale_tril.double())
+
+
+def grid(low: Tensor, high: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """Nodes ``(nodes ** dimensions, dimensions)`` between two corners, and the size of a cell."""
+    steps = torch.linspace(0, 1, nodes).to(low)
+    axes = [a + (b - a) * steps for a, b in zip(low, high, strict=True)]
+    z = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+    return z, ((high - low) / (nodes - 1)).double().prod()
+
+
+def in_parts(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """Evaluate a function at nodes ``(nodes, dimensions)``, in float64, a part at a time."""
+    return torch.cat([function(part[:, None])[:, 0] for part in in_chunks(z)]).double()
+
+
+def _divergences(
+    vae: VAE, x: Tensor, q: Any, moments: Mapping[str, Tensor], seed: int
+) -> tuple[Tensor, Tensor]:
+    """KL(q || p(z | x)) of each example on a grid that covers both densities, with its error.
+
+    Args:
+        vae: the model and its posterior, in eval mode.
+        x: data ``(batch, *event_shape)``.
+        q: the posterior at x.
+        moments: ``mean`` and ``covariance`` of p(z | x).
+        seed: seed of the draws from q that determine its extent.
+    """
+    mean = moments["mean"].to(x)
+    reach = DEVIATIONS * moments["covariance"].diagonal(dim1=-2, dim2=-1).sqrt().to(x)
+    with isolated(x.device):
+        seed_device(x.device, seed)
+        draws = q.sample(torch.Size([2_000]))
+    least, most = draws.quantile(torch.tensor([0.001, 0.999]).to(draws), 0)  # (batch, latent_dim)
+    beyond = 0.7 * (most - least)  # far outside nearly all draws
+    low = torch.minimum(least - beyond, mean - reach)
+    high = torch.maximum(most + beyond, mean + reach)
+    found = [
+        _refined(log_joint(vae, one), vae.posterior(one).log_prob, low[i], high[i])
+        for i, one in enumerate(x.split(1))
+    ]
+    values, errors = zip(*found, strict=True)
+    return torch.stack(values), torch.stack(errors)
+
+
+def _refined(
+    log_joint: Callable[[Tensor], Tensor],
+    log_q: Callable[[Tensor], Tensor],
+    low: Tensor,
+    high: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Refine a grid until dropping every second node no longer changes the divergence."""
+    dimensions = len(low)
+    every_second = (slice(None, None, 2),) * dimensions
+    for nodes in NODES:
+        z, cell = grid(low, high, nodes)
+        p, q = (in_parts(log, z).reshape([nodes] * dimensions) for log in (log_joint, log_q))
+        value = _divergence(p, q, cell)
+        coarse = _divergence(p[every_second], q[every_second], cell * 2**dimensions)
+        error = (value - coarse).abs()
+        if error < TOLERANCE:
+            break
+    return value, error
+
+
+def _divergence(log_p: Tensor, log_q: Tensor, cell: Tensor) -> Tensor:
+    """KL(q || p) from values on a grid, both normalized there."""
+    log_p, log_q = (log - log.flatten().logsumexp(0) - cell.log() for log in (log_p, log_q))
+    return (cell * log_q.exp() * (log_q - log_p)).sum()

@@ -14,27 +14,144 @@ the likelihood. Sticking the landing lets the two cancel: exactly if q is the ex
 each example, and not at all if q is far from it.
 """
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae.diagnostics.gradient_moments import GradientNoise, Moments, gradient_noise
 from pyrovae.distributions import is_point, name
-from pyrovae.estimates import Examples, Result, number_of_examples
+from pyrovae.estimates import Estimate, Examples, Result, number_of_examples
 from pyrovae.kl import closed_form
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.vae import VAE
 
-__all__ = ["GRADIENT_LIMIT", "GradientComparison", "GradientEstimator", "compare_gradients"]
+__all__ = [
+    "GRADIENT_LIMIT",
+    "GradientComparison",
+    "GradientDifference",
+    "GradientEstimator",
+    "GradientMean",
+    "GradientNoise",
+    "LayerNoise",
+    "Variance",
+    "compare_gradients",
+]
 
 GRADIENT_LIMIT = 100
 """Default number of examples in the batch."""
 
 DRAWS = 100
 ESTIMATORS = ("elbo", "analytic", "stl")
+
+
+class Variance(Estimate):
+    """A variance, or a ratio of two.
+
+    Attributes:
+        value: the variance.
+        standard_error: its standard error; None for two draws.
+
+    Example:
+        >>> from pyrovae.diagnostics import Variance
+        >>> Variance(0.012345, 0.00067)
+        0.01235 ± 0.00067
+    """
+
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {}
+
+    def __repr__(self) -> str:
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.2g}"
+        return f"{self.value:.4g}{error}"
+
+
+class GradientMean(Result):
+    r"""The mean gradient over draws.
+
+    Attributes:
+        norm: its length.
+        standard_error: root mean squared length of the noise in the mean, :math:`\sqrt{V / N}`.
+        squared_norm: unbiased estimate of its squared length; may be negative.
+
+    Example:
+        >>> from pyrovae.diagnostics import GradientMean
+        >>> GradientMean(norm=2.0, standard_error=0.5, squared_norm=3.75)
+        GradientMean(norm=2, standard_error=0.5, squared_norm=3.75)
+    """
+
+    norm: float
+    standard_error: float
+    squared_norm: float
+
+
+class GradientDifference(Result):
+    """The difference between a mean gradient and the mean gradient of ``elbo``.
+
+    Attributes:
+        norm: its length.
+        standard_error: root mean squared length of its noise, the expected ``norm`` if the two
+            gradients differ only by noise.
+        z_score: z-score of its component in one random direction; None without noise.
+
+    Example:
+        >>> from pyrovae.diagnostics import GradientDifference
+        >>> GradientDifference(norm=0.1, standard_error=0.09, z_score=0.7)
+        GradientDifference(norm=0.1, standard_error=0.09, z_score=0.7)
+    """
+
+    norm: float
+    standard_error: float
+    z_score: float | None
+
+
+class LayerNoise(Result):
+    """The gradient with respect to one parameter tensor.
+
+    Attributes:
+        name: name of the tensor.
+        parameters: its number of elements.
+        squared_norm: unbiased estimate of the squared length of the mean gradient.
+        variance: variance of the gradient of one draw.
+
+    Example:
+        >>> from pyrovae.diagnostics import LayerNoise
+        >>> LayerNoise("encoder.bias", parameters=4, squared_norm=-0.1, variance=2.5)
+        LayerNoise(name='encoder.bias', parameters=4, squared_norm=-0.1, variance=2.5)
+    """
+
+    name: str
+    parameters: int
+    squared_norm: float
+    variance: float
+
+
+class GradientNoise(Result):
+    """Mean and noise of one estimator of the gradient.
+
+    Attributes:
+        mean: the mean gradient.
+        variance: variance V of the gradient of one draw.
+        signal_to_noise: None if ``squared_norm`` is not positive or V is zero.
+        variance_ratio: V divided by V of ``elbo``; None if the latter is zero.
+        difference: difference from the mean gradient of ``elbo``; None for ``elbo``.
+        layers: the same for each parameter tensor.
+
+    Example:
+        >>> from pyrovae.diagnostics import compare_gradients
+        >>> noise = compare_gradients(vae, data, draws=3).estimators[0].noise
+        >>> noise.variance.value > 0, noise.difference is None
+        (True, True)
+    """
+
+    mean: GradientMean
+    variance: Variance
+    signal_to_noise: float | None
+    variance_ratio: Variance | None
+    difference: GradientDifference | None
+    layers: list[LayerNoise]
 
 
 class GradientEstimator(Result):
@@ -148,20 +265,22 @@ def compare_gradients(
     with isolated(x.device), torch.enable_grad(), evaluating(vae):
         q, p = vae.posterior(x), vae.prior()
         formulas, reasons = _formulas(q, p)
-        used = [estimator for estimator in ESTIMATORS if estimator in formulas]
-        noise, differences = _gradients(vae, x, parameters, used, draws, seed, progress)
         note = _note(vae, q, p)
-    sizes = {key: parameter.numel() for key, parameter in parameters.items()}
+        objectives = {key: OBJECTIVES[key]() for key in ESTIMATORS if key in formulas}
+        noise, differences = ({key: Moments() for key in objectives} for _ in range(2))
+        sizes = {key: parameter.numel() for key, parameter in parameters.items()}
+        direction = _signs(sum(sizes.values()), seed)
+        for draw in range(draws):
+            gradients = _gradients(vae, x, parameters, objectives, derived(seed, draw))
+            for key, gradient in gradients.items():
+                noise[key].add(gradient)
+                differences[key].add(gradient - gradients["elbo"], direction)
+            if progress is not None:
+                progress(1)
+    found = {key: _noise(noise[key], noise["elbo"], differences[key], sizes) for key in objectives}
     return GradientComparison(
         estimators=[
-            GradientEstimator(
-                name=key,
-                formula=formulas.get(key),
-                noise=gradient_noise(noise[key], noise["elbo"], differences[key], sizes)
-                if key in used
-                else None,
-                reason=reasons.get(key),
-            )
+            GradientEstimator(key, formulas.get(key), found.get(key), reasons.get(key))
             for key in ESTIMATORS
         ],
         draws=draws,
@@ -173,32 +292,80 @@ def compare_gradients(
     )
 
 
-def _gradients(
-    vae: VAE,
-    x: Tensor,
-    parameters: Mapping[str, nn.Parameter],
-    used: list[str],
-    draws: int,
-    seed: int,
-    progress: Callable[[int], None] | None,
-) -> tuple[dict[str, Moments], dict[str, Moments]]:
-    """Moments of each estimator's gradient, and of its difference from the first estimator's."""
-    objectives = {estimator: OBJECTIVES[estimator]() for estimator in used}
-    noise, differences = ({key: Moments() for key in used} for _ in range(2))
-    direction = _signs(sum(parameter.numel() for parameter in parameters.values()), seed)
-    for draw in range(draws):
-        stream = derived(seed, draw)
-        reference: Tensor | None = None
-        for estimator, objective in objectives.items():
-            torch.manual_seed(stream)
-            loss: Any = objective.differentiable_loss(vae.model, vae.guide, x)
-            gradient = _gradient(-loss / len(x), parameters, estimator)
-            reference = gradient if reference is None else reference
-            noise[estimator].add(gradient)
-            differences[estimator].add(gradient - reference, direction)
-        if progress is not None:
-            progress(1)
-    return noise, differences
+@dataclass
+class Moments:
+    """Running mean and spread of vectors, by Welford's recurrence.
+
+    ``increments`` holds the amount that each vector after the first adds to the total sum of
+    squares. Each has mean V, and for independent normal vectors they are independent, so their
+    spread gives the standard error of V without keeping any vector.
+    """
+
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+    increments: list[float] = field(default_factory=list)
+    components: list[float] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, vector: Tensor, direction: Tensor | None = None) -> None:
+        self.count += 1
+        shift = vector - self.mean
+        self.mean = self.mean + shift / self.count
+        added = shift * (vector - self.mean)
+        self.squares = self.squares + added
+        if self.count > 1:
+            self.increments.append(added.sum().item())
+        if direction is not None:
+            self.components.append((direction @ vector).item())
+
+    @property
+    def variance(self) -> float:
+        return self.squares.sum().item() / (self.count - 1)
+
+    @property
+    def standard_error(self) -> float:
+        return math.sqrt(self.variance / self.count)
+
+
+def _noise(
+    moments: Moments, reference: Moments, difference: Moments, sizes: Mapping[str, int]
+) -> GradientNoise:
+    """Summarize the draws of one estimator's gradient, next to those of the first estimator."""
+    squared_norm, variance = _signal(moments.mean, moments.squares, moments.count)
+    means, squares = (t.split([*sizes.values()]) for t in (moments.mean, moments.squares))
+    snr = math.sqrt(squared_norm / variance) if squared_norm > 0 and variance > 0 else None
+    return GradientNoise(
+        mean=GradientMean(moments.mean.norm().item(), moments.standard_error, squared_norm),
+        variance=Variance(variance, Estimate.of(moments.increments).standard_error),
+        signal_to_noise=snr,
+        variance_ratio=_ratio(moments, reference),
+        difference=None if moments is reference else _difference(difference),
+        layers=[
+            LayerNoise(layer, size, *_signal(mean, each, moments.count))
+            for (layer, size), mean, each in zip(sizes.items(), means, squares, strict=True)
+        ],
+    )
+
+
+def _signal(mean: Tensor, squares: Tensor, count: int) -> tuple[float, float]:
+    """Squared length of the mean gradient, without bias, and variance of one draw."""
+    variance = squares.sum().item() / (count - 1)
+    return mean.square().sum().item() - variance / count, variance
+
+
+def _ratio(moments: Moments, reference: Moments) -> Variance | None:
+    if reference.variance <= 0:
+        return None
+    value = moments.variance / reference.variance
+    pairs = zip(moments.increments, reference.increments, strict=True)
+    error = Estimate.of([one - value * other for one, other in pairs]).standard_error
+    return Variance(value, None if error is None else error / reference.variance)
+
+
+def _difference(difference: Moments) -> GradientDifference:
+    mean = Estimate.of(difference.components)
+    z_score = mean.value / mean.standard_error if mean.standard_error else None
+    return GradientDifference(difference.mean.norm().item(), difference.standard_error, z_score)
 
 
 def _trained(posterior: Any) -> dict[str, nn.Parameter]:
@@ -251,12 +418,24 @@ def _signs(size: int, seed: int) -> Tensor:
     return 2.0 * torch.randint(2, (size,), generator=generator).double() - 1
 
 
-def _gradient(bound: Tensor, parameters: Mapping[str, nn.Parameter], estimator: str) -> Tensor:
-    values = torch.autograd.grad(bound, list(parameters.values()), materialize_grads=True)
-    gradient = torch.cat([value.flatten().double().cpu() for value in values])  # (parameters,)
-    if not gradient.isfinite().all():
-        raise ValueError(
-            f"the gradient of {estimator} is not finite; look for weights that are not finite, "
-            "or for a scale of q(z|x) that is zero or infinite"
-        )
-    return gradient
+def _gradients(
+    vae: VAE,
+    x: Tensor,
+    parameters: Mapping[str, nn.Parameter],
+    objectives: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Tensor]:
+    """The gradient of each estimator ``(parameters,)``, all from the same draw of z."""
+    gradients = {}
+    for estimator, objective in objectives.items():
+        torch.manual_seed(seed)
+        bound = -objective.differentiable_loss(vae.model, vae.guide, x) / len(x)
+        values = torch.autograd.grad(bound, list(parameters.values()), materialize_grads=True)
+        gradient = torch.cat([value.flatten().double().cpu() for value in values])
+        if not gradient.isfinite().all():
+            raise ValueError(
+                f"the gradient of {estimator} is not finite; look for weights that are not finite, "
+                "or for a scale of q(z|x) that is zero or infinite"
+            )
+        gradients[estimator] = gradient
+    return gradients

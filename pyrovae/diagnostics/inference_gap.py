@@ -24,9 +24,8 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae.diagnostics._counting import Counting, silent
-from pyrovae.diagnostics.evidence_identity import TERMS, Term, batch_terms, chosen
+from pyrovae.diagnostics.evidence_identity import Term, batch_terms, chosen, grid, in_parts
 from pyrovae.diagnostics.optimal_posterior import best_posterior, with_outputs
-from pyrovae.diagnostics.posterior_grid import grid, in_parts
 from pyrovae.estimates import Examples, Result, batches
 from pyrovae.evidence import Draws, check_real, log_joint, posterior_draws
 from pyrovae.vae import VAE
@@ -107,7 +106,7 @@ class Gap(Result):
     @property
     def terms(self) -> dict[str, Term]:
         """The seven terms by name."""
-        return {name: getattr(self, name) for name in TERMS}
+        return {name: term for name, term in vars(self).items() if isinstance(term, Term)}
 
     def to_dict(self) -> dict[str, object]:
         """Plain data: the mean of each term, the terms of each example, and the NUTS chains."""
@@ -219,7 +218,13 @@ def gap(
             ]
         drawn: Sequence[Draws | None] = [None] * len(blocks)
         if nuts is not None and (method == "bridge" or vae.latent_dim == 2):
-            drawn = _chains(vae, blocks, [best for _, best in qs], nuts, seed, counting)
+            total = nuts.chains * (nuts.warmup + nuts.draws) * len(blocks)
+            with counting("NUTS", total) as progress:
+                settings = vars(nuts) | {"progress": progress}
+                drawn = [
+                    posterior_draws(vae, block, start=best, seed=derived(seed, i, 1), **settings)
+                    for i, (block, (_, best)) in enumerate(zip(blocks, qs, strict=True))
+                ]
         parts = []
         with counting("log p(x) and its terms", len(x)) as progress, torch.no_grad():
             for i, (block, of_block, draws) in enumerate(zip(blocks, qs, drawn, strict=True)):
@@ -229,7 +234,7 @@ def gap(
     return Gap(
         x=x,
         labels=None if labels is None else [int(label) for label in labels[: len(x)]],
-        **{name: _joined([terms[name] for terms, _ in parts]) for name in TERMS},
+        **{name: _joined([terms[name] for terms, _ in parts]) for name in parts[0][0]},
         ways=parts[0][1],
         method=method,
         samples=samples,
@@ -317,34 +322,11 @@ def posterior_densities(
     return panels
 
 
-def _chains(
-    vae: VAE,
-    blocks: Sequence[Tensor],
-    starts: Sequence[Any],
-    nuts: NutsSettings,
-    seed: int,
-    counting: Counting,
-) -> list[Draws]:
-    total = nuts.chains * (nuts.warmup + nuts.draws) * len(blocks)
-    with counting("NUTS", total) as progress:
-        return [
-            posterior_draws(
-                vae,
-                block,
-                draws=nuts.draws,
-                warmup=nuts.warmup,
-                chains=nuts.chains,
-                seed=derived(seed, i, 1),
-                start=start,
-                progress=progress,
-            )
-            for i, (block, start) in enumerate(zip(blocks, starts, strict=True))
-        ]
-
-
 def _joined(terms: Sequence[Term]) -> Term:
-    values, errors = ([getattr(t, name) for t in terms] for name in ("value", "error"))
-    return Term(torch.cat(values).cpu(), torch.cat(errors).cpu())
+    return Term(
+        torch.cat([term.value for term in terms]).cpu(),
+        torch.cat([term.error for term in terms]).cpu(),
+    )
 
 
 def _together(draws: Sequence[Draws]) -> Draws | None:

@@ -12,22 +12,17 @@ from torch import Tensor
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.data import Dataset, Split
 from pyrovae.diagnostics._counting import Counting, silent
-from pyrovae.diagnostics.active_dimensions import ACTIVE, activity
-from pyrovae.diagnostics.aggregate_densities import (
+from pyrovae.diagnostics.aggregate_posterior import (
     DRAWS,
-    AggregateDraws,
+    Population,
     aggregate_draws,
     no_density,
+    points,
+    population,
 )
-from pyrovae.diagnostics.aggregate_posterior import Population, points, population
 from pyrovae.diagnostics.elbo_surgery import Surgery, surgery
-from pyrovae.diagnostics.two_sample import (
-    FEWEST,
-    Probe,
-    TwoSampleTest,
-    probe,
-    two_samples,
-)
+from pyrovae.diagnostics.latent_dimensions import ACTIVE, activity
+from pyrovae.diagnostics.two_sample import FEWEST, Probe, TwoSampleTest, probe, two_samples
 from pyrovae.estimates import Estimate, Result
 from pyrovae.vae import VAE
 
@@ -207,13 +202,7 @@ class Diagnosis(Result):
     collapse: Collapse
     samples: list[SampleTest]
     probes: Probes | None
-    figure_data: FigureData = field(compare=False)
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain data without the arrays for figures."""
-        plain = super().to_dict()
-        del plain["figure_data"]
-        return plain
+    figure_data: FigureData = field(compare=False, repr=False)
 
     def __repr__(self) -> str:
         return (
@@ -281,8 +270,8 @@ def diagnose(
                     seed=seed,
                     progress=progress,
                 )
-            z, terms, use = found.z[:, 0], surgery(found), _use_of_code(found)
-            groups = population(found, prior, seed)
+            use = Estimate.of((found.log_likelihood - found.log_likelihood_of_others).mean(1))
+            z, terms, groups = found.z[:, 0], surgery(found), population(found, prior, seed)
         else:
             z = torch.cat([vae.posterior(vae.place(b)).sample().cpu() for b in x.split(BATCH)])
             groups = points(z, prior, labels, seed)
@@ -382,10 +371,6 @@ def _probes(
     )
 
 
-def _use_of_code(draws: AggregateDraws) -> Estimate:
-    return Estimate.of((draws.log_likelihood - draws.log_likelihood_of_others).mean(1))
-
-
 def _collapse(
     terms: Surgery | None, use: Estimate | None, active: int, latent_dim: int
 ) -> Collapse:
@@ -403,12 +388,12 @@ def _collapse(
         f"with the code of another example log p(x|z) falls by {use.value:.3f} +- "
         f"{use.standard_error:.3f} nats"
     )
-    uninformative = information.value <= max(_noise(information), NEGLIGIBLE * most)
-    ignored = use.value <= _noise(use)
-    if uninformative or ignored:
-        who = "the encoder gives every example nearly the same posterior"
-        if ignored:
-            who = "the decoder ignores z" + (f", and {who}" if uninformative else "")
+    reasons = {
+        "the decoder ignores z": use.value <= _noise(use),
+        "the encoder gives every example nearly the same posterior": information.value
+        <= max(_noise(information), NEGLIGIBLE * most),
+    }
+    if who := ", and ".join(reason for reason, holds in reasons.items() if holds):
         return Collapse("full", f"{who}: {held}; {loses}; {units}")
     if active < latent_dim:
         rest = f"the other {latent_dim - active} have nearly the same posterior for every example"

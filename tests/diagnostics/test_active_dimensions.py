@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pyrovae.data import Split
-from pyrovae.diagnostics.active_dimensions import ACTIVE, active_units, activity
+from pyrovae.diagnostics.latent_dimensions import ACTIVE, active_units, activity
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive

@@ -10,8 +10,7 @@ from scipy.stats import kstest, norm
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics.calibration import calibrate
-from pyrovae.diagnostics.rank_uniformity import BINS, uniformity
+from pyrovae.diagnostics.calibration import BINS, calibrate, uniformity
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP

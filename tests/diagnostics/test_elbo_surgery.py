@@ -11,8 +11,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae.data import Split
-from pyrovae.diagnostics.aggregate_densities import aggregate_draws
-from pyrovae.diagnostics.aggregate_posterior import population
+from pyrovae.diagnostics.aggregate_posterior import aggregate_draws, population
 from pyrovae.diagnostics.elbo_surgery import surgery
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli, Normal
@@ -286,7 +285,7 @@ def test_the_draws_do_not_depend_on_the_random_state_and_leave_it(vae, digits):
 def test_chunks_do_not_matter(vae, digits, monkeypatch):
     data, labels = Split.from_array(digits), np.arange(64) % 4
     whole = aggregate_draws(vae, data, labels=labels, draws=3)
-    monkeypatch.setattr("pyrovae.diagnostics.aggregate_densities.VALUES", 1)
+    monkeypatch.setattr("pyrovae.diagnostics.aggregate_posterior.VALUES", 1)
     told = []
     parts = aggregate_draws(vae, data, labels=labels, draws=3, progress=told.append)
     for name in ("log_prior", "log_posterior", "log_aggregate", "log_others", "log_class"):
