@@ -1,10 +1,10 @@
 """Runs: a training as text, the folder it leaves behind, and work with whole runs.
 
 ``specs`` reads components written as text (``vamp:components=500``). ``config`` holds a whole run:
-it fills in the settings and builds the VAE. ``run`` is the folder, and
-``starting`` trains into one. ``comparison`` trains several, one for each combination of components.
-``refitting`` fits another prior to a VAE or to a whole run. ``results`` has what they return,
-``description`` puts runs into words, and ``export`` writes results to files.
+it fills in the settings and builds the VAE. ``run`` is the folder, and ``starting`` trains into
+one. ``comparison`` trains several, one for each combination of components, and ``refitting`` fits
+another prior to a VAE or to a whole run. ``results`` has what they return, ``description`` puts
+runs into words, and ``export`` writes results to files.
 """
 
 from pyrovae.runs import (
