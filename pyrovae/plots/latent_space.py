@@ -126,7 +126,7 @@ def _ellipses(axes: Axes, loc: Array, covariance: Array, labels: Array | None) -
     layers = np.sqrt(variances.clip(0).prod(1)).sum() / (4 * math.sqrt(spread) or 1)
     fade = 1 / max(1, layers / 3)  # many overlapping ellipses would hide what lies below
     faint, clear = (to_rgba_array(colors, alpha * fade) for alpha in (0.12, 0.45))
-    ellipses = PolyCollection(list(outlines), facecolors=faint, edgecolors=clear, linewidths=0.6)
+    ellipses = PolyCollection(outlines, facecolors=faint, edgecolors=clear, linewidths=0.6)
     axes.add_collection(ellipses, autolim=False)
     axes.scatter(loc[:, 0], loc[:, 1], c=colors, s=9, linewidths=0, zorder=2.5)
 
@@ -154,10 +154,9 @@ def _strips(axes: Axes, loc: Array, scale: Array, labels: Array | None) -> None:
         members = rows == row
         height[members] += np.linspace(-0.38, 0.38, members.sum() + 2)[1:-1]
     colors = _colors(labels, len(loc))
+    ends = [np.stack([end, height], -1) for end in (loc - scale, loc + scale)]
     faint = to_rgba_array(colors, 0.45)
-    ends = np.stack([loc - scale, loc + scale], -1)
-    intervals = np.stack([ends, np.stack([height, height], -1)], -1)  # (n, 2 ends, 2)
-    axes.add_collection(LineCollection(list(intervals), colors=faint, linewidths=0.8))
+    axes.add_collection(LineCollection(list(np.stack(ends, 1)), colors=faint, linewidths=0.8))
     axes.scatter(loc, height, c=colors, s=9, linewidths=0, zorder=2.5)
     axes.grid(visible=False, axis="y")
     axes.set(yticks=[], ylabel="data, one below the other")
@@ -240,8 +239,7 @@ def discrete(
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    about = "mean of z" if classes is None else "probability"
-    figure.colorbar(shade, ax=axes, label=about)
+    figure.colorbar(shade, ax=axes, label="mean of z" if classes is None else "probability")
     figure.suptitle(
         f"Where q(z|x) puts {len(means)} data, in mean, and where the prior expects them"
     )
