@@ -25,19 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrovae import distributions
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
-from pyrovae.distributions import (
-    OneHots,
-    base,
-    components,
-    factorizes,
-    in_float64,
-    is_discrete,
-    is_point,
-    log_density,
-    name,
-)
 from pyrovae.estimates import Estimate, Examples, Result, batches, number_of_examples
 from pyrovae.evidence import batch_size
 from pyrovae.vae import VAE
@@ -177,7 +167,7 @@ def aggregate_draws(
         log_likelihood_of_others=of_others.T.double().cpu(),
         labels=classes,
         available=len(data),
-        names=(name(posteriors[0]), name(p)),
+        names=(distributions.name(posteriors[0]), distributions.name(p)),
         **found,
     )
 
@@ -193,20 +183,18 @@ def no_density(q: Any) -> str | None:
         >>> no_density(vae.posterior(x)) is None
         True
     """
-    if is_discrete(q) or not is_point(q):
+    if distributions.is_discrete(q) or not distributions.is_point(q):
         return None
     return (
-        f"the posterior ({name(q)}) is a point, which has no density: mutual information and "
-        "KL(q(z) || p(z)) are infinite"
+        f"the posterior ({distributions.name(q)}) is a point, which has no density: mutual "
+        "information and KL(q(z) || p(z)) are infinite"
     )
 
 
 def _partners(count: int, seed: int) -> Tensor:
     """The index of another example for each example, at random."""
     order = np.random.default_rng([seed, 1]).permutation(count)
-    partner = np.empty(count, int)
-    partner[order] = np.roll(order, 1)
-    return torch.from_numpy(partner)
+    return torch.from_numpy(np.roll(order, 1)[order.argsort()])
 
 
 def _densities(
@@ -221,7 +209,7 @@ def _densities(
     # without labels the classes are the examples themselves
     labels = torch.arange(count) if classes is None else torch.as_tensor(classes)
     size = posteriors[0].batch_shape[0]
-    step = max(1, VALUES // (draws * dim * size * components(posteriors[0])))
+    step = max(1, VALUES // (draws * dim * size * distributions.components(posteriors[0])))
     found: list[list[Tensor]] = []
     for rows in torch.arange(count).split(step):
         owner = rows.repeat_interleave(draws)
@@ -279,20 +267,20 @@ def _of_own(log_q: Tensor, own: Tensor) -> Tensor:
 
 
 def _log_prob(d: Any, z: Tensor) -> Tensor:
-    (double,) = in_float64(d)
+    (double,) = distributions.in_float64(d)
     z = z.expand(torch.broadcast_shapes(z.shape, d.batch_shape + d.event_shape))
-    return log_density(double, z if double is d else z.double()).double()
+    return distributions.log_density(double, z if double is d else z.double()).double()
 
 
 def _log_parts(d: Any, z: Tensor) -> Tensor | None:
     """The log densities of the variables that d makes independent, along the last dimension."""
-    if isinstance(d, OneHots):
+    if isinstance(d, distributions.OneHots):
         variables = z.unflatten(-1, (-1, d.classes))
         return (variables * d.logits.log_softmax(-1)).sum(-1).double()
-    if not factorizes(d):
+    if not distributions.factorizes(d):
         return None
-    (double,) = in_float64(d)
-    return base(double).log_prob(z if double is d else z.double()).double()
+    (double,) = distributions.in_float64(d)
+    return distributions.base(double).log_prob(z if double is d else z.double()).double()
 
 
 def term_estimate(values: Tensor) -> Estimate:

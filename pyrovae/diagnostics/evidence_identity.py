@@ -11,12 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import (
-    LowRankMultivariateNormal,
-    MultivariateNormal,
-    Normal,
-    kl_divergence,
-)
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
 from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import isolated, seed_device

@@ -249,26 +249,21 @@ def diagnose(
     """
     if limit < 2:
         raise ValueError(f"limit must be at least 2, got {limit}; an aggregate needs examples")
-    count = min(limit, len(dataset.test))
-    labels = None if dataset.test.labels is None else dataset.test.labels[:count]
-    every = activity(vae, dataset.test, limit=count, seed=seed)
+    test = dataset.test
+    count = min(limit, len(test))
+    labels = None if test.labels is None else test.labels[:count]
+    every = activity(vae, test, limit=count, seed=seed)
     active = int((every > ACTIVE).sum())
     with torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(derived(seed, 2))
-        x = _rows(dataset.test, np.arange(count), seed)
+        x = _rows(test, np.arange(count), seed)
         prior = vae.prior().sample((count,)).double().cpu()
         no_surgery = no_density(vae.posterior(vae.place(x[:2])))
         terms, use = None, None
         if no_surgery is None:
             with counting("densities", count) as progress:
                 found = aggregate_draws(
-                    vae,
-                    dataset.test,
-                    labels=labels,
-                    draws=draws,
-                    limit=count,
-                    seed=seed,
-                    progress=progress,
+                    vae, test, labels=labels, draws=draws, limit=count, seed=seed, progress=progress
                 )
             use = Estimate.of((found.log_likelihood - found.log_likelihood_of_others).mean(1))
             z, terms, groups = found.z[:, 0], surgery(found), population(found, prior, seed)
@@ -282,7 +277,7 @@ def diagnose(
             progress(1)
     return Diagnosis(
         examples=count,
-        available=len(dataset.test),
+        available=len(test),
         seed=seed,
         surgery=terms,
         no_surgery=no_surgery,
@@ -320,15 +315,10 @@ def _samples(
         means[source] = torch.cat([d.mean.cpu() for d in given]).double().numpy()
         drawn[source] = torch.cat([d.sample().cpu() for d in given])
     flat = {source: x.flatten(1).double().numpy() for source, x in drawn.items()}
-    tests = [
-        SampleTest(
-            of=of,
-            against=against,
-            about=words,
-            test=two_samples(flat[of], flat[against], seed) if count >= FEWEST else None,
-        )
-        for of, against, words in _COMPARISONS
-    ]
+    tests = []
+    for of, against, about in _COMPARISONS:
+        test = two_samples(flat[of], flat[against], seed) if count >= FEWEST else None
+        tests.append(SampleTest(of, against, about, test))
     return means | {"real": real[:count].double().numpy()}, tests
 
 

@@ -15,21 +15,10 @@ from matplotlib.patheffects import withStroke
 from pyrovae._process.isolation import evaluating
 from pyrovae.diagnostics import Diagnosis, DimensionTerms, Surgery, marginal_density
 from pyrovae.distributions import fills_space, is_discrete
+from pyrovae.plots import style
 from pyrovae.plots.examples import column_histograms, image_panels, image_shape
 from pyrovae.plots.latent_space import contours, discrete
-from pyrovae.plots.style import (
-    BOUND,
-    CLASSES,
-    DISTORTION,
-    MODEL,
-    PRIOR,
-    RATE,
-    REAL,
-    Array,
-    as_array,
-    styled,
-    typeset,
-)
+from pyrovae.plots.style import Array, as_array, styled, typeset
 from pyrovae.vae import VAE
 
 __all__ = ["diagnosis_figures"]
@@ -38,9 +27,9 @@ _IMAGES = 64  # of each kind
 _HISTOGRAMS = 6
 _DIMENSIONS = 50  # the most whose bars stay readable
 _TERMS = (
-    ("kl", "mean KL(q(z|x) || p(z))", REAL, 0),
-    ("mutual_information", "mutual information", BOUND, 0),
-    ("marginal_kl", "KL(q(z) || p(z))", DISTORTION, 1),
+    ("kl", "mean KL(q(z|x) || p(z))", style.REAL, 0),
+    ("mutual_information", "mutual information", style.BOUND, 0),
+    ("marginal_kl", "KL(q(z) || p(z))", style.DISTORTION, 1),
     ("total_correlation", "  total correlation", "#F2A7AE", 1),
     ("dimension_wise_kl", "  dimension-wise KL", "#F2A7AE", 2),
 )
@@ -103,9 +92,9 @@ def _surgery(result: Surgery) -> Figure:
         if not on_bar:
             number.set_path_effects([withStroke(linewidth=4, foreground="white")])
     ceiling = result.log_examples
-    whole.axvline(ceiling, color=PRIOR, ls="--", lw=1, zorder=0.5)
+    whole.axvline(ceiling, color=style.PRIOR, ls="--", lw=1, zorder=0.5)
     text, side = f" ceiling: log N = {ceiling:.2f} ", "left" if ceiling < 0.45 * high else "right"
-    whole.text(ceiling, len(rows) - 0.2, text, color=PRIOR, va="center", ha=side)
+    whole.text(ceiling, len(rows) - 0.2, text, color=style.PRIOR, va="center", ha=side)
     whole.set_yticks(range(len(rows)), [label for _, label, _, _ in rows])
     whole.set(xlabel="nats per example", ylim=(len(rows) + 0.2, -0.6), xlim=(None, 1.1 * high))
     whole.grid(visible=False, axis="y")
@@ -126,8 +115,8 @@ def _by_dimension(axes: Axes, rows: Sequence[DimensionTerms]) -> None:
         for name in ("mutual_information", "marginal_kl")
     )
     label = r"KL$(q(z_j) \,\|\, p(z_j))$"
-    axes.bar(places, information, color=BOUND, label="information in $z_j$ alone")
-    axes.bar(places, off, bottom=information, color=DISTORTION, label=label)
+    axes.bar(places, information, color=style.BOUND, label="information in $z_j$ alone")
+    axes.bar(places, off, bottom=information, color=style.DISTORTION, label=label)
     shown = places[:: -(-len(places) // 15)]
     axes.set_xticks(shown, [str(rows[place].dimension) for place in shown])
     axes.set(xlabel="dimension j, by its KL", ylabel="nats per example")
@@ -180,7 +169,7 @@ def _members(z: Array, labels: Array | None) -> dict[Any, Array]:
     if labels is None:
         return {}
     classes, counts = np.unique(labels, return_counts=True)
-    shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(CLASSES)]])
+    shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(style.CLASSES)]])
     return {label: z[labels == label] for label in shown}
 
 
@@ -204,12 +193,12 @@ def _plane(
         else:
             contours(axes, limits, shown, density)
     whole = panels.pop("a")
-    whole.plot(*points.T, ".", color=MODEL, ms=4, alpha=0.6, mew=0)
+    whole.plot(*points.T, ".", color=style.MODEL, ms=4, alpha=0.6, mew=0)
     whole.set_title(f"all {len(z):,} examples", loc="left")
     whole.set(xlim=limits[0], ylim=limits[1])
     whole.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=f"$z_{{{dims[1] + 1}}}$")
     places = list(panels.values())
-    for axes, (label, members), color in zip(places, classes.items(), CLASSES, strict=False):
+    for axes, (label, members), color in zip(places, classes.items(), style.CLASSES, strict=False):
         axes.plot(*points.T, ".", color="0.72", ms=1.5, mew=0)
         axes.plot(*members[:, dims].T, ".", color=color, ms=5, alpha=0.8, mew=0)
         axes.set_title(f"class {label}", loc="left", fontsize="small")
@@ -218,8 +207,10 @@ def _plane(
         axes.set_axis_off()
     about = "draws of the prior" if density is None else "prior: 50, 80 and 95 % inside"
     handles = [
-        Line2D([], [], color=MODEL, marker="o", ms=4, ls="", label="one draw z ~ q(z|x) each"),
-        Line2D([], [], color="0.8" if density is None else PRIOR, label=about),
+        Line2D(
+            [], [], color=style.MODEL, marker="o", ms=4, ls="", label="one draw z ~ q(z|x) each"
+        ),
+        Line2D([], [], color="0.8" if density is None else style.PRIOR, label=about),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small")
 
@@ -231,9 +222,11 @@ def _histograms(
     for axes, d in zip(panels, dims, strict=True):
         low, high = np.quantile(np.concatenate([z[:, d], prior[:, d]]), (0.002, 0.998))
         bins = np.linspace(low, high, 31)
-        axes.hist(z[:, d], bins=bins, density=True, color=MODEL, alpha=0.5, label="q(z)")
-        axes.hist(prior[:, d], bins=bins, density=True, histtype="step", color=PRIOR, label="p(z)")
-        for (label, members), color in zip(classes.items(), CLASSES, strict=False):
+        axes.hist(z[:, d], bins=bins, density=True, color=style.MODEL, alpha=0.5, label="q(z)")
+        axes.hist(
+            prior[:, d], bins=bins, density=True, histtype="step", color=style.PRIOR, label="p(z)"
+        )
+        for (label, members), color in zip(classes.items(), style.CLASSES, strict=False):
             share = np.full(len(members), 1 / (len(z) * (bins[1] - bins[0])))
             line = {"histtype": "step", "color": color, "lw": 1.5, "label": f"class {label}"}
             axes.hist(members[:, d], bins=bins, weights=share, **line)
@@ -285,8 +278,8 @@ def _columns(decoded: Mapping[str, Array]) -> Figure:
         decoded[kind].reshape(len(decoded[kind]), -1) for kind in ("real", "prior", "aggregate")
     )
     drawn = [
-        ("mean of p(x|z), z of the prior", prior, MODEL),
-        ("mean of p(x|z), z of the aggregate", aggregate, RATE),
+        ("mean of p(x|z), z of the prior", prior, style.MODEL),
+        ("mean of p(x|z), z of the aggregate", aggregate, style.RATE),
     ]
     figure = column_histograms(real, drawn, binned=prior, linewidth=1.0)
     figure.suptitle("Columns of test data, and of what is decoded")

@@ -78,8 +78,7 @@ def latent(
         _ellipses(axes, loc, covariance, labels)
         axes.set(ylim=limits[1], ylabel=names[1], aspect="equal" if same_scale else "auto")
         if labels is not None:
-            _class_key(figure, axes, labels)
-            _number_classes(axes, loc, labels, limits)
+            _mark_classes(figure, axes, loc, labels, limits)
         shape, prior = "ellipse", "prior p(z): 50, 80 and 95 % inside"
     axes.set(xlim=limits[0], xlabel=names[0])
     handles = [
@@ -131,10 +130,18 @@ def _ellipses(axes: Axes, loc: Array, covariance: Array, labels: Array | None) -
     axes.scatter(loc[:, 0], loc[:, 1], c=colors, s=9, linewidths=0, zorder=2.5)
 
 
-def _number_classes(axes: Axes, loc: Array, labels: Array, limits: Array) -> None:
+def _mark_classes(figure: Figure, axes: Axes, loc: Array, labels: Array, limits: Array) -> None:
+    """Name the color of each class and number its place; many classes get a color scale."""
     classes = np.unique(labels)
     if len(classes) > len(CLASSES):
+        scale = ScalarMappable(Normalize(*classes[[0, -1]]), "viridis")
+        figure.colorbar(scale, ax=axes, label="class")
         return
+    dots = [
+        Line2D([], [], color=color, marker="o", ls="", label=str(label))
+        for label, color in zip(classes, CLASSES, strict=False)
+    ]
+    figure.legend(handles=dots, title="class", loc="outside right upper")
     medians = np.stack([np.median(loc[labels == label], axis=0) for label in classes])
     at = (medians - limits[:, 0]) / np.ptp(limits, axis=1)  # in units of the axes
     at[:, 0] += 1e-6 * np.arange(len(at))
@@ -173,19 +180,6 @@ def _colors(labels: Array | None, count: int) -> Array:
     if len(classes) <= len(CLASSES):
         return to_rgba_array(CLASSES)[ranks]
     return to_rgba_array(ScalarMappable(Normalize(*classes[[0, -1]]), "viridis").to_rgba(labels))
-
-
-def _class_key(figure: Figure, axes: Axes, labels: Array) -> None:
-    classes = np.unique(labels)
-    if len(classes) > len(CLASSES):
-        scale = ScalarMappable(Normalize(*classes[[0, -1]]), "viridis")
-        figure.colorbar(scale, ax=axes, label="class")
-        return
-    dots = [
-        Line2D([], [], color=color, marker="o", ls="", label=str(label))
-        for label, color in zip(classes, CLASSES, strict=False)
-    ]
-    figure.legend(handles=dots, title="class", loc="outside right upper")
 
 
 @styled()

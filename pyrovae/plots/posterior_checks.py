@@ -12,20 +12,12 @@ from scipy.stats import binom
 
 from pyrovae.diagnostics import Calibration, Coverage, Gap, PosteriorDensities, RankedFunction
 from pyrovae.estimates import Estimate
-from pyrovae.plots.style import (
-    BOUND,
-    DISTORTION,
-    PRIOR,
-    REAL,
-    Array,
-    styled,
-    typeset,
-    values_and_errors,
-)
+from pyrovae.plots import style
+from pyrovae.plots.style import Array, styled, typeset, values_and_errors
 
 __all__ = ["calibration", "gap", "posteriors"]
 
-_APPROXIMATION, _AMORTIZATION, _TRUTH = DISTORTION, BOUND, PRIOR
+_APPROXIMATION, _AMORTIZATION, _TRUTH = style.DISTORTION, style.BOUND, style.PRIOR
 _MOST = 40  # images that stay readable
 _LEVELS = (0.95, 0.8, 0.5)  # of the mass inside
 _SHOWN = 12  # histograms that stay readable
@@ -208,7 +200,7 @@ def calibration(result: Calibration) -> Figure:
 
 def _ranks(axes: Axes, row: RankedFunction) -> None:
     edges = np.linspace(0, 1, len(row.histogram) + 1)
-    color = BOUND if row.verdict == "flat" else DISTORTION
+    color = style.BOUND if row.verdict == "flat" else style.DISTORTION
     axes.stairs(row.histogram, edges, fill=True, color=color, alpha=0.75)
     name = _NAMES.get(row.name, f"$z_{{{row.name.removeprefix('z')}}}$")
     axes.set_title(f"{name}: {row.verdict}".replace(" and ", ",\n"), loc="left", fontsize="small")
@@ -224,9 +216,9 @@ def _coverage(axes: Axes, rows: Sequence[Coverage]) -> None:
     estimate, error = values_and_errors([Estimate(0.0, None), *(row.observed for row in rows)])
     nominal = np.array([0.0, *(row.nominal for row in rows)])
     low, high = estimate - 2 * error, estimate + 2 * error
-    axes.plot([0, 1], [0, 1], color=REAL, lw=1, label="calibrated")
-    axes.fill_between(nominal, low, high, color=BOUND, alpha=0.25, lw=0)
-    axes.plot(nominal, estimate, color=BOUND, label="mean of all dimensions of z")
+    axes.plot([0, 1], [0, 1], color=style.REAL, lw=1, label="calibrated")
+    axes.fill_between(nominal, low, high, color=style.BOUND, alpha=0.25, lw=0)
+    axes.plot(nominal, estimate, color=style.BOUND, label="mean of all dimensions of z")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel("mass of a central interval of $q(z|x)$")
     axes.set_ylabel("how often it holds $z^*$ (band: 2 standard errors)")

@@ -14,14 +14,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyrovae import diagnostics
 from pyrovae._process.isolation import evaluating, isolated, seed_device
 from pyrovae.data import Split
-from pyrovae.diagnostics import (
-    kl_per_dimension,
-    marginal_density,
-    marginal_moments,
-    marginal_quantiles,
-)
 from pyrovae.distributions import fills_space, is_discrete, moments
 from pyrovae.plots.bounds import bound
 from pyrovae.plots.examples import grid, image_shape, prior_swap, reconstructions, samples
@@ -150,17 +145,17 @@ def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
         means, prior = (as_array(moments(d)[0]) for d in (q, p))
         return discrete(means, prior, labels, classes=getattr(q, "classes", None))
     draws = p.sample((5000,))
-    kl, exact = kl_per_dimension(q, p, draws)
+    kl, exact = diagnostics.kl_per_dimension(q, p, draws)
     dims = np.arange(vae.latent_dim) if vae.latent_dim <= 2 else np.argsort(-kl)[:2]
     names = [f"$z_{{{d + 1}}}$ (KL {'' if exact else '≈ '}{kl[d]:.1f} nats)" for d in dims]
-    loc, covariance = marginal_moments(q, dims)
-    density = partial(marginal_density, p, draws, dims)
+    loc, covariance = diagnostics.marginal_moments(q, dims)
+    density = partial(diagnostics.marginal_density, p, draws, dims)
     return latent(loc, covariance, as_array(draws[:, dims]), density, labels, names=names)
 
 
 def _grid_of(vae: VAE, shape: Shape) -> Figure:
     quantiles = (np.arange(15) + 0.5) / 15
-    z = marginal_quantiles(vae.prior(), quantiles)
+    z = diagnostics.marginal_quantiles(vae.prior(), quantiles)
     z2, z1 = torch.meshgrid(z[:, 1], z[:, 0], indexing="ij")
     images = _display(vae.decode(torch.stack([z1, z2], -1).flatten(0, 1)), shape)
     return grid(images.reshape(15, 15, *shape), as_array(z), quantiles)
