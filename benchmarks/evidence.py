@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Split
 from pyrovae.evidence import bounds, evaluate
-from pyrovae.evidence._compiled import Compiled
-from pyrovae.evidence.lower_bounds import EXAMPLES, ROWS
+from pyrovae.evidence.lower_bounds import EXAMPLES, ROWS, Compiled
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal

@@ -29,7 +29,7 @@ class Result:
         {'elbo': {'estimate': -90.49, 'standard_error': 0.91}, 'images': 359}
     """
 
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {}
+    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
     """Keys of :meth:`to_dict` that differ from the name of their attribute."""
 
     def __init_subclass__(cls, *, eq: bool = True) -> None:
@@ -98,6 +98,8 @@ class Estimate(Result):
         >>> import torch
         >>> Estimate.of(torch.tensor([1.0, 2.0, 3.0]))
         2.00 ± 0.58
+        >>> f"{Estimate(2.0, 0.58):+.3f}"
+        '+2.000 +- 0.580'
     """
 
     JSON_NAMES: ClassVar[Mapping[str, str]] = {"value": "estimate"}
@@ -120,6 +122,14 @@ class Estimate(Result):
         if self.standard_error is None:
             return f"{self.value:.2f}"
         return f"{self.value:.2f} ± {self.standard_error:.2f}"
+
+    def __format__(self, spec: str) -> str:
+        """The value as ``spec`` says, then the error to as many digits: ``2.00 +- 0.58``."""
+        if not spec:
+            return str(self)
+        digits = spec.partition(".")[2]
+        error = "" if self.standard_error is None else f" +- {self.standard_error:.{digits}}"
+        return f"{self.value:{spec}}{error}"
 
 
 def number_of_examples(data: Examples, limit: int | None = None, *, at_least: int = 1) -> int:

@@ -53,35 +53,41 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 """Activation functions by name."""
 
 
-class _Flat(nn.Module):
+class _Network(nn.Module):
+    """A map between two shapes.
+
+    Its first parameter is the weight of its first layer, its last one the bias of its last layer.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+
+    @property
+    def input_weight(self) -> Tensor:
+        return next(self.parameters())
+
+    @property
+    def output_bias(self) -> Tensor:
+        return list(self.parameters())[-1]
+
+
+class _Flat(_Network):
     """A map between flat vectors that reads and writes arrays of any shape.
 
     By default it applies ``hidden`` and then ``last``. A network of other parts defines ``flat``,
-    the map itself, and ``ends``, its first and last affine layer.
+    the map itself.
     """
 
     hidden: nn.Sequential
     last: nn.Linear
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        super().__init__(in_shape, out_shape)
         self.sizes = math.prod(self.in_shape), math.prod(self.out_shape)
-
-    @property
-    def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        return cast("nn.Linear", self.hidden[0]), self.last
 
     def flat(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.last(self.hidden(x)))
-
-    @property
-    def input_weight(self) -> Tensor:
-        return self.ends[0].weight
-
-    @property
-    def output_bias(self) -> Tensor:
-        return self.ends[1].bias
 
     def forward(self, x: Tensor) -> Tensor:
         return self.flat(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
@@ -106,10 +112,6 @@ class Linear(_Flat):
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
         self.layer = nn.Linear(*self.sizes)
-
-    @property
-    def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        return self.layer, self.layer
 
     def flat(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.layer(x))
@@ -191,10 +193,6 @@ class Residual(_Flat):
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, self.sizes[1])
 
-    @property
-    def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        return self.first, self.last
-
     def flat(self, x: Tensor) -> Tensor:
         h: Tensor = self.nonlinearity(self.first(x))
         for block in self.blocks:
@@ -238,7 +236,7 @@ class Gated(_Flat):
         )
 
 
-class Conv(nn.Module):
+class Conv(_Network):
     r"""Convolutions between an image and a vector, in either direction.
 
     With an image ``(C, H, W)`` as ``in_shape`` each stage halves height and width (3x3 kernels,
@@ -271,8 +269,7 @@ class Conv(nn.Module):
         channels: Sequence[int] = (32, 64),
         activation: Activation = "silu",
     ) -> None:
-        super().__init__()
-        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        super().__init__(in_shape, out_shape)
         channels, nonlinearity = _widths("channels", channels), _activation(activation)
         if len(self.in_shape) == 3 and len(self.out_shape) < 3:
             self.body = _downwards(self.in_shape, self.out_shape, channels, nonlinearity)
@@ -283,14 +280,6 @@ class Conv(nn.Module):
                 "conv maps an image (channels, height, width) to a vector or back, got "
                 f"{self.in_shape} to {self.out_shape}; for tables and vectors use mlp"
             )
-
-    @property
-    def input_weight(self) -> Tensor:
-        return next(layer for layer in self.body if isinstance(layer, nn.Conv2d | nn.Linear)).weight
-
-    @property
-    def output_bias(self) -> Tensor:
-        return cast("Tensor", self.body[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]

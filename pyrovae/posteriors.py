@@ -6,7 +6,7 @@ A posterior of your own is any module that meets :class:`pyrovae.vae.Posterior`.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pyro import distributions as dist
@@ -68,7 +68,20 @@ class _Encoded(nn.Module):
             weight /= unit
 
 
-class DiagonalNormal(_Encoded):
+class _Diagonal(_Encoded):
+    """Independent variables; the encoder computes their locations and log scales."""
+
+    family: ClassVar[type[dist.Distribution]]
+
+    def __init__(self, latent_dim: int, event_shape: Shape, network: NetworkFactory) -> None:
+        super().__init__(event_shape, network, (2, latent_dim))
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        loc, log_scale = self.encoder(x).unbind(-2)  # (*batch, 2, latent_dim)
+        return self.family(loc, log_scale.exp()).to_event(1)
+
+
+class DiagonalNormal(_Diagonal):
     r"""A normal distribution with diagonal covariance; the encoder computes its mean and scale.
 
     .. math:: q(z \mid x) = \mathcal{N}(z \mid \mu(x), \operatorname{diag} \sigma(x)^2)
@@ -91,12 +104,7 @@ class DiagonalNormal(_Encoded):
         torch.Size([64, 2])
     """
 
-    def __init__(self, latent_dim: int, event_shape: Shape, network: NetworkFactory) -> None:
-        super().__init__(event_shape, network, (2, latent_dim))
-
-    def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale = self.encoder(x).unbind(-2)  # (*batch, 2, latent_dim)
-        return dist.Normal(loc, log_scale.exp()).to_event(1)
+    family = dist.Normal
 
 
 class FullNormal(_Encoded):
@@ -171,7 +179,7 @@ class LowRankNormal(_Encoded):
         return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp())
 
 
-class DiagonalLaplace(_Encoded):
+class DiagonalLaplace(_Diagonal):
     r"""Independent Laplace variables; the encoder computes their medians and scales.
 
     .. math::
@@ -191,12 +199,7 @@ class DiagonalLaplace(_Encoded):
         torch.Size([64, 2])
     """
 
-    def __init__(self, latent_dim: int, event_shape: Shape, network: NetworkFactory) -> None:
-        super().__init__(event_shape, network, (2, latent_dim))
-
-    def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale = self.encoder(x).unbind(-2)  # (*batch, 2, latent_dim)
-        return dist.Laplace(loc, log_scale.exp()).to_event(1)
+    family = dist.Laplace
 
 
 class InverseAutoregressive(_Encoded):

@@ -16,7 +16,7 @@ from pyrovae.kl import ledger
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs import Config, start
-from pyrovae.runs.compatibility import matching_priors
+from pyrovae.runs.starting import matching_priors
 from pyrovae.training import fit
 from pyrovae.vae import SpaceError
 from tests.models import (

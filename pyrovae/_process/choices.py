@@ -3,8 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["check_choice", "nearest"]
-
 
 def check_choice(name: str, value: object, allowed: Iterable[str], remedy: str = "") -> None:
     """Refuse a value that is not allowed.

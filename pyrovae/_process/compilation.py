@@ -5,7 +5,6 @@ imported when a function is traced, so that whoever asks for a graph can catch t
 other and run the function as written.
 """
 
-import contextlib
 import importlib
 import logging
 import shutil
@@ -17,8 +16,6 @@ import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-
-__all__ = ["compiled", "has_compiler", "in_one_line", "side_by_side", "traced"]
 
 
 def has_compiler() -> bool:
@@ -44,7 +41,8 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with pyro.validation_enabled(False), _without_warnings():
+    # torch warns of its own code while it traces or compiles
+    with pyro.validation_enabled(False), warnings.catch_warnings(action="ignore"):
         trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
         graph: GraphModule = trace(*inputs)
     return graph
@@ -63,19 +61,24 @@ def compiled(graph: GraphModule) -> Callable[..., Any]:
     """
     from torch import _inductor as inductor  # without dynamo, which a graph does not need
 
-    with _quiet("torch.utils.cpp_extension"):  # it logs a missing CUDA, which does not matter here
-        importlib.import_module("torch.utils.cpp_extension")
+    extension = "torch.utils.cpp_extension"  # logs a missing CUDA, which does not matter here
+    logger = logging.getLogger(extension)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        importlib.import_module(extension)
+    finally:
+        logger.setLevel(level)
     result: Callable[..., Any] | None = None
 
     def call(*inputs: Tensor) -> Any:
         nonlocal result
         if result is None:
             options = {"fallback_random": True}
-            if any(tensor.is_cuda for tensor in inputs) and hasattr(
-                inductor.config, "deterministic"
-            ):
+            on_gpu = any(tensor.is_cuda for tensor in inputs)
+            if on_gpu and hasattr(inductor.config, "deterministic"):
                 options["deterministic"] = True  # never choose between kernels by timing them
-            with _without_warnings():
+            with warnings.catch_warnings(action="ignore"):
                 result = inductor.compile(graph, list(inputs), options=options)
         return result(*inputs)
 
@@ -108,23 +111,3 @@ def side_by_side(
 def in_one_line(error: BaseException) -> str:
     """The type of an error and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Drop what torch warns of in its own code while it traces or compiles."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Let a logger pass on errors only, for the duration of a block."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -6,6 +6,7 @@ Tensors are stored as safetensors, which cannot carry code.
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,16 +17,6 @@ import safetensors
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-__all__ = [
-    "atomic_file",
-    "read_tensors",
-    "tensor_bytes",
-    "whole_folder",
-    "write_bytes",
-    "write_tensors",
-    "write_text",
-]
-
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
@@ -35,17 +26,15 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         path: of the file; its folder is made, but not the parents of that folder.
     """
     path.parent.mkdir(exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -116,9 +105,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

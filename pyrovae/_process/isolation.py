@@ -12,16 +12,6 @@ import pyro
 import torch
 from torch import nn
 
-__all__ = [
-    "PURPOSES",
-    "derived",
-    "evaluating",
-    "interrupt_after_step",
-    "isolated",
-    "seed_device",
-    "stream",
-]
-
 PURPOSES = ("build", "initialize", "order", "step")
 """Purposes of random streams; each purpose has its own streams."""
 

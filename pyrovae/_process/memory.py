@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ROWS", "in_chunks", "rows_per_chunk"]
-
 ROWS = 2_000
 
 

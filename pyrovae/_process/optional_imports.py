@@ -3,8 +3,6 @@
 import importlib
 from typing import Any
 
-__all__ = ["import_for"]
-
 
 def import_for(module: str, package: str, purpose: str) -> Any:
     """Import an optional module.

@@ -21,22 +21,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "StoppedError",
-    "command",
-    "count",
-    "from_first",
-    "is_first",
-    "joined",
-    "leave",
-    "local_rank",
-    "rank",
-    "stop",
-    "summed",
-    "text_of_first",
-    "wait",
-]
-
 WORDS_SECONDS = 5.0  # to wait for another process to print why all stop
 
 

@@ -1,14 +1,13 @@
 """The ``pyrovae`` command, the only place that imports click.
 
-``app`` has the group, which lists all commands, and the commands that train, draw and list.
-``options`` has the options that commands share. The other files hold one command or two of a kind.
-A command reads options, calls the package and prints; the work is done elsewhere. Torch is imported
-when a command runs, so ``--help`` is instant.
+``app`` has the group, which lists all commands, and the commands that describe and list.
+``fitting`` has those that train, ``queries`` those that put questions to a model, ``inference``
+those that ask how good q(z|x) is; ``evaluate`` and ``diagnose`` have one each. ``options`` has what
+commands share: their options, the opening of a run, the printing of what was found. A command reads
+options, calls the package and returns plain data and lines; the work is done elsewhere. Torch is
+imported when a command runs, so ``--help`` is instant.
 """
 
 from pyrovae.cli.app import cli, main
 
-__all__ = [
-    "cli",
-    "main",
-]
+__all__ = ["cli", "main"]

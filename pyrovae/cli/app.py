@@ -1,45 +1,21 @@
-r"""The command line: the group, its errors, and commands that train, draw and list."""
+r"""The command line: the group, its errors, and the commands that describe and list."""
 
-import json
 import os
 import sys
 import warnings
-from pathlib import Path
-from shlex import quote
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import pyrovae
 from pyrovae._process import processes
-from pyrovae.cli.calibrate import calibrate
-from pyrovae.cli.compare import compare
-from pyrovae.cli.diagnose import diagnose
-from pyrovae.cli.evaluate import evaluate
-from pyrovae.cli.gap import gap
-from pyrovae.cli.kl import kl
-from pyrovae.cli.options import (
-    ROLES,
-    data_dir_option,
-    data_options,
-    integer,
-    json_option,
-    network_options,
-    opened_run,
-    own_code,
-    run_options,
-    seed_option,
-    settings,
-    text,
-    training_options,
-    whole_number,
-)
-from pyrovae.cli.queries import impute, score
-from pyrovae.cli.refit import refit
+from pyrovae.cli import diagnose, evaluate, fitting, inference, options, queries
+
+if TYPE_CHECKING:
+    from pyrovae.runs import Run
 
 __all__ = ["cli", "main"]
 
-SUMMARY_SAMPLES = 100
 SHARED = ("fit", "evaluate")  # commands that several processes can share
 
 
@@ -147,204 +123,31 @@ def cli(context: click.Context) -> None:
         )
 
 
-cli.add_command(calibrate)
-cli.add_command(compare)
-cli.add_command(evaluate)
-cli.add_command(diagnose)
-cli.add_command(gap)
-cli.add_command(kl)
-cli.add_command(refit)
-cli.add_command(impute)
-cli.add_command(score)
-
-
 @cli.command()
-@data_options
-@text("--prior", metavar="SPEC", help="p(z). [normal]")
-@text("--likelihood", metavar="SPEC", help="p(x|z). [from the recipe]")
-@text("--posterior", metavar="SPEC", help="q(z|x). [diagonal]")
-@text("--objective", metavar="SPEC", help="Training objective. [elbo]")
-@network_options
-@training_options
-@text("--max-minutes", metavar="X|none", help="Stop after X minutes; resumable.")
-@integer("--seed", help="Seed of weights, order and draws. [0]")
-@text("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
-@text("--resume", metavar="RUN", help="Resume a run that was stopped.")
-@json_option
-def fit(
-    config: str | None, out: str | None, resume: str | None, as_json: bool, **given: Any
-) -> None:
-    """Train a VAE, evaluate it and draw pictures, all in one folder.
-
-    Without options, the data are the 1,797 handwritten digits that come with scikit-learn. Settings
-    that are not given come from --config, then from the recipe of the data, then from the defaults.
-    """
-    from pyrovae.runs import (
-        Config,
-        Run,
-        headline,
-        in_words,
-        reliability,
-        resume_command,
-        start,
-        with_resume_command,
-    )
-    from pyrovae.runs import as_json as in_json
-    from pyrovae.training import TrainingDisplay
-
-    given = {name: value for name, value in given.items() if value is not None}
-    trusted = own_code(given)
-    if resume is None:
-        chosen = settings(config, given)
-        folder = None if out is None else Path(out)
-    else:
-        run = opened_run(resume, {role: given.pop(role, None) for role in (*ROLES, "objective")})
-        others = {"config": config, "out": out}
-        given |= {name: value for name, value in others.items() if value is not None}
-        chosen, folder = run.settings_to_resume(given), run.folder
-    resolved, dataset = Config.resolve(chosen, trusted=trusted)
-    with TrainingDisplay(headline(resolved, dataset)) as display:
-        folder, vae, trained = start(
-            resolved,
-            dataset,
-            folder,
-            trusted=trusted,
-            resume=resume is not None,
-            report=display,
-        )
-    run = Run.open(folder, trusted=trusted)
-    with with_resume_command(folder):
-        summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
-    if not processes.is_first():
-        return
-    lines = [*in_words(summary), *reliability(summary.weights)]
-    click.echo(in_json(summary.to_dict()) if as_json else "\n".join(lines))
-    if trained.best_epoch == 0:
-        click.echo("no validation bound yet: the weights are those of the last step", err=True)
-    if trained.stopped == "max_minutes":
-        click.echo(f"time is up; resume with: {resume_command(folder)}", err=True)
-    if not as_json:
-        click.echo(
-            f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
-            f"{len(trained.metrics)}\n"
-            f"run      {folder}\n"
-            f"figures  {folder / 'figures'}\n"
-            f"next     pyrovae evaluate {quote(str(folder))}{run.named_again()}"
-        )
-
-
-@cli.command()
-@run_options
-@whole_number("--count", 64, "Number of draws.")
-@click.option("--means", is_flag=True, help="Means of p(x|z) instead of draws.")
-@text("--out", metavar="FILE", help=".png of images, .csv of rows, .npy or .npz. [RUN/figures/...]")
-@seed_option
-def sample(
-    run: str, count: int, means: bool, out: str | None, seed: int, **own: str | None
-) -> None:
-    """Sample from the model: z from p(z), then x from p(x|z)."""
-    import torch
-
-    from pyrovae import plots
-    from pyrovae.runs import destination, write_arrays
-
-    opened = opened_run(run, own)
-    image = len(opened.config.data["event_shape"]) == 3
-    kind = ".png" if image else ".csv"
-    path = destination(out, opened.folder / f"figures/drawn{kind}", (kind, ".npy", ".npz"))
-    vae = opened.vae()
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        x = vae.decode(vae.prior().sample((count,))) if means else vae.sample(count)
-    what = "means of $p(x|z)$" if means else "draws $x \\sim p(x|z)$"
-    write_arrays(path, {"x": x.numpy()}, lambda: plots.images(x.numpy(), f"{what}, $z \\sim p(z)$"))
-    click.echo(path)
-
-
-@cli.command()
-@run_options
-@text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
-@data_dir_option
-@whole_number("--count", 20, "Number of examples.")
-@text("--out", metavar="FILE", help=".png or .npz. [RUN/figures/reconstructed.png]")
-@seed_option
-def reconstruct(
-    run: str,
-    data: str | None,
-    data_dir: str | None,
-    count: int,
-    out: str | None,
-    seed: int,
-    **own: str | None,
-) -> None:
-    """Draw examples beside the mean of p(x|z) at a draw of z from q(z|x)."""
-    import numpy as np
-    import torch
-
-    from pyrovae import plots
-    from pyrovae.runs import destination, write_arrays
-
-    opened = opened_run(run, own)
-    path = destination(out, opened.folder / "figures/reconstructed.png", (".png", ".npz"))
-    vae = opened.vae()
-    split = opened.dataset(data_dir).test if data is None else opened.treat(data, data_dir)
-    x = split.batch(np.arange(min(count, len(split))))
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        means = vae.reconstruct(x)
-    write_arrays(
-        path,
-        {"x": x.numpy(), "reconstruction": means.numpy()},
-        lambda: plots.reconstructions(x.numpy(), means.numpy()),
-    )
-    click.echo(path)
-
-
-@cli.command()
-@run_options
-@text("--data", metavar="NAME|PATH", required=True, help="Data to encode.")
-@data_dir_option
-@text("--out", metavar="FILE", required=True, help=".npz with loc, scale and labels.")
-def encode(run: str, data: str, data_dir: str | None, out: str, **own: str | None) -> None:
-    """Write the mean and standard deviation of q(z|x) for all examples of a dataset, in order."""
-    from pyrovae.queries import encodings
-    from pyrovae.runs import destination, write_arrays
-    from pyrovae.training import counting
-
-    opened = opened_run(run, own)
-    path = destination(out, Path(out), (".npz",))
-    vae = opened.vae()
-    split = opened.treat(data, data_dir)
-    with counting("encoding", len(split)) as progress:
-        loc, scale = encodings(vae, split, progress=progress)
-    arrays = {"loc": loc.numpy(), "scale": scale.numpy()}
-    if split.labels is not None:
-        arrays["labels"] = split.labels
-    write_arrays(path, arrays)
-    click.echo(path)
-
-
-@cli.command()
-@run_options
-def show(run: str, **own: str | None) -> None:
+@options.on_run
+def show(run: "Run") -> None:
     """Describe a run: roles, distributions, shapes, parameters, and drawings of its programs."""
-    from pyrovae.runs import describe, draw_programs
+    from pyrovae import runs
 
-    opened = opened_run(run, own)
-    vae = opened.vae()
-    click.echo("\n".join(describe(opened, vae)))
-    click.echo(draw_programs(vae, opened.config.data["event_shape"], opened.folder / "figures"))
+    vae = run.vae()
+    click.echo("\n".join(runs.describe(run, vae)))
+    click.echo(runs.draw_programs(vae, run.config.data["event_shape"], run.folder / "figures"))
 
 
 @cli.command()
-@json_option
-def components(as_json: bool) -> None:
+@options.printed
+def components() -> options.Found:
     """List every prior, posterior, likelihood, network and objective, with its options."""
-    from pyrovae.runs import catalogue, text_table
+    from pyrovae import runs
 
-    families = catalogue()
+    families = runs.catalogue()
     plain = {
         role: {name: entry.to_dict() for name, entry in family.items()}
         for role, family in families.items()
     }
-    click.echo(json.dumps(plain) if as_json else "\n".join(text_table(families)))
+    return plain, runs.text_table(families)
+
+
+for file in (diagnose, evaluate, fitting, inference, queries):
+    for name in file.__all__:
+        cli.add_command(getattr(file, name))

@@ -5,27 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyrovae.cli.options import (
-    data_dir_option,
-    json_option,
-    opened_run,
-    run_options,
-    seed_option,
-    whole_number,
-)
+from pyrovae.cli import options
 
 if TYPE_CHECKING:
-    from pyrovae.diagnostics import (
-        Accuracy,
-        Diagnosis,
-        DimensionTerms,
-        Group,
-        Population,
-        Probes,
-        Surgery,
-        TwoSampleTest,
-    )
-    from pyrovae.estimates import Estimate
+    from pyrovae import diagnostics
+    from pyrovae.runs import Run
 
 __all__ = ["diagnose"]
 
@@ -41,60 +25,40 @@ def _moved(context: click.Context, option: click.Parameter, value: object) -> No
 
 
 @click.command()
-@run_options
-@whole_number("--limit", 2_000, "Only the first N examples.", least=2)
-@click.option(
-    "--draws",
-    metavar="K",
-    type=click.IntRange(2),
-    default=10,
-    show_default=True,
-    help="Draws from each posterior.",
+@options.on_run
+@options.whole_number("--limit", 2_000, "Only the first N examples.", least=2)
+@options.count(
+    "--draws", metavar="K", type=click.IntRange(2), default=10, help="Draws from each posterior."
 )
 @click.option("--sweep", is_flag=True, hidden=True, expose_value=False, callback=_moved)
 @click.option("--betas", "--epochs", "--seeds", hidden=True, expose_value=False, callback=_moved)
-@seed_option
-@data_dir_option
-@json_option
-def diagnose(
-    run: str,
-    limit: int,
-    draws: int,
-    seed: int,
-    data_dir: str | None,
-    as_json: bool,
-    **own: str | None,
-) -> None:
+@options.seed
+@options.data_dir
+@options.printed
+def diagnose(run: "Run", limit: int, draws: int, seed: int, data_dir: str | None) -> options.Found:
     """Report what a run has learned: terms of the ELBO, codes against the prior, samples, probes.
 
     On the test set. The numbers are written to RUN/diagnosis.json and the figures to RUN/figures/.
     """
-    from pyrovae import plots
+    from pyrovae import diagnostics, plots, runs, training
     from pyrovae._process.files import write_text
-    from pyrovae.diagnostics import diagnose as examine
-    from pyrovae.runs import as_json as in_json
-    from pyrovae.runs import destination
-    from pyrovae.training import counting
 
-    opened = opened_run(run, own)
-    path = destination(None, opened.folder / "diagnosis.json", (".json",))
-    folder = destination(None, opened.folder / "figures/surgery.png", (".png",)).parent
-    vae, dataset = opened.vae(), opened.dataset(data_dir)
-    found = examine(vae, dataset, draws=draws, limit=limit, seed=seed, counting=counting)
+    path = runs.destination(None, run.folder / "diagnosis.json", (".json",))
+    folder = runs.destination(None, run.folder / "figures/surgery.png", (".png",)).parent
+    vae, dataset = run.vae(), run.dataset(data_dir)
+    found = diagnostics.diagnose(
+        vae, dataset, draws=draws, limit=limit, seed=seed, counting=training.counting
+    )
     pictures = plots.diagnosis_figures(vae, found)
     report = found.to_dict() | {"sweep": None}  # the key that older files have
-    lines = list(_lines(found, dataset.name))
     for name, picture in pictures.items():
         plots.save(picture, folder / f"{name}.png")
-    write_text(path, in_json(report, indent=2) + "\n")
-    if as_json:
-        click.echo(in_json(report))
-        return
-    click.echo("\n".join(lines))
-    click.echo(f"\nnumbers  {path}\nfigures  {', '.join(f'{folder / n}.png' for n in pictures)}")
+    write_text(path, runs.as_json(report, indent=2) + "\n")
+    figures = ", ".join(f"{folder / name}.png" for name in pictures)
+    return report, [*_lines(found, dataset.name), "", f"numbers  {path}", f"figures  {figures}"]
 
 
-def _lines(found: "Diagnosis", data: str) -> Iterator[str]:
+def _lines(found: "diagnostics.Diagnosis", data: str) -> Iterator[str]:
     terms = found.surgery
     each = "" if terms is None else f", {terms.draws} draws of each posterior"
     yield f"{data}: {found.examples:,} of {found.available:,} test examples{each}"
@@ -132,7 +96,7 @@ _VERDICTS = {
 }
 
 
-def _terms(parts: "Surgery") -> Iterator[str]:
+def _terms(parts: "diagnostics.Surgery") -> Iterator[str]:
     ceiling = f"of at most log {parts.examples:,} = {parts.log_examples:.3f}"
     for name, words, after in (
         ("elbo", "ELBO", f"+- {parts.elbo.over_examples:.2f} over the choice of examples"),
@@ -143,9 +107,8 @@ def _terms(parts: "Surgery") -> Iterator[str]:
         ("dimension_wise_kl", "      + dimension-wise KL", "sum of KL(q(z_j) || p(z_j))"),
     ):
         if name in parts.terms:
-            yield f"  {words:<26}{_number(parts.terms[name])}  {after}"
-    kl = _number(parts.kl).strip()
-    yield f"  mutual information + KL(q(z) || p(z)) = mean KL(q(z|x) || p(z)) = {kl}"
+            yield f"  {words:<26}{parts.terms[name]:9.3f}  {after}"
+    yield f"  mutual information + KL(q(z) || p(z)) = mean KL(q(z|x) || p(z)) = {parts.kl:.3f}"
     for reason, names in _by_reason(parts.omitted).items():
         words = " and no ".join(_TERMS[name] for name in names)
         yield f"  no {words}: {reason}"
@@ -165,7 +128,7 @@ def _by_reason(omitted: Mapping[str, str]) -> dict[str, list[str]]:
 _TERMS = {"total_correlation": "total correlation", "dimension_wise_kl": "dimension-wise KL"}
 
 
-def _dimensions(rows: "Sequence[DimensionTerms]") -> Iterator[str]:
+def _dimensions(rows: "Sequence[diagnostics.DimensionTerms]") -> Iterator[str]:
     first = sorted(rows, key=lambda row: -(row.kl or row.mutual_information).value)[:SHOWN]
     which = f", the {len(first)} largest of {len(rows)}" if len(rows) > len(first) else ""
     yield f"  by dimension{which}: {' '.join(str(row.dimension) for row in first)}"
@@ -176,28 +139,28 @@ def _dimensions(rows: "Sequence[DimensionTerms]") -> Iterator[str]:
             yield f"    {words:<19} {values} (+- {most:.2f} at most)"
 
 
-def _groups(found: "Population") -> Iterator[str]:
+def _groups(found: "diagnostics.Population") -> Iterator[str]:
     width = max(len(_group_name(group)) for group in found.groups)
     for group in found.groups:
         line = f"  {_group_name(group):<{width}}"
         if group.marginal_kl is not None:
-            line += f"  KL to the prior {_number(group.marginal_kl)}"
+            line += f"  KL to the prior {group.marginal_kl:9.3f}"
         if group.test is not None:
             line += f"  distinguished from draws of the prior: {_test(group.test)}"
         yield line
     if found.class_information is not None:
         yield (
-            f"  mean KL of a class = KL of all + {_number(found.class_information).strip()} nats "
+            f"  mean KL of a class = KL of all + {found.class_information:.3f} nats "
             f"of information about the class, of at most {found.class_entropy:.3f}"
         )
 
 
-def _group_name(group: "Group") -> str:
+def _group_name(group: "diagnostics.Group") -> str:
     name = "all" if group.label is None else f"class {group.label}"
     return f"{name} ({group.examples:,})"
 
 
-def _probes(probes: "Probes | None") -> Iterator[str]:
+def _probes(probes: "diagnostics.Probes | None") -> Iterator[str]:
     if probes is None:
         yield "what can be read from the codes: left out, the data have no labels"
         return
@@ -214,14 +177,10 @@ def _probes(probes: "Probes | None") -> Iterator[str]:
         )
 
 
-def _test(test: "TwoSampleTest") -> str:
+def _test(test: "diagnostics.TwoSampleTest") -> str:
     p_value = f"= {test.p_value:.3f}" if test.p_value >= 0.001 else "< 0.001"
     return f"{_percent(test.accuracy)} right, p {p_value}"
 
 
-def _percent(accuracy: "Accuracy") -> str:
+def _percent(accuracy: "diagnostics.Accuracy") -> str:
     return f"{100 * accuracy.value:.1f} +- {100 * (accuracy.standard_error or 0.0):.1f} %"
-
-
-def _number(term: "Estimate") -> str:
-    return f"{term.value:>9.3f} +- {term.standard_error:.3f}"

@@ -1,37 +1,46 @@
-r"""Options that commands share, the settings they make up, and the opening of a run."""
+r"""Options that commands share, the opening of a run, and the printing of what a command found."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pyrovae._process import processes
+
 if TYPE_CHECKING:
-    from pyrovae.runs import Run
+    from pyrovae.runs import Run, Settings
 
 __all__ = [
     "ROLES",
+    "choice",
     "count",
-    "data_dir_option",
-    "data_options",
+    "data",
+    "data_dir",
     "integer",
     "json_option",
-    "network_options",
+    "network",
     "number",
+    "on_run",
     "opened_run",
     "own_code",
-    "run_options",
-    "seed_option",
+    "own_roles",
+    "printed",
+    "seed",
     "settings",
+    "show",
     "text",
-    "training_options",
+    "training",
     "whole_number",
 ]
 
 ROLES = ("prior", "likelihood", "posterior", "encoder", "decoder")
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Found = tuple[Mapping[str, object], Iterable[str]]
+"""What a command found: as plain data, and as lines of text."""
 
 
 def _not_empty(value: str) -> str:
@@ -40,25 +49,27 @@ def _not_empty(value: str) -> str:
     return value
 
 
-text = partial(click.option, type=_not_empty)
-count = partial(click.option, type=click.IntRange(1))
+text = partial(click.option, type=_not_empty, show_default=True)
+count = partial(click.option, type=click.IntRange(1), show_default=True)
 integer = partial(click.option, type=int, metavar="N")
-number = partial(click.option, type=float, metavar="X")
+number = partial(click.option, type=float, metavar="X", show_default=True)
 
 
 def whole_number(name: str, default: int, help: str, *, least: int = 1) -> Callable[[F], F]:
     """An option that takes a whole number, of which the help shows the default."""
+    return count(name, metavar="N", type=click.IntRange(least), default=default, help=help)
+
+
+def choice(
+    name: str, allowed: Sequence[str], help: str, default: str | None = None
+) -> Callable[[F], F]:
+    """An option that takes one of some words."""
     return click.option(
-        name,
-        metavar="N",
-        type=click.IntRange(least),
-        default=default,
-        show_default=True,
-        help=help,
+        name, type=click.Choice(allowed), default=default, show_default=True, help=help
     )
 
 
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
             function = option(function)
@@ -67,32 +78,26 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-data_dir_option = text("--data-dir", metavar="DIR", help="Folder of the torchvision datasets.")
+data_dir = text("--data-dir", metavar="DIR", help="Folder of the torchvision datasets.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of all draws.",
-)
+seed = count("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Seed of all draws.")
 
-data_options = _options(
+data = _together(
     text("--data", metavar="NAME|PATH", help="Dataset, file, or folder of images. [digits]"),
-    data_dir_option,
+    data_dir,
     integer("--image-size", help="Resize a folder's images to N x N."),
     text("--binarization", metavar="HOW", help="dynamic, static, threshold or none."),
     text("--scaling", metavar="HOW", help="none, unit or standardize."),
 )
 
-network_options = _options(
+network = _together(
     text("--encoder", metavar="SPEC", help="Network of q(z|x). [from the recipe]"),
     text("--decoder", metavar="SPEC", help="Network of p(x|z). [from the recipe]"),
     integer("--latent-dim", help="Dimensions of z. [from the recipe]"),
     number("--input-divisor", help="The encoder reads x / X. [from the recipe]"),
 )
 
-training_options = _options(
+training = _together(
     integer("--epochs", help="Passes over the training data."),
     integer("--batch-size", help="Examples per step."),
     number("--learning-rate", help="Largest step size of Adam."),
@@ -109,41 +114,74 @@ training_options = _options(
     text("--config", metavar="FILE", help="TOML file with further settings."),
 )
 
-run_options = _options(
-    click.argument("run", type=_not_empty, metavar="RUN"),
-    *(
-        text(f"--{role}", metavar="SPEC", help=f"Allow the run's own {role}, module:Class.")
-        for role in ROLES
-    ),
-)
+
+def own_roles(*roles: str) -> Callable[[F], F]:
+    """An option for each role, which names user-defined code that the run was trained with."""
+    return _together(
+        *(
+            text(f"--{role}", metavar="SPEC", help=f"Allow the run's own {role}, module:Class.")
+            for role in roles
+        )
+    )
 
 
-def settings(config: str | None, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Combine the settings of a file with those of the command line, which take precedence."""
-    from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS, Config
+def on_run(function: Callable[..., None]) -> Callable[..., None]:
+    """The argument RUN and the options for its own code; the command receives the run opened."""
 
-    written = {} if config is None else Config.read(Path(config))
-    given = {"name" if name == "data" else name: value for name, value in given.items()}
-    tables = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
-    return {
-        table: written.get(table, {}) | {n: v for n, v in given.items() if n in names}
-        for table, names in tables.items()
-    }
+    @click.argument("run", type=_not_empty, metavar="RUN")
+    @own_roles(*ROLES)
+    @wraps(function)
+    def command(run: str, **given: Any) -> None:
+        own = {role: given.pop(role) for role in ROLES}
+        function(opened_run(run, own), **given)
 
-
-def own_code(given: dict[str, Any]) -> frozenset[str]:
-    """The user-defined code that was named for some role, which may therefore be imported."""
-    from pyrovae.runs import Spec
-
-    named = (*ROLES, "objective")
-    specs = [Spec.parse(given[role]) for role in named if given.get(role)]
-    return frozenset(spec.name for spec in specs if spec.is_users_own)
+    return command
 
 
-def opened_run(run: str, own: dict[str, str | None]) -> "Run":
+def opened_run(run: str, own: Mapping[str, str | None]) -> "Run":
     """Open the run in a folder, with the user-defined code that was named."""
     from pyrovae.runs import Run
 
-    opened = Run.open(run, trusted=own_code(own))
+    opened = Run.open(run, trusted=own_code(own.values()))
     opened.check_named(own)
     return opened
+
+
+def own_code(specs: Iterable[str | None]) -> frozenset[str]:
+    """The user-defined code that is named among these, which may therefore be imported."""
+    from pyrovae.runs import Spec
+
+    parsed = [Spec.parse(spec) for spec in specs if spec]
+    return frozenset(spec.name for spec in parsed if spec.is_users_own)
+
+
+def settings(config: str | None, given: Mapping[str, Any]) -> "Settings":
+    """Combine the settings of a file with those of the command line, which take precedence."""
+    from pyrovae.runs import SETTINGS, Config
+
+    written = {} if config is None else Config.read(Path(config))
+    named = {"name" if name == "data" else name: value for name, value in given.items()}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    return {
+        table: dict(written.get(table, {})) | {n: v for n, v in chosen.items() if n in names}
+        for table, names in SETTINGS.items()
+    }
+
+
+def printed(function: Callable[..., Found]) -> Callable[..., None]:
+    """The option ``--json``, for a command that returns what it found."""
+
+    @json_option
+    @wraps(function)
+    def command(*run: "Run", as_json: bool, **given: object) -> None:
+        show(as_json, *function(*run, **given))
+
+    return command
+
+
+def show(as_json: bool, plain: Mapping[str, object], lines: Iterable[str]) -> None:
+    """Print what a command found, as one JSON object or as lines, in the first process."""
+    from pyrovae import runs
+
+    if processes.is_first():
+        click.echo(runs.as_json(plain) if as_json else "\n".join(lines))

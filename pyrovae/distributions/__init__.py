@@ -1,17 +1,15 @@
 """Probability distributions that torch and Pyro lack, and questions about any distribution.
 
-``densities`` has densities that keep their digits where torch's lose them; ``flow``, ``sphere`` and
-``one_hot`` have densities built from maps and on other spaces; ``properties`` answers questions
-about any distribution: its support, factors and moments. A new distribution belongs here, whichever
+``densities`` has densities that keep their digits where torch's lose them, and those of flows;
+``spaces`` has densities on other spaces; ``properties`` answers questions about any distribution:
+its support, factors and moments. A new distribution belongs here, whichever
 role will use it; a prior or a likelihood built on it belongs in :mod:`pyrovae.priors` or
 :mod:`pyrovae.likelihoods`.
 """
 
-from pyrovae.distributions import densities, flow, one_hot, properties, sphere
+from pyrovae.distributions import densities, properties, spaces
 from pyrovae.distributions.densities import *
-from pyrovae.distributions.flow import *
-from pyrovae.distributions.one_hot import *
 from pyrovae.distributions.properties import *
-from pyrovae.distributions.sphere import *
+from pyrovae.distributions.spaces import *
 
-__all__ = [name for file in (densities, flow, one_hot, properties, sphere) for name in file.__all__]
+__all__ = [name for file in (densities, properties, spaces) for name in file.__all__]

@@ -1,25 +1,32 @@
-r"""Densities that keep their digits where those of torch and Pyro lose them."""
+r"""Densities that torch and Pyro lack, or where theirs lose digits; normalizing flows.
+
+For flows, ``pyro.contrib.zuko.ZukoToPyro`` has ``log_prob`` but no ``sample``, which everything
+outside a Pyro program needs.
+"""
 
 import math
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any
 
 import torch
 from pyro import distributions as dist
 from torch import Size, Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from pyrovae.distributions._expansion import expanded
+from pyrovae.distributions.properties import expanded
 
 __all__ = [
     "Beta",
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "FlowDistribution",
     "Logistic",
     "NegativeBinomial",
     "StudentT",
     "cholesky_factor",
+    "zuko_flows",
 ]
 
 
@@ -66,11 +73,10 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
 
     def cdf(self, value: Tensor) -> Tensor:
         logits, small = self._away_from_zero(1e-3)
-        x, size = value.clamp(0, 1), logits.abs()
-        x = torch.where(logits > 0, 1 - x, x)  # F(x) under l is 1 - F(1 - x) under -l
+        inside, size = value.clamp(0, 1), logits.abs()
+        x = torch.where(logits > 0, 1 - inside, inside)  # F(x) under l is 1 - F(1 - x) under -l
         u = torch.expm1(-size * x) / torch.expm1(-size)
         u = torch.where(logits > 0, 1 - u, u)
-        inside = value.clamp(0, 1)
         return torch.where(small, inside - self.logits * inside * (1 - inside) / 2, u)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -119,10 +125,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         1.0
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return constraints.integer_interval(0, self.levels - 1)
 
     def expand(
-        self, batch_shape: torch.Size, _instance: "DiscretizedLogistic | None" = None
+        self, batch_shape: Size, _instance: "DiscretizedLogistic | None" = None
     ) -> "DiscretizedLogistic":
         parts = {"loc": self.loc.expand(batch_shape), "scale": self.scale.expand(batch_shape)}
         return expanded(
@@ -158,7 +161,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
         return above
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         tiny = torch.finfo(self.loc.dtype).tiny
         u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp_min(tiny)
@@ -194,7 +197,7 @@ class Categorical(dist.Categorical):
     def variance(self) -> Tensor:
         return self.probs @ self._values.square() - self.mean.square()
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         return super().sample(sample_shape).to(self._param)
 
     @property
@@ -249,7 +252,7 @@ class Beta(dist.Beta):
 
     support = _OpenUnitInterval()
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         x: Tensor = super().rsample(sample_shape)
         limits = torch.finfo(x.dtype)
         return x.clamp(limits.tiny, 1 - limits.eps / 2)
@@ -340,3 +343,79 @@ def cholesky_factor(log_diagonal: Tensor, below: Tensor) -> Tensor:
     lower = torch.zeros_like(matrix)
     lower[..., row, column] = below
     return matrix + lower
+
+
+def zuko_flows() -> ModuleType:
+    """The module ``zuko.flows``, imported without side effects.
+
+    Importing zuko turns off torch's validation of distributions for the whole process; this
+    function restores the previous setting.
+
+    Example:
+        >>> from pyrovae.distributions import zuko_flows
+        >>> zuko_flows().MAF(2, transforms=1).__class__.__name__
+        'MAF'
+    """
+    before = Distribution._validate_args
+    try:
+        from zuko import flows
+    finally:
+        Distribution.set_default_validate_args(before)
+    return flows
+
+
+class FlowDistribution(dist.TorchDistribution):
+    r"""The distribution of z = f(e), where e follows a base distribution.
+
+    .. math:: \log p(z) = \log p_0(e) - \log \left| \det \frac{\partial f}{\partial e} \right|
+
+    One pass through f computes a draw and its log density. The log density of the last draw is kept
+    and returned when ``log_prob`` is called with that same tensor, as Pyro does for a draw from the
+    guide. For any other value f is inverted.
+
+    References:
+        Rezende and Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770
+
+    Args:
+        base: p_0 with event_dim 1; the flow has the same batch shape.
+        transform: f, a zuko transform of vectors. If it depends on a context, the leading
+            dimensions of the context are the batch shape of the base.
+
+    Example:
+        >>> from pyro.distributions import Normal
+        >>> from pyrovae.distributions import FlowDistribution, zuko_flows
+        >>> base = Normal(torch.zeros(2), torch.ones(2)).to_event(1)
+        >>> FlowDistribution(base, zuko_flows().MAF(2).transform().inv).sample((5,)).shape
+        torch.Size([5, 2])
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self, base: dist.TorchDistribution, transform: Any, validate_args: bool | None = None
+    ) -> None:
+        self.base, self.transform = base, transform
+        self._last: tuple[Tensor, Tensor] | None = None
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Size, _instance: Any = None) -> "FlowDistribution":
+        parts = {"base": self.base.expand(batch_shape), "transform": self.transform, "_last": None}
+        return expanded(self, FlowDistribution, _instance, batch_shape, **parts)
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        e = self.base.rsample(sample_shape)
+        z, log_det = self.transform.call_and_ladj(e)
+        self._last = z, self.base.log_prob(e) - log_det
+        return z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        if self._last is not None and value is self._last[0]:
+            log_prob = self._last[1]
+            if log_prob.requires_grad or not torch.is_grad_enabled():
+                return log_prob
+        e, log_det = self.transform.inv.call_and_ladj(value)
+        return self.base.log_prob(e) + log_det

@@ -1,25 +1,15 @@
-r"""Questions about any distribution: its base, support, factors, moments and name."""
+r"""Any distribution: its base, support, factors, moments and name, and copies of it."""
 
 import copy
 import math
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro import distributions as dist
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    Laplace,
-    LowRankMultivariateNormal,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-    StudentT,
-)
+from torch import distributions as td
 
 __all__ = [
     "base",
@@ -36,16 +26,7 @@ __all__ = [
     "name",
 ]
 
-_MOMENT_DRAWS = 1_000
-
-_IN_DOUBLE = (
-    Categorical,
-    Laplace,
-    LowRankMultivariateNormal,
-    MultivariateNormal,
-    Normal,
-    StudentT,
-)
+D = TypeVar("D", bound=dist.TorchDistribution)
 
 
 def base(d: Any) -> Any:
@@ -56,7 +37,7 @@ def base(d: Any) -> Any:
         >>> base(vae.prior()).batch_shape, vae.prior().batch_shape
         (torch.Size([2]), torch.Size([]))
     """
-    while isinstance(d, Independent):
+    while isinstance(d, td.Independent):
         d = d.base_dist
     return d
 
@@ -72,6 +53,26 @@ def expand(p: Any, batch_shape: torch.Size) -> Any:
     return p if p.batch_shape == batch_shape else p.expand(batch_shape)
 
 
+def expanded(d: D, kind: type[D], instance: Any, batch_shape: torch.Size, **attributes: Any) -> D:
+    """A copy of a distribution with another batch shape.
+
+    Args:
+        d: the distribution.
+        kind: the class that defines ``expand``; a subclass with another constructor must define
+            its own.
+        instance: the object to fill, where a subclass has made it.
+        batch_shape: the new batch shape.
+        attributes: those that the class adds to torch's own, already expanded.
+    """
+    new: D = d._get_checked_instance(kind, instance)
+    vars(new).update(attributes)
+    dist.TorchDistribution.__init__(
+        new, torch.Size(batch_shape), d.event_shape, validate_args=False
+    )
+    new._validate_args = d._validate_args
+    return new
+
+
 def factorizes(*distributions: Any) -> bool:
     """Whether all are products of distributions over single variables.
 
@@ -81,7 +82,7 @@ def factorizes(*distributions: Any) -> bool:
         True
     """
     return all(
-        isinstance(d, Independent) and len(d.event_shape) == 1 and not base(d).event_shape
+        isinstance(d, td.Independent) and len(d.event_shape) == 1 and not base(d).event_shape
         for d in distributions
     )
 
@@ -94,12 +95,7 @@ def fills_space(d: Any) -> bool:
         >>> fills_space(vae.prior()), fills_space(torch.distributions.Bernoulli(0.5))
         (True, False)
     """
-    support: Any = None
-    with suppress(NotImplementedError):
-        support = d.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return not (is_discrete(d) or isinstance(support, type(constraints.sphere)))
+    return not (is_discrete(d) or isinstance(_support(d), type(constraints.sphere)))
 
 
 def is_real(q: Any) -> bool:
@@ -110,13 +106,17 @@ def is_real(q: Any) -> bool:
         >>> is_real(vae.prior()), is_real(vae.likelihood(torch.zeros(2)))
         (True, False)
     """
-    try:
-        constraint = q.support
-    except NotImplementedError:
-        return False
-    while hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
-    return constraint is torch.distributions.constraints.real
+    return _support(q) is td.constraints.real
+
+
+def _support(d: Any) -> Any:
+    """The support that d declares, of a single variable if it is a product; else None."""
+    support: Any = None
+    with suppress(NotImplementedError):
+        support = d.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def is_discrete(d: Any) -> bool:
@@ -157,7 +157,7 @@ def components(*distributions: Any) -> int:
         >>> components(vae.prior(), GaussianMixture(2, components=5)())
         5
     """
-    mixtures = [d for d in distributions if isinstance(d, MixtureSameFamily)]
+    mixtures = [d for d in distributions if isinstance(d, td.MixtureSameFamily)]
     return max([1, *(d.mixture_distribution.param_shape[-1] for d in mixtures)])
 
 
@@ -198,7 +198,7 @@ def moments(distribution: Any) -> tuple[Tensor, Tensor]:
     try:
         return distribution.mean, distribution.variance
     except NotImplementedError:
-        draws = distribution.sample((_MOMENT_DRAWS,))
+        draws = distribution.sample((1_000,))
         return draws.mean(0), draws.var(0)
 
 
@@ -212,7 +212,7 @@ def name(d: Any) -> str:
     """
     inner = base(d)
     words = type(inner).__name__
-    if isinstance(inner, MixtureSameFamily):
+    if isinstance(inner, td.MixtureSameFamily):
         words += f" of {name(inner.component_distribution)}"
     return f"Independent {words}" if inner is not d else words
 
@@ -231,24 +231,24 @@ def in_float64(*distributions: Any) -> list[Any]:
 
 
 def _convertible(d: Any) -> bool:
-    if isinstance(d, Independent):
-        return _convertible(d.base_dist)
-    if isinstance(d, MixtureSameFamily):
+    d = base(d)
+    if isinstance(d, td.MixtureSameFamily):
         return _convertible(d.component_distribution)
-    return isinstance(d, _IN_DOUBLE)
+    normal = td.Normal | td.MultivariateNormal | td.LowRankMultivariateNormal
+    return isinstance(d, normal | td.Laplace | td.StudentT | td.Categorical)
 
 
 def _double(d: Any) -> Any:
     """The same distribution with its parameters in float64."""
-    if isinstance(d, MultivariateNormal):
+    if isinstance(d, td.MultivariateNormal):
         return dist.MultivariateNormal(d.loc.double(), scale_tril=d.scale_tril.double())
-    if isinstance(d, LowRankMultivariateNormal):
+    if isinstance(d, td.LowRankMultivariateNormal):
         parameters = (d.loc.double(), d.cov_factor.double(), d.cov_diag.double())
         return dist.LowRankMultivariateNormal(*parameters)
     double = copy.copy(d)
     for attribute, value in vars(d).items():
         if isinstance(value, Tensor) and value.is_floating_point():
             double.__dict__[attribute] = value.double()
-        elif isinstance(value, Distribution):
+        elif isinstance(value, td.Distribution):
             double.__dict__[attribute] = _double(value)
     return double

@@ -19,19 +19,16 @@ If x was drawn from the model itself, such a draw is available: the z that x was
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import pyro
 import torch
 from torch import Tensor
 
-from pyrovae._process.choices import check_choice
-from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae._process.memory import in_chunks, rows_per_chunk
+from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import expand, is_point, is_real, moments
-from pyrovae.evidence.results import Evidence, Sandwich
-from pyrovae.evidence.weights import weight_statistics
+from pyrovae.evidence.results import Evidence, Sandwich, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["CHAINS", "annealed", "sandwich", "sigmoidal"]
@@ -125,19 +122,13 @@ def annealed(
     """
     samples = CHAINS if samples is None else samples
     _check(samples, temperatures, leapfrog, start)
-    betas = sigmoidal(temperatures)
     vae.check_data(vae.place(x))
     parts = []
     with _prepared(vae, x.device):
-        for place, batch in enumerate(in_chunks(x, samples, ROWS)):
-            torch.manual_seed(derived(seed, place))
-            batch = vae.place(batch)
-            path = _Path(vae, batch, start, betas, leapfrog)
-            report = _in_fractions(progress, len(batch), 2)
-            steps = path.tuned(report)
-            with torch.no_grad():
-                z = path.start.sample((samples,))
-            parts.append(path.forward(z, steps, report))
+        for place, batch in enumerate(memory.in_chunks(x, samples, ROWS)):
+            torch.manual_seed(isolation.derived(seed, place))
+            path = _Path(vae, vae.place(batch), start, temperatures, leapfrog, progress, stages=2)
+            parts.append(path.chains(path.draw(samples)))
     return _evidence(parts, samples, LOWER)
 
 
@@ -187,44 +178,44 @@ def sandwich(
     _check(samples, temperatures, leapfrog, start)
     if examples < 1:
         raise ValueError(f"examples must be positive, got {examples}")
-    betas = sigmoidal(temperatures)
     device = next((p.device for p in vae.parameters()), torch.device("cpu"))
     lower, upper, data = [], [], []
     with _prepared(vae, device):
-        size = rows_per_chunk(samples, ROWS)
+        size = memory.rows_per_chunk(samples, ROWS)
         for place, done in enumerate(range(0, examples, size)):
-            torch.manual_seed(derived(seed, place))
+            torch.manual_seed(isolation.derived(seed, place))
             with torch.no_grad():
                 z = vae.prior().sample((min(size, examples - done),))
                 x = vae.likelihood(z).sample()
-            path = _Path(vae, x, start, betas, leapfrog)
-            report = _in_fractions(progress, len(x), 3)
-            steps = path.tuned(report)
-            with torch.no_grad():
-                first = path.start.sample((samples,))
-            lower.append(path.forward(first, steps, report))
-            upper.append(path.backward(z.expand(samples, *z.shape), steps, report))
+            path = _Path(vae, x, start, temperatures, leapfrog, progress, stages=3)
+            lower.append(path.chains(path.draw(samples)))
+            upper.append(path.chains(z.expand(samples, *z.shape), backward=True))
             data.append(x.cpu())
     return Sandwich(
         _evidence(lower, samples, LOWER), _evidence(upper, samples, UPPER), torch.cat(data)
     )
 
 
-@dataclass(frozen=True)
-class _Chains:
-    """Log weights ``(chains, examples)``; acceptance and last step size of each example."""
-
-    log_weights: Tensor
-    acceptance: Tensor
-    step: Tensor
+_Chains = tuple[Tensor, Tensor, Tensor]
+"""Log weights ``(chains, examples)``; acceptance and last step size of each example."""
 
 
 class _Path:
     """The path of distributions from r to p(x, z) for a batch, and chains along it."""
 
-    def __init__(self, vae: VAE, x: Tensor, start: str, betas: Tensor, leapfrog: int) -> None:
+    def __init__(
+        self,
+        vae: VAE,
+        x: Tensor,
+        start: str,
+        temperatures: int,
+        leapfrog: int,
+        progress: Callable[[float], None] | None,
+        stages: int,
+    ) -> None:
         self.vae, self.x, self.leapfrog = vae, x, leapfrog
-        self.betas = betas.tolist()
+        self.progress, self.stages = progress, stages
+        self.betas = sigmoidal(temperatures).tolist()
         with torch.no_grad():
             self.prior, q = vae.prior(), vae.posterior(x)
             if not is_real(self.prior) or is_point(self.prior):
@@ -242,6 +233,17 @@ class _Path:
             self.precisions = [_precision(d, len(x)) for d in (self.start, q)]
             if not self.from_prior:
                 self.precisions[0] = self.precisions[1]
+        self.steps = self.tuned()
+
+    def report(self, fraction: float) -> None:
+        """Report a fraction of one of the stages as examples."""
+        if self.progress is not None:
+            self.progress(fraction * len(self.x) / self.stages)
+
+    @torch.no_grad()
+    def draw(self, count: int) -> Tensor:
+        """Draws of r ``(count, examples, latent_dim)``."""
+        return self.start.sample((count,))
 
     def terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log r(z), and log p(x, z) - log r(z), each ``(chains, examples)``."""
@@ -287,10 +289,9 @@ class _Path:
         z = torch.where(taken[..., None], position, z)
         return z, torch.where(taken, new_rest, rest), probability
 
-    def tuned(self, report: Callable[[float], None]) -> Tensor:
+    def tuned(self) -> Tensor:
         """Step sizes at each inner temperature ``(T - 1, examples)``, from pilot chains."""
-        with torch.no_grad():
-            z = self.start.sample((PILOTS,))
+        z = self.draw(PILOTS)
         log_step = torch.full((len(self.x),), math.log(0.5)).to(z)
         inner = self.betas[1:-1]
         steps = []
@@ -298,42 +299,35 @@ class _Path:
             z, _, probability = self.move(z, beta, log_step.exp())
             if number >= WARMUP:
                 steps.append(log_step.exp())
-                report(1 / len(inner))
+                self.report(1 / len(inner))
             log_step = log_step + GAIN * (probability.mean(0) - ACCEPTANCE).to(z)
         return torch.stack(steps) if steps else log_step.exp()[:0, None]
 
-    def forward(self, z: Tensor, steps: Tensor, report: Callable[[float], None]) -> _Chains:
-        """Chains from draws of r ``(chains, examples, latent_dim)``."""
+    def chains(self, z: Tensor, *, backward: bool = False) -> _Chains:
+        """Chains along the path, or back along it.
+
+        Args:
+            z: draws of r, or for chains back of p(z | x) ``(chains, examples, latent_dim)``.
+            backward: in this direction, where a log weight is -log(1 / w).
+        """
+        increments = [after - before for before, after in pairwise(self.betas)]
+        places = list(zip(self.betas[1:-1], self.steps, strict=True))
+        if backward:
+            increments, places = increments[::-1], places[::-1]
         with torch.no_grad():
             rest = self.terms(z)[1].double()
-        log_weights = self.betas[1] * rest
+        log_weights = increments[0] * rest
         accepted = torch.zeros_like(rest)
-        for beta, after, step in zip(self.betas[1:], self.betas[2:], steps, strict=False):
+        for (beta, step), increment in zip(places, increments[1:], strict=True):
             z, rest, probability = self.move(z, beta, step)
-            log_weights = log_weights + (after - beta) * rest
+            log_weights = log_weights + increment * rest
             accepted = accepted + probability
-            report(1 / len(steps))
-        return self._chains(log_weights, accepted, steps)
-
-    def backward(self, z: Tensor, steps: Tensor, report: Callable[[float], None]) -> _Chains:
-        """Chains from draws of p(z | x) back along the path; their log weights are -log(1 / w)."""
-        with torch.no_grad():
-            rest = self.terms(z)[1].double()
-        log_weights = (1 - self.betas[-2]) * rest
-        accepted = torch.zeros_like(rest)
-        for number in range(len(steps) - 1, -1, -1):
-            beta, before = self.betas[number + 1], self.betas[number]
-            z, rest, probability = self.move(z, beta, steps[number])
-            log_weights = log_weights + (beta - before) * rest
-            accepted = accepted + probability
-            report(1 / len(steps))
-        return self._chains(-log_weights, accepted, steps)
-
-    def _chains(self, log_weights: Tensor, accepted: Tensor, steps: Tensor) -> _Chains:
-        if not len(steps):
+            self.report(1 / len(places))
+        log_weights = -log_weights if backward else log_weights
+        if not places:
             nothing = torch.full_like(log_weights[0], math.nan)
-            return _Chains(log_weights, nothing, nothing)
-        return _Chains(log_weights, accepted.mean(0) / len(steps), steps[-1].double())
+            return log_weights, nothing, nothing
+        return log_weights, accepted.mean(0) / len(places), self.steps[-1].double()
 
 
 def _precision(d: Any, examples: int) -> Tensor:
@@ -345,36 +339,26 @@ def _precision(d: Any, examples: int) -> Tensor:
 
 
 def _evidence(parts: list[_Chains], chains: int, kind: str) -> Evidence:
-    log_weights = torch.cat([part.log_weights for part in parts], 1).cpu()
+    log_weights, acceptance, step = (
+        torch.cat(columns, -1).cpu() for columns in zip(*parts, strict=True)
+    )
     weights = weight_statistics(log_weights)
     sign = -1 if kind == UPPER else 1
     details = {
         "ess": weights.ess,
         "bias_corrected": sign * weights.bias_corrected,
-        "acceptance": torch.cat([part.acceptance for part in parts]).cpu(),
-        "step": torch.cat([part.step for part in parts]).cpu(),
+        "acceptance": acceptance,
+        "step": step,
     }
     value = sign * (log_weights.logsumexp(0) - math.log(chains))
     return Evidence(value, weights.standard_error, kind, chains, details)
-
-
-def _in_fractions(
-    progress: Callable[[float], None] | None, examples: int, stages: int
-) -> Callable[[float], None]:
-    """A callback for fractions of one of several stages, which reports them as examples."""
-
-    def report(fraction: float) -> None:
-        if progress is not None:
-            progress(fraction * examples / stages)
-
-    return report
 
 
 @contextmanager
 def _prepared(vae: VAE, device: torch.device) -> Iterator[None]:
     """Eval mode, isolated random numbers, weights without gradients, and no checks at each step."""
     wanted = [p for p in vae.parameters() if p.requires_grad]
-    with isolated(device), evaluating(vae), pyro.validation_enabled(False):
+    with isolation.isolated(device), isolation.evaluating(vae), pyro.validation_enabled(False):
         try:
             for parameter in wanted:
                 parameter.requires_grad_(False)
@@ -389,4 +373,4 @@ def _check(samples: int, temperatures: int, leapfrog: int, start: str) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be positive, got {value}")
-    check_choice("start", start, ("prior", "posterior"))
+    choices.check_choice("start", start, ("prior", "posterior"))

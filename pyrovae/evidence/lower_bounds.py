@@ -4,83 +4,170 @@ r"""Lower bounds on the evidence log p(x) from draws of q(z | x).
     \log p(x) \ge \mathbb{E}_{z_k \sim q(z \mid x)} \log \frac{1}{K} \sum_{k=1}^{K}
     \frac{p(z_k) \, p(x \mid z_k)}{q(z_k \mid x)}
 
-K = 1 is the ELBO; the bound rises with K.
+K = 1 is the ELBO; the bound rises with K. The examples of a dataset are evaluated in batches, by
+several processes, and an evaluation can be resumed. If there is much to compute, chunks of draws
+run compiled.
 """
 
+import hashlib
+import itertools
 import math
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Distribution
 from torch import Tensor
 
+from pyrovae._process import choices, files, isolation, processes
+from pyrovae._process.compilation import compiled, has_compiler, in_one_line, side_by_side, traced
 from pyrovae._process.memory import rows_per_chunk
-from pyrovae.distributions import base
-from pyrovae.estimates import Examples, Result
-from pyrovae.evidence._compiled import Compiled, chunk
-from pyrovae.evidence.weights import Weights, weight_statistics
+from pyrovae.estimates import Examples, batches, number_of_examples
+from pyrovae.evidence.results import WeightedBounds, weight_statistics
 from pyrovae.vae import VAE
 
-__all__ = [
-    "DRAWS",
-    "NO_BOUND",
-    "Bounds",
-    "WeightedBounds",
-    "batch_size",
-    "bits_per_dimension",
-    "bounds",
-    "kind",
-]
+__all__ = ["DRAWS", "MODES", "batch_size", "bounds", "per_example"]
 
+MODES = ("auto", "off", "inductor")
+"""How the draws of a bound can be run: see :func:`evaluate`."""
 DRAWS = 1_000
 """Default number of draws of z per example."""
-NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
-"""Name of the estimate for a posterior that is a point."""
 
 # Batches and chunks draw one after the other, so both numbers are part of what a seed means.
 ROWS = 2_000  # examples times draws in a chunk
 EXAMPLES = 20  # fewest examples in a batch, if there are as many
 CACHED = 800  # rows whose intermediate results fit in the CPU cache
+ABSOLUTE, RELATIVE = 1e-3, 1e-5  # tolerances of compiled sums, in nats per draw and relative
+
+WORTH = 10**12  # examples times draws times parameters from which compiling pays off
+SECONDS = 10.0  # between writes: at most about this much work is lost by an interruption
+
+NAMES = [field.name for field in fields(WeightedBounds)]
+
+Task = tuple[int, Tensor]
+"""The position of a batch in the dataset, and the batch."""
+
+Sums = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Over the draws of a chunk, each ``(batch,)``: the sums of log p(x | z) and of log q(z | x) -
+log p(z), and the logarithm of the sum of the weights; last the log weights ``(draws, batch)``."""
 
 
-class Bounds(Result):
-    """Estimates for each example from one set of draws, each ``(examples,)``, in nats.
+def per_example(
+    vae: VAE,
+    data: Examples,
+    *,
+    samples: int = DRAWS,
+    limit: int | None = None,
+    seed: int = 0,
+    compile: str = "auto",
+    progress: Callable[[int], None] | None = None,
+    store: Path | None = None,
+) -> WeightedBounds:
+    """Compute bounds for each example of a dataset, in order.
 
-    Attributes:
-        elbo: mean over draws of log p(x, z) - log q(z | x).
-        reconstruction: mean over draws of log p(x | z).
-        kl: mean over draws of log q(z | x) - log p(z).
-        log_evidence: importance-weighted bound from all draws together.
+    Several processes, inside :func:`pyrovae._process.joined`, take turns at the batches, and each
+    receives the bounds of all.
+
+    Args:
+        vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
+        data: one part of a dataset, usually the test set.
+        samples: draws of z for each example.
+        limit: use only the first ``limit`` examples.
+        seed: seed of the draws; those of a batch depend only on it and on the batch's position.
+        compile: how draws are computed. ``"off"`` runs the program as written. ``"inductor"``
+            compiles it first, which takes some seconds and changes the results of the same draws
+            by rounding only; if that fails, a warning gives the reason and the program runs as
+            written. ``"auto"`` compiles on a CPU with a C++ compiler if there is more than one
+            draw, and examples times draws times parameters reach 10^12.
+        progress: callback, called with the number of examples finished.
+        store: a file that keeps finished bounds, so that the same evaluation can resume after an
+            interruption; only the first process reads and writes it.
+
+    Returns:
+        Bounds and statistics of the weights, each ``(examples,)``.
+
+    Raises:
+        ValueError: if ``samples`` or ``limit`` is not positive, ``compile`` is not a known mode,
+            or it is ``"inductor"`` and there is no C++ compiler.
 
     Example:
-        >>> found = pyrovae.evidence.bounds(vae, x, 10)
-        >>> torch.allclose(found.elbo, found.reconstruction - found.kl)
-        True
+        >>> per_example(vae, data, samples=10, limit=30).log_evidence.shape
+        torch.Size([30])
     """
+    if samples < 1:
+        raise ValueError(f"samples must be positive, got {samples}")
+    count, size = number_of_examples(data, limit), batch_size(samples)
+    mode = _mode(compile, vae, count, samples)
+    settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
+    kept = Store(store, settings | {"compile": mode}, vae, data)
+    compiled: Compiled | None = None
+    parts: list[Tensor] = []  # each (names, examples)
 
-    elbo: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-    log_evidence: Tensor
+    def computed(place: int, x: Tensor) -> Tensor:
+        torch.manual_seed(isolation.derived(seed, place))
+        return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
+
+    with torch.random.fork_rng(), isolation.evaluating(vae):
+        whole = min(size, count)  # examples in each batch except perhaps the last
+        if mode == "inductor" and len(kept.parts) < count // whole:
+            compiled = _compiled_chunk(vae, data, whole, samples)
+            if compiled is None:
+                kept = Store(store, settings | {"compile": "off"}, vae, data)
+        tasks = enumerate(map(vae.place, batches(data, size, limit)))
+        try:
+            for part in kept.resumed(tasks, count, computed):
+                parts.append(part)
+                if progress is not None:
+                    progress(part.shape[1])
+        finally:
+            kept.save()
+    return WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
 
 
-class WeightedBounds(Weights, Bounds):
-    """Bounds for each example, with diagnostics of the importance weights.
+def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
+    """The mode that ``"auto"`` stands for; it depends only on the amount of work."""
+    choices.check_choice("compile", compile, MODES)
+    if compile == "inductor" and not has_compiler():
+        raise ValueError(
+            "compile is inductor, which needs a C++ compiler, and there is none (g++, clang++ or "
+            "c++); install one, or set compile to auto or off"
+        )
+    if compile != "auto":
+        return compile
+    parameters = list(vae.parameters())
+    work = examples * samples * sum(p.numel() for p in parameters)
+    on_cpu = all(p.device.type == "cpu" for p in parameters)
+    worth = samples > 1 and work >= WORTH and on_cpu and has_compiler()
+    return "inductor" if worth else "off"
 
-    Example:
-        >>> pyrovae.evidence.bounds(vae, x, 10).ess.shape
-        torch.Size([64])
-    """
 
-    def arrays(self) -> dict[str, Tensor]:
-        """All numbers by name, for a file."""
-        return dict(vars(self))
+def _compiled_chunk(vae: VAE, data: Examples, examples: int, samples: int) -> "Compiled | None":
+    """The chunk that all whole batches run, compiled; None, with a warning, if that fails."""
+    x = vae.place(next(iter(data.batches(examples))))
+    try:
+        return Compiled(vae, x, draws_per_chunk(examples, samples))
+    except NotCompiledError as error:
+        # named after the caller of evaluate, which is five calls up
+        warnings.warn(f"not compiled, so draws run as written: {error}", stacklevel=5)
+        return None
+
+
+def _in_turns(tasks: Iterator[Task], compute: Callable[[int, Tensor], Tensor]) -> Iterator[Tensor]:
+    """Bounds of all batches: each process computes one, all exchange theirs, and so on."""
+    while turn := list(itertools.islice(tasks, processes.count())):
+        parts = [torch.zeros(len(NAMES), len(x), dtype=torch.float64).to(x.device) for _, x in turn]
+        if processes.rank() < len(turn):
+            parts[processes.rank()] = compute(*turn[processes.rank()])
+        yield from processes.summed(parts)
 
 
 @torch.no_grad()
-def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) -> WeightedBounds:
+def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None) -> WeightedBounds:
     """Estimate the ELBO, its two parts and the importance-weighted bound from the same draws.
 
     References:
@@ -113,16 +200,18 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: Compiled | None = None) 
     size = draws_per_chunk(len(x), samples)
     at_once = None if x.is_cuda else rows_per_chunk(len(x), CACHED)
     if compiled is not None:
-        _validate(vae, q, x)
+        # the distributions check their arguments and the data, which compiled chunks do not
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            vae.likelihood(q.sample((1,))).log_prob(x)
     for start in range(0, samples, size):
         draws = min(size, samples - start)
-        if compiled is not None and compiled.fits(x, draws):
+        if compiled is not None and (x.shape, draws) == (compiled.shape, compiled.draws):
             sums = compiled(x)
         elif start == 0:
-            sums = chunk(vae, p, q, x, draws, at_once=at_once)
+            sums = chunk(vae, p, q, x, draws, at_once)
         else:
             with pyro.validation_enabled(False):  # the first chunk was validated
-                sums = chunk(vae, p, q, x, draws, at_once=at_once)
+                sums = chunk(vae, p, q, x, draws, at_once)
         reconstruction = reconstruction + sums[0]
         kl = kl + sums[1]
         log_sum = torch.logaddexp(log_sum, sums[2])
@@ -163,59 +252,161 @@ def draws_per_chunk(examples: int, samples: int) -> int:
     return min(samples, rows_per_chunk(examples, ROWS))
 
 
-def _validate(vae: VAE, q: Any, x: Tensor) -> None:
-    """Let the distributions check their arguments and the data, which compiled chunks do not."""
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        vae.likelihood(q.sample((1,))).log_prob(x)
-
-
-def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
-    r"""Convert a log-probability of one example to bits per dimension.
-
-    .. math:: -\frac{\log p(x)}{D \ln 2}
-
-    This is a code length if the likelihood is a probability of the data as they are: ``bernoulli``
-    for bits, and for counts ``binomial``, ``discretized_logistic``, ``categorical``, ``poisson``
-    and ``negative_binomial``, which can be compared with each other. A density depends on the unit
-    of x: for :math:`x / m` the bits are lower by :math:`\log_2 m` than for x, and neither can be
-    compared with a probability. A lower bound on log p(x) gives an upper bound on the bits.
+def chunk(
+    vae: VAE, p: Distribution, q: Distribution, x: Tensor, draws: int, at_once: int | None = None
+) -> Sums:
+    """Draw from the posterior, and sum the terms of the bound over the draws.
 
     Args:
-        nats: log p(x), or a bound on it, in nats per example.
-        event_shape: shape of one observation, with D dimensions in all.
+        vae: the model, whose likelihood is evaluated.
+        p: its prior.
+        q: its posterior at ``x``.
+        x: data ``(batch, *event_shape)``.
+        draws: number of draws for each example.
+        at_once: evaluate the likelihood for at most this many draws at a time; None for all.
 
     Returns:
-        Bits per dimension. Standard errors are converted by the same factor.
-
-    Raises:
-        ValueError: if an observation has no dimensions.
-
-    Example:
-        >>> round(bits_per_dimension(-36.0, (1, 8, 8)), 2)
-        0.81
+        The three sums and the log weights, in double precision.
     """
-    dimensions = math.prod(event_shape)
-    if not event_shape or dimensions < 1:
-        raise ValueError(
-            f"event_shape must have at least one dimension, all positive, got {tuple(event_shape)}"
-        )
-    return -nats / (dimensions * math.log(2))
+    z = q.sample(torch.Size([draws]))  # (draws, batch, latent_dim)
+    parts = z.split(at_once or draws)
+    log_likelihood = torch.cat([vae.likelihood(part).log_prob(x) for part in parts]).double()
+    log_ratio = q.log_prob(z).double() - p.log_prob(z).double()
+    log_weights = log_likelihood - log_ratio
+    log_sum = torch.logsumexp(log_weights, 0)
+    return log_likelihood.sum(0), log_ratio.sum(0), log_sum, log_weights
 
 
-def kind(vae: VAE, data: Examples, samples: int) -> str:
-    """Name the estimate of log p(x) that draws from q(z | x) give.
+class NotCompiledError(Exception):
+    """A chunk cannot be compiled; the message is the reason."""
+
+
+class Compiled:
+    """Chunks of one shape as one compiled graph, with the same draws under the same seed.
+
+    The chunk is traced, with prior and posterior, and compiled. Before the graph is used, it runs
+    beside the chunk under two seeds, on the batch and on the batch in another order. The sums must
+    agree within 0.001 nats per draw, or a relative 1e-5.
 
     Args:
-        vae: the model and its posterior.
-        data: the examples; only the first is used.
-        samples: draws for each example.
+        vae: in the mode that it is evaluated in; its weights must not change afterwards.
+        x: a batch ``(batch, *event_shape)``; only its shape and dtype are fixed.
+        draws: number of draws for each example.
 
-    Example:
-        >>> kind(vae, data, samples=1_000)
-        'importance-weighted lower bound'
+    Raises:
+        NotCompiledError: if the chunk cannot be traced or compiled, or the sums do not agree.
     """
-    with torch.no_grad():
-        q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
-    if isinstance(q, Delta):
-        return NO_BOUND
-    return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
+
+    def __init__(self, vae: VAE, x: Tensor, draws: int) -> None:
+        self.shape, self.draws = x.shape, draws
+
+        def eager(x: Tensor) -> Sums:
+            return chunk(vae, vae.prior(), vae.posterior(x), x, draws)
+
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            try:
+                self._graph = compiled(traced(eager, x))
+                pairs = list(side_by_side(lambda xs: eager(*xs), lambda xs: self._graph(*xs), [x]))
+            except Exception as error:
+                raise NotCompiledError(in_one_line(error)) from error
+        for expected, found in pairs:
+            self._compare(found, expected)
+
+    def __call__(self, x: Tensor) -> Sums:
+        """Sum over fresh draws.
+
+        Args:
+            x: data of the shape that the graph was made for.
+        """
+        sums: Sums = self._graph(x)
+        return sums
+
+    def _compare(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+        names = ("log p(x | z)", "log q(z | x) - log p(z)", "log of the weights")
+        for name, value, truth, draws in zip(
+            names, found[:3], expected[:3], (self.draws, self.draws, 1), strict=True
+        ):
+            if not torch.allclose(value / draws, truth / draws, RELATIVE, ABSOLUTE, equal_nan=True):
+                difference = ((value - truth) / draws).abs().max().item()
+                raise NotCompiledError(
+                    f"compiled, the mean of {name} differs by {difference:.2g} nats"
+                )
+
+
+class Store:
+    """Bounds of the first batches of an evaluation, kept in a file that identifies it.
+
+    All processes see the bounds that the first one has read; only that one writes.
+
+    Args:
+        path: the file; None keeps nothing.
+        settings: all that the bounds depend on besides model and data; ``size`` is the number of
+            examples in a batch.
+        vae: the model.
+        data: the examples.
+    """
+
+    def __init__(
+        self, path: Path | None, settings: Mapping[str, Any], vae: VAE, data: Examples
+    ) -> None:
+        self.path = path if processes.is_first() else None
+        self.size: int = settings["size"]
+        self.parts: list[Tensor] = []  # each (names, size)
+        self.saved = time.monotonic()
+        self.about: dict[str, Any] = {}
+        if self.path is not None:
+            self.about = dict(settings) | {"fields": NAMES, "of": _fingerprint(vae, data)}
+            if self.path.is_file():
+                tensors, about = files.read_tensors(self.path)
+                if about == self.about:
+                    self.parts = list(torch.stack([tensors[name] for name in NAMES], 1))
+        count = torch.tensor(len(self.parts))
+        processes.from_first([count])
+        values = torch.zeros(int(count), len(NAMES), self.size, dtype=torch.float64)
+        if self.parts:
+            values = torch.stack(self.parts)
+        processes.from_first([values])
+        self.parts = list(values)
+
+    def resumed(
+        self, tasks: Iterator[Task], examples: int, compute: Callable[[int, Tensor], Tensor]
+    ) -> Iterator[Tensor]:
+        """Go through batches: the stored bounds of the first ones, then new bounds, stored too.
+
+        Args:
+            tasks: the batches of the dataset in order.
+            examples: their number of examples. A batch cut short by the limit is never stored,
+                since its draws are not those of a whole one.
+            compute: from the position of a batch and the batch to its bounds.
+        """
+        for part, _ in zip(self.parts[: examples // self.size], tasks, strict=False):
+            yield part
+        for part in _in_turns(tasks, compute):
+            if part.shape[1] == self.size:
+                self.parts.append(part)
+                if time.monotonic() - self.saved > SECONDS:
+                    self.save()
+            yield part
+
+    def save(self) -> None:
+        """Write what there is to the file."""
+        self.saved = time.monotonic()
+        if self.path is not None and self.parts:
+            columns = torch.stack([part.cpu() for part in self.parts], 1)  # (names, batches, size)
+            self.path.parent.mkdir(exist_ok=True)
+            files.write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
+
+
+def _fingerprint(vae: VAE, data: Examples) -> str:
+    """A digest of all weights, all data, and one bound, which depends on everything else."""
+    digest = hashlib.sha256()
+    for name, value in vae.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for batch in data.batches(1_000):
+        digest.update(batch.numpy().tobytes())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
+    digest.update(first.elbo.cpu().numpy().tobytes())
+    return digest.hexdigest()

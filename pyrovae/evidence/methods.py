@@ -1,6 +1,7 @@
-r"""Every method of estimating log p(x), by name, and the function that applies one to a dataset."""
+r"""Every method of estimating log p(x), by name, and its mean over a dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -8,23 +9,133 @@ from typing import Any, Literal, overload
 import torch
 
 from pyrovae._process.choices import check_choice
-from pyrovae.estimates import Estimate, Examples, batches
+from pyrovae.estimates import Estimate, Examples, Result, batches
+from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
-from pyrovae.evidence.lower_bounds import DRAWS, kind
-from pyrovae.evidence.over_dataset import per_example
+from pyrovae.evidence.lower_bounds import DRAWS, per_example
 from pyrovae.evidence.quadrature import integrated
-from pyrovae.evidence.results import Evaluation, Evidence, MeanEvidence, MeanSandwich
 from pyrovae.evidence.tractable import exact
-from pyrovae.evidence.weights import Weights
 from pyrovae.vae import VAE
 
-__all__ = ["METHODS", "SIMULATED", "evaluate"]
+__all__ = ["METHODS", "SIMULATED", "Evaluation", "MeanEvidence", "MeanSandwich", "evaluate"]
 
 SIMULATED = 100
 """Default number of examples that ``bdmc`` draws from the model."""
 
 READ = 1_000  # examples that are read at a time
+
+
+class Evaluation(Result):
+    """Mean bounds over a dataset from draws of q(z | x), in nats per example.
+
+    Attributes:
+        elbo: the evidence lower bound, reconstruction - kl.
+        reconstruction: log p(x | z) under q.
+        kl: KL(q(z | x) || p(z)).
+        log_evidence: the importance-weighted bound on log p(x).
+        weights: diagnostics of its weights; None for one draw or a posterior without a density.
+        examples: number of examples.
+        per_example: the same numbers for each example.
+
+    Example:
+        >>> result = pyrovae.evaluate(vae, data, samples=100)
+        >>> result.elbo.value < result.log_evidence.value
+        True
+        >>> result.per_example.elbo.shape
+        torch.Size([64])
+    """
+
+    elbo: Estimate
+    reconstruction: Estimate
+    kl: Estimate
+    log_evidence: results.EvidenceEstimate
+    weights: results.WeightSummary | None
+    examples: int
+    per_example: results.WeightedBounds = field(repr=False, compare=False)
+
+    @staticmethod
+    def of(bounds: results.WeightedBounds, samples: int, kind: str) -> "Evaluation":
+        """Average over examples.
+
+        Args:
+            bounds: as :func:`per_example` returns them.
+            samples: draws for each example.
+            kind: as :func:`kind` returns it.
+        """
+        weights = bounds.summary() if samples > 1 and kind != results.NO_BOUND else None
+        mean = Estimate.of(bounds.log_evidence)
+        error = None if weights is None else weights.sampling_error
+        evidence = results.EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind)
+        return Evaluation(
+            elbo=Estimate.of(bounds.elbo),
+            reconstruction=Estimate.of(bounds.reconstruction),
+            kl=Estimate.of(bounds.kl),
+            log_evidence=evidence,
+            weights=weights,
+            examples=len(bounds.elbo),
+            per_example=bounds,
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """Convert to plain data, with the sampling error under ``weights`` only."""
+        evidence = self.log_evidence.to_dict()
+        del evidence["sampling_error"]
+        return super().to_dict() | {"log_evidence": evidence}
+
+
+class MeanEvidence(Result):
+    """Mean of log p(x) over a dataset by one method, in nats per example.
+
+    Attributes:
+        method: name of the method.
+        log_evidence: the mean.
+        details: range over examples of each further result.
+        examples: number of examples.
+        weights: diagnostics of importance weights, for draws from a fitted mixture.
+        per_example: the same numbers for each example.
+
+    Example:
+        >>> result = pyrovae.evaluate(vae, data, method="quadrature", limit=2)
+        >>> result.examples, result.per_example.log_evidence.shape
+        (2, torch.Size([2]))
+    """
+
+    method: str
+    log_evidence: results.EvidenceEstimate
+    details: Mapping[str, results.Range]
+    examples: int
+    weights: results.WeightSummary | None
+    per_example: results.Evidence = field(repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, object]:
+        """Convert to plain data, without ``weights`` where there are none."""
+        found = super().to_dict()
+        return {name: value for name, value in found.items() if name != "weights" or value}
+
+
+class MeanSandwich(Result):
+    """Two bounds on the mean of log p(x) over examples drawn from the model.
+
+    Attributes:
+        method: name of the method.
+        lower, upper: means of both bounds, in nats per example.
+        gap: mean of upper - lower.
+        examples: number of examples.
+        per_example: both bounds for each example, and the examples.
+
+    Example:
+        >>> options = {"samples": 4, "temperatures": 20, "limit": 4}
+        >>> pyrovae.evaluate(vae, None, method="bdmc", **options).per_example.x.shape
+        torch.Size([4, 1, 8, 8])
+    """
+
+    method: str
+    lower: results.EvidenceEstimate
+    upper: results.EvidenceEstimate
+    gap: Estimate
+    examples: int
+    per_example: results.Sandwich = field(repr=False, compare=False)
 
 
 @overload
@@ -122,7 +233,6 @@ def evaluate(
 def _by_weighting(
     vae: VAE,
     data: Examples,
-    *,
     proposal: str = "posterior",
     samples: int | None = None,
     **options: Any,
@@ -132,12 +242,12 @@ def _by_weighting(
         return _by_example("iw", importance_weighted, vae, data, **options)
     samples = DRAWS if samples is None else samples
     every = per_example(vae, data, samples=samples, **options)
-    return Evaluation.of(every, samples, kind(vae, data, samples))
+    return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
 def _by_example(
     name: str,
-    function: Callable[..., Evidence],
+    function: Callable[..., results.Evidence],
     vae: VAE,
     data: Examples,
     *,
@@ -148,7 +258,7 @@ def _by_example(
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
     weights = None
     if function is importance_weighted:
-        weights = Weights(standard_error=found.standard_error, **found.details).summary()
+        weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
     return MeanEvidence(
         method=name,
         log_evidence=found.mean(),

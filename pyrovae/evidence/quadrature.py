@@ -11,7 +11,7 @@ q. The cells that touch it are halved too, since the rest of a narrow peak may l
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -221,12 +221,6 @@ class _Mesh:
         log_weights = self.log_weights + half.log().sum(-1, keepdim=True)
         return z, log_weights + (self.scale * u.cosh()).log().sum(-1)
 
-    def extent(self, middle: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-        """The ends of cells in z."""
-        return tuple(  # type: ignore[return-value]
-            self.loc + self.scale * (middle + sign * half).sinh() for sign in (-1, 1)
-        )
-
 
 def _batch(mesh: _Mesh, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
     """log p(x) of each example, its error, mean and covariance of z, and the number of nodes."""
@@ -240,7 +234,7 @@ def _batch(mesh: _Mesh, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
     for level in range(DEEPEST):
         near = _near(mesh, cells, level, center, variance)
         split = near | (cells.log_mass > total[cells.owner] - NEGLIGIBLE)
-        split = mesh.touching(cells.owner, cells.index, level, split)
+        split = mesh.touching(cells.owner, cells.position, level, split)
         sums.keep(cells.only(~split))
         cells, near = cells.only(split), near[split]
         if not len(cells.owner):
@@ -252,7 +246,7 @@ def _batch(mesh: _Mesh, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
         together = sums.relative(halves).reshape(len(cells.owner), -1).sum(1)
         change = (together - sums.relative(cells)).abs()
         again = near | (change > tolerance * (total - sums.usable).exp()[cells.owner])
-        again = mesh.touching(cells.owner, cells.index, level, again)
+        again = mesh.touching(cells.owner, cells.position, level, again)
         crowded = torch.bincount(halves.owner, minlength=count) > MOST
         again &= ~crowded[cells.owner] & (level + 1 < DEEPEST)
         total = torch.logaddexp(sums.log_mass(), _by_example(halves, count))
@@ -360,32 +354,25 @@ class _Sums:
         return mean, square - mean[:, :, None] * mean[:, None, :]
 
 
-class _Cells:
+class _Cells(NamedTuple):
     """Cells of several examples, with the mass and moments of p(x, z) in each."""
 
-    def __init__(
-        self,
-        owner: Tensor,  # the example of each ``(cells,)``
-        index: Tensor,  # position along each dimension ``(cells, latent_dim)``
-        log_mass: Tensor,
-        mean: Tensor,  # mean of z under p(x, z) in the cell
-        square: Tensor,  # mean of z z'
-    ) -> None:
-        self.owner, self.index = owner, index
-        self.log_mass, self.mean, self.square = log_mass, mean, square
+    owner: Tensor  # the example of each ``(cells,)``
+    position: Tensor  # along each dimension ``(cells, latent_dim)``
+    log_mass: Tensor
+    mean: Tensor  # mean of z under p(x, z) in the cell
+    square: Tensor  # mean of z z'
 
     def only(self, which: Tensor) -> "_Cells":
-        parts = (self.owner, self.index, self.log_mass, self.mean, self.square)
-        return _Cells(*(part[which] for part in parts))
+        return _Cells(*(part[which] for part in self))
 
     def joined(self, other: "_Cells") -> "_Cells":
-        names = ("owner", "index", "log_mass", "mean", "square")
-        return _Cells(*(torch.cat([getattr(self, n), getattr(other, n)]) for n in names))
+        return _Cells(*(torch.cat(parts) for parts in zip(self, other, strict=True)))
 
 
 def _halved(mesh: _Mesh, vae: VAE, x: Tensor, cells: _Cells, level: int) -> _Cells:
     """Cut each cell in two along every dimension; its parts follow each other."""
-    index = (2 * cells.index[:, None] + mesh.halves).flatten(0, 1)
+    index = (2 * cells.position[:, None] + mesh.halves).flatten(0, 1)
     middle, half = mesh.place(index, level + 1)
     owner = cells.owner.repeat_interleave(len(mesh.halves))
     sums = []
@@ -412,15 +399,14 @@ def _by_example(cells: _Cells, count: int) -> Tensor:
     largest = log_mass.new_full((count,), -math.inf)
     largest = largest.scatter_reduce(0, cells.owner, log_mass, "amax")
     usable = torch.where(largest.isfinite(), largest, 0.0)
-    sums = torch.zeros_like(usable).index_add_(
-        0, cells.owner, (log_mass - usable[cells.owner]).exp()
-    )
-    return sums.log() + usable
+    mass = (log_mass - usable[cells.owner]).exp()
+    return torch.zeros_like(usable).index_add_(0, cells.owner, mass).log() + usable
 
 
 def _near(mesh: _Mesh, cells: _Cells, level: int, center: Tensor, variance: Tensor) -> Tensor:
     """Find the cells that are wider than q(z | x) and touch its bulk."""
-    low, high = mesh.extent(*mesh.place(cells.index, level))
+    middle, half = mesh.place(cells.position, level)
+    low, high = (mesh.loc + mesh.scale * (middle + sign * half).sinh() for sign in (-1, 1))
     scale = torch.where(variance.isfinite(), variance, 0.0).sqrt()[cells.owner]
     loc = center[cells.owner]
     touching = ((low < loc + NEAR * scale) & (high > loc - NEAR * scale)).all(-1)

@@ -1,24 +1,47 @@
-r"""Results: log p(x) of each example by one method, and its mean over a dataset."""
+r"""Results for each example: log p(x) or bounds on it, and statistics of importance weights.
 
-from collections.abc import Mapping
-from dataclasses import field
-from typing import ClassVar
+.. math:: \hat L_K = \log \frac{1}{K} \sum_{k=1}^{K} w_k, \qquad
+    w_k = \frac{p(x, z_k)}{q(z_k \mid x)}, \quad z_k \sim q(z \mid x)
 
+The mean weight has mean p(x), so :math:`\hat L_K` lies below log p(x) in expectation. The weights
+themselves show by how much, as far as the draws have reached their tail.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
-from pyrovae.estimates import Estimate, Result
-from pyrovae.evidence.lower_bounds import NO_BOUND, WeightedBounds
-from pyrovae.evidence.weights import WeightSummary
+from pyrovae.distributions import base
+from pyrovae.estimates import Estimate, Examples, Result
+from pyrovae.vae import VAE
 
 __all__ = [
-    "Evaluation",
+    "NO_BOUND",
+    "RELIABLE",
+    "Bounds",
     "Evidence",
     "EvidenceEstimate",
-    "MeanEvidence",
-    "MeanSandwich",
     "Range",
     "Sandwich",
+    "WeightSummary",
+    "WeightedBounds",
+    "Weights",
+    "bits_per_dimension",
+    "kind",
+    "pareto_shape",
+    "weight_statistics",
 ]
+
+NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
+"""Name of the estimate for a posterior that is a point."""
+RELIABLE = 0.7
+"""The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
+
+PRIOR_WEIGHT = 10  # tail weights that the prior on the shape, centered at a half, is worth
+TAIL = 5  # fewest weights in a tail that is fitted
 
 
 class Range(Result):
@@ -123,128 +146,268 @@ class Sandwich(Result):
 
     def arrays(self) -> dict[str, Tensor]:
         """All numbers by name, for a file."""
-        sides = {"lower": self.lower, "upper": self.upper}
-        named = {
-            f"{side}_{name}": array
-            for side, found in sides.items()
-            for name, array in found.arrays().items()
-        }
-        return named | {"x": self.x}
+        lower = {f"lower_{name}": array for name, array in self.lower.arrays().items()}
+        upper = {f"upper_{name}": array for name, array in self.upper.arrays().items()}
+        return lower | upper | {"x": self.x}
 
 
-class Evaluation(Result):
-    """Mean bounds over a dataset from draws of q(z | x), in nats per example.
+class WeightSummary(Result):
+    r"""Importance weights of all examples, summarized.
 
     Attributes:
-        elbo: the evidence lower bound, reconstruction - kl.
-        reconstruction: log p(x | z) under q.
-        kl: KL(q(z | x) || p(z)).
-        log_evidence: the importance-weighted bound on log p(x).
-        weights: diagnostics of its weights; None for one draw or a posterior without a density.
-        examples: number of examples.
-        per_example: the same numbers for each example.
+        at_a_tenth: mean of the bound from a tenth of the draws; None below ten draws.
+        bias_corrected: mean of the jackknife estimate, which is no bound.
+        sampling_error: the part of the standard error of the mean of :math:`\hat L_K` that is due
+            to the draws.
+        median_ess: median of the effective sample size over examples.
+        minimum_ess: its minimum.
+        unreliable: share of the examples whose Pareto shape is above ``RELIABLE``.
+        largest_pareto_k: largest Pareto shape; None if no tail could be fitted.
 
     Example:
-        >>> result = pyrovae.evaluate(vae, data, samples=100)
-        >>> result.elbo.value < result.log_evidence.value
+        >>> weights = pyrovae.evaluate(vae, data, samples=100).weights
+        >>> weights.bias_corrected.value > weights.at_a_tenth.value
         True
-        >>> result.per_example.elbo.shape
+    """
+
+    at_a_tenth: Estimate | None
+    bias_corrected: Estimate
+    sampling_error: float
+    median_ess: float
+    minimum_ess: float
+    unreliable: float
+    largest_pareto_k: float | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Convert to plain data, with both effective sample sizes under ``ess``."""
+        found = super().to_dict()
+        ess = {name: found.pop(f"{name}_ess") for name in ("median", "minimum")}
+        tail = {name: found.pop(name) for name in ("unreliable", "largest_pareto_k")}
+        return found | {"ess": ess} | tail
+
+
+class Weights(Result):
+    r"""Statistics of the K weights of each example, each ``(examples,)``.
+
+    Attributes:
+        standard_error: standard error of :math:`\hat L_K` by the delta method: the relative
+            standard error of the mean weight. Meaningless where ``pareto_k`` is above ``RELIABLE``.
+        ess: effective sample size, :math:`(\sum_k w_k)^2 / \sum_k w_k^2`.
+        pareto_k: :math:`\hat k`, the shape of the generalized Pareto distribution that the largest
+            weights follow; moments of order :math:`1 / k` and above are infinite. NaN where there
+            is no tail to fit: below 25 draws, or where the largest weights are equal.
+        bias_corrected: jackknife of :math:`\hat L_K`, with a bias of order :math:`K^{-2}` instead
+            of :math:`K^{-1}`. It is no bound.
+        at_a_tenth: mean of ten bounds, each from a tenth of the draws: the bound for K / 10 draws.
+            NaN below ten draws.
+
+    Example:
+        >>> weight_statistics(torch.zeros(100, 3, dtype=torch.float64)).ess.round()
+        tensor([100., 100., 100.], dtype=torch.float64)
+    """
+
+    standard_error: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    bias_corrected: Tensor
+    at_a_tenth: Tensor
+
+    def summary(self) -> WeightSummary:
+        """Summarize the weights of all examples."""
+        fitted = self.pareto_k[~self.pareto_k.isnan()]
+        return WeightSummary(
+            at_a_tenth=None if self.at_a_tenth.isnan().any() else Estimate.of(self.at_a_tenth),
+            bias_corrected=Estimate.of(self.bias_corrected),
+            sampling_error=(self.standard_error.norm() / len(self.ess)).item(),
+            median_ess=self.ess.median().item(),
+            minimum_ess=self.ess.min().item(),
+            unreliable=(self.pareto_k > RELIABLE).double().mean().item(),
+            largest_pareto_k=fitted.max().item() if len(fitted) else None,
+        )
+
+
+class Bounds(Result):
+    """Estimates for each example from one set of draws, each ``(examples,)``, in nats.
+
+    Attributes:
+        elbo: mean over draws of log p(x, z) - log q(z | x).
+        reconstruction: mean over draws of log p(x | z).
+        kl: mean over draws of log q(z | x) - log p(z).
+        log_evidence: importance-weighted bound from all draws together.
+
+    Example:
+        >>> found = pyrovae.evidence.bounds(vae, x, 10)
+        >>> torch.allclose(found.elbo, found.reconstruction - found.kl)
+        True
+    """
+
+    elbo: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    log_evidence: Tensor
+
+
+class WeightedBounds(Weights, Bounds):
+    """Bounds for each example, with diagnostics of the importance weights.
+
+    Example:
+        >>> pyrovae.evidence.bounds(vae, x, 10).ess.shape
         torch.Size([64])
     """
 
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
+    def arrays(self) -> dict[str, Tensor]:
+        """All numbers by name, for a file."""
+        return dict(vars(self))
 
-    elbo: Estimate
-    reconstruction: Estimate
-    kl: Estimate
-    log_evidence: EvidenceEstimate
-    weights: WeightSummary | None
-    examples: int
-    per_example: WeightedBounds = field(repr=False, compare=False)
 
-    @staticmethod
-    def of(bounds: WeightedBounds, samples: int, kind: str) -> "Evaluation":
-        """Average over examples.
+def weight_statistics(log_weights: Tensor) -> Weights:
+    r"""Compute effective sample size, tail, standard error and bias of importance weighting.
 
-        Args:
-            bounds: as :func:`per_example` returns them.
-            samples: draws for each example.
-            kind: as :func:`kind` returns it.
-        """
-        weights = bounds.summary() if samples > 1 and kind != NO_BOUND else None
-        mean, error = Estimate.of(bounds.log_evidence), None
-        if weights is not None:
-            error = weights.sampling_error
-        return Evaluation(
-            elbo=Estimate.of(bounds.elbo),
-            reconstruction=Estimate.of(bounds.reconstruction),
-            kl=Estimate.of(bounds.kl),
-            log_evidence=EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind),
-            weights=weights,
-            examples=len(bounds.elbo),
-            per_example=bounds,
+    The first-order jackknife is
+
+    .. math:: K \hat L_K - \frac{K - 1}{K} \sum_{k=1}^{K} \hat L_{K-1}^{(-k)}
+
+    where :math:`\hat L_{K-1}^{(-k)}` is the estimate without draw k.
+
+    References:
+        Nowozin (2018), Debiasing Evidence Approximations: On Importance-weighted Autoencoders and
+        Jackknife Variational Inference, ICLR; Vehtari, Simpson, Gelman, Yao and Gabry (2024),
+        Pareto Smoothed Importance Sampling, arXiv:1507.02646
+
+    Args:
+        log_weights: :math:`\log w` of independent draws ``(K, examples)``, in double precision.
+
+    Returns:
+        Statistics for each example.
+
+    Example:
+        >>> weight_statistics(torch.randn(100, 3).double()).pareto_k.shape
+        torch.Size([3])
+    """
+    count = len(log_weights)
+    log_sum = log_weights.logsumexp(0)
+    share = (log_weights - log_sum).exp()  # (K, examples), sums to one
+    squares = share.square().sum(0)
+    nothing = torch.full_like(log_sum, math.nan)
+    error = corrected = tenth = nothing
+    if count > 1:
+        # standard deviation of K times the shares, dividing by K - 1
+        error = ((squares * count - 1).clamp_min(0) / (count - 1)).sqrt()
+        corrected = log_sum - count * math.log(count) + (count - 1) * math.log(count - 1)
+        corrected = corrected - (count - 1) * _log_of_the_others(log_weights, log_sum).mean(0)
+    if count >= 10:
+        parts = log_weights[: count // 10 * 10].unflatten(0, (10, -1))  # (10, K / 10, examples)
+        tenth = (parts.logsumexp(1) - math.log(count // 10)).mean(0)
+    return Weights(error, 1 / squares, pareto_shape(log_weights), corrected, tenth)
+
+
+def _log_of_the_others(log_weights: Tensor, log_sum: Tensor) -> Tensor:
+    """Logarithm of the share of all weights but one, for each ``(K, examples)``."""
+    largest = log_weights.argmax(0, keepdim=True)
+    rest = log_weights.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True) - log_sum
+    others = torch.log1p(-(log_weights - log_sum).exp())
+    return others.scatter(0, largest, rest)  # 1 - largest share cancels
+
+
+def pareto_shape(log_weights: Tensor) -> Tensor:
+    r"""Estimate the shape :math:`\hat k` of the upper tail of weights, as PSIS does.
+
+    A generalized Pareto distribution is fitted to the excess of the largest
+    :math:`\min(K / 5, 3 \sqrt K)` weights over the next one. The fit averages over a grid of one
+    parameter, weighted by the profile likelihood. The shape is then shrunk towards a half, as if by
+    ten more weights.
+
+    References:
+        Zhang and Stephens (2009), A New and Efficient Estimation Method for the Generalized Pareto
+        Distribution, Technometrics 51; Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto
+        Smoothed Importance Sampling, arXiv:1507.02646
+
+    Args:
+        log_weights: ``(K, examples)``.
+
+    Returns:
+        Shapes ``(examples,)``; NaN where there is no tail to fit.
+
+    Example:
+        >>> cauchy = torch.distributions.HalfCauchy(1.0).sample((1_000, 5))
+        >>> bool((pareto_shape(cauchy.log()) > 0.5).all())
+        True
+    """
+    count = len(log_weights)
+    size = min(count // 5, math.ceil(3 * math.sqrt(count)))
+    if size < TAIL:
+        return torch.full_like(log_weights[0], math.nan)
+    top = log_weights.topk(size + 1, 0).values  # largest first
+    excess = ((top[:-1] - top[0]).exp() - (top[-1] - top[0]).exp()).flip(0)
+    shape = _fitted_shape(excess)
+    shape = (size * shape + PRIOR_WEIGHT * 0.5) / (size + PRIOR_WEIGHT)
+    return torch.where(excess[_quartile(size)] > 0, shape, math.nan)
+
+
+def _quartile(size: int) -> int:
+    """Index of the first quartile among ``size`` values in increasing order."""
+    return max(0, math.floor(size / 4 + 0.5) - 1)
+
+
+def _fitted_shape(x: Tensor) -> Tensor:
+    """Zhang and Stephens' estimate from sorted values ``(n, m)``; positive for heavy tails."""
+    n = len(x)
+    grid = 30 + math.floor(math.sqrt(n))
+    steps = torch.arange(1, grid + 1, dtype=x.dtype, device=x.device)[:, None] - 0.5
+    theta = 1 / x[-1] + (1 - (grid / steps).sqrt()) / (3 * x[_quartile(n)])  # (grid, m)
+    shapes = torch.stack([torch.log1p(-each * x).mean(0) for each in theta])
+    profile = n * ((-theta / shapes).log() - shapes - 1)
+    mean = (theta * profile.softmax(0)).sum(0)
+    return torch.log1p(-mean * x).mean(0)
+
+
+def kind(vae: VAE, data: Examples, samples: int) -> str:
+    """Name the estimate of log p(x) that draws from q(z | x) give.
+
+    Args:
+        vae: the model and its posterior.
+        data: the examples; only the first is used.
+        samples: draws for each example.
+
+    Example:
+        >>> kind(vae, data, samples=1_000)
+        'importance-weighted lower bound'
+    """
+    with torch.no_grad():
+        q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
+    if isinstance(q, Delta):
+        return NO_BOUND
+    return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
+
+
+def bits_per_dimension(nats: float, event_shape: Sequence[int]) -> float:
+    r"""Convert a log-probability of one example to bits per dimension.
+
+    .. math:: -\frac{\log p(x)}{D \ln 2}
+
+    This is a code length if the likelihood is a probability of the data as they are: ``bernoulli``
+    for bits, and for counts ``binomial``, ``discretized_logistic``, ``categorical``, ``poisson``
+    and ``negative_binomial``, which can be compared with each other. A density depends on the unit
+    of x: for :math:`x / m` the bits are lower by :math:`\log_2 m` than for x, and neither can be
+    compared with a probability. A lower bound on log p(x) gives an upper bound on the bits.
+
+    Args:
+        nats: log p(x), or a bound on it, in nats per example.
+        event_shape: shape of one observation, with D dimensions in all.
+
+    Returns:
+        Bits per dimension. Standard errors are converted by the same factor.
+
+    Raises:
+        ValueError: if an observation has no dimensions.
+
+    Example:
+        >>> round(bits_per_dimension(-36.0, (1, 8, 8)), 2)
+        0.81
+    """
+    dimensions = math.prod(event_shape)
+    if not event_shape or dimensions < 1:
+        raise ValueError(
+            f"event_shape must have at least one dimension, all positive, got {tuple(event_shape)}"
         )
-
-    def to_dict(self) -> dict[str, object]:
-        """Convert to plain data, with the sampling error under ``weights`` only."""
-        evidence = self.log_evidence.to_dict()
-        del evidence["sampling_error"]
-        return super().to_dict() | {"log_evidence": evidence}
-
-
-class MeanEvidence(Result):
-    """Mean of log p(x) over a dataset by one method, in nats per example.
-
-    Attributes:
-        method: name of the method.
-        log_evidence: the mean.
-        details: range over examples of each further result.
-        examples: number of examples.
-        weights: diagnostics of importance weights, for draws from a fitted mixture.
-        per_example: the same numbers for each example.
-
-    Example:
-        >>> result = pyrovae.evaluate(vae, data, method="quadrature", limit=2)
-        >>> result.examples, result.per_example.log_evidence.shape
-        (2, torch.Size([2]))
-    """
-
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
-
-    method: str
-    log_evidence: EvidenceEstimate
-    details: Mapping[str, Range]
-    examples: int
-    weights: WeightSummary | None
-    per_example: Evidence = field(repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, object]:
-        """Convert to plain data, without ``weights`` where there are none."""
-        found = super().to_dict()
-        return {name: value for name, value in found.items() if name != "weights" or value}
-
-
-class MeanSandwich(Result):
-    """Two bounds on the mean of log p(x) over examples drawn from the model.
-
-    Attributes:
-        method: name of the method.
-        lower, upper: means of both bounds, in nats per example.
-        gap: mean of upper - lower.
-        examples: number of examples.
-        per_example: both bounds for each example, and the examples.
-
-    Example:
-        >>> options = {"samples": 4, "temperatures": 20, "limit": 4}
-        >>> pyrovae.evaluate(vae, None, method="bdmc", **options).per_example.x.shape
-        torch.Size([4, 1, 8, 8])
-    """
-
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
-
-    method: str
-    lower: EvidenceEstimate
-    upper: EvidenceEstimate
-    gap: Estimate
-    examples: int
-    per_example: Sandwich = field(repr=False, compare=False)
+    return -nats / (dimensions * math.log(2))

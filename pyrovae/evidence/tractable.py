@@ -224,15 +224,17 @@ def exact(
     with torch.random.fork_rng(), evaluating(vae):
         p = vae.prior()
         if is_discrete(p):
-            return _summed(vae, p, vae.place(x), progress)
-    model = linear_gaussian(vae)
-    value = model.log_evidence(vae.place(x))
-    if progress is not None:
-        progress(len(x))
-    return Evidence(value.cpu(), torch.zeros_like(value).cpu(), "exact, by formula", None, {})
+            value, kind = _summed(vae, p, vae.place(x), progress)
+        else:
+            value, kind = linear_gaussian(vae).log_evidence(vae.place(x)), "exact, by formula"
+            if progress is not None:
+                progress(len(x))
+    return Evidence(value.cpu(), torch.zeros_like(value).cpu(), kind, None, {})
 
 
-def _summed(vae: VAE, p: Any, x: Tensor, progress: Callable[[float], None] | None) -> Evidence:
+def _summed(
+    vae: VAE, p: Any, x: Tensor, progress: Callable[[float], None] | None
+) -> tuple[Tensor, str]:
     z = _values(p)
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     for part in in_chunks(z, len(x)):
@@ -240,8 +242,7 @@ def _summed(vae: VAE, p: Any, x: Tensor, progress: Callable[[float], None] | Non
         total = torch.logaddexp(total, log_joint.logsumexp(0))
         if progress is not None:
             progress(len(x) * len(part) / len(z))
-    kind = f"exact, a sum over {len(z):,} values of z"
-    return Evidence(total.cpu(), torch.zeros_like(total).cpu(), kind, None, {})
+    return total, f"exact, a sum over {len(z):,} values of z"
 
 
 def _values(p: Any) -> Tensor:

@@ -18,7 +18,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,21 +26,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyrovae import distributions
 from pyrovae._process.isolation import derived, evaluating
-from pyrovae.distributions import (
-    base,
-    components,
-    expand,
-    factorizes,
-    in_float64,
-    is_discrete,
-    is_point,
-    log_density,
-    name,
-)
 from pyrovae.estimates import Estimate, Examples, batches
-from pyrovae.kl.closed_forms import closed_form
-from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
+from pyrovae.kl.formulas import closed_form, divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import integrate
 from pyrovae.kl.results import Bracket, Computed, Integrated, Ledger, Sampled
 from pyrovae.vae import VAE
@@ -165,25 +154,34 @@ def _check(q: Any, p: Any, samples: Sequence[int]) -> None:
 class _Part:
     """Results for the q of one batch; the last dimension of each tensor is ``examples``."""
 
+    names: tuple[str, str]
     estimates: Tensor  # (2 estimators, rows, examples)
     variances: Tensor  # (2, examples), variance of one draw
     ratios: Tensor  # (rows, examples)
-    closed: tuple[Tensor, str] | None
-    integrated: tuple[Tensor, float, str] | None
-    bounds: tuple[Tensor, Tensor] | None
-    marginals: tuple[Tensor, str] | None  # (dimensions, examples)
-    infinite_variance: Tensor | None
-    infinite: str | None
-    names: tuple[str, str]
+    closed: tuple[Tensor, str] | None = None
+    integrated: tuple[Tensor, float, str] | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
+    marginals: tuple[Tensor, str] | None = None  # (dimensions, examples)
+    infinite_variance: Tensor | None = None
+    infinite: str | None = None
 
 
 @torch.no_grad()
 def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
-    names = name(q), name(p)
-    q, p = in_float64(q, p)
+    names = distributions.name(q), distributions.name(p)
+    q, p = distributions.in_float64(q, p)
     reason = _no_density(q, p)
     if reason is not None:
-        return _infinite_part(q.batch_shape.numel(), len(samples), reason, names)
+        shape = 2, len(samples), q.batch_shape.numel()
+        infinite = torch.full(shape, math.inf, dtype=torch.float64)
+        return _Part(
+            names=names,
+            estimates=infinite,
+            variances=torch.full_like(infinite[:, 0], math.nan),
+            ratios=torch.zeros_like(infinite[0]),
+            closed=(infinite[0, 0], reason),
+            infinite=reason,
+        )
     moments = [_draw(q, p, count) for count in samples]
     total = sum(samples)
     estimates = torch.stack([mean for mean, _ in moments], 1)  # (3, rows, examples)
@@ -192,16 +190,11 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
     pooled = (weights * estimates).sum(1, keepdim=True) / total
     spread = (squares + weights * (estimates - pooled).square()).sum(1)
     closed, integrated, bounds = closed_form(q, p), integrate(q, p), divergence_bounds(q, p)
-    if closed is not None:
-        closed = closed[0].reshape(-1).double(), closed[1]
-    if integrated is not None:
-        integrated = integrated[0].reshape(-1), *integrated[1:]
-    if bounds is not None:
-        bounds = bounds[0].reshape(-1), bounds[1].reshape(-1)
     known = [estimates[:2], *(found[0] for found in (closed, integrated) if found is not None)]
     if any(value.isinf().any() for value in known):
         reason = "q has mass where p has none, or its tails are too heavy for p"
     return _Part(
+        names=names,
         estimates=estimates[:2],
         variances=spread[:2] / (total - 1) if total > 1 else torch.full_like(spread[:2], math.nan),
         ratios=estimates[2],
@@ -211,20 +204,21 @@ def _part(q: Any, p: Any, samples: Sequence[int]) -> _Part:
         marginals=_marginals(q, p),
         infinite_variance=infinite_variance(q, p),
         infinite=reason,
-        names=names,
     )
 
 
 def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
     """Means of both terms and of r, and sums of squares about them ``(3, examples)``."""
     examples = q.batch_shape.numel()
-    chunk = max(1, VALUES // max(1, examples * q.event_shape.numel() * components(q, p)))
+    each = examples * q.event_shape.numel() * distributions.components(q, p)
+    chunk = max(1, VALUES // max(1, each))
     mean = squares = torch.zeros(3, examples, dtype=torch.float64)
     done = 0
     while done < count:
         n = min(chunk, count - done)
         z = q.sample((n,))
-        log_ratio = (q.log_prob(z).double() - log_density(p, z).double()).reshape(n, examples).cpu()
+        log_q, log_p = q.log_prob(z).double(), distributions.log_density(p, z).double()
+        log_ratio = (log_q - log_p).reshape(n, examples).cpu()
         if log_ratio.isnan().any():
             raise ValueError(
                 "log q - log p is NaN at a draw from q; look for parameters of q or p that are not "
@@ -238,22 +232,6 @@ def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
         mean = part if done == 0 else mean + shift * n / (done + n)
         done += n
     return mean, squares
-
-
-def _infinite_part(examples: int, rows: int, reason: str, names: tuple[str, str]) -> _Part:
-    infinite = torch.full((2, rows, examples), math.inf, dtype=torch.float64)
-    return _Part(
-        estimates=infinite,
-        variances=torch.full((2, examples), math.nan, dtype=torch.float64),
-        ratios=torch.zeros(rows, examples, dtype=torch.float64),
-        closed=(infinite[0, 0], reason),
-        integrated=None,
-        bounds=None,
-        marginals=None,
-        infinite_variance=None,
-        infinite=reason,
-        names=names,
-    )
 
 
 def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> Ledger:
@@ -290,7 +268,7 @@ def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> Ledger:
 
 
 def _mean(values: Sequence[Tensor]) -> float:
-    return torch.cat(list(values)).double().mean().item()
+    return torch.cat([value.reshape(-1) for value in values]).double().mean().item()
 
 
 def _row_means(values: Sequence[Tensor]) -> list[float]:
@@ -303,33 +281,21 @@ def _rows(
     """The rows of both estimators."""
     estimates = torch.cat([part.estimates for part in parts], -1)  # (2, rows, examples)
     errors = torch.cat([part.variances for part in parts], -1).sum(-1).sqrt() / estimates.shape[-1]
+    means = estimates.mean(-1).tolist()
+
+    def rows(which: int, formula: str, ratios: Sequence[float | None]) -> Iterator[Sampled]:
+        for count, value, ratio in zip(samples, means[which], ratios, strict=True):
+            error = errors[which].item() / math.sqrt(count)
+            defined = math.isfinite(error) and math.isfinite(value)
+            z_score = (value - exact) / error if defined and error and exact is not None else None
+            estimate = Estimate(value, error if defined else None)
+            yield Sampled(count, estimate, z_score, formula, ratio)
+
     ratios = _row_means([part.ratios for part in parts])
-    plain, low = zip(estimates.mean(-1).tolist(), errors.tolist(), strict=True)
     return (
-        tuple(
-            _row(count, value, plain[1], exact, MONTE_CARLO)
-            for count, value in zip(samples, plain[0], strict=True)
-        ),
-        tuple(
-            _row(count, value, low[1], exact, LOW_VARIANCE, ratio)
-            for count, value, ratio in zip(samples, low[0], ratios, strict=True)
-        ),
+        tuple(rows(0, MONTE_CARLO, [None] * len(samples))),
+        tuple(rows(1, LOW_VARIANCE, ratios)),
     )
-
-
-def _row(
-    count: int,
-    value: float,
-    error_of_one: float,
-    exact: float | None,
-    formula: str,
-    mean_ratio: float | None = None,
-) -> Sampled:
-    error = error_of_one / math.sqrt(count)
-    defined = math.isfinite(error) and math.isfinite(value)
-    z_score = (value - exact) / error if defined and error > 0 and exact is not None else None
-    estimate = Estimate(value, error if defined else None)
-    return Sampled(count, estimate, z_score, formula, mean_ratio)
 
 
 def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | None:
@@ -342,27 +308,22 @@ def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | Non
 
 
 def _marginals(q: Any, p: Any) -> tuple[Tensor, str] | None:
-    p = expand(p, q.batch_shape)
-    if not factorizes(q, p):
+    p = distributions.expand(p, q.batch_shape)
+    if not distributions.factorizes(q, p):
         return None
-    marginal_q, marginal_p = base(q), base(p)
-    found = closed_form(marginal_q, marginal_p)
-    if found is None:
-        integrated = integrate(marginal_q, marginal_p)
-        if integrated is None:
-            return None
-        found = integrated[0], integrated[2]
-    return found[0].reshape(-1, q.event_shape[0]).T.double(), found[1]
+    marginals = distributions.base(q), distributions.base(p)
+    found = closed_form(*marginals) or integrate(*marginals)
+    return found and (found[0].reshape(-1, q.event_shape[0]).T.double(), found[-1])
 
 
 def _no_density(q: Any, p: Any) -> str | None:
     """The reason why the divergence is infinite, if it can be seen without computing it."""
-    discrete = [is_discrete(d) for d in (q, p)]
+    discrete = [distributions.is_discrete(d) for d in (q, p)]
     if discrete[0] != discrete[1]:
         return f"{'q' if discrete[0] else 'p'} is discrete and the other one is not"
     if discrete[0]:
         return None
-    points = [is_point(d) for d in (q, p)]
+    points = [distributions.is_point(d) for d in (q, p)]
     if all(points):
         raise ValueError(
             "both q and p have scale zero and hence no density; give one of them a positive scale"

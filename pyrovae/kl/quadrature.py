@@ -7,26 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Cauchy,
-    Distribution,
-    Laplace,
-    LowRankMultivariateNormal,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-    StudentT,
-)
+from torch import distributions as td
 
-from pyrovae.distributions import (
-    FlowDistribution,
-    base,
-    components,
-    expand,
-    factorizes,
-    is_real,
-    log_density,
-)
+from pyrovae import distributions
 
 __all__ = ["TOLERANCES", "integrate"]
 
@@ -38,7 +21,7 @@ TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-5}
 
 
 @torch.no_grad()
-def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | None:
+def integrate(q: td.Distribution, p: td.Distribution) -> tuple[Tensor, float, str] | None:
     r"""Compute KL(q || p) by numerical integration in one or two dimensions, or one by one.
 
     Panels of Gauss-Legendre nodes lie around the mean of q and widen outwards. They extend to
@@ -66,18 +49,17 @@ def integrate(q: Distribution, p: Distribution) -> tuple[Tensor, float, str] | N
         >>> rule, abs(value - closed_form(q, p)[0]).item() < 1e-4
         ('Gauss-Legendre, one dimension', True)
     """
-    if not is_real(q) or len(q.event_shape) > 1:
+    if not distributions.is_real(q) or len(q.event_shape) > 1:
         return None
-    p = expand(p, q.batch_shape)
-    if factorizes(q, p):
-        marginal_q, marginal_p = base(q), base(p)
-        value, error = _refined(marginal_q, marginal_p, _line, 1_024)
+    p = distributions.expand(p, q.batch_shape)
+    if distributions.factorizes(q, p):
+        value, error = _refined(distributions.base(q), distributions.base(p), _line, 1_024)
         how = "one dimension" if q.event_shape.numel() == 1 else "dimension by dimension"
         return value.sum(-1), error * q.event_shape.numel(), f"Gauss-Legendre, {how}"
     if q.event_shape.numel() == 1:
         value, error = _refined(q, p, _line, 1_024)
         return value, error, "Gauss-Legendre, one dimension"
-    flows = any(isinstance(base(d), FlowDistribution) for d in (q, p))
+    flows = any(isinstance(distributions.base(d), distributions.FlowDistribution) for d in (q, p))
     if q.event_shape.numel() == 2 and _reach(q) < HEAVY and not flows:
         value, error = _refined(q, p, _plane, 48)
         return value, error, "Gauss-Legendre, two dimensions"
@@ -100,12 +82,12 @@ def _refined(
 
 def _reach(q: Any) -> float:
     """How far from its mean q must be followed, in its scales."""
-    inner = base(q)
-    if isinstance(inner, MixtureSameFamily):
+    inner = distributions.base(q)
+    if isinstance(inner, td.MixtureSameFamily):
         return _reach(inner.component_distribution)
-    if isinstance(inner, StudentT | Cauchy):
+    if isinstance(inner, td.StudentT | td.Cauchy):
         return HEAVY
-    normal = isinstance(inner, Normal | MultivariateNormal | LowRankMultivariateNormal)
+    normal = isinstance(inner, td.Normal | td.MultivariateNormal | td.LowRankMultivariateNormal)
     return 10.0 if normal else 40.0
 
 
@@ -113,7 +95,7 @@ def _line(q: Any, p: Any, reach: float, panels: int) -> tuple[Tensor, Tensor]:
     loc, tril, kinks = _placed(q, p)
     z, weights = _nodes(loc[..., 0], tril[..., 0, 0], kinks[..., 0], reach, panels)
     total = torch.zeros_like(weights[0])
-    chunk = max(1, VALUES // (total.numel() * components(q, p)))
+    chunk = max(1, VALUES // (total.numel() * distributions.components(q, p)))
     z = z[..., None] if q.event_shape else z
     for part, weight in zip(z.split(chunk), weights.split(chunk), strict=True):
         total = total + _integrand(q, p, part, weight).sum(0)
@@ -127,7 +109,7 @@ def _plane(q: Any, p: Any, reach: float, panels: int) -> tuple[Tensor, Tensor]:
     loc, tril, kinks = _placed(q, p)
     outer, outer_weights = _nodes(loc[..., 0], tril[..., 0, 0], kinks[..., 0], reach, panels)
     slope = tril[..., 1, 0] / tril[..., 0, 0]
-    chunk = max(1, VALUES // (outer.numel() * components(q, p)))
+    chunk = max(1, VALUES // (outer.numel() * distributions.components(q, p)))
     total = torch.zeros_like(loc[..., 0])
     for z1, weight in zip(outer.split(chunk), outer_weights.split(chunk), strict=True):
         center = loc[..., 1] + slope * (z1 - loc[..., 0])  # (outer, *batch)
@@ -155,7 +137,7 @@ def _nodes(
 
 
 def _integrand(q: Any, p: Any, z: Tensor, weights: Tensor) -> Tensor:
-    log_q, log_p = q.log_prob(z), log_density(p, z)
+    log_q, log_p = q.log_prob(z), distributions.log_density(p, z)
     density = log_q.exp()
     return torch.where(density > 0, weights * density * (log_q - log_p), 0.0)
 
@@ -170,7 +152,9 @@ def _placed(q: Any, p: Any) -> tuple[Tensor, Tensor, Tensor]:
             loc, scale = loc[..., None], scale[..., None]
         tril = torch.diag_embed(scale)
     try:
-        kinks = _median(p).expand(q.batch_shape + q.event_shape).reshape(loc.shape)
+        median = getattr(distributions.base(p), "loc", None)
+        median = median if isinstance(median, Tensor) else p.mean
+        kinks = median.expand(q.batch_shape + q.event_shape).reshape(loc.shape)
         kinks = torch.where(kinks.isfinite(), kinks, loc)
     except (NotImplementedError, AttributeError):
         kinks = loc
@@ -178,16 +162,11 @@ def _placed(q: Any, p: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _location_and_scale(q: Any) -> tuple[Tensor, Tensor]:
-    inner = base(q)
-    if isinstance(inner, Normal | Laplace | StudentT | Cauchy):
+    inner = distributions.base(q)
+    if isinstance(inner, td.Normal | td.Laplace | td.StudentT | td.Cauchy):
         return inner.loc, inner.scale
     try:
         return q.mean, q.stddev
     except (NotImplementedError, AttributeError):
         draws = q.sample((2_000,))
         return draws.mean(0), draws.std(0)
-
-
-def _median(p: Any) -> Tensor:
-    loc = getattr(base(p), "loc", None)
-    return loc if isinstance(loc, Tensor) else p.mean

@@ -1,7 +1,6 @@
 r"""Results of :func:`pyrovae.kl.compare`: each number with the formula behind it."""
 
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterator
 
 from pyrovae.estimates import Estimate, Result
 
@@ -130,8 +129,6 @@ class Ledger(Result):
         >>> sorted(found.to_dict())[:4]
         ['bounds', 'closed_form', 'images', 'infinite']
     """
-
-    JSON_NAMES: ClassVar[Mapping[str, str]] = {"examples": "images"}
 
     closed_form: Computed | None
     monte_carlo: tuple[Sampled, ...]

@@ -1,114 +1,20 @@
-r"""The evidence lower bound and its weighted forms, and a record of its terms.
+r"""The evidence lower bound, its weighted forms, and those with the aggregate posterior q(z).
 
-Draws are vectorized: a dimension of size ``particles`` precedes the batch.
+Draws are vectorized: a dimension of size ``particles`` precedes the batch. The aggregate posterior
+is estimated from the batch.
 """
 
-import copy
 import math
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyrovae._process.choices import check_choice
-from pyrovae.objectives._base import Differentiable
-from pyrovae.objectives._traces import (
-    along_the_draw,
-    divergence,
-    divergence_by_dimension,
-    draws,
-    only_site,
-    reparameterized,
-    sites,
-)
+from pyrovae.objectives import traces
 
-__all__ = [
-    "STL",
-    "Analytic",
-    "Beta",
-    "Elbo",
-    "FreeBits",
-    "Terms",
-    "recording",
-]
-
-
-@dataclass
-class Terms:
-    """The two terms of the bound, summed over a batch, in nats, averaged over particles.
-
-    Attributes:
-        reconstruction: log p(x | z), with z drawn from q(z | x).
-        kl: log q(z | x) - log p(z) at the same draws.
-
-    Example:
-        >>> from pyrovae.objectives import Terms
-        >>> Terms()
-        Terms(reconstruction=0.0, kl=0.0)
-    """
-
-    reconstruction: Tensor | float = 0.0
-    kl: Tensor | float = 0.0
-
-
-@dataclass
-class _Record:
-    terms: Terms = field(default_factory=Terms)
-
-
-class _Recording:
-    """The class that :func:`recording` puts in front of the objective's own."""
-
-    record: _Record
-    num_particles: int
-    vectorize_particles: bool
-
-    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        self.record.terms = Terms()
-        for traces in super()._get_traces(model, guide, args, kwargs):  # type: ignore[misc]
-            model_trace, guide_trace = traces
-            _add(self.record.terms, model_trace, guide_trace, self.num_particles)
-            yield traces
-
-
-def recording(objective: ELBO) -> tuple[ELBO, _Record]:
-    """Copy an objective so that it records the two terms of the bound at each evaluation.
-
-    An ELBO computes log p(x | z), log p(z) and log q(z | x) at its draws and returns one number.
-    The copy stores them at no extra cost; the plain ELBO at these draws is
-    ``reconstruction - kl``, whatever the objective does with them.
-
-    Args:
-        objective: any Pyro objective that works on traces of model and guide.
-
-    Returns:
-        The copy, and the record whose ``terms`` it replaces at each evaluation.
-
-    Example:
-        >>> from pyrovae.objectives import Elbo, recording
-        >>> objective, record = recording(Elbo())
-        >>> loss = objective.loss(vae.model, vae.guide, x)
-        >>> elbo = record.terms.reconstruction - record.terms.kl
-        >>> abs(elbo.item() + loss) < 0.01
-        True
-    """
-    kind = type(objective)
-    watched = cast(Any, copy.copy(objective))
-    watched.__class__ = type(kind.__name__, (_Recording, kind), {})
-    watched.record = _Record()
-    return watched, watched.record
-
-
-def _add(terms: Terms, model_trace: Any, guide_trace: Any, num_particles: int) -> None:
-    for site in sites(model_trace):
-        log_prob = site["log_prob_sum"].detach() / num_particles
-        if site["is_observed"]:
-            terms.reconstruction = terms.reconstruction + log_prob
-        else:
-            terms.kl = terms.kl - log_prob
-    for site in sites(guide_trace):
-        terms.kl = terms.kl + site["log_prob_sum"].detach() / num_particles
+__all__ = ["STL", "Analytic", "Beta", "BetaTC", "Elbo", "FreeBits", "Info"]
 
 
 class Elbo(Trace_ELBO):
@@ -133,10 +39,29 @@ class Elbo(Trace_ELBO):
     """
 
     def __init__(self, *, particles: int = 1) -> None:
-        super().__init__(**draws(particles))
+        super().__init__(**traces.draws(particles))
 
 
-class Analytic(Differentiable):
+class _Differentiable(TraceMeanField_ELBO):
+    """An objective that autograd differentiates, for posteriors with reparameterized draws.
+
+    A subclass defines ``_differentiable_loss_particle``, from the traces of model and guide to the
+    loss as a number and as a tensor with the gradient.
+
+    Args:
+        particles: number of draws of z.
+
+    Raises:
+        ValueError: if ``particles`` is not positive.
+    """
+
+    _get_trace = Trace_ELBO._get_trace  # without Pyro's check for a mean-field guide
+
+    def __init__(self, *, particles: int = 1) -> None:
+        super().__init__(**traces.draws(particles))
+
+
+class Analytic(_Differentiable):
     r"""The evidence lower bound with the KL divergence in closed form.
 
     .. math:: \mathbb{E}_{q(z \mid x)} \log p(x \mid z) - \mathrm{KL}(q(z \mid x) \,\|\, p(z))
@@ -167,16 +92,19 @@ class Analytic(Differentiable):
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         bound: Any = 0.0
-        for site in sites(model_trace):
+        for site in traces.sites(model_trace):
             if site["is_observed"]:
                 bound = bound + site["log_prob_sum"]
             else:
-                posterior = reparameterized(guide_trace.nodes[site["name"]])
-                bound = bound - divergence(posterior, site, self.warned).sum()
+                posterior = traces.reparameterized(guide_trace.nodes[site["name"]])
+                bound = bound - self._cost(posterior, site)
         return -bound.item(), -bound
 
+    def _cost(self, posterior: Any, prior: Any) -> Tensor:
+        return traces.divergence(posterior, prior, self.warned).sum()
 
-class Beta(Differentiable):
+
+class Beta(_Differentiable):
     r"""The evidence lower bound with a weight on the KL divergence, constant or scheduled.
 
     .. math::
@@ -248,19 +176,17 @@ class Beta(Differentiable):
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         value, bound = cast(Any, 0.0), cast(Any, 0.0)
-        for site in sites(model_trace):
-            term = site["log_prob_sum"] if site["is_observed"] else self._weighted(site)
+        for site in traces.sites(model_trace):
+            term = site["log_prob_sum"]
+            term = term if site["is_observed"] else self.weight * term
             value, bound = value + term.item(), bound + term
-        for site in sites(guide_trace):
-            term = self._weighted(reparameterized(site))
+        for site in traces.sites(guide_trace):
+            term = self.weight * traces.reparameterized(site)["log_prob_sum"]
             value, bound = value - term.item(), bound - term
         return -value, -bound
 
-    def _weighted(self, site: Any) -> Any:
-        return self.weight * site["log_prob_sum"]
 
-
-class FreeBits(Differentiable):
+class FreeBits(Analytic):
     r"""The evidence lower bound with a minimum cost for the KL divergence of each group.
 
     .. math::
@@ -294,7 +220,6 @@ class FreeBits(Differentiable):
     """
 
     whole_batch = True
-    _get_trace = TraceMeanField_ELBO._get_trace  # a closed form needs a mean-field guide
 
     def __init__(
         self, *, nats: float = 0.25, groups: int | None = None, particles: int = 1
@@ -308,24 +233,16 @@ class FreeBits(Differentiable):
             )
         self.nats: Tensor | float = nats
         self.groups = groups
-        self.warned: set[str] = set()
 
-    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        bound: Any = 0.0
-        for site in sites(model_trace):
-            if site["is_observed"]:
-                bound = bound + site["log_prob_sum"]
-            else:
-                posterior = reparameterized(guide_trace.nodes[site["name"]])
-                kl = self._kl_of_groups(posterior, site)  # (groups, *batch)
-                mean = kl.flatten(1).mean(1)
-                bound = bound - kl[0].numel() * mean.clamp(min=self.nats).sum()
-        return -bound.item(), -bound
+    def _cost(self, posterior: Any, prior: Any) -> Tensor:
+        kl = self._kl_of_groups(posterior, prior)  # (groups, *batch)
+        mean = kl.flatten(1).mean(1)
+        return kl[0].numel() * mean.clamp(min=self.nats).sum()
 
     def _kl_of_groups(self, posterior: Any, prior: Any) -> Tensor:
         if self.groups == 1:
-            return divergence(posterior, prior, self.warned).unsqueeze(0)
-        kl = divergence_by_dimension(posterior, prior, self.warned)  # (latent_dim, *batch)
+            return traces.divergence(posterior, prior, self.warned).unsqueeze(0)
+        kl = traces.divergence_by_dimension(posterior, prior, self.warned)  # (latent_dim, *batch)
         groups = len(kl) if self.groups is None else self.groups
         if len(kl) % groups:
             raise ValueError(
@@ -334,7 +251,7 @@ class FreeBits(Differentiable):
         return kl.unflatten(0, (groups, -1)).sum(1)
 
 
-class STL(Differentiable):
+class STL(_Differentiable):
     r"""The evidence lower bound, with a gradient that omits the score of the posterior.
 
     .. math::
@@ -362,7 +279,147 @@ class STL(Differentiable):
     """
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        posterior = only_site(guide_trace, "stl")
-        log_joint = sum(site["log_prob_sum"] for site in sites(model_trace))
+        posterior = traces.only_site(guide_trace, "stl")
+        log_joint = sum(site["log_prob_sum"] for site in traces.sites(model_trace))
         value = log_joint.item() - posterior["log_prob_sum"].item()
-        return -value, along_the_draw(posterior).sum() - log_joint
+        return -value, traces.along_the_draw(posterior).sum() - log_joint
+
+
+class BetaTC(_Differentiable):
+    r"""The evidence lower bound with a weight on the total correlation of the aggregate posterior.
+
+    .. math::
+        \mathrm{ELBO} - (\beta - 1) \, \mathbb{E}_{q(z)}
+        \left[ \log q(z) - \sum_{d} \log q(z_d) \right], \qquad
+        q(z) = \frac{1}{M} \sum_{m=1}^{M} q(z \mid x_m)
+
+    The mean is over the M examples of the batch. Minibatch weighted sampling, the estimator in the
+    paper, differs from this one by a number that depends only on the sizes of batch and dataset, so
+    the gradient is the same.
+
+    References:
+        Chen et al. (2018), Isolating Sources of Disentanglement in VAEs, arXiv:1802.04942
+
+    Args:
+        beta: :math:`\beta`; 1 is the ELBO.
+        particles: number of draws of z.
+
+    Raises:
+        ValueError: if an option is outside its range; and in use, if the posterior is not
+            independent in each dimension of z.
+
+    Example:
+        >>> from pyrovae.objectives import BetaTC
+        >>> fitted = pyrovae.fit(vae, data, objective=BetaTC(beta=4.0), epochs=1)
+        >>> len(fitted.metrics)
+        1
+    """
+
+    whole_batch = True
+
+    def __init__(self, *, beta: float = 6.0, particles: int = 1) -> None:
+        super().__init__(particles=particles)
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"beta must be finite and not negative, got {beta}; 1 is the ELBO")
+        self.beta: Tensor | float = beta
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
+        bound = _elbo(model_trace, guide_trace)
+        posterior = traces.only_site(guide_trace, "beta_tc")
+        bound = bound - (self.beta - 1) * posterior["scale"] * _total_correlation(posterior).sum()
+        return -bound.item(), -bound
+
+
+class Info(_Differentiable):
+    r"""The evidence lower bound with weights on the KL divergence and on the distance of q(z).
+
+    .. math::
+        \mathbb{E}_{q(z \mid x)} \log p(x \mid z)
+        - (1 - \alpha) \, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
+        - (\alpha + \lambda - 1) \, \mathrm{MMD}^2(q(z), p(z))
+
+    The distance of the aggregate posterior from the prior is the squared maximum mean discrepancy
+    under the kernel :math:`\exp(-\|z - z'\|^2 / 2 D)`, estimated without bias from the draws of a
+    batch and an equal number of draws from the prior. It counts once for each example, and is
+    omitted for a batch of one, where no such estimate exists. It does not train a prior whose draws
+    are not differentiable.
+
+    References:
+        Zhao, Song and Ermon (2019), InfoVAE, arXiv:1706.02262
+
+    Args:
+        alpha: :math:`\alpha`, the fraction of the KL divergence that is omitted.
+        weight: :math:`\lambda`; 1 together with :math:`\alpha = 0` is the ELBO.
+        particles: number of draws of z.
+
+    Raises:
+        ValueError: if an option is outside its range.
+
+    Example:
+        >>> from pyrovae.objectives import Info
+        >>> fitted = pyrovae.fit(vae, data, objective=Info(weight=5.0), epochs=1)
+        >>> len(fitted.metrics)
+        1
+    """
+
+    whole_batch = True
+
+    def __init__(self, *, alpha: float = 0.5, weight: float = 10.0, particles: int = 1) -> None:
+        super().__init__(particles=particles)
+        if not alpha <= 1 or not math.isfinite(alpha):
+            raise ValueError(f"alpha must be finite and at most 1, got {alpha}; 0 keeps the KL")
+        if not 0 <= alpha + weight - 1 < math.inf:
+            raise ValueError(
+                f"weight must be finite and at least 1 - alpha = {1 - alpha:g}, got {weight}"
+            )
+        self.alpha: Tensor | float = alpha
+        self.weight: Tensor | float = weight
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
+        posterior = traces.only_site(guide_trace, "info")
+        prior = model_trace.nodes[posterior["name"]]
+        z = posterior["value"]
+        other = prior["fn"].rsample() if prior["fn"].has_rsample else prior["fn"].sample()
+        distance = _squared_discrepancy(z, other).sum()
+        bound = _elbo(model_trace, guide_trace, 1 - self.alpha)
+        bound = bound - (self.alpha + self.weight - 1) * posterior["scale"] * z.shape[-2] * distance
+        return -bound.item(), -bound
+
+
+def _elbo(model_trace: Any, guide_trace: Any, weight: Tensor | float = 1.0) -> Tensor:
+    bound = cast(Any, 0.0)
+    for site in traces.sites(model_trace):
+        bound = bound + (1.0 if site["is_observed"] else weight) * site["log_prob_sum"]
+    for site in traces.sites(guide_trace):
+        bound = bound - weight * traces.reparameterized(site)["log_prob_sum"]
+    return bound
+
+
+def _total_correlation(posterior: Any) -> Tensor:
+    """log q(z) - sum over d of log q(z_d) at the draws, ``(*particles, batch)``."""
+    q, z = posterior["fn"], posterior["value"]
+    if not isinstance(q, Independent) or len(q.event_shape) != 1:
+        raise ValueError(
+            "beta_tc needs a posterior that is independent in each dimension of z, got "
+            f"{type(q).__name__}; use the diagonal posterior, or beta"
+        )
+    # each draw under every posterior of the batch
+    each = q.base_dist.log_prob(z.movedim(-2, 0).unsqueeze(-2))  # (draw, *particles, batch, dim)
+    joint, alone = each.sum(-1).logsumexp(-1), each.logsumexp(-2).sum(-1)
+    total = joint - alone + (z.shape[-1] - 1) * math.log(z.shape[-2])
+    return total.movedim(0, -1)
+
+
+def _squared_discrepancy(z: Tensor, other: Tensor) -> Tensor:
+    """An unbiased estimate of the squared discrepancy of two samples ``(*particles, M, D)``."""
+    size, dim = z.shape[-2:]
+    if size < 2:
+        return z.new_zeros(z.shape[:-2])
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (-(a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1) / (2 * dim)).exp()
+
+    def within(a: Tensor) -> Tensor:
+        return (kernel(a, a).sum((-2, -1)) - size) / (size * (size - 1))
+
+    return within(z) + within(other) - 2 * kernel(z, other).mean((-2, -1))

@@ -6,14 +6,7 @@ from typing import Any, cast
 from pyro.infer import RenyiELBO
 from torch import Tensor
 
-from pyrovae.objectives._traces import (
-    along_the_draw,
-    check_plates,
-    draws,
-    only_site,
-    reparameterized,
-    sites,
-)
+from pyrovae.objectives import traces
 
 __all__ = ["IWAE", "DReG", "Renyi"]
 
@@ -50,12 +43,12 @@ class Renyi(RenyiELBO):
             raise ValueError(
                 f"alpha must be finite and not 1, got {alpha}; at 1 the bound is the ELBO: use elbo"
             )
-        super().__init__(alpha=alpha, **draws(particles))
+        super().__init__(alpha=alpha, **traces.draws(particles))
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         traces = super()._get_trace(model, guide, args, kwargs)
         for trace in traces:
-            check_plates(trace)
+            traces.check_plates(trace)
         return traces
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
@@ -63,8 +56,8 @@ class Renyi(RenyiELBO):
 
         It repeats the operations of ``RenyiELBO.loss_and_grads``, for staged training steps.
         """
-        log_p = cast(Tensor, sum(site["log_prob"] for site in sites(model_trace)))
-        log_q = sum(reparameterized(site)["log_prob"] for site in sites(guide_trace))
+        log_p = cast(Tensor, sum(site["log_prob"] for site in traces.sites(model_trace)))
+        log_q = sum(traces.reparameterized(site)["log_prob"] for site in traces.sites(guide_trace))
         each = log_p - log_q if self.num_particles > 1 else (log_p - log_q).unsqueeze(0)
         log_weights = (1 - self.alpha) * each.detach()  # (K, batch)
         log_mean = log_weights.logsumexp(0) - math.log(self.num_particles)
@@ -145,11 +138,12 @@ class DReG(IWAE):
         return float(value) / self.num_particles
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        posterior = only_site(guide_trace, "dreg")
-        log_p = cast(Tensor, sum(site["log_prob"] for site in sites(model_trace)))  # (K, batch)
+        posterior = traces.only_site(guide_trace, "dreg")
+        sites = traces.sites(model_trace)
+        log_p = cast(Tensor, sum(site["log_prob"] for site in sites))  # (K, batch)
         log_w = log_p.detach() - posterior["log_prob"].detach()
         weights = log_w.softmax(0)
-        surrogate = (weights * (log_p - along_the_draw(posterior))).sum()
+        surrogate = (weights * (log_p - traces.along_the_draw(posterior))).sum()
         z = posterior["value"]
         if z.requires_grad:
             squares = weights.reshape(weights.shape + (1,) * posterior["fn"].event_dim)

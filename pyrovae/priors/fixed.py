@@ -5,9 +5,28 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.distributions import Logistic, UniformSphere
-from pyrovae.priors._base import Centered, positive
 
 __all__ = ["Laplace", "LogisticPrior", "Sphere", "StandardNormal", "StudentT"]
+
+
+class Centered(nn.Module):
+    """A prior centered at a fixed zero, a buffer that keeps the device and dtype."""
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        positive("latent_dim", latent_dim)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+
+class Scaled(Centered):
+    """A prior whose dimensions have one scale."""
+
+    def __init__(self, latent_dim: int, *, scale: float = 1.0) -> None:
+        super().__init__(latent_dim)
+        positive("scale", scale)
+        self.scale = scale
 
 
 class StandardNormal(Centered):
@@ -37,7 +56,7 @@ class StandardNormal(Centered):
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
-class Laplace(Centered):
+class Laplace(Scaled):
     r"""Independent Laplace variables: a sharper peak and heavier tails than a normal distribution.
 
     .. math:: p(z) = \prod_{d} \frac{1}{2b} \exp\left(-\frac{|z_d|}{b}\right)
@@ -55,16 +74,11 @@ class Laplace(Centered):
         tensor([0.5000, 0.5000])
     """
 
-    def __init__(self, latent_dim: int, *, scale: float = 1.0) -> None:
-        super().__init__(latent_dim)
-        positive("scale", scale)
-        self.scale = scale
-
     def forward(self) -> dist.Distribution:
         return dist.Laplace(self.loc, self.scale).to_event(1)
 
 
-class StudentT(Centered):
+class StudentT(Scaled):
     r"""Independent Student t variables, whose tails fall as a power.
 
     .. math:: p(z) \propto \prod_{d} \left(1 + \frac{z_d^2}{\nu s^2}\right)^{-(\nu + 1) / 2}
@@ -84,16 +98,15 @@ class StudentT(Centered):
     """
 
     def __init__(self, latent_dim: int, *, df: float = 5.0, scale: float = 1.0) -> None:
-        super().__init__(latent_dim)
+        super().__init__(latent_dim, scale=scale)
         positive("df", df)
-        positive("scale", scale)
-        self.df, self.scale = df, scale
+        self.df = df
 
     def forward(self) -> dist.Distribution:
         return dist.StudentT(self.df, self.loc, self.scale).to_event(1)
 
 
-class LogisticPrior(Centered):
+class LogisticPrior(Scaled):
     r"""Independent logistic variables: nearly normal in the middle, with exponential tails.
 
     .. math:: p(z) = \prod_{d} \frac{e^{-z_d / s}}{s \, (1 + e^{-z_d / s})^2}
@@ -110,11 +123,6 @@ class LogisticPrior(Centered):
         >>> LogisticPrior(2)().sample((5,)).isfinite().all()
         tensor(True)
     """
-
-    def __init__(self, latent_dim: int, *, scale: float = 1.0) -> None:
-        super().__init__(latent_dim)
-        positive("scale", scale)
-        self.scale = scale
 
     def forward(self) -> dist.Distribution:
         return Logistic(self.loc, self.scale).to_event(1)
@@ -155,3 +163,9 @@ class Sphere(nn.Module):
 
     def forward(self) -> dist.Distribution:
         return UniformSphere(self.zero)
+
+
+def positive(name: str, value: float, remedy: str = "") -> None:
+    """Refuse a number that is not positive."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}" + (remedy and f"; {remedy}"))

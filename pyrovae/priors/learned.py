@@ -19,7 +19,7 @@ from pyrovae.distributions import (
     zuko_flows,
 )
 from pyrovae.networks import Shape
-from pyrovae.priors._base import Centered, positive
+from pyrovae.priors.fixed import Centered, positive
 
 __all__ = ["Categorical", "Flow", "GaussianMixture", "LearnedNormal", "VampPrior"]
 
@@ -138,7 +138,21 @@ class GaussianMixture(nn.Module):
             self.loc.copy_(loc)
 
 
-class VampPrior(nn.Module):
+class _Weighted(nn.Module):
+    """A prior whose weights are equal or learned."""
+
+    logits: Tensor
+
+    def weigh(self, weights: str, logits: Tensor) -> None:
+        """Start with these logits of the weights, a parameter if the weights are learned."""
+        check_choice("weights", weights, ("equal", "learned"))
+        if weights == "learned":
+            self.logits = nn.Parameter(logits)
+        else:
+            self.register_buffer("logits", logits, persistent=False)
+
+
+class VampPrior(_Weighted):
     r"""A mixture of the posterior at learned pseudo-inputs.
 
     .. math:: p(z) = \sum_{c=1}^{C} \pi_c \, q(z \mid u_c)
@@ -169,8 +183,6 @@ class VampPrior(nn.Module):
         torch.Size([5, 1, 8, 8])
     """
 
-    logits: Tensor
-
     def __init__(
         self,
         posterior: Posterior,
@@ -181,13 +193,9 @@ class VampPrior(nn.Module):
     ) -> None:
         super().__init__()
         positive("components", components, FOR_NORMAL)
-        check_choice("weights", weights, ("equal", "learned"))
         self._shared = (posterior,)  # a tuple registers nothing
         self.pseudo_inputs = nn.Parameter(torch.rand(components, *event_shape))
-        if weights == "learned":
-            self.logits = nn.Parameter(torch.zeros(components))
-        else:
-            self.register_buffer("logits", torch.zeros(components), persistent=False)
+        self.weigh(weights, torch.zeros(components))
 
     @property
     def posterior(self) -> Posterior:
@@ -273,7 +281,7 @@ class Flow(Centered):
         return FlowDistribution(base, self.to_normal().inv)
 
 
-class Categorical(nn.Module):
+class Categorical(_Weighted):
     r"""L one-hot variables with K classes, relaxed in training, for ``relaxed_categorical``.
 
     .. math::
@@ -305,8 +313,6 @@ class Categorical(nn.Module):
         tensor([2., 2., 2., 2., 2.])
     """
 
-    logits: Tensor
-
     def __init__(
         self,
         latent_dim: int,
@@ -316,16 +322,12 @@ class Categorical(nn.Module):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        check_choice("weights", weights, ("equal", "learned"))
         positive("temperature", temperature)
         if math.isinf(temperature):
             raise ValueError(f"temperature must be finite, got {temperature}")
-        logits = torch.zeros(number_of_variables(latent_dim, classes), classes)
+        variables = number_of_variables(latent_dim, classes)
         self.temperature = temperature
-        if weights == "learned":
-            self.logits = nn.Parameter(logits)
-        else:
-            self.register_buffer("logits", logits, persistent=False)
+        self.weigh(weights, torch.zeros(variables, classes))
 
     def forward(self) -> dist.Distribution:
         if self.training:

@@ -10,7 +10,7 @@ pixel. z is drawn from :math:`p(z \mid x_\text{obs})` by one of two methods, and
 pixels from :math:`p(x_\text{miss} \mid z)`. Observed pixels stay as they are.
 
 ``importance`` draws z from a mixture fitted to the observed pixels and corrects the draws by
-importance weights, see :mod:`pyrovae.evidence.proposals`. One component of the mixture is the
+importance weights, see :mod:`pyrovae.evidence.importance`. One component of the mixture is the
 approximate posterior at observations whose missing pixels have been filled in. The reported draws
 are new ones, so that their average weight is an unbiased estimate of :math:`p(x_\text{obs})`.
 

@@ -8,38 +8,153 @@ import contextlib
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyrovae import plots
+from pyrovae._process.choices import check_choice
 from pyrovae._process.files import write_text
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import is_discrete
 from pyrovae.estimates import number_of_examples
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, kind, per_example
-from pyrovae.runs.combinations import Candidate, candidates
-from pyrovae.runs.comparison_results import ComparedModel, Comparison, SeedEstimate
-from pyrovae.runs.config import Config
+from pyrovae.runs.config import SETTINGS, Config, Settings
 from pyrovae.runs.export import as_json
-from pyrovae.runs.reporting import Counting, Reporting, silent
+from pyrovae.runs.results import ComparedModel, Comparison, SeedEstimate
 from pyrovae.runs.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run
-from pyrovae.runs.starting import start
+from pyrovae.runs.starting import Counting, Reporting, silent, start, suggesting_pairs
+from pyrovae.training import check
 from pyrovae.vae import VAE
 
-__all__ = ["compare"]
+__all__ = ["ROLES", "Candidate", "candidates", "compare"]
 
 BOUNDS = "bounds.safetensors"
 DRAWS = 12  # images of each model in the figure
 LATENTS = 1_000  # examples used to count active units
 
+ROLES = ("prior", "posterior", "likelihood", "objective")
+"""The roles that can be varied, in the order of the table's columns."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the models in a comparison.
+
+    Attributes:
+        config: configuration of its runs, with the first seed.
+        dataset: the dataset that ``config`` was resolved with.
+        chosen: the spec of each role that is varied.
+
+    Example:
+        >>> from pyrovae.runs import candidates
+        >>> (candidate,), _ = candidates({}, {"prior": ["laplace"]})
+        >>> candidate.label, candidate.with_seed(3).training["seed"]
+        ('laplace', 3)
+    """
+
+    config: Config
+    dataset: Dataset
+    chosen: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """The varied specs, joined by commas."""
+        return ", ".join(self.chosen.values())
+
+    def with_seed(self, seed: int) -> Config:
+        """Its configuration under another seed."""
+        return replace(self.config, training=dict(self.config.training) | {"seed": seed})
+
+
+def candidates(
+    settings: Settings,
+    varied: Mapping[str, Sequence[str]],
+    *,
+    trusted: Collection[str] = (),
+) -> tuple[list[Candidate], list[str]]:
+    """Combine the listed components, and build each model once to check that its parts fit.
+
+    Args:
+        settings: of all runs, as for :meth:`pyrovae.Config.resolve`.
+        varied: the specs to compare, for some of ``ROLES``.
+        trusted: ``module:attribute`` names that may be imported.
+
+    Returns:
+        The candidates, and a line for each combination left out because its parts do not fit.
+
+    Raises:
+        ValueError: if nothing is varied, a spec is listed twice, or a spec fits none of the others.
+
+    Example:
+        >>> from pyrovae.runs import candidates
+        >>> found, left_out = candidates(
+        ...     {}, {"prior": ["normal", "sphere"], "posterior": ["power_spherical", "diagonal"]}
+        ... )
+        >>> [candidate.label for candidate in found]
+        ['normal, diagonal', 'sphere, power_spherical']
+        >>> len(left_out)
+        2
+    """
+    lists = _checked(varied)
+    found: list[Candidate] = []
+    refused: dict[tuple[str, ...], str] = {}
+    datasets: dict[str, Dataset] = {}
+    for specs in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, specs, strict=True))
+        config, dataset = Config.resolve(_with(settings, chosen), trusted=trusted)
+        dataset = datasets.setdefault(as_json(dict(config.data)), dataset)
+        candidate = Candidate(config, dataset, chosen)
+        try:
+            _check_parts(candidate, trusted)
+        except ValueError as error:
+            refused[specs] = str(error)
+        else:
+            found.append(candidate)
+    for place, specs in enumerate(lists.values()):
+        for spec in specs:
+            if not any(spec == list(candidate.chosen.values())[place] for candidate in found):
+                raise ValueError(next(why for c, why in refused.items() if c[place] == spec))
+    return found, [f"{', '.join(specs)} is left out: {why}" for specs, why in refused.items()]
+
+
+def _checked(varied: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    lists = {role: tuple(specs) for role, specs in varied.items() if specs}
+    if not lists:
+        raise ValueError(f"nothing to compare; list specs for {', '.join(ROLES)}")
+    for role, specs in lists.items():
+        check_choice("role", role, ROLES)
+        for spec in specs:
+            if specs.count(spec) > 1:
+                raise ValueError(f"the {role} {spec} is listed twice")
+    return lists
+
+
+def _with(settings: Settings, chosen: Mapping[str, str]) -> Settings:
+    tables = {table: dict(settings.get(table, {})) for table in SETTINGS}
+    for role, spec in chosen.items():
+        tables["training" if role == "objective" else "model"][role] = spec
+    return tables
+
+
+@suggesting_pairs()
+def _check_parts(candidate: Candidate, trusted: Collection[str]) -> None:
+    config = candidate.config
+    vae, objective = config.build(trusted=trusted), config.objective(trusted=trusted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the runs themselves repeat them
+        check(vae, candidate.dataset.train, objective)
+
 
 def compare(
-    settings: Mapping[str, Mapping[str, Any]],
+    settings: Settings,
     varied: Mapping[str, Sequence[str]],
     *,
     seeds: int = 3,
@@ -95,8 +210,14 @@ def compare(
     name = chosen[0].config.data["name"]
     folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = _Trainer(
-        folder, frozenset(trusted), samples, limit, reporting or silent, counting or silent
+    train = partial(
+        _trained,
+        folder=folder,
+        trusted=trusted,
+        reporting=reporting or silent,
+        counting=counting or silent,
+        samples=samples,
+        limit=limit,
     )
     first_seed = chosen[0].config.training["seed"]
     jobs = [(c, seed) for c in chosen for seed in range(first_seed, first_seed + seeds)]
@@ -104,7 +225,7 @@ def compare(
     try:
         for number, (candidate, seed) in enumerate(jobs, 1):
             about = f"{number} of {len(jobs)}: {candidate.label}, seed {seed}"
-            trained[candidate.label].append(trainer.run(candidate, seed, about))
+            trained[candidate.label].append(train(candidate, seed, about))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
     by_model = [trained[candidate.label] for candidate in chosen]
@@ -136,51 +257,37 @@ class _Trained:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Trainer:
-    """Finds or trains runs, and evaluates them."""
-
-    folder: Path
-    trusted: frozenset[str]
-    samples: int
-    limit: int | None
-    reporting: Reporting
-    counting: Counting
-
-    def run(self, candidate: Candidate, seed: int, about: str) -> _Trained:
-        """A run of a candidate with this seed: reused, resumed or trained, and evaluated."""
-        config, dataset = candidate.with_seed(seed), candidate.dataset
-        found = find_run(config, dataset, (self.folder, self.folder.parent))
-        if found is not None and _is_done(found):
-            run = Run.open(found, trusted=self.trusted)
-            vae, fitted = run.vae(), None
-        else:
-            path = found or _free(self.folder, f"{candidate.label}-seed-{seed}")
-            with self.reporting(about) as report:
-                _, vae, fitted = start(
-                    config,
-                    dataset,
-                    path,
-                    trusted=self.trusted,
-                    resume=found is not None,
-                    report=report,
-                )
-            run = Run.open(path, trusted=self.trusted)
-        evaluation: dict[str, Any] = {"samples": self.samples, "limit": self.limit}
-        evaluation["store"] = run.folder / BOUNDS
-        total = number_of_examples(dataset.test, self.limit)
-        with self.counting(about, total) as progress:
-            bounds = per_example(vae, dataset.test, progress=progress, **evaluation)
-        if fitted is not None:
-            run.finish(vae, dataset, fitted, **evaluation)
-        return _Trained(
-            run.folder,
-            fitted is None,
-            vae,
-            bounds,
-            active_units(vae, dataset.test, limit=LATENTS),
-            run.summary().seconds,
-        )
+def _trained(
+    candidate: Candidate,
+    seed: int,
+    about: str,
+    *,
+    folder: Path,
+    trusted: Collection[str],
+    reporting: Reporting,
+    counting: Counting,
+    **evaluation: Any,
+) -> _Trained:
+    """A run of a candidate with this seed: reused, resumed or trained, and evaluated."""
+    config, dataset = candidate.with_seed(seed), candidate.dataset
+    found = find_run(config, dataset, (folder, folder.parent))
+    path = found or _free(folder, f"{candidate.label}-seed-{seed}")
+    if found is not None and _is_done(found):
+        vae, fitted = Run.open(path, trusted=trusted).vae(), None
+    else:
+        resume = found is not None
+        with reporting(about) as report:
+            _, vae, fitted = start(
+                config, dataset, path, trusted=trusted, resume=resume, report=report
+            )
+    run = Run.open(path, trusted=trusted)
+    evaluation["store"] = path / BOUNDS
+    with counting(about, number_of_examples(dataset.test, evaluation["limit"])) as progress:
+        bounds = per_example(vae, dataset.test, progress=progress, **evaluation)
+    if fitted is not None:
+        run.finish(vae, dataset, fitted, **evaluation)
+    active, seconds = active_units(vae, dataset.test, limit=LATENTS), run.summary().seconds
+    return _Trained(path, fitted is None, vae, bounds, active, seconds)
 
 
 def find_run(config: Config, dataset: Dataset, roots: Sequence[Path]) -> Path | None:
@@ -204,7 +311,7 @@ def _identity(config: Config) -> str:
     """All settings that affect the result."""
     tables = {
         table: {n: v for n, v in sorted(getattr(config, table).items()) if n not in CHANGEABLE}
-        for table in ("data", "model", "training")
+        for table in SETTINGS
     }
     return Config(**tables).to_toml()
 
@@ -272,8 +379,6 @@ def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:
 
 @torch.no_grad()
 def _draw(found: Comparison, vaes: Sequence[VAE], folder: Path) -> None:
-    from pyrovae import plots
-
     images = []
     with torch.random.fork_rng():
         for vae in vaes:

@@ -1,10 +1,12 @@
 r"""A run as text: what is trained on which data, and how. Reads and writes TOML, builds objects.
 
 Each setting comes from the first source that has it: the command line, a file, the recipe of the
-dataset, the built-in default. The resolved :class:`Config` holds all of them.
+dataset, the built-in default. The resolved :class:`Config` holds all of them, in three tables.
 """
 
+import inspect
 import math
+import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +19,78 @@ from pyro.infer import ELBO
 from torch import nn
 
 import pyrovae
+from pyrovae._process.choices import nearest
 from pyrovae._process.isolation import stream
 from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, for_array, prepare, read
 from pyrovae.likelihoods import LIKELIHOODS
-from pyrovae.networks import Divided, Shape
-from pyrovae.runs.settings import (
-    DATA_SETTINGS,
-    FAMILIES,
-    TRAINING_SETTINGS,
-    checked,
-    read_complete,
-    read_settings,
-)
-from pyrovae.runs.specs import Spec, context_of, failure, find, resolve
+from pyrovae.networks import NETWORKS, Divided, Shape
+from pyrovae.objectives import OBJECTIVES
+from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
+from pyrovae.runs.specs import Option, Spec, context_of, failure, find, resolve
+from pyrovae.training import fit
 from pyrovae.vae import VAE
 
-__all__ = ["Config"]
+__all__ = [
+    "DATA_SETTINGS",
+    "FAMILIES",
+    "MODEL_SETTINGS",
+    "SETTINGS",
+    "TRAINING_SETTINGS",
+    "Config",
+    "Settings",
+]
 
 _MEASURED = 1_000  # training examples used to choose the encoder's unit
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Tables of settings by name, ``data``, ``model`` and ``training``: some or all of them."""
+
+FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "prior": PRIORS,
+    "likelihood": LIKELIHOODS,
+    "posterior": POSTERIORS,
+    "encoder": NETWORKS,
+    "decoder": NETWORKS,
+    "objective": OBJECTIVES,
+}
+"""The components that can be named for each role of the model, and for the objective."""
+
+DATA_SETTINGS: dict[str, Option] = {
+    "name": Option("name", str, "digits"),
+    "data_dir": Option("data_dir", str | None, None),
+    "image_size": Option("image_size", int | None, None),
+    "binarization": Option("binarization", str, None),
+    "scaling": Option("scaling", str, None),
+}
+"""The settings of the table ``[data]``."""
+
+MODEL_SETTINGS: dict[str, Option] = {
+    **{role: Option(role, str, None) for role in FAMILIES if role != "objective"},
+    "latent_dim": Option("latent_dim", int, None),
+    "input_divisor": Option("input_divisor", float, None),
+}
+"""The settings of the table ``[model]``."""
+
+_NOT_SETTINGS = ("objective", "out", "files", "initialize", "resume", "report")
+
+TRAINING_SETTINGS: dict[str, Option] = {"objective": Option("objective", str, "elbo")} | {
+    name: Option(name, parameter.annotation, parameter.default)
+    for name, parameter in inspect.signature(fit).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_SETTINGS
+}
+"""The settings of the table ``[training]``: keyword arguments of :func:`pyrovae.fit`."""
+
+_FOUND: dict[str, Option] = {
+    "maximum": Option("maximum", int | None, None),
+    "event_shape": Option("event_shape", tuple[int, ...], None),
+}
+"""Found in the data and written to a run's file; these cannot be set."""
+
+SETTINGS = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
+"""All settings, by table."""
+
+_WRITTEN = SETTINGS | {"data": DATA_SETTINGS | _FOUND}
 
 
 @dataclass(frozen=True)
@@ -63,10 +119,7 @@ class Config:
 
     @classmethod
     def resolve(
-        cls,
-        settings: Mapping[str, Mapping[str, Any]] | None = None,
-        *,
-        trusted: Collection[str] = (),
+        cls, settings: Settings | None = None, *, trusted: Collection[str] = ()
     ) -> tuple["Config", Dataset]:
         """Fill in the settings that are not given, from the data's recipe and the defaults.
 
@@ -82,8 +135,52 @@ class Config:
             ValueError: if a setting or its value is unknown, with the allowed ones.
             FileNotFoundError: if the data are missing.
         """
-        tables, dataset = _resolved(settings or {}, trusted)
-        return cls(**tables), dataset
+        given = _checked(settings or {})
+        data = {name: option.default for name, option in DATA_SETTINGS.items()} | given["data"]
+        name = str(data["name"])
+        if name not in DATASETS and Path(name).expanduser().exists():
+            data["name"] = str(Path(name).expanduser().resolve())
+        if data["data_dir"] is not None:
+            data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
+        source = read(data["name"], data_dir=data["data_dir"], image_size=data["image_size"])
+        event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
+        examples = sum(len(part.x) for part in source.parts.values())
+        recipe = RECIPES.get(name) or for_array(
+            source.maximum, source.unit_interval, event_shape, examples
+        )
+        training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
+        training |= dict(recipe.training) | given["training"]
+        chosen: dict[str, Any] = {
+            "prior": "normal",
+            "posterior": "diagonal",
+            "likelihood": recipe.likelihood,
+            "encoder": recipe.encoder,
+            "decoder": recipe.decoder,
+            "latent_dim": recipe.latent_dim,
+            "input_divisor": None,
+            "objective": training["objective"],
+        } | given["model"]
+        specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
+        natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
+        likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
+        if data["binarization"] is None:
+            data["binarization"] = recipe.binarization if natural else "none"
+        if data["scaling"] is None:
+            data["scaling"] = _scaling(likelihood, natural, data, source.maximum, recipe)
+        dataset = prepare(source, binarization=data["binarization"], scaling=data["scaling"])
+        largest = source.maximum if data["binarization"] == "none" else 1
+        known = {"total_count": largest, "levels": None if largest is None else largest + 1}
+        divisor = chosen["input_divisor"]
+        model = {
+            "latent_dim": chosen["latent_dim"],
+            "input_divisor": _input_divisor(dataset) if divisor is None else divisor,
+        }
+        for role, family in FAMILIES.items():
+            component = find(role, family, specs[role], trusted)
+            model[role] = str(resolve(role, component, specs[role], known)[0])
+        training["objective"] = model.pop("objective")
+        data |= {"maximum": source.maximum, "event_shape": event_shape}
+        return cls(data, model, training), dataset
 
     def build(self, *, trusted: Collection[str] = ()) -> VAE:
         """Build the VAE, untrained, with initial weights that depend on the seed alone.
@@ -94,8 +191,40 @@ class Config:
         Raises:
             ValueError: if a component is unknown or not trusted, or an option is invalid.
         """
+        model, seed, latent_dim = self.model, self.training["seed"], self.model["latent_dim"]
         event_shape = tuple(self.data["event_shape"])
-        return _build_vae(self.model, event_shape, self.training["seed"], trusted)
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+
+        def make(role: str, **known: Any) -> nn.Module:
+            return build_component(role, model[role], known, trusted)
+
+        def network(role: str) -> Callable[..., nn.Module]:
+            return lambda in_shape, out_shape: make(role, in_shape=in_shape, out_shape=out_shape)
+
+        def encoder(in_shape: Shape, out_shape: Shape) -> nn.Module:
+            divisor = model["input_divisor"]
+            if (
+                divisor == 1 or tuple(in_shape) != event_shape
+            ):  # other inputs than x keep their unit
+                return network("encoder")(in_shape, out_shape)
+            return Divided(in_shape, out_shape, network=network("encoder"), divisor=divisor)
+
+        known = {"latent_dim": latent_dim, "event_shape": event_shape}
+        with torch.random.fork_rng():
+            torch.manual_seed(stream(seed, "build"))
+            posterior = make("posterior", **known, network=encoder)
+            likelihood = make("likelihood", **known, network=network("decoder"))
+            prior = make("prior", **known, posterior=posterior)
+            vae = VAE(prior, likelihood, posterior)
+        if vae.latent_dim != latent_dim:
+            raise ValueError(
+                f"the prior {model['prior']} is over z of {vae.latent_dim} dimensions, and "
+                f"latent_dim is {latent_dim}; set latent_dim to {vae.latent_dim}"
+            )
+        return vae
 
     def objective(self, *, trusted: Collection[str] = ()) -> ELBO:
         """Build the objective.
@@ -106,19 +235,18 @@ class Config:
         Raises:
             ValueError: as :meth:`build`.
         """
-        return _build_objective(self.training["objective"], trusted)
+        return build_component("objective", self.training["objective"], {}, trusted)
 
     def to_toml(self) -> str:
         """The text that :meth:`read` reads; ``none`` stands for None."""
-        tables = {"data": self.data, "model": self.model, "training": self.training}
         plain = {
-            table: {name: _plain(value) for name, value in settings.items()}
-            for table, settings in tables.items()
+            table: {name: _plain(value) for name, value in getattr(self, table).items()}
+            for table in SETTINGS
         }
         return tomli_w.dumps({"pyrovae": pyrovae.__version__} | plain)
 
     @staticmethod
-    def read(path: Path) -> dict[str, dict[str, Any]]:
+    def read(path: Path) -> Settings:
         """Read settings from a TOML file, for :meth:`resolve`.
 
         Args:
@@ -128,7 +256,7 @@ class Config:
             FileNotFoundError: if there is no such file.
             ValueError: if it is not TOML, or a key is unknown.
         """
-        return read_settings(path)
+        return _read(path, SETTINGS)
 
     @classmethod
     def opened(cls, path: Path) -> "Config":
@@ -140,7 +268,15 @@ class Config:
         Raises:
             FileNotFoundError, ValueError: as :meth:`read`, and if a setting is missing.
         """
-        return cls(**read_complete(path))
+        settings = _read(path, _WRITTEN)
+        for table, options in _WRITTEN.items():
+            missing = [name for name in options if name not in settings[table]]
+            if missing:
+                raise ValueError(
+                    f"{path} is not the whole configuration of a run: [{table}] has no "
+                    f"{', '.join(missing)}"
+                )
+        return cls(**settings)
 
 
 def _plain(value: Any) -> Any:
@@ -149,83 +285,61 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _resolved(
-    settings: Mapping[str, Mapping[str, Any]], trusted: Collection[str]
-) -> tuple[dict[str, dict[str, Any]], Dataset]:
-    """Fill in every setting, see :meth:`pyrovae.Config.resolve`.
-
-    Args:
-        settings: as given.
-        trusted: ``module:attribute`` names that may be imported.
-
-    Returns:
-        All tables with all settings, and the dataset.
-    """
-    given = checked(settings)
-    data = {name: option.default for name, option in DATA_SETTINGS.items()} | given["data"]
-    name = str(data["name"])
-    if name not in DATASETS and Path(name).expanduser().exists():
-        data["name"] = str(Path(name).expanduser().resolve())
-    if data["data_dir"] is not None:
-        data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
-    source = read(data["name"], data_dir=data["data_dir"], image_size=data["image_size"])
-    event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
-    examples = sum(len(part.x) for part in source.parts.values())
-    recipe = RECIPES.get(name) or for_array(
-        source.maximum, source.unit_interval, event_shape, examples
-    )
-    model = _model_with_defaults(given["model"], recipe)
-    likelihood = find("likelihood", LIKELIHOODS, model["likelihood"], trusted)
-    natural = model["likelihood"].name == Spec.parse(recipe.likelihood).name
-    if data["binarization"] is None:
-        data["binarization"] = recipe.binarization if natural else "none"
-    if data["scaling"] is None:
-        data["scaling"] = _scaling(likelihood, natural, data, source.maximum, recipe)
-    dataset = prepare(source, binarization=data["binarization"], scaling=data["scaling"])
-    training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
-    training |= dict(recipe.training) | given["training"]
-    largest = source.maximum if data["binarization"] == "none" else 1
-    specs = _complete_specs(
-        model | {"objective": Spec.parse(training["objective"])}, largest, trusted
-    )
-    training["objective"] = specs.pop("objective")
-    divisor = model["input_divisor"]
-    written: dict[str, Any] = {
-        "latent_dim": model["latent_dim"],
-        "input_divisor": _input_divisor(dataset) if divisor is None else divisor,
-    }
-    data |= {"maximum": source.maximum, "event_shape": event_shape}
-    return {"data": data, "model": written | specs, "training": training}, dataset
+def _read(path: Path, wanted: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
+    """Read the ``wanted`` settings of a TOML file, of which some may be missing."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a TOML file; give {path}/config.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from error
+    complete = tables.pop("pyrovae", None) is not None
+    try:
+        settings = _checked(tables, wanted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if complete:  # the file of a run, which may be older than these settings
+        settings["model"].setdefault("input_divisor", 1.0)
+        settings["training"].setdefault("precision", "float32")
+    return settings
 
 
-def _complete_specs(
-    specs: Mapping[str, Any], largest: int | None, trusted: Collection[str]
-) -> dict[str, str]:
-    """The spec of each role with all its options.
-
-    Args:
-        specs: by role, among other settings.
-        largest: value that x can take; None for no limit.
-        trusted: ``module:attribute`` names that may be imported.
-    """
-    known = {"total_count": largest, "levels": None if largest is None else largest + 1}
+def _checked(
+    settings: Settings, wanted: Mapping[str, Mapping[str, Option]] = SETTINGS
+) -> dict[str, dict[str, Any]]:
+    """Read each of the ``wanted`` values as its option takes it, in all tables."""
+    for table in settings:
+        if table not in SETTINGS:
+            raise ValueError(
+                f"unknown table [{table}]{nearest(table, SETTINGS)}; allowed: "
+                + ", ".join(f"[{name}]" for name in SETTINGS)
+            )
     return {
-        role: str(resolve(role, find(role, family, specs[role], trusted), specs[role], known)[0])
-        for role, family in FAMILIES.items()
+        table: _read_table(table, options, settings.get(table, {}))
+        for table, options in wanted.items()
     }
 
 
-def _model_with_defaults(given: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    text: dict[str, Any] = {
-        "prior": "normal",
-        "posterior": "diagonal",
-        "likelihood": recipe.likelihood,
-        "encoder": recipe.encoder,
-        "decoder": recipe.decoder,
-        "latent_dim": recipe.latent_dim,
-        "input_divisor": None,
-    } | dict(given)
-    return {n: Spec.parse(value) if n in FAMILIES else value for n, value in text.items()}
+def _read_table(table: str, wanted: Mapping[str, Option], values: Any) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"[{table}] is a table of settings, got {table} = {values!r}")
+    for name in values:
+        if name not in _WRITTEN[table]:
+            allowed = SETTINGS[table]
+            raise ValueError(
+                f"unknown key {name!r} in [{table}]{nearest(name, allowed)}; allowed: "
+                + ", ".join(allowed)
+            )
+    try:
+        return {
+            name: None if values[name] is None else option.take(values[name])
+            for name, option in wanted.items()
+            if name in values
+        }
+    except ValueError as error:
+        raise ValueError(f"[{table}] {error}") from error
 
 
 def _scaling(
@@ -258,63 +372,11 @@ def _input_divisor(dataset: Dataset) -> float:
     return 2.0 ** round(math.log2(max(size, 2.0) / 2))
 
 
-def _build_vae(
-    model: Mapping[str, Any], event_shape: Shape, seed: int, trusted: Collection[str]
-) -> VAE:
-    """Build a VAE, see :meth:`pyrovae.Config.build`.
-
-    Args:
-        model: settings of the model, with all options.
-        event_shape: shape of one example.
-        seed: of the weights.
-        trusted: ``module:attribute`` names that may be imported.
-    """
-    latent_dim = model["latent_dim"]
-    if latent_dim < 1:
-        raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
-
-    def make(role: str, **known: Any) -> nn.Module:
-        component: nn.Module = _build(role, Spec.parse(model[role]), known, trusted)
-        return component
-
-    def network(role: str) -> Callable[..., nn.Module]:
-        return lambda in_shape, out_shape: make(role, in_shape=in_shape, out_shape=out_shape)
-
-    def encoder(in_shape: Shape, out_shape: Shape) -> nn.Module:
-        divisor = model["input_divisor"]
-        if divisor == 1 or tuple(in_shape) != event_shape:  # other inputs than x keep their unit
-            return network("encoder")(in_shape, out_shape)
-        return Divided(in_shape, out_shape, network=network("encoder"), divisor=divisor)
-
-    known = {"latent_dim": latent_dim, "event_shape": event_shape}
-    with torch.random.fork_rng():
-        torch.manual_seed(stream(seed, "build"))
-        posterior = make("posterior", **known, network=encoder)
-        likelihood = make("likelihood", **known, network=network("decoder"))
-        prior = make("prior", **known, posterior=posterior)
-        vae = VAE(prior, likelihood, posterior)
-    if vae.latent_dim != latent_dim:
-        raise ValueError(
-            f"the prior {model['prior']} is over z of {vae.latent_dim} dimensions, and "
-            f"latent_dim is {latent_dim}; set latent_dim to {vae.latent_dim}"
-        )
-    return vae
-
-
-def _build_objective(objective: str, trusted: Collection[str]) -> ELBO:
-    """Build an objective, see :meth:`pyrovae.Config.objective`.
-
-    Args:
-        objective: its spec, with all options.
-        trusted: ``module:attribute`` names that may be imported.
-    """
-    return _build("objective", Spec.parse(objective), {}, trusted)
-
-
-def _build(role: str, spec: Spec, known: Mapping[str, Any], trusted: Collection[str]) -> Any:
-    """Build a component; an error in user-defined code becomes one line."""
+def build_component(
+    role: str, text: str, known: Mapping[str, Any], trusted: Collection[str] = ()
+) -> Any:
+    """Build a component from its spec; an error in user-defined code becomes one line."""
+    spec = Spec.parse(text)
     component = find(role, FAMILIES[role], spec, trusted)
     _, options = resolve(role, component, spec, {})
     arguments = context_of(component, known) | options

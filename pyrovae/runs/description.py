@@ -15,13 +15,12 @@ import torch
 
 from pyrovae._process.files import write_bytes
 from pyrovae.data import Dataset
-from pyrovae.estimates import Estimate, Result
+from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
-from pyrovae.runs.config import Config
+from pyrovae.runs.config import FAMILIES, Config
+from pyrovae.runs.results import Summary
 from pyrovae.runs.run import Run
-from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, options_of, write
-from pyrovae.runs.summary import Summary
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -175,25 +174,14 @@ def in_words(found: Evaluation | Summary) -> list[str]:
     evidence = found.log_evidence
     header = f"test, {found.examples:,} examples, nats per example (+- standard error):"
     if "no bound" in evidence.kind:
-        return [
-            header,
-            _line("log p(x, z) at q's point", found.elbo),
-            _line("  reconstruction", found.reconstruction),
-            _line("  - (-log p(z))", found.kl),
-            f"  {evidence.kind}",
-        ]
-    return [
-        header,
-        _line("ELBO", found.elbo),
-        _line("  reconstruction", found.reconstruction),
-        _line("  - KL(q(z|x) || p(z))", found.kl),
-        _line("log p(x) is at least", evidence) + f"  ({evidence.samples:,} samples)",
-    ]
-
-
-def _line(about: str, mean: Estimate) -> str:
-    plus_minus = "" if mean.standard_error is None else f" +- {mean.standard_error:.2f}"
-    return f"  {about:<24} {mean.value:10.2f}{plus_minus}"
+        named = ("log p(x, z) at q's point", "  reconstruction", "  - (-log p(z))")
+        last = f"  {evidence.kind}"
+    else:
+        named = ("ELBO", "  reconstruction", "  - KL(q(z|x) || p(z))")
+        bound = f"  {'log p(x) is at least':<24} {evidence:10.2f}"
+        last = f"{bound}  ({evidence.samples:,} samples)"
+    parts = zip(named, (found.elbo, found.reconstruction, found.kl), strict=True)
+    return [header, *(f"  {name:<24} {part:10.2f}" for name, part in parts), last]
 
 
 def reliability(weights: WeightSummary | None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pyrovae import plots
 from pyrovae._process.files import atomic_file
 
 __all__ = ["as_json", "destination", "write_arrays"]
@@ -77,8 +78,6 @@ def write_arrays(
     """
     first = next(iter(arrays.values()))
     if path.suffix == ".png" and figure is not None:
-        from pyrovae import plots
-
         plots.save(figure(), path)
         return
     try:

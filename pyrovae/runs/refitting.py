@@ -7,86 +7,63 @@ r"""Another prior for a trained VAE, fitted to the aggregate posterior with q an
 The ELBO depends on the prior through this term alone, so this maximizes the ELBO over the prior's
 parameters. The ELBO rises by as much as :math:`\mathrm{KL}(q(z) \,\|\, p(z))` falls, since the
 entropy of :math:`q(z)` does not change.
+
+For a whole run, :func:`refit_run` writes the folder of a new one.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyrovae import plots
+from pyrovae._process.files import whole_folder, write_bytes, write_tensors, write_text
 from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.data import Dataset, Split
 from pyrovae.distributions import is_discrete, is_point
-from pyrovae.estimates import Estimate, Examples, Result
+from pyrovae.estimates import Estimate, Examples, number_of_examples
 from pyrovae.evidence import kind, per_example
 from pyrovae.objectives import Elbo
-from pyrovae.training import Fit, Progress, fit
+from pyrovae.runs.config import Config
+from pyrovae.runs.export import as_json
+from pyrovae.runs.results import Paired, PriorChange, Refit
+from pyrovae.runs.run import FIGURES, Run
+from pyrovae.runs.specs import Spec
+from pyrovae.runs.starting import (
+    Counting,
+    Reporting,
+    files_of,
+    first_free,
+    silent,
+    suggesting_pairs,
+)
+from pyrovae.training import METRICS, MODEL, Fit, Progress, fit
 from pyrovae.vae import VAE
 
-__all__ = ["Paired", "PriorChange", "change", "refit"]
+__all__ = ["REFIT", "change", "refit", "refit_run"]
 
-KL_ESTIMATOR = "mean of log p_before(z) - log p_after(z), z ~ q(z | x), over the examples"
+REFIT = "refit.json"
+"""The file in the folder of a refitted run that holds its origin, and what changed."""
 
+SUMMARY_SAMPLES = 100
 
-class Paired(Result):
-    """A mean before and after, and the mean of the paired differences, in nats per example.
-
-    Attributes:
-        before, after: means over examples.
-        change: mean of after minus before, with the standard error of paired values.
-
-    Example:
-        >>> from pyrovae.runs import Paired
-        >>> Paired.of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]))
-        Paired(before=1.50 ± 0.50, after=2.50 ± 0.50, change=1.00 ± 0.00)
-    """
-
-    before: Estimate
-    after: Estimate
-    change: Estimate
-
-    @staticmethod
-    def of(before: Tensor, after: Tensor) -> "Paired":
-        """Compare values ``(examples,)`` of the same examples."""
-        return Paired(Estimate.of(before), Estimate.of(after), Estimate.of(after - before))
-
-
-class PriorChange(Result):
-    """The effect of another prior, in nats per example.
-
-    Attributes:
-        marginal_kl: change of KL(q(z) || p(z)).
-        elbo: the evidence lower bound with each prior.
-        log_evidence: the importance-weighted bound on log p(x) with each prior.
-        kind: what ``log_evidence`` is, in words.
-        samples: draws for each example.
-        examples: number of examples.
-
-    Example:
-        >>> from pyrovae.runs import change
-        >>> change(vae, vae, data, samples=10).marginal_kl
-        0.00 ± 0.00
-    """
-
-    marginal_kl: Estimate
-    elbo: Paired
-    log_evidence: Paired
-    kind: str
-    samples: int
-    examples: int
-
-    def to_dict(self) -> dict[str, object]:
-        """Convert to plain data, with the estimator of the KL divergence named."""
-        return {
-            "marginal_kl": {"change": self.marginal_kl.to_dict(), "estimator": KL_ESTIMATOR},
-            "elbo": self.elbo.to_dict(),
-            "log_evidence": self.log_evidence.to_dict() | {"kind": self.kind},
-            "samples": self.samples,
-            "images": self.examples,
-        }
+_TRAINING: Mapping[str, Any] = {
+    "objective": "elbo",
+    "warmup": 0.02,
+    "weight_decay": 0.0,
+    "clip_norm": None,
+    "averaging": 0.0,
+    "validate_every": 1,
+    "epochs": 100,
+    "batch_size": 128,
+    "learning_rate": 5e-3,
+    "seed": 0,
+}
+"""Settings of a refit, in place of the data's recipe, which is meant for networks."""
 
 
 def refit(
@@ -215,6 +192,119 @@ def change(
     )
 
 
+class _Fitting(TypedDict, total=False):
+    """Options of the fit, as for :func:`refit`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+@suggesting_pairs()
+def refit_run(
+    run: Run,
+    prior: str,
+    out: Path | None = None,
+    *,
+    trusted: Collection[str] = (),
+    samples: int = 1_000,
+    limit: int | None = None,
+    data_dir: str | None = None,
+    reporting: Reporting | None = None,
+    counting: Counting | None = None,
+    **fitting: Unpack[_Fitting],
+) -> Refit:
+    """Refit a run's prior, and write the folder of a new run, which appears whole at the end.
+
+    In the new folder, ``config.toml`` has the new prior and the settings of the refit, and
+    ``refit.json`` the result. The new run cannot be resumed, and no comparison takes it for a run
+    trained with that prior from the start.
+
+    Args:
+        run: a run with a trained VAE.
+        prior: spec of the new prior.
+        out: folder of the new run, by default the first of ``RUN-PRIOR-1``, ... that is free.
+        trusted: ``module:attribute`` names that may be imported for the new prior.
+        samples, limit: as for :func:`change`, on the test set.
+        data_dir: folder of named datasets, if they have moved.
+        reporting: from a line about the fit, a context with a callback for its progress.
+        counting: from a description and a number of examples, a context with a callback.
+        fitting: ``epochs``, ``batch_size``, ``learning_rate`` and ``seed``, as for :func:`refit`;
+            the seed is also that of the draws of :func:`change`.
+
+    Raises:
+        FileExistsError: if ``out`` exists.
+        ValueError: as :func:`refit`, and if the spec is not that of a prior.
+
+    Example:
+        >>> from pyrovae.runs import Run, refit_run, start
+        >>> network = "mlp:hidden_dims=4"
+        >>> model = {"encoder": network, "decoder": network, "latent_dim": 2}
+        >>> config, data = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
+        >>> run = Run.open(start(config, data, None)[0])
+        >>> found = refit_run(run, "learned_normal", epochs=1, samples=2, limit=20)
+        >>> Run.open(found.run).config.model["prior"]
+        'learned_normal:covariance=diagonal'
+    """
+    out = out or _free(run.folder, prior)
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another folder with --out")
+    trusted = frozenset(trusted) | run.trusted
+    moved = {} if data_dir is None else {"data_dir": data_dir}
+    settings = {
+        "data": dict(run.config.data) | moved,
+        "model": dict(run.config.model) | {"prior": prior},
+        "training": dict(_TRAINING) | dict(fitting),
+    }
+    config, dataset = Config.resolve(settings, trusted=trusted)
+    seed = config.training["seed"]
+    before = run.vae()
+    built = config.build(trusted=trusted)
+    for role in ("likelihood", "posterior"):
+        getattr(built, role).load_state_dict(getattr(before, role).state_dict())
+    learned = sum(p.numel() for n, p in built.named_parameters() if n.startswith("prior."))
+    about = (
+        f"{run.folder}: q and decoder held, prior {config.model['prior']} of {learned:,} "
+        f"parameters fitted to q(z) of {len(dataset.train):,} training examples"
+    )
+    if not learned:
+        fitting["epochs"] = 1
+    with (reporting or silent)(about) as report:
+        after, fitted = refit(built, built.prior, dataset, **fitting, report=report)
+    _check_held(before, after)
+    after.eval()
+    total = 2 * number_of_examples(dataset.test, limit)
+    with (counting or silent)(f"{samples:,} samples each", total) as progress:
+        changed = change(
+            before, after, dataset.test, samples=samples, limit=limit, seed=seed, progress=progress
+        )
+    result = Refit(
+        refit_from=str(run.folder.resolve()),
+        run=str(out),
+        before=run.config.model["prior"],
+        after=config.model["prior"],
+        parameters=learned,
+        epochs=len(fitted.metrics),
+        best_epoch=fitted.best_epoch,
+        seconds=round(fitted.seconds, 3),
+        seed=seed,
+        figure=str(out / FIGURES / "refit.png"),
+        change=changed,
+    )
+    names = _short(result.before, result.after)
+    drawn = plots.refit_samples(before, after, dataset.test, *names, seed=seed)
+    with whole_folder(out) as folder:
+        for name, contents in files_of(config, dataset).items():
+            write_bytes(folder / name, contents)
+        write_tensors(folder / MODEL, after.state_dict())
+        write_text(folder / METRICS, "".join(as_json(row) + "\n" for row in fitted.metrics))
+        write_text(folder / REFIT, as_json(result.to_dict(), indent=2) + "\n")
+        Run.open(folder, trusted=trusted).finish(after, dataset, fitted, samples=SUMMARY_SAMPLES)
+        plots.save(drawn, folder / FIGURES / "refit.png")
+    return result
+
+
 class _Held(VAE):
     """A VAE that stays in eval mode: no dropout, and a discrete latent is not relaxed."""
 
@@ -244,3 +334,25 @@ def _check_density(vae: VAE, x: Tensor) -> None:
             "no bound or KL divergence that another prior could change; use a run whose posterior "
             "has a density"
         )
+
+
+def _check_held(before: VAE, after: VAE) -> None:
+    for role in ("likelihood", "posterior"):
+        old, new = (getattr(vae, role).state_dict() for vae in (before, after))
+        if not all(torch.equal(value, new[name].cpu()) for name, value in old.items()):
+            raise RuntimeError(f"the weights of the {role} should be fixed, but have changed")
+
+
+def _free(folder: Path, prior: str) -> Path:
+    """The first of ``<run>-<prior>-<n>``, beside the run, that does not exist."""
+    folder = folder.resolve()
+    path = first_free(folder.parent, f"{folder.name}-{Spec.parse(prior).name.replace(':', '.')}")
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path
+
+
+def _short(before: str, after: str) -> tuple[str, str]:
+    """The names of two priors, with their options if the names are the same."""
+    old, new = Spec.parse(before), Spec.parse(after)
+    return (old.name, new.name) if old.name != new.name else (str(old), str(new))

@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae import plots
 from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_text
 from pyrovae.data import Dataset, Split, load_all
 from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
-from pyrovae.runs.config import Config
+from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
 from pyrovae.runs.export import as_json
-from pyrovae.runs.settings import DATA_SETTINGS, FAMILIES
+from pyrovae.runs.results import Summary
 from pyrovae.runs.specs import Spec
-from pyrovae.runs.summary import Summary
 from pyrovae.training import METRICS, MODEL, Fit, History
 from pyrovae.vae import VAE
 
@@ -100,16 +100,16 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
 
 def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
     """The first difference in name or shape between two sets of weights, and their number."""
-    shapes = [
+    here, there = (
         {name: tuple(value.shape) for name, value in weights.items()}
         for weights in (expected, found)
-    ]
-    names = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
+    )
+    names = [name for name in here | there if here.get(name) != there.get(name)]
     if not names:
         return ""
-    here, there = (side.get(names[0], "absent") for side in shapes)
     more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]} should be {here} and is {there}{more}"
+    first, absent = names[0], "absent"
+    return f"{first} should be {here.get(first, absent)} and is {there.get(first, absent)}{more}"
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Run:
         """The command that resumes the run."""
         return f"{plain_resume_command(self.folder)}{self.named_again('objective')}"
 
-    def settings_to_resume(self, changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def settings_to_resume(self, changes: Mapping[str, Any]) -> Settings:
         """All settings of the run, for :meth:`Config.resolve`.
 
         Args:
@@ -320,23 +320,17 @@ class Run:
             trained: outcome of the training.
             evaluation: options of :func:`pyrovae.evaluate`.
         """
-        from pyrovae import plots
-
         found = evaluate(vae, dataset.test, **evaluation)
-        contents = (
-            found.to_dict()
-            | self.roles()
-            | {
-                "data": dataset.name,
-                "parameters": sum(p.numel() for p in vae.parameters()),
-                "stopped": trained.stopped,
-                "epochs": len(trained.metrics),
-                "best_epoch": trained.best_epoch,
-                "best_validation_elbo": trained.best_validation_elbo,
-                "seconds": round(trained.seconds, 3),
-            }
-        )
-        summary = Summary.of(contents)
+        training = {
+            "data": dataset.name,
+            "parameters": sum(p.numel() for p in vae.parameters()),
+            "stopped": trained.stopped,
+            "epochs": len(trained.metrics),
+            "best_epoch": trained.best_epoch,
+            "best_validation_elbo": trained.best_validation_elbo,
+            "seconds": round(trained.seconds, 3),
+        }
+        summary = Summary.of(found.to_dict() | self.roles() | training)
         if not processes.is_first():
             return summary
         (self.folder / FIGURES).mkdir(exist_ok=True)

@@ -1,24 +1,46 @@
-r"""Starting and resuming runs, and the commands that resume them."""
+r"""Starting and resuming runs, the commands that resume them, and which components go together."""
 
 import contextlib
 import errno
+import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from pyrovae._process import processes
 from pyrovae._process.files import tensor_bytes
 from pyrovae.data import Dataset
-from pyrovae.runs.compatibility import suggesting_pairs
-from pyrovae.runs.config import Config
+from pyrovae.networks import Linear
+from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
+from pyrovae.runs.config import Config, build_component
 from pyrovae.runs.run import CONFIG, DIGEST, STATISTICS, Run, plain_resume_command
 from pyrovae.runs.specs import Spec
 from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
-from pyrovae.vae import VAE
+from pyrovae.vae import VAE, SpaceError
 
 __all__ = ["next_folder", "resume_command", "start", "with_resume_command"]
+
+Reporting = Callable[[str], AbstractContextManager[Callable[[Progress], None] | None]]
+"""From a line about a run, a context with a callback for its training progress."""
+
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None] | None]]
+"""From a description and a total, a context with a callback for the number of examples."""
+
+
+def silent(*about: Any) -> AbstractContextManager[None]:
+    """Show nothing: the default for both."""
+    return contextlib.nullcontext()
+
+
+def first_free(folder: Path, stem: str) -> Path:
+    """The first of ``folder/stem-n``, n = 1, 2, ..., that does not exist."""
+    return next(p for n in itertools.count(1) if not (p := folder / f"{stem}-{n}").exists())
 
 
 def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
@@ -35,7 +57,60 @@ def next_folder(data: str, prior: str, root: str | Path = "runs") -> Path:
         runs/digits-mixture-1
     """
     stem = f"{Path(data).stem}-{Spec.parse(prior).name.replace(':', '.')}"
-    return next(p for n in itertools.count(1) if not (p := Path(root) / f"{stem}-{n}").exists())
+    return first_free(Path(root), stem)
+
+
+def files_of(config: Config, dataset: Dataset) -> dict[str, bytes]:
+    """What the folder of a run holds before it is trained, by the name of the file."""
+    files = {CONFIG: config.to_toml().encode()}
+    if dataset.statistics:
+        statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
+        files[STATISTICS] = tensor_bytes(statistics)
+    return files
+
+
+@functools.cache
+def matching_priors() -> dict[str, tuple[str, ...]]:
+    """The names of the priors that go with each posterior, by the posterior's name.
+
+    Small components are built with their defaults; a pair goes together if the VAE takes it.
+    """
+    return {
+        posterior: tuple(prior for prior in PRIORS if _match(prior, posterior))
+        for posterior in POSTERIORS
+    }
+
+
+@contextlib.contextmanager
+def suggesting_pairs() -> Iterator[None]:
+    """Add to an error about two spaces which priors and posteriors go together."""
+    try:
+        yield
+    except SpaceError as error:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for posterior, priors in matching_priors().items():
+            groups.setdefault(priors, []).append(posterior)
+        together = "; ".join(
+            f"{_listed('prior', priors)} with {_listed('posterior', posteriors)}"
+            for priors, posteriors in groups.items()
+        )
+        raise SpaceError(f"{error}. These go together: {together}") from error
+
+
+def _match(prior: str, posterior: str) -> bool:
+    known: dict[str, Any] = {"latent_dim": 2, "event_shape": (1,), "network": Linear}
+    with torch.random.fork_rng():
+        try:
+            q = build_component("posterior", posterior, known)
+            p = build_component("prior", prior, known | {"posterior": q})
+            VAE(p, nn.Identity(), q).check_spaces(torch.zeros(2, 1))  # uses no likelihood
+        except ValueError:  # another space, or a mixture without a density
+            return False
+    return True
+
+
+def _listed(role: str, names: Sequence[str]) -> str:
+    return f"the {role}{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 @suggesting_pairs()
@@ -76,12 +151,9 @@ def start(
         >>> print(folder)
         runs/digits-normal-1
     """
-    files = {CONFIG: config.to_toml().encode(), DIGEST: f"{dataset.digest()}\n".encode()}
+    files = files_of(config, dataset) | {DIGEST: f"{dataset.digest()}\n".encode()}
     if resume and folder is not None:
         _check_digest(folder, files[DIGEST])
-    if dataset.statistics:
-        statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
-        files[STATISTICS] = tensor_bytes(statistics)
     training = dict(config.training, objective=config.objective(trusted=trusted))
     while True:
         free = next_folder(config.data["name"], config.model["prior"])

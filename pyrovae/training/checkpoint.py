@@ -1,24 +1,22 @@
-"""What training changes, and the folder that it is saved to and resumed from."""
+"""What a resumed run repeats and continues from: options, all that training changes, a folder."""
 
 import json
+import math
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from pyrovae._process import processes
-from pyrovae._process.files import (
-    read_tensors,
-    whole_folder,
-    write_bytes,
-    write_tensors,
-    write_text,
-)
-from pyrovae.training.optim import FusedAdam, MovingAverage
-from pyrovae.training.options import TrainingOptions
+from pyrovae._process import files, processes
+from pyrovae._process.choices import check_choice
+from pyrovae._process.compilation import has_compiler
+from pyrovae.training.optim import FusedAdam, MovingAverage, check_optimizer_options
+from pyrovae.training.precision import PRECISIONS
 from pyrovae.training.progress import Progress
+from pyrovae.training.staging import MODES
 from pyrovae.vae import VAE
 
 __all__ = ["LAST", "METRICS", "MODEL"]
@@ -30,33 +28,93 @@ LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
 """In the folder of a run: a line of JSON for each epoch."""
 
+STAGED_STEPS = 1_500  # staging takes a second or two, and a replay saves about a millisecond
+COMPILED_PRODUCTS = 10**13  # multiply-adds: minutes of work, which repay a compilation
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of :func:`pyrovae.training.fit` that a resumed run must repeat; checked here.
+
+    Raises:
+        ValueError: if an option is outside its range.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup: float
+    schedule: str
+    weight_decay: float
+    clip_norm: float | None
+    averaging: float
+    validate_every: int
+    patience: int | None
+    compile: str
+    precision: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validate_every", "patience"):
+            value = getattr(self, name)
+            if value is None and name == "patience":
+                continue
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging must be at least 0 and below 1, got {self.averaging}")
+        check_choice("compile", self.compile, ("auto", *MODES))
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.compile == "inductor" and not has_compiler():
+            raise ValueError("compile is inductor, and there is no C++ compiler; use graph or auto")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        check_optimizer_options(
+            self.learning_rate, self.warmup, self.schedule, self.weight_decay, self.clip_norm
+        )
+
 
 class TrainingState:
     """Everything that training changes.
 
     Args:
         vae: trained in place.
-        options: of the optimizer and the average.
-        steps_per_epoch: number of steps.
+        options: of the run.
+        examples: number of training examples.
 
     Attributes:
         best: the weights that are kept.
     """
 
-    def __init__(self, vae: VAE, options: TrainingOptions, steps_per_epoch: int) -> None:
-        self.vae = vae
+    def __init__(self, vae: VAE, options: TrainingOptions, examples: int) -> None:
+        self.vae, self.options = vae, options
+        self.progress = Progress(options.epochs, math.ceil(examples / options.batch_size))
         self.optimizer = FusedAdam(
             vae.parameters(),
             learning_rate=options.learning_rate,
-            total_steps=options.epochs * steps_per_epoch,
+            total_steps=options.epochs * self.progress.steps_per_epoch,
             warmup=options.warmup,
             schedule=options.schedule,
             weight_decay=options.weight_decay,
             clip_norm=options.clip_norm,
         )
         self.average = MovingAverage(vae, options.averaging) if options.averaging else None
-        self.progress = Progress(options.epochs, steps_per_epoch)
         self.best = _copy_of(vae.state_dict())
+
+    def worthwhile_mode(self) -> str:
+        """Choose the way to run steps that repays the time it takes to prepare.
+
+        The choice depends on sizes alone, not on timings, so the same run always takes the same
+        way.
+
+        Returns:
+            One of :data:`pyrovae.training.MODES`.
+        """
+        steps = self.optimizer.total_steps
+        weights = sum(p.numel() for p in self.optimizer.parameters)
+        if 6 * steps * self.options.batch_size * weights >= COMPILED_PRODUCTS and has_compiler():
+            return "inductor"
+        return "graph" if steps >= STAGED_STEPS else "off"
 
     @property
     def kept(self) -> VAE:
@@ -74,11 +132,10 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, their average and the optimizer's state, by name."""
-        tensors = _above("vae.", self.vae.state_dict())
-        tensors |= _above("optimizer.", self.optimizer.get_state())
+        parts = {"vae": self.vae.state_dict(), "optimizer": self.optimizer.get_state()}
         if self.average is not None:
-            tensors |= _above("average.", self.average.state_dict())
-        return tensors
+            parts["average"] = self.average.state_dict()
+        return {f"{part}.{name}": value for part in parts for name, value in parts[part].items()}
 
     def load(self, tensors: Mapping[str, Tensor], best: Mapping[str, Tensor]) -> None:
         """Resume from what :meth:`tensors` returned, and from the weights that were kept.
@@ -86,13 +143,17 @@ class TrainingState:
         Raises:
             KeyError, RuntimeError: if they are those of another model.
         """
-        self.vae.load_state_dict(_below("vae.", tensors))
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = value
+        self.vae.load_state_dict(parts["vae"])
         self.best = _copy_of(self.vae.state_dict())
         for name, value in self.best.items():
             value.copy_(best[name])
         if self.average is not None:
-            self.average.load_state_dict(_below("average.", tensors))
-        self.optimizer.set_state(_below("optimizer.", tensors))
+            self.average.load_state_dict(parts["average"])
+        self.optimizer.set_state(parts["optimizer"])
 
 
 class TrainingCheckpoint:
@@ -103,24 +164,38 @@ class TrainingCheckpoint:
     Args:
         folder: where files go; None saves nothing.
         state: saved and restored.
-        settings: options, and properties of data and objective, that a resumed run must repeat.
+        examples: number of training examples.
+        objective: description of the objective.
+
+    Attributes:
+        settings: the options, and all else that a resumed run must repeat.
     """
 
-    def __init__(self, folder: Path | None, state: TrainingState, settings: dict[str, Any]) -> None:
-        self.folder, self.state, self.settings = folder, state, settings
+    def __init__(
+        self, folder: Path | None, state: TrainingState, *, examples: int, objective: str
+    ) -> None:
+        self.folder, self.state = folder, state
+        self.settings: dict[str, Any] = asdict(state.options)
+        self.settings |= {
+            "processes": processes.count(),
+            "examples": examples,
+            "objective": objective,
+        }
         self._written: Mapping[str, Tensor] | None = None  # the best weights that are in the folder
 
-    def create(self, files: Mapping[str, bytes]) -> None:
-        """Make the folder, complete enough to resume from, in one rename.
+    def create(self, further: Mapping[str, bytes]) -> None:
+        """Choose how steps are run, and make the folder, complete enough to resume from.
 
         Args:
-            files: contents of further files, by name.
+            further: contents of further files, by name.
         """
+        if self.settings["compile"] == "auto":
+            self.settings["compile"] = self.state.worthwhile_mode()
         if self.folder is None or not processes.is_first():
             return
-        with whole_folder(self.folder) as folder:
-            for name, contents in files.items():
-                write_bytes(folder / name, contents)
+        with files.whole_folder(self.folder) as folder:
+            for name, contents in further.items():
+                files.write_bytes(folder / name, contents)
             self._write(folder)
 
     def save(self) -> None:
@@ -132,12 +207,12 @@ class TrainingCheckpoint:
         """Write the file that training resumes from last, so that it is never ahead of the rest."""
         progress = self.state.progress
         if self._written is not self.state.best:
-            write_tensors(folder / MODEL, self.state.best)
+            files.write_tensors(folder / MODEL, self.state.best)
             self._written = self.state.best
         rows = "".join(json.dumps(row) + "\n" for row in progress.metrics)
-        write_text(folder / METRICS, rows)
+        files.write_text(folder / METRICS, rows)
         about = {"options": self.settings, "progress": asdict(progress)}
-        write_tensors(folder / LAST, self.state.tensors(), about)
+        files.write_tensors(folder / LAST, self.state.tensors(), about)
 
     def restore(self) -> None:
         """Resume the run in the folder; if ``compile`` is ``"auto"``, its steps run as before.
@@ -147,7 +222,7 @@ class TrainingCheckpoint:
             ValueError: if it is a run with other settings, or of another model.
         """
         assert self.folder is not None
-        tensors, about = read_tensors(self.folder / LAST)
+        tensors, about = files.read_tensors(self.folder / LAST)
         if not isinstance(about, dict) or not {"options", "progress"} <= about.keys():
             raise ValueError(
                 f"{self.folder / LAST} is not a file that a run resumes from; restore it from a "
@@ -157,7 +232,7 @@ class TrainingCheckpoint:
             self.settings["compile"] = about["options"]["compile"]
         self._compare(about["options"])
         self.state.progress = Progress(**about["progress"])
-        best, _ = read_tensors(self.folder / MODEL)
+        best, _ = files.read_tensors(self.folder / MODEL)
         try:
             self.state.load(tensors, best)
         except (RuntimeError, KeyError) as error:
@@ -182,11 +257,3 @@ class TrainingCheckpoint:
 
 def _copy_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}
-
-
-def _above(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in tensors.items()}
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -20,71 +20,59 @@ from then on. A batch of another size, the last one of an epoch, runs operation 
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from pyrovae._process.compilation import in_one_line
 from pyrovae._process.isolation import seed_device, stream
 from pyrovae.data import Resident
 from pyrovae.objectives import Terms
-from pyrovae.training.optim import FusedAdam, MovingAverage, NonFiniteGradientError
-from pyrovae.training.stage_graph import Stage
-from pyrovae.training.steps import StagedStep
+from pyrovae.training.checkpoint import TrainingState
+from pyrovae.training.optim import NonFiniteGradientError
+from pyrovae.training.staging import Stage, Staged
+from pyrovae.training.steps import Step
 
 READ_STEPS = 50  # steps between readings of the sums
 
 Operations = Callable[[], None]
 
 
-class DeviceStep:
+@dataclass
+class DeviceStep(Step):
     """A step that stays on the device, in a single process.
 
-    The first step of a run is made by ``on_host``, which checks shapes and supports and creates the
-    moments of the optimizer. If a batch cannot be staged, ``on_host`` makes that step and all later
-    ones.
+    The first step of a run is made on the host, which checks shapes and supports and creates the
+    moments of the optimizer. If a batch cannot be staged, that step and all later ones are made on
+    the host.
 
     Args:
-        on_host: the same step as the host makes it; its training data are on the device.
-        data: these data.
+        data: the training data, on the device.
         capture: turns operations into a replay of them, such as :func:`cuda_graph`; None runs them
             one by one.
     """
 
-    def __init__(
-        self,
-        on_host: StagedStep,
-        data: Resident,
-        capture: Callable[[Operations], Operations] | None,
-    ) -> None:
-        self.on_host, self.data, self.capture = on_host, data, capture
-        self.state, self.batches = on_host.state, on_host.batches
-        self._operations: DeviceOperations | None = None
-        self._first = 0  # number of the step that was the first on the device
-        self._unread = 0  # steps on the device since the last reading
+    staged: Staged
+    data: Resident
+    capture: Callable[[Operations], Operations] | None
+    _operations: "DeviceOperations | None" = field(default=None, init=False)
+    _unread: bool = field(default=False, init=False)  # steps since the last reading
 
     def __call__(self, index: Tensor) -> None:
         if self.state.progress.step == 0 or not self._queue(index):
-            self.on_host(index)
+            super().__call__(index)
 
     def synchronize(self) -> None:
         if self._operations is None or not self._unread:
             return
-        progress, reading = self.state.progress, self._operations.read()
-        self._unread = 0
-        step = self._first + reading.taken
+        progress = self.state.progress
+        step, failed, sums, self.record.terms = self._operations.read()
+        self._unread = False
         position = step - progress.epoch * progress.steps_per_epoch
-        progress.reach(
-            step,
-            images=min(position * self.batches.size, len(self.data)),
-            objective=reading.objective,
-            reconstruction=reading.reconstruction,
-            kl=reading.kl,
-        )
-        self.on_host.record.terms = reading.terms
-        if reading.failed:
+        progress.reach(step, min(position * self.batches.size, len(self.data)), *sums)
+        if failed:
             raise NonFiniteGradientError("the gradient is not finite")
 
     def close(self) -> None:
@@ -93,13 +81,18 @@ class DeviceStep:
 
     def _queue(self, index: Tensor) -> bool:
         """Queue a step on the device; False if it cannot be staged, and nothing was done."""
-        progress = self.state.progress
-        if self.on_host.staged.reason is not None:
+        staged, vae, progress = self.staged, self.state.vae, self.state.progress
+        if staged.reason is not None:
             return False
-        starts = self._operations is None
         if self._operations is None:
-            self._operations, self._first = self._make_operations(), progress.step
-        if starts or progress.position == 0:
+            self._operations = DeviceOperations(
+                lambda x: staged.stage(vae.model, vae.guide, (x,), {}),
+                self.state,
+                self.data,
+                self.batches.whole,
+                self.capture,
+            )
+        if not self._unread:
             self._operations.count_from(progress.objective, progress.reconstruction, progress.kl)
         if not self._operations(index, stream(self.batches.seed, "step", progress.step)):
             self.synchronize()
@@ -107,41 +100,10 @@ class DeviceStep:
             return False
         progress.step += 1
         progress.position += 1
-        self._unread += 1
+        self._unread = True
         if progress.step % READ_STEPS == 0 or progress.position == progress.steps_per_epoch:
             self.synchronize()
         return True
-
-    def _make_operations(self) -> "DeviceOperations":
-        vae, staged = self.state.vae, self.on_host.staged
-        return DeviceOperations(
-            lambda x: staged.stage(vae.model, vae.guide, (x,), {}),
-            vae,
-            self.state.optimizer,
-            self.data,
-            self.state.average,
-            batch_size=self.batches.whole,
-            capture=self.capture,
-        )
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The outcome of the steps on a device.
-
-    Attributes:
-        taken: number of steps that changed the weights.
-        failed: whether the gradient of the next step was not finite.
-        objective, reconstruction, kl: sums, see :meth:`DeviceOperations.count_from`.
-        terms: the terms of the last step that was tried.
-    """
-
-    taken: int
-    failed: bool
-    objective: float
-    reconstruction: float
-    kl: float
-    terms: Terms
 
 
 class DeviceOperations:
@@ -149,10 +111,8 @@ class DeviceOperations:
 
     Args:
         find: the graph for a batch; None where the program is not staged.
-        module: is trained.
-        optimizer: of its parameters; it has made a step already, which created its moments.
-        data: on the device of the module.
-        average: of the module's weights, updated at least once; None for no average.
+        state: the VAE, its optimizer and its average, which have made a step already.
+        data: on the device of the VAE.
         batch_size: size of the batches that are worth capturing.
         capture: turns operations into a replay of them, such as :func:`cuda_graph`; None runs them
             one by one.
@@ -161,29 +121,24 @@ class DeviceOperations:
     def __init__(
         self,
         find: Callable[[Tensor], Stage | None],
-        module: nn.Module,
-        optimizer: FusedAdam,
+        state: TrainingState,
         data: Resident,
-        average: MovingAverage | None,
-        *,
         batch_size: int,
         capture: Callable[[Operations], Operations] | None,
     ) -> None:
-        self.find, self.module, self.optimizer = find, module, optimizer
-        self.data, self.average = data, average
-        self.batch_size, self.capture = batch_size, capture
-        parameter = optimizer.parameters[0]
+        self.find, self.data, self.batch_size, self.capture = find, data, batch_size, capture
+        self.module, self.optimizer, self.average = state.vae, state.optimizer, state.average
+        parameter = self.optimizer.parameters[0]
         self.device, self.dtype = parameter.device, parameter.dtype
         self.index = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         self.numbers: list[Tensor] = []  # those that a schedule changes
         self.rate, self.failed = torch.zeros(2, device=self.device)
         self.weight = torch.zeros((), dtype=self.dtype, device=self.device)
-        self.taken = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.sums, self.terms = torch.zeros(2, 3, dtype=torch.float64, device=self.device)
+        self.counts = torch.zeros(6, dtype=torch.float64, device=self.device)
+        self.steps, self.sums, self.terms = self.counts.split([1, 3, 2])
+        self.steps.fill_(self.optimizer.steps)
         self.stages: dict[int, Stage] = {}
         self.replay: Operations | None = None
-        self.steps_before = optimizer.steps
-        self.updates_before = 0 if average is None else int(average.n_averaged)
 
     def count_from(self, objective: float, reconstruction: float, kl: float) -> None:
         """Set the sums, to which each step adds its negative loss and its terms."""
@@ -208,7 +163,7 @@ class DeviceOperations:
         if whole:
             self.index.copy_(index)
             index = self.index
-            if self.capture is not None:
+            if self.capture is not None and self.replay is None:
                 self._capture(stage, self.capture)
         seed_device(self.device, seed)
         if whole and self.replay is not None:
@@ -220,18 +175,20 @@ class DeviceOperations:
             self.average.n_averaged += 1
         return True
 
-    def read(self) -> Reading:
+    def read(self) -> tuple[int, bool, list[float], Terms]:
         """Wait for the device, and return the outcome of the steps.
 
-        The optimizer and the average then count only the steps that were taken.
+        The optimizer and the average then count only the steps that changed the weights.
+
+        Returns:
+            The number of these steps, whether the gradient of the next one was not finite, the
+            sums, and the terms of the last step that was tried.
         """
-        counts = torch.stack([self.taken, self.failed.double()])
-        numbers = torch.cat([counts, self.sums, self.terms]).tolist()
-        taken, failed, objective, reconstruction, kl, *terms = numbers
-        self.optimizer.steps = self.steps_before + int(taken)
+        numbers = torch.cat([self.counts, self.failed.double().unsqueeze(0)]).tolist()
+        self.optimizer.steps = int(numbers[0])
         if self.average is not None:
-            self.average.n_averaged.fill_(self.updates_before + int(taken))
-        return Reading(int(taken), failed > 0, objective, reconstruction, kl, Terms(*terms[1:]))
+            self.average.n_averaged.fill_(self.optimizer.steps)
+        return self.optimizer.steps, numbers[6] > 0, numbers[1:4], Terms(*numbers[4:6])
 
     def _stage(self, index: Tensor, seed: int) -> Stage | None:
         if len(index) not in self.stages:
@@ -242,12 +199,12 @@ class DeviceOperations:
                 return None
             self.stages[len(index)] = stage
             if not self.numbers:
-                self.numbers = [torch.as_tensor(n).to(x) for n in stage.inputs.numbers()]
+                self.numbers = [torch.as_tensor(n).to(x) for n in stage.program.numbers()]
         return self.stages[len(index)]
 
     def _write(self, stage: Stage) -> None:
         """Write the numbers of this step to the device."""
-        for tensor, number in zip(self.numbers, stage.inputs.numbers(), strict=True):
+        for tensor, number in zip(self.numbers, stage.program.numbers(), strict=True):
             tensor.fill_(number)
         self.rate.fill_(self.optimizer.current_learning_rate())
         if self.average is not None:
@@ -262,10 +219,10 @@ class DeviceOperations:
         if norm is None:
             norm = get_total_norm(gradients)
         values = torch.stack([-loss.double(), reconstruction.double(), kl.double()])
-        self.terms.copy_(torch.where(self.failed > 0, self.terms, values))
+        self.terms.copy_(torch.where(self.failed > 0, self.terms, values[1:]))
         self.failed += (self.failed == 0) & ~norm.isfinite()
         self.sums += torch.where(self.failed > 0, 0.0, values)
-        self.taken += self.failed == 0
+        self.steps += self.failed == 0
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(torch.where(self.failed > 0, value, buffer))
         for parameter, gradient in zip(stage.used, gradients, strict=True):
@@ -277,8 +234,6 @@ class DeviceOperations:
     @torch.no_grad()
     def _capture(self, stage: Stage, capture: Callable[[Operations], Operations]) -> None:
         """Record the operations, and undo that recording them has run them."""
-        if self.replay is not None:
-            return
         changed = list(self._changed())
         before = [tensor.clone() for tensor in changed]
         try:
@@ -294,7 +249,7 @@ class DeviceOperations:
 
     def _changed(self) -> Iterator[Tensor]:
         """Every tensor that a step changes."""
-        yield from (self.failed, self.taken, self.sums, self.terms)
+        yield from (self.failed, self.counts)
         yield from self.module.state_dict().values()
         for moments in self.optimizer.adam.state.values():
             yield from moments.values()

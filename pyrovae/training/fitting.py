@@ -4,10 +4,8 @@ import contextlib
 import copy
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyro
@@ -18,63 +16,27 @@ from torch import Tensor
 from pyrovae._process import processes
 from pyrovae._process.isolation import interrupt_after_step, isolated, stream
 from pyrovae.data import Dataset, Split
-from pyrovae.estimates import Result
 from pyrovae.objectives import recording
-from pyrovae.training.batches import Batches, resident_on, training_device
-from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingState
+from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingOptions, TrainingState
 from pyrovae.training.device_step import DEVICES, DeviceStep
-from pyrovae.training.distributed import Requests, Summed, check_sum
 from pyrovae.training.loop import TrainingLoop
-from pyrovae.training.options import TrainingOptions, worthwhile_mode
 from pyrovae.training.precision import products_in
-from pyrovae.training.progress import History, Progress
+from pyrovae.training.progress import Fit, Progress, TrainingDisplay
 from pyrovae.training.staging import Staged
-from pyrovae.training.steps import EagerStep, StagedStep, Step
+from pyrovae.training.steps import (
+    Batches,
+    Requests,
+    Step,
+    Summed,
+    check_sum,
+    resident_on,
+    training_device,
+)
 from pyrovae.vae import VAE
 
-__all__ = ["Fit", "check", "fit"]
+__all__ = ["check", "fit"]
 
 STAGING_TOLERANCE = {"float32": 1e-4, "bf16": 0.05}  # a compiler rounds to bf16 later
-
-
-class Fit(Result):
-    """The outcome of a training run.
-
-    Attributes:
-        metrics: a dict for each epoch: ``epoch``, ``step``, ``elbo``, ``reconstruction``, ``kl``,
-            ``objective``, ``validation_elbo`` (None where it was not measured), ``seconds`` since
-            the start, ``images_per_second``. In nats per example.
-        stopped: why training ended: ``"finished"``, ``"patience"`` or ``"max_minutes"``.
-        best_epoch: the epoch whose weights the VAE now has; 0 if time was up before the first
-            validation bound, in which case the weights are those of the last step.
-        best_validation_elbo: validation bound of these weights; None without validation data.
-        seconds: training time, over all parts of a resumed run.
-
-    Example:
-        >>> pyrovae.fit(vae, x, epochs=2).history.validation_elbo
-        array([nan, nan])
-    """
-
-    metrics: list[dict[str, Any]]
-    stopped: str
-    best_epoch: int
-    best_validation_elbo: float | None
-    seconds: float
-
-    @property
-    def history(self) -> History:
-        """The metrics as columns, such as ``history.elbo``."""
-        return History.of(self.metrics)
-
-    def __repr__(self) -> str:
-        bound = ""
-        if self.best_validation_elbo is not None:
-            bound = f", best_validation_elbo={self.best_validation_elbo:.2f}"
-        elbo = f"elbo={self.metrics[-1]['elbo']:.2f}, " if self.metrics else ""
-        return (
-            f"Fit({len(self.metrics)} epochs, {elbo}stopped={self.stopped!r}, "
-            f"best_epoch={self.best_epoch}{bound}, seconds={self.seconds:.1f})"
-        )
 
 
 def fit(
@@ -202,17 +164,27 @@ def fit(
     where = training_device(device)
     objective = objective or Trace_ELBO()
     with isolated(where):
-        _prepare(vae.to(where), train, objective, options, initialize, resume)
-        state, checkpoint, mode = _open(vae, train, objective, options, folder, resume)
-        if not resume:
+        torch.manual_seed(stream(seed, "initialize"))
+        _check_data(vae.to(where), train)
+        if initialize and not resume:
+            _initialize(vae, train)
+        processes.from_first([*vae.parameters(), *vae.buffers()])
+        check_sum(objective)
+        state = TrainingState(vae, options, len(train))
+        checkpoint = TrainingCheckpoint(
+            folder, state, examples=len(train), objective=_described(objective)
+        )
+        if resume:
+            checkpoint.restore()
+        else:
+            with products_in(precision, vae):
+                _try(vae, train, objective)
             checkpoint.create(files or {})
         resident = resident_on(where, train) if where.type in DEVICES else None
         batches = Batches(train, resident, vae, batch_size, seed)
         max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         with _reporting(report, f"{len(train):,} training examples") as shown:
-            stopped = _train(
-                state, batches, validation, objective, options, mode, checkpoint, max_seconds, shown
-            )
+            stopped = _train(checkpoint, batches, validation, objective, max_seconds, shown)
         state.take_best()
     progress = state.progress
     return Fit(
@@ -249,124 +221,46 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
         _try(trial, data, objective)
 
 
-def _prepare(
-    vae: VAE,
-    train: Split,
-    objective: ELBO,
-    options: TrainingOptions,
-    initialize: bool,
-    resume: bool,
-) -> None:
-    """Check data and objective, and start every process from the same weights."""
-    torch.manual_seed(stream(options.seed, "initialize"))
-    _check_data(vae, train)
-    if initialize and not resume:
-        _initialize(vae, train)
-    processes.from_first([*vae.parameters(), *vae.buffers()])
-    check_sum(objective)
-    if not resume:
-        with products_in(options.precision, vae):
-            _try(vae, train, objective)
-
-
-def _open(
-    vae: VAE,
-    train: Split,
-    objective: ELBO,
-    options: TrainingOptions,
-    folder: Path | None,
-    resume: bool,
-) -> tuple[TrainingState, TrainingCheckpoint, str]:
-    """A new or resumed state, where it is saved, and how its steps are run."""
-    steps_per_epoch = math.ceil(len(train) / options.batch_size)
-    state = TrainingState(vae, options, steps_per_epoch)
-    settings = asdict(options) | {
-        "processes": processes.count(),
-        "examples": len(train),
-        "objective": _described(objective),
-    }
-    if options.compile == "auto" and not resume:
-        steps = options.epochs * steps_per_epoch
-        settings["compile"] = worthwhile_mode(options, vae, steps)
-    checkpoint = TrainingCheckpoint(folder, state, settings)
-    if resume:
-        checkpoint.restore()
-    return state, checkpoint, settings["compile"]
-
-
 def _train(
-    state: TrainingState,
+    checkpoint: TrainingCheckpoint,
     batches: Batches,
     validation: Split | None,
     objective: ELBO,
-    options: TrainingOptions,
-    mode: str,
-    checkpoint: TrainingCheckpoint,
     max_seconds: float,
     report: Callable[[Progress], None],
 ) -> str:
-    """Run the loop, and return why it ended."""
-    vae, progress = state.vae, state.progress
+    """Choose how steps are run, run the loop, and return why it ended."""
+    state, mode = checkpoint.state, checkpoint.settings["compile"]
+    vae, resident = state.vae, batches.resident
     observed, record = recording(objective)
-    parts = (observed, vae.prior, vae.likelihood, vae.posterior)
+    scheduled = (observed, vae.prior, vae.likelihood, vae.posterior)
+    schedules = [part.at for part in scheduled if hasattr(part, "at")]
+    staged: Staged | None = None
+    loss: ELBO = observed
     with interrupt_after_step() as interrupted:
-        requests = Requests(lambda: (interrupted.is_set(), progress.seconds > max_seconds))
-        step = _choose_step(state, batches, observed, record, requests, mode, options.precision)
-        loop = TrainingLoop(
-            state=state,
-            batches=batches,
-            validation=validation,
-            options=options,
-            checkpoint=checkpoint,
-            step=step,
-            record=record,
-            schedules=[part.at for part in parts if hasattr(part, "at")],
-            requests=requests,
-            report=report,
-        )
-        try:
-            return loop.run()
-        finally:
-            step.close()
+        requests = Requests(lambda: (interrupted.is_set(), state.progress.seconds > max_seconds))
+        if mode != "off":
+            share = len(range(processes.rank(), batches.whole, processes.count()))
+            tolerance = STAGING_TOLERANCE[state.options.precision]
+            loss = staged = Staged(observed, vae, mode=mode, size=share, tolerance=tolerance)
+        if processes.count() > 1:
+            loss = Summed(loss, vae, record, requests)
+        svi = SVI(vae.model, vae.guide, state.optimizer, loss)
+        if staged is None or resident is None or processes.count() > 1:  # sums within a step
+            step = Step(state, batches, svi, record, staged)
+        else:
+            capture = DEVICES[batches.device.type]
+            step = DeviceStep(state, batches, svi, record, staged, resident, capture)
+        with contextlib.closing(step):
+            return TrainingLoop(checkpoint, step, validation, schedules, requests, report).run()
 
 
-def _choose_step(
-    state: TrainingState,
-    batches: Batches,
-    objective: ELBO,
-    record: Any,
-    requests: Requests,
-    mode: str,
-    precision: str,
-) -> Step:
-    """Choose how steps are run: once, before the first of them."""
-    vae, staged, loss = state.vae, None, objective
-    if mode != "off":
-        share = len(range(processes.rank(), batches.whole, processes.count()))
-        tolerance = STAGING_TOLERANCE[precision]
-        loss = staged = Staged(objective, vae, mode=mode, size=share, tolerance=tolerance)
-    if processes.count() > 1:
-        loss = Summed(loss, vae, record, requests)
-    svi = SVI(vae.model, vae.guide, state.optimizer, loss)
-    if staged is None:
-        return EagerStep(state, batches, svi, record)
-    step = StagedStep(state, batches, svi, record, staged)
-    if batches.resident is None or processes.count() > 1:  # gradients are summed within a step
-        return step
-    return DeviceStep(step, batches.resident, DEVICES[batches.device.type])
-
-
-@contextlib.contextmanager
 def _reporting(
     report: Callable[[Progress], None] | None, about: str
-) -> Iterator[Callable[[Progress], None]]:
-    if report is not None or not sys.stderr.isatty():
-        yield report or (lambda progress: None)
-        return
-    from pyrovae.training.display import TrainingDisplay
-
-    with TrainingDisplay(about) as display:
-        yield display
+) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
+    if report is None and sys.stderr.isatty():
+        return TrainingDisplay(about)
+    return contextlib.nullcontext(report or (lambda progress: None))
 
 
 def _parts(data: Dataset | Split | Tensor | np.ndarray) -> tuple[Split, Split | None]:
@@ -399,9 +293,8 @@ def _initialize(vae: VAE, train: Split) -> None:
     index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
     x = vae.place(train.batch(index, np.random.default_rng(0)))
     for component in (vae.posterior, vae.likelihood, vae.prior):
-        start = getattr(component, "initialize", None)
-        if start is not None:
-            start(x)
+        if hasattr(component, "initialize"):
+            component.initialize(x)
 
 
 def _described(objective: ELBO) -> str:

@@ -4,21 +4,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from pyrovae._process import processes
 from pyrovae.data import Split
 from pyrovae.evidence import evaluate
-from pyrovae.training.batches import Batches
-from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingState
-from pyrovae.training.distributed import Requests
+from pyrovae.training.checkpoint import TrainingCheckpoint
 from pyrovae.training.optim import NonFiniteGradientError
-from pyrovae.training.options import TrainingOptions
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Progress
-from pyrovae.training.steps import Step
+from pyrovae.training.steps import Requests, Step
 
 __all__ = ["TrainingDivergedError", "TrainingInterrupted"]
 
@@ -53,28 +49,23 @@ class TrainingLoop:
     """Steps and epochs until training is finished, stopped or interrupted.
 
     Args:
-        state: the VAE, its optimizer and the progress.
-        batches: the training data.
-        validation: data whose bound chooses the weights; None keeps the last weights.
-        options: of the run.
         checkpoint: saves the state.
         step: makes one step.
-        record: the terms of the objective.
+        validation: data whose bound chooses the weights; None keeps the last weights.
         schedules: called before each step with the fraction of all steps that is done.
         requests: whether to interrupt, and whether time is up; the same in every process.
         report: called with the progress after each step and epoch.
     """
 
-    state: TrainingState
-    batches: Batches
-    validation: Split | None
-    options: TrainingOptions
     checkpoint: TrainingCheckpoint
     step: Step
-    record: Any
+    validation: Split | None
     schedules: Sequence[Callable[[float], None]]
     requests: Requests
     report: Callable[[Progress], None]
+
+    def __post_init__(self) -> None:
+        self.state, self.options = self.checkpoint.state, self.checkpoint.state.options
 
     def run(self) -> str:
         """Train to the end.
@@ -92,7 +83,7 @@ class TrainingLoop:
             self.report(progress)
             saved = time.monotonic()
             while progress.epoch < progress.epochs and stopped == "finished":
-                for index in self.batches.left(progress):
+                for index in self.step.batches.left(progress):
                     self._step(index)
                     self.report(progress)
                     interrupted, time_is_up = self.requests()
@@ -126,7 +117,7 @@ class TrainingLoop:
         start = time.monotonic()
         progress = self.state.progress
         for set_schedule in self.schedules:
-            set_schedule(progress.step / (progress.epochs * progress.steps_per_epoch))
+            set_schedule(progress.step / self.state.optimizer.total_steps)
         with products_in(self.options.precision, self.state.vae):
             self.step(index)
         elapsed = time.monotonic() - start
@@ -159,13 +150,16 @@ class TrainingLoop:
         raise TrainingInterrupted
 
     def _why_diverged(self) -> str:
-        progress, terms, folder = self.state.progress, self.record.terms, self.checkpoint.folder
+        progress, terms, folder = (
+            self.state.progress,
+            self.step.record.terms,
+            self.checkpoint.folder,
+        )
+        what = "the gradient is not finite"
         if not math.isfinite(float(terms.reconstruction)):
             what = f"log p(x | z) is {float(terms.reconstruction)}"
         elif not math.isfinite(float(terms.kl)):
             what = f"log q(z | x) - log p(z) is {float(terms.kl)}"
-        else:
-            what = "the gradient is not finite"
         kept = "" if folder is None else f"; the weights before that step are in {folder}"
         return (
             f"training diverged at step {progress.step + 1} (epoch {progress.epoch + 1}): {what}; "

@@ -1,14 +1,26 @@
-r"""How far training has come: what it counts, saves and reports, and the history of its epochs."""
+r"""How far training has come: what it counts, saves and returns, and how it is shown.
 
-from collections.abc import Mapping, Sequence
+Long computations show a live line in a terminal, and plain lines elsewhere.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
+from pyrovae._process import processes
 from pyrovae.estimates import Result
 
-__all__ = ["History", "Progress"]
+__all__ = ["Fit", "History", "Progress", "TrainingDisplay", "counting"]
+
+LINE_SECONDS = 10.0  # between lines where there is no terminal
+WIDE = 100  # columns needed for a bar and full names
 
 
 @dataclass
@@ -52,7 +64,7 @@ class Progress:
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
     def reach(
-        self, step: int, *, images: int, objective: float, reconstruction: float, kl: float
+        self, step: int, images: int, objective: float, reconstruction: float, kl: float
     ) -> None:
         """Set how far the running epoch has come.
 
@@ -139,10 +151,10 @@ class History(Result, eq=False):
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The column of a name."""
-        if name not in (names := [column.name for column in fields(self)]):
-            raise KeyError(f"no column {name!r}; the columns are {', '.join(names)}")
-        column: np.ndarray = getattr(self, name)
-        return column
+        columns: dict[str, np.ndarray] = vars(self)
+        if name not in columns:
+            raise KeyError(f"no column {name!r}; the columns are {', '.join(columns)}")
+        return columns[name]
 
     def __len__(self) -> int:
         """Return the number of epochs."""
@@ -151,23 +163,200 @@ class History(Result, eq=False):
     def to_dict(self) -> dict[str, object]:
         """Lists by name; a validation bound that was not measured is None."""
         return {
-            column.name: [None if value != value else value for value in self[column.name].tolist()]
-            for column in fields(self)
+            name: [None if value != value else value for value in column.tolist()]
+            for name, column in vars(self).items()
         }
 
     def __repr__(self) -> str:
         names = ("epoch", "elbo", "reconstruction", "kl", "objective", "validation_elbo")
-        widths = [max(len(name), 7) for name in names]
-        shown = [*range(len(self))] if len(self) <= 6 else [0, 1, 2, -1, -2, -3]
-        lines = [
-            names,
-            *((self.epoch[i], *(f"{self[n][i]:.2f}" for n in names[1:])) for i in shown),
+        rows = [
+            (str(self.epoch[i]), *(f"{self[name][i]:.2f}" for name in names[1:]))
+            for i in range(len(self))
         ]
-        if len(self) > 6:
-            lines[4:] = [("...", *[""] * (len(names) - 1)), *lines[:3:-1]]
+        if len(rows) > 6:
+            rows[3:-3] = [("...",)]
         return "\n".join(
             "  ".join(
-                f"{part!s:>{width}}" for part, width in zip(line, widths, strict=True)
-            ).rstrip()
-            for line in lines
+                f"{part:>{max(len(name), 7)}}" for name, part in zip(names, row, strict=False)
+            )
+            for row in (names, *rows)
         )
+
+
+class Fit(Result):
+    """The outcome of a training run.
+
+    Attributes:
+        metrics: a dict for each epoch: ``epoch``, ``step``, ``elbo``, ``reconstruction``, ``kl``,
+            ``objective``, ``validation_elbo`` (None where it was not measured), ``seconds`` since
+            the start, ``images_per_second``. In nats per example.
+        stopped: why training ended: ``"finished"``, ``"patience"`` or ``"max_minutes"``.
+        best_epoch: the epoch whose weights the VAE now has; 0 if time was up before the first
+            validation bound, in which case the weights are those of the last step.
+        best_validation_elbo: validation bound of these weights; None without validation data.
+        seconds: training time, over all parts of a resumed run.
+
+    Example:
+        >>> pyrovae.fit(vae, x, epochs=2).history.validation_elbo
+        array([nan, nan])
+    """
+
+    metrics: list[dict[str, Any]]
+    stopped: str
+    best_epoch: int
+    best_validation_elbo: float | None
+    seconds: float
+
+    @property
+    def history(self) -> History:
+        """The metrics as columns, such as ``history.elbo``."""
+        return History.of(self.metrics)
+
+    def __repr__(self) -> str:
+        bound = ""
+        if self.best_validation_elbo is not None:
+            bound = f", best_validation_elbo={self.best_validation_elbo:.2f}"
+        elbo = f"elbo={self.metrics[-1]['elbo']:.2f}, " if self.metrics else ""
+        return (
+            f"Fit({len(self.metrics)} epochs, {elbo}stopped={self.stopped!r}, "
+            f"best_epoch={self.best_epoch}{bound}, seconds={self.seconds:.1f})"
+        )
+
+
+class TrainingDisplay:
+    """A line that shows epoch, bound, its two parts, images per second and the time left.
+
+    Args:
+        about: a line about model and data, shown when training begins.
+        console: by default standard error, in the first of several processes.
+
+    Example:
+        >>> from pyrovae.training import TrainingDisplay
+        >>> with TrainingDisplay("64 digits") as display:
+        ...     fitted = pyrovae.fit(vae, x, epochs=1, report=display)
+    """
+
+    def __init__(self, about: str, console: Console | None = None) -> None:
+        self.about = about
+        self.console = console or _standard_error()
+        bar = [BarColumn(bar_width=16)] if self.console.width >= WIDE else []
+        self.bars = _bars(self.console, *bar, TextColumn("{task.fields[numbers]}"))
+        self.task = self.bars.add_task("starting", total=None, numbers="")
+        self.live = self.console.is_terminal
+        self.begun = False
+        self.shown = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.begun:
+            self.bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show the progress, at most a few times a second, since this is called at every step."""
+        now = time.monotonic()
+        if not self.begun:
+            self.begun = True
+            _line(self.console, self.about)
+            self.bars.start()
+        ended = progress.epoch == progress.epochs
+        if now - self.shown < (0.1 if self.live else LINE_SECONDS) and not ended:
+            return
+        self.shown = now
+        epoch = f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
+        total = progress.epochs * progress.steps_per_epoch
+        if self.live:
+            text = numbers(progress, self.console.width)
+            self.bars.update(
+                self.task, description=epoch, completed=progress.step, total=total, numbers=text
+            )
+        elif progress.step:
+            left = progress.seconds / progress.step * (total - progress.step)
+            _line(self.console, f"{epoch}  {numbers(progress)}  {_clock(left)} left")
+
+
+def numbers(progress: Progress, width: int = 2 * WIDE) -> str:
+    """The bound and its parts in nats per example, of the running epoch or else of the last one.
+
+    Args:
+        progress: of training.
+        width: columns of the terminal; a narrow one gets short names.
+    """
+    if progress.images:
+        reconstruction = progress.reconstruction / progress.images
+        kl = progress.kl / progress.images
+        speed = progress.images / max(progress.epoch_seconds, 1e-9)
+    elif progress.metrics:
+        last = progress.metrics[-1]
+        reconstruction, kl, speed = last["reconstruction"], last["kl"], last["images_per_second"]
+    else:
+        return ""
+    name = "reconstruction" if width >= WIDE else "rec"
+    text = (
+        f"elbo {reconstruction - kl:.2f} = {name} {reconstruction:.2f} - kl {kl:.2f}  "
+        f"{speed:,.0f} images/s"
+    )
+    if progress.best_validation_elbo is not None and width >= WIDE + 35:
+        text += f"  best validation elbo {progress.best_validation_elbo:.2f}"
+    return text
+
+
+@contextmanager
+def counting(
+    description: str, total: int, console: Console | None = None
+) -> Iterator[Callable[[float], None]]:
+    """Show how many of ``total`` items are finished: a bar in a terminal, else lines.
+
+    Args:
+        description: of the computation.
+        total: number of items.
+        console: by default standard error, in the first of several processes.
+
+    Yields:
+        A callback for the number of items finished since its last call, which may be a fraction.
+
+    Example:
+        >>> from pyrovae.training import counting
+        >>> with counting("64 digits", 64) as progress:
+        ...     progress(64)
+    """
+    console = console or _standard_error()
+    finished = TextColumn("{task.completed:,.0f}/{task.total:,.0f}")
+    bars = _bars(console, BarColumn(bar_width=16), finished)
+    task = bars.add_task(description, total=total)
+    started = shown = time.monotonic()
+    done = 0.0
+
+    def progress(count: float) -> None:
+        nonlocal done, shown
+        done += count
+        bars.advance(task, count)
+        now = time.monotonic()
+        if not console.is_terminal and now - shown >= LINE_SECONDS:
+            shown = now
+            left = (now - started) / done * (total - done)
+            _line(console, f"{description}  {done:,.0f}/{total:,}  {_clock(left)} left")
+
+    with bars:
+        yield progress
+
+
+def _bars(console: Console, *columns: ProgressColumn) -> Bars:
+    """A live line: a description, these columns, the time left; nothing outside a terminal."""
+    columns = (TextColumn("{task.description}"), *columns, TimeRemainingColumn(compact=True))
+    return Bars(*columns, console=console, disable=not console.is_terminal)
+
+
+def _standard_error() -> Console:
+    return Console(stderr=True, quiet=not processes.is_first())
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

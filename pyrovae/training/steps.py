@@ -1,55 +1,170 @@
-"""One step of training: as Pyro's ``SVI`` makes it, or as a replay of its tensor operations."""
+"""One step of training: its batch, how it is made, and how several processes share it."""
 
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyro
-from pyro.infer import SVI
-from torch import Tensor
+import torch
+from pyro.infer import ELBO, SVI
+from torch import Tensor, nn
 
 from pyrovae._process import processes
-from pyrovae.training.batches import Batches
+from pyrovae._process.choices import check_choice
+from pyrovae._process.isolation import seed_device, stream
+from pyrovae._process.processes import StoppedError, is_first, joined
+from pyrovae.data import Resident, Split
+from pyrovae.objectives import Terms
 from pyrovae.training.checkpoint import TrainingState
-from pyrovae.training.staging import Staged
+from pyrovae.training.progress import Progress
+from pyrovae.training.staging import Staged, Wrapped
+from pyrovae.vae import VAE
+
+__all__ = ["StoppedError", "is_first", "joined"]
+
+RESIDENT_SHARE = 0.25  # largest share of a GPU's memory that training data may take
 
 
-class Step(Protocol):
-    """A way to make one step: move the weights, and count the step in the progress."""
+def training_device(name: str) -> torch.device:
+    """The device that trains; with several processes, each has a GPU to itself.
 
-    def __call__(self, index: Tensor) -> None:
-        """Make a step on the batch at ``index``.
+    Args:
+        name: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
-        Raises:
-            NonFiniteGradientError: if the gradient is not finite; the weights are those before
-                that step.
+    Raises:
+        ValueError: for another name, or if there are too few GPUs.
+    """
+    check_choice("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch finds no GPU; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu" or processes.count() == 1:
+        return torch.device(name)
+    if processes.local_rank() >= torch.cuda.device_count():
+        raise ValueError(
+            f"there are fewer GPUs ({torch.cuda.device_count()}) than processes on this machine; "
+            "start one for each GPU, or set device to cpu"
+        )
+    return torch.device("cuda", processes.local_rank())
+
+
+def resident_on(device: torch.device, train: Split) -> Resident | None:
+    """Copy the training data to a device, if they fit in their share of its memory.
+
+    Args:
+        device: where steps are run.
+        train: the training data.
+
+    Returns:
+        The data on the device; None, with a warning, where they are too large for a GPU.
+    """
+    if device.type == "cuda":
+        # of the total memory, not of the free memory, so the same run always takes the same way
+        room = RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
+        if train.resident_bytes() > room:
+            warnings.warn(
+                f"the training data take {train.resident_bytes() / 2**30:.1f} GiB, more than a "
+                f"share of {RESIDENT_SHARE:.0%} of the GPU's memory, so each batch is copied from "
+                "main memory",
+                stacklevel=2,
+            )
+            return None
+    return train.on_device(device)
+
+
+class Batches:
+    """Training data in batches, in an order drawn anew for each epoch.
+
+    Order and draws depend on the seed and on the number of the epoch or step alone, so a resumed
+    run sees the batches that it would have seen.
+
+    Args:
+        train: the training data.
+        resident: the same data on the device of the VAE; None to gather batches in main memory.
+        vae: places batches on its device, in its dtype.
+        size: examples per step, in all processes together.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, train: Split, resident: Resident | None, vae: VAE, size: int, seed: int
+    ) -> None:
+        self.train, self.resident, self.vae = train, resident, vae
+        self.size, self.seed = size, seed
+        self.whole = min(size, len(train))  # examples in each batch except a smaller last one
+        self.device = next(vae.parameters()).device
+
+    def left(self, progress: Progress) -> Iterator[Tensor]:
+        """The batches that are left of the running epoch.
+
+        Args:
+            progress: number of the epoch, and of the steps already taken in it.
+
+        Yields:
+            Indices into the training data ``(batch,)``, on the device that gathers them.
         """
+        order = np.random.default_rng(stream(self.seed, "order", progress.epoch))
+        permutation = torch.from_numpy(order.permutation(len(self.train)))
+        if self.resident is not None:
+            permutation = permutation.to(self.device)
+        for position in range(progress.position, progress.steps_per_epoch):
+            yield permutation[position * self.size : (position + 1) * self.size]
 
-    def synchronize(self) -> None:
-        """Finish all steps, and bring weights and progress up to date.
+    def share(self, index: Tensor, step: int) -> Tensor:
+        """This process's share of a batch; seeds the device for everything that a step draws.
 
-        Raises:
-            NonFiniteGradientError: as a step does.
+        Args:
+            index: the batch, as :meth:`left` yields it.
+            step: number of the step; each process has a random stream of its own.
+
+        Returns:
+            ``(share, *event_shape)``, on the device of the VAE.
         """
+        index = index[processes.rank() :: processes.count()]
+        seed = stream(self.seed, "step", step, processes.rank())
+        if self.resident is not None:
+            seed_device(index.device, seed)
+            return self.vae.place(self.resident.batch(index))
+        x = self.vae.place(
+            self.train.batch(index.numpy(), np.random.Generator(np.random.SFC64(seed)))
+        )
+        seed_device(x.device, seed)
+        return x
 
-    def close(self) -> None:
-        """Free what steps hold on the device."""
 
+@dataclass
+class Step:
+    """A step as ``SVI.step`` makes it, or with a replay of its loss and gradients.
 
-class EagerStep:
-    """A step as ``SVI.step`` makes it.
-
-    Each of several processes computes its share of the batch, with a random stream of its own.
+    Each of several processes computes its share of the batch, with a random stream of its own. A
+    replay uses the same parameters each time, so they need not be looked up as ``SVI.step`` does. A
+    program that cannot be staged runs as ``SVI.step`` runs it.
 
     Args:
         state: the VAE, its optimizer and the progress.
         batches: the training data.
         svi: model, guide, optimizer and objective.
         record: the terms of the objective, see :func:`pyrovae.objectives.recording`.
+        staged: the staged objective, which that of ``svi`` may sum over processes; None if steps
+            are not staged, see :mod:`pyrovae.training.staging`.
     """
 
-    def __init__(self, state: TrainingState, batches: Batches, svi: SVI, record: Any) -> None:
-        self.state, self.batches, self.svi, self.record = state, batches, svi, record
+    state: TrainingState
+    batches: Batches
+    svi: SVI
+    record: Any
+    staged: Staged | None
 
     def __call__(self, index: Tensor) -> None:
+        """Move the weights by the batch at ``index``, and count the step in the progress.
+
+        Raises:
+            NonFiniteGradientError: if the gradient is not finite; the weights are those before
+                that step.
+        """
         progress, average = self.state.progress, self.state.average
         x = self.batches.share(index, progress.step)
         self.state.optimizer.examples = len(index)
@@ -62,47 +177,120 @@ class EagerStep:
         terms = self.record.terms
         progress.reach(
             progress.step + 1,
-            images=progress.images + len(index),
-            objective=progress.objective - loss,
-            reconstruction=progress.reconstruction + float(terms.reconstruction),
-            kl=progress.kl + float(terms.kl),
+            progress.images + len(index),
+            progress.objective - loss,
+            progress.reconstruction + float(terms.reconstruction),
+            progress.kl + float(terms.kl),
         )
 
     def _update(self, x: Tensor) -> float:
-        return float(self.svi.step(x))
-
-    def synchronize(self) -> None:
-        """Do nothing: a step ends when it returns."""
-
-    def close(self) -> None:
-        """Do nothing: the device holds no more than the weights."""
-
-
-class StagedStep(EagerStep):
-    """A step whose loss and gradients are replayed, see :mod:`pyrovae.training.staging`.
-
-    A replay uses the same parameters each time, so they need not be looked up as ``SVI.step`` does.
-    A program that cannot be staged runs as ``SVI.step`` runs it.
-
-    Args:
-        state: the VAE, its optimizer and the progress.
-        batches: the training data.
-        svi: of the staged objective, which may be summed over processes.
-        record: the terms of the objective.
-        staged: the staged objective.
-    """
-
-    def __init__(
-        self, state: TrainingState, batches: Batches, svi: SVI, record: Any, staged: Staged
-    ) -> None:
-        super().__init__(state, batches, svi, record)
-        self.staged = staged
-
-    def _update(self, x: Tensor) -> float:
-        if self.staged.reason is not None:
-            return super()._update(x)
+        if self.staged is None or self.staged.reason is not None:
+            return float(self.svi.step(x))
         loss = float(self.svi.loss_and_grads(self.svi.model, self.svi.guide, x))
         optimizer, alone = self.state.optimizer, processes.count() == 1
         # with several processes the gradient is a sum, whose norm the replay has not computed
         optimizer(optimizer.parameters, norm=self.staged.norm if alone else None)
         return loss
+
+    def synchronize(self) -> None:
+        """Finish all steps, and bring weights and progress up to date.
+
+        Raises:
+            NonFiniteGradientError: as a step does.
+        """
+
+    def close(self) -> None:
+        """Free what steps hold on the device."""
+
+
+class Requests:
+    """Requests to stop, which all processes follow at the same step.
+
+    Args:
+        own: the requests of this process, as they are now.
+
+    Attributes:
+        heard: for each request, whether some process made it at the last step.
+    """
+
+    def __init__(self, own: Callable[[], Sequence[bool]]) -> None:
+        self.own = own
+        self.heard: Sequence[bool] = [False for _ in own()]
+
+    def __call__(self) -> Sequence[bool]:
+        """The requests to follow: those of a single process, or those heard at the last step."""
+        return self.own() if processes.count() == 1 else self.heard
+
+
+class Summed(Wrapped):
+    r"""An objective over a batch that several processes share.
+
+    .. math::
+        \mathcal{L}(x) = \sum_{r} \mathcal{L}(x_r), \qquad
+        \nabla \mathcal{L}(x) = \sum_{r} \nabla \mathcal{L}(x_r)
+
+    for the shares :math:`x_r` of the processes. Every process gets the same sums, so equal
+    parameters stay equal to the bit. Loss, gradients, recorded terms and requests travel together,
+    in one exchange per step.
+
+    Args:
+        objective: a sum over examples.
+        module: holds the parameters; the same in every process.
+        record: of the objective's terms, see :func:`pyrovae.objectives.recording`.
+        requests: of this process; takes up those of all processes.
+    """
+
+    def __init__(self, objective: ELBO, module: nn.Module, record: Any, requests: Requests) -> None:
+        super().__init__()
+        self.objective, self.record, self.requests = objective, record, requests
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Compute the loss of the batch, and set the gradients of the parameters to its gradients.
+
+        Args:
+            model, guide: the programs.
+            args: the share, which may be empty.
+            kwargs: of the programs.
+
+        Raises:
+            StoppedError: if another process has ended.
+        """
+        self.record.terms = Terms()
+        loss = 0.0
+        if len(args[0]):
+            loss = float(self.objective.loss_and_grads(model, guide, *args, **kwargs))
+        terms = self.record.terms
+        asked = [float(request) for request in self.requests.own()]
+        # a parameter that no process used has no gradient; Adam would move it by zeros as well
+        used = [float(p.grad is not None) for p in self.parameters]
+        numbers = torch.tensor(
+            [loss, float(terms.reconstruction), float(terms.kl), *asked, *used],
+            dtype=self.parameters[0].dtype,
+            device=self.parameters[0].device,
+        )
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        *gradients, numbers = processes.summed([*gradients, numbers])
+        loss, reconstruction, kl, *rest = numbers.tolist()
+        self.record.terms = Terms(reconstruction, kl)
+        self.requests.heard = [number > 0 for number in rest[: len(asked)]]
+        for p, gradient, uses in zip(self.parameters, gradients, rest[len(asked) :], strict=True):
+            p.grad = gradient if uses else None
+        return loss
+
+
+def check_sum(objective: ELBO) -> None:
+    """Refuse an objective that is not a sum over examples, if there are several processes.
+
+    Args:
+        objective: its attribute ``whole_batch`` is true if it depends on a batch as a whole.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if processes.count() > 1 and getattr(objective, "whole_batch", False):
+        raise ValueError(
+            f"{type(objective).__name__} depends on a batch as a whole, and {processes.count()} "
+            "processes would each see a share of it; train it in one process, or optimize another "
+            "objective"
+        )

@@ -129,7 +129,7 @@ def test_no_command_shows_help(command):
 
 @pytest.mark.contract
 def test_options_of_fit_are_the_settings():
-    options = {parameter.name for parameter in app.fit.params}
+    options = {parameter.name for parameter in app.cli.commands["fit"].params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
     assert options == settings | {"data", "config", "out", "resume", "as_json"}
 
@@ -548,8 +548,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(command, run, monkey
             raise KeyboardInterrupt
         return bounds(*arguments)
 
-    for module in ("over_dataset", "_store"):
-        monkeypatch.setattr(f"pyrovae.evidence.{module}.bounds", interrupted)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", interrupted)
     result = command(*arguments)
     assert (result.status, result.out) == (130, "")
     assert result.err.strip() == ("pyrovae: interrupted; repeat the command to resume")

@@ -10,7 +10,7 @@ from pyro import distributions as dist
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform, ComposeTransform, SigmoidTransform
 
-from pyrovae.distributions.flow import FlowDistribution, zuko_flows
+from pyrovae.distributions.densities import FlowDistribution, zuko_flows
 from pyrovae.networks import Linear
 from pyrovae.posteriors import InverseAutoregressive
 from pyrovae.priors import Flow

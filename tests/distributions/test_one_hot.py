@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from scipy import stats
 from scipy.integrate import simpson
 
-from pyrovae.distributions.one_hot import OneHots, RelaxedOneHots, number_of_variables
+from pyrovae.distributions.spaces import OneHots, RelaxedOneHots, number_of_variables
 from pyrovae.kl import closed_form
 from tests.conftest import SEEDS
 from tests.oracles import assert_within

@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from torch.distributions import kl_divergence
 from torch.nn.functional import normalize
 
-from pyrovae.distributions.sphere import PowerSpherical, UniformSphere
+from pyrovae.distributions.spaces import PowerSpherical, UniformSphere
 from tests.conftest import SEEDS
 from tests.oracles import assert_within
 

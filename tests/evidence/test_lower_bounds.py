@@ -13,11 +13,15 @@ from pyrovae._process import compilation
 from pyrovae._process.compilation import has_compiler
 from pyrovae.data import Split
 from pyrovae.estimates import Estimate
-from pyrovae.evidence._compiled import Compiled, NotCompiledError, chunk
-from pyrovae.evidence.lower_bounds import ROWS, Bounds, bits_per_dimension, bounds
-from pyrovae.evidence.methods import evaluate
-from pyrovae.evidence.over_dataset import per_example
-from pyrovae.evidence.weights import weight_statistics
+from pyrovae.evidence import (
+    Bounds,
+    bits_per_dimension,
+    bounds,
+    evaluate,
+    per_example,
+    weight_statistics,
+)
+from pyrovae.evidence.lower_bounds import ROWS, Compiled, NotCompiledError, chunk
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -223,8 +227,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, m
         computed.append(1)
         return bounds(*arguments)
 
-    for module in ("over_dataset", "_store"):
-        monkeypatch.setattr(f"pyrovae.evidence.{module}.bounds", counting)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counting)
     assert evaluate(vae, split, samples=10, store=path) == whole
     assert len(computed) == 1 + 13 - 6  # one to know the model by; 6 of 13 batches were done
     assert evaluate(vae, split, samples=10, store=path, limit=22).examples == 22
@@ -341,7 +344,7 @@ def test_the_joint_density_at_a_point_is_not_called_a_bound(network, digits):
 
 def assert_traced(vae, x, monkeypatch):
     """What is traced gives the chunk's own sums to the bit, under three seeds."""
-    monkeypatch.setattr("pyrovae.evidence._compiled.compiled", lambda graph: graph)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", lambda graph: graph)
     vae.eval()
     traced = Compiled(vae, x, 4)
     with torch.no_grad():
@@ -384,7 +387,7 @@ def ran(monkeypatch):
 
         return call
 
-    monkeypatch.setattr("pyrovae.evidence._compiled.compiled", counted)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", counted)
     return seen
 
 
@@ -439,7 +442,7 @@ class Branching(Bernoulli):
 
 
 def test_what_cannot_be_traced_runs_as_written_and_says_why(network, digits, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     vae = VAE(StandardNormal(2), Branching(2, SHAPE, network), DiagonalNormal(2, SHAPE, network))
     data = Split.from_array(digits)
     with pytest.warns(UserWarning, match="not compiled, so draws run as written: .*[Dd]ata"):
@@ -451,14 +454,14 @@ def test_what_differs_from_the_program_is_not_used(vae, digits, monkeypatch):
     def wrong(graph):
         return lambda x: tuple(value + 0.1 for value in graph(x))
 
-    monkeypatch.setattr("pyrovae.evidence._compiled.compiled", wrong)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", wrong)
     with pytest.raises(NotCompiledError, match=r"mean of .* differs by 0.* nats"):
         Compiled(vae, digits[:6], 4)
 
 
 def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence._compiled.compiled", lambda graph: graph)
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", lambda graph: graph)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     digits[50, 0, 3, 3] = 0.5
     for mode in ("off", "inductor"):
         with pytest.raises(ValueError, match="support"):
@@ -467,10 +470,10 @@ def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, 
 
 def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, monkeypatch):
     """An offset stands for rounding; after a fallback the store is one of bounds as written."""
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: True)
-    monkeypatch.setattr("pyrovae.evidence._compiled.ABSOLUTE", 1.0)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.ABSOLUTE", 1.0)
     monkeypatch.setattr(
-        "pyrovae.evidence._compiled.compiled",
+        "pyrovae.evidence.lower_bounds.compiled",
         lambda graph: lambda x: tuple(value + 0.1 for value in graph(x)),
     )
     data, path = Split.from_array(digits), tmp_path / "x.safetensors"
@@ -481,10 +484,10 @@ def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, m
     assert plain == evaluate(vae, data, samples=100, compile="off")
     assert evaluate(vae, data, **options, compile="inductor") == rounded
     with monkeypatch.context() as patch:  # what is stored whole needs no compiler
-        patch.setattr("pyrovae.evidence.over_dataset.Compiled", None)
+        patch.setattr("pyrovae.evidence.lower_bounds.Compiled", None)
         assert evaluate(vae, data, **options, compile="inductor") == rounded
     evaluate(vae, data, **options, compile="off", limit=40)
-    monkeypatch.setattr("pyrovae.evidence._compiled.ABSOLUTE", 0.0)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.ABSOLUTE", 0.0)
     with pytest.warns(UserWarning, match="not compiled"):
         assert evaluate(vae, data, **options, compile="inductor") == plain
 
@@ -496,7 +499,7 @@ def test_auto_compiles_where_it_is_worth_it(vae, digits, monkeypatch):
         asked.append((len(x), draws))
         raise NotCompiledError("asked")
 
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.Compiled", refuse)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.Compiled", refuse)
     data = Split.from_array(digits)
     work = 64 * 100 * sum(p.numel() for p in vae.parameters())
     for worth, compiler, samples, expected in (
@@ -505,16 +508,16 @@ def test_auto_compiles_where_it_is_worth_it(vae, digits, monkeypatch):
         (work, False, 100, []),
         (1, True, 1, []),
     ):
-        monkeypatch.setattr("pyrovae.evidence.over_dataset.WORTH", worth)
+        monkeypatch.setattr("pyrovae.evidence.lower_bounds.WORTH", worth)
         monkeypatch.setattr(
-            "pyrovae.evidence.over_dataset.has_compiler", lambda compiler=compiler: compiler
+            "pyrovae.evidence.lower_bounds.has_compiler", lambda compiler=compiler: compiler
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             evaluate(vae, data, samples=samples)
         assert asked == expected
         asked.clear()
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: False)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: False)
     with pytest.raises(ValueError, match=r"needs a C.. compiler, and there is none"):
         evaluate(vae, data, compile="inductor")
     with pytest.raises(ValueError, match="one of auto, off, inductor, got 'fast'"):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from pyro import distributions as dist
 
+from pyrovae.evidence.importance import Whole, adapted, from_mixture
 from pyrovae.evidence.methods import importance_weighted
-from pyrovae.evidence.proposals import Whole, adapted, from_mixture
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.priors import StandardNormal
 from pyrovae.vae import VAE

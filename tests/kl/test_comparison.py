@@ -17,9 +17,8 @@ from torch.distributions import kl_divergence
 
 from pyrovae import plots
 from pyrovae.distributions import OneHots
-from pyrovae.kl.closed_forms import CLOSED_FORMS, closed_form
 from pyrovae.kl.comparison import SAMPLES, compare, ledger
-from pyrovae.kl.mixture_bounds import divergence_bounds, infinite_variance
+from pyrovae.kl.formulas import CLOSED_FORMS, closed_form, divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import integrate
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.posteriors import DiagonalNormal, Point

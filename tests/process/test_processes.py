@@ -31,7 +31,7 @@ from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config, Run, as_json, start
 from pyrovae.training import TrainingInterrupted, fit
-from pyrovae.training.batches import training_device
+from pyrovae.training.steps import training_device
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.oracles import assert_within
@@ -315,8 +315,7 @@ def test_one_process_goes_on_with_the_evaluation_of_two(pair, monkeypatch):
         calls.append(1)
         return bounds(*arguments)
 
-    for module in ("over_dataset", "_store"):
-        monkeypatch.setattr(f"pyrovae.evidence.{module}.bounds", counted)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counted)
     assert equal(vars(evaluated(folder / "store")), vars(evaluated()))
     # 77 images in batches of 20: the last batch is smaller and not stored, and one call verifies
     # that the store is of this VAE

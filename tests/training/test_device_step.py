@@ -23,12 +23,12 @@ from pyrovae.networks import MLP
 from pyrovae.objectives import IWAE, Analytic, Beta, Elbo, FreeBits, recording
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture, StandardNormal, VampPrior
-from pyrovae.training import device_step, fitting, stage_graph
-from pyrovae.training.batches import resident_on
+from pyrovae.training import device_step, fitting, staging
 from pyrovae.training.device_step import DeviceOperations
 from pyrovae.training.fitting import fit
 from pyrovae.training.loop import TrainingDivergedError, TrainingInterrupted
 from pyrovae.training.optim import FusedAdam, MovingAverage
+from pyrovae.training.steps import resident_on
 from pyrovae.vae import VAE
 from tests.conftest import EXPENSIVE_SEEDS
 
@@ -387,22 +387,21 @@ def test_on_a_gpu_in_name_no_number_comes_from_elsewhere(monkeypatch):
         )
         for _ in range(2)
     )
-    objective, record = recording(Beta(schedule="linear"))
-    program = stage_graph.Program(objective, vae, vae.model, vae.guide)
+    objective, _ = recording(Beta(schedule="linear"))
+    program = staging.Program(objective, vae, vae.model, vae.guide)
     graphs = {}
     for size in (20, 7):
         x = (torch.rand(size, *SHAPE) < 0.5).float()
-        inputs = stage_graph.Inputs.of(objective, vae)
-        graph = stage_graph._trace(program, inputs, list(vae.parameters()), (x,))
-        graphs[size] = stage_graph._without_norm(graph)
+        graph = staging._trace(program, list(vae.parameters()), (x,))
+        graphs[size] = staging._without_norm(graph)
         for node in graphs[size].graph.nodes:
             if "device" in node.kwargs:
                 node.kwargs = {**node.kwargs, "device": gpu}
         graphs[size].recompile()
 
     def find(x):
-        inputs = stage_graph.Inputs.of(objective, vae)
-        return stage_graph.Stage(inputs, graphs[len(x)], list(vae.parameters()), {}, record)
+        program = staging.Program(objective, vae, vae.model, vae.guide)
+        return staging.Stage(program, graphs[len(x)], list(vae.parameters()), {})
 
     monkeypatch.setattr(device_step, "seed_device", lambda device, seed: None)
     monkeypatch.setattr(MovingAverage, "current_decay", lambda self: 0.9)
@@ -428,7 +427,8 @@ def test_on_a_gpu_in_name_no_number_comes_from_elsewhere(monkeypatch):
         data = Resident(torch.empty(50, *SHAPE, dtype=torch.uint8, device=gpu), Dynamic(16))
         monkeypatch.setattr("copy.deepcopy", lambda module: averaged)
         average = MovingAverage(vae, 0.9)
-        step = DeviceOperations(find, vae, optimizer, data, average, batch_size=20, capture=None)
+        state = types.SimpleNamespace(vae=vae, optimizer=optimizer, average=average)
+        step = DeviceOperations(find, state, data, batch_size=20, capture=None)
         for rows in (20, 20, 7):
             assert step(torch.arange(rows, device=gpu), 0)
         with pytest.raises(DataDependentOutputException):

@@ -5,9 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pyrovae.training import display
-from pyrovae.training.display import TrainingDisplay, counting, numbers
-from pyrovae.training.progress import Progress
+from pyrovae.training import progress
+from pyrovae.training.progress import Progress, TrainingDisplay, counting, numbers
 
 MIDDLE = Progress(
     epochs=10,
@@ -29,7 +28,7 @@ def console(**options):
 
 
 def test_plain_lines_say_everything_and_are_not_wrapped(monkeypatch):
-    monkeypatch.setattr(display, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     out = console()
     with TrainingDisplay("about " + "x" * 100, out) as shown:
         shown(MIDDLE)
@@ -79,7 +78,7 @@ def test_an_epoch_that_has_just_ended_shows_its_own_numbers():
 
 
 def test_counting_has_plain_lines_outside_a_terminal(monkeypatch):
-    monkeypatch.setattr(display, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     out = console()
     with counting("5 samples each", 2_000, out) as advance:
         advance(500)

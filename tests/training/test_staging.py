@@ -455,7 +455,7 @@ def test_fit_runs_eagerly_where_torch_has_moved_make_fx(make_vae, digits, mode):
 
 @pytest.mark.usefixtures("moved")
 def test_bounds_run_as_written_where_torch_has_moved_make_fx(vae, digits, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.over_dataset.has_compiler", lambda: True)
+    monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     data = Split.from_array(digits)
     with pytest.warns(UserWarning, match="not compiled, so draws run as written: .*make_fx"):
         found = evaluate(vae, data, samples=20, compile="inductor")

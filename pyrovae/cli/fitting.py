@@ -1,0 +1,196 @@
+r"""The commands that train: a run, runs that are compared, and another prior for a run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyrovae._process import processes
+from pyrovae.cli import options
+
+if TYPE_CHECKING:
+    from pyrovae.runs import Comparison, Refit
+
+__all__ = ["compare", "fit", "refit"]
+
+SUMMARY_SAMPLES = 100
+NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
+
+
+@click.command()
+@options.data
+@options.text("--prior", metavar="SPEC", help="p(z). [normal]")
+@options.text("--likelihood", metavar="SPEC", help="p(x|z). [from the recipe]")
+@options.text("--posterior", metavar="SPEC", help="q(z|x). [diagonal]")
+@options.text("--objective", metavar="SPEC", help="Training objective. [elbo]")
+@options.network
+@options.training
+@options.text("--max-minutes", metavar="X|none", help="Stop after X minutes; resumable.")
+@options.integer("--seed", help="Seed of weights, order and draws. [0]")
+@options.text("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
+@options.text("--resume", metavar="RUN", help="Resume a run that was stopped.")
+@options.json_option
+def fit(
+    config: str | None, out: str | None, resume: str | None, as_json: bool, **given: Any
+) -> None:
+    """Train a VAE, evaluate it and draw pictures, all in one folder.
+
+    Without options, the data are the 1,797 handwritten digits that come with scikit-learn. Settings
+    that are not given come from --config, then from the recipe of the data, then from the defaults.
+    """
+    from pyrovae import runs, training
+
+    roles = (*options.ROLES, "objective")
+    trusted = options.own_code(given.get(role) for role in roles)
+    if resume is None:
+        chosen = options.settings(config, given)
+        folder = None if out is None else Path(out)
+    else:
+        run = options.opened_run(resume, {role: given.pop(role, None) for role in roles})
+        given |= {"config": config, "out": out}
+        changes = {name: value for name, value in given.items() if value is not None}
+        chosen, folder = run.settings_to_resume(changes), run.folder
+    resolved, dataset = runs.Config.resolve(chosen, trusted=trusted)
+    with training.TrainingDisplay(runs.headline(resolved, dataset)) as display:
+        folder, vae, trained = runs.start(
+            resolved, dataset, folder, trusted=trusted, resume=resume is not None, report=display
+        )
+    run = runs.Run.open(folder, trusted=trusted)
+    with runs.with_resume_command(folder):
+        summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
+    if not processes.is_first():
+        return
+    lines = [*runs.in_words(summary), *runs.reliability(summary.weights)]
+    options.show(as_json, summary.to_dict(), lines)
+    if trained.best_epoch == 0:
+        click.echo("no validation bound yet: the weights are those of the last step", err=True)
+    if trained.stopped == "max_minutes":
+        click.echo(f"time is up; resume with: {runs.resume_command(folder)}", err=True)
+    if not as_json:
+        click.echo(
+            f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
+            f"{len(trained.metrics)}\n"
+            f"run      {folder}\n"
+            f"figures  {folder / 'figures'}\n"
+            f"next     pyrovae evaluate {quote(str(folder))}{run.named_again()}"
+        )
+
+
+def _specs(context: click.Context, option: click.Parameter, value: str | None) -> list[str]:
+    from pyrovae.runs import Spec
+
+    try:
+        return [] if value is None else Spec.several(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@options.data
+@options.text("--priors", metavar="SPECS", callback=_specs, help="p(z). [normal]")
+@options.text("--posteriors", metavar="SPECS", callback=_specs, help="q(z|x). [diagonal]")
+@options.text("--likelihoods", metavar="SPECS", callback=_specs, help="p(x|z). [from the recipe]")
+@options.text("--objectives", metavar="SPECS", callback=_specs, help="Training objective. [elbo]")
+@options.network
+@options.training
+@options.whole_number("--seeds", 3, "Runs per model.")
+@options.integer("--seed", help="First seed. [0]")
+@options.whole_number("--samples", 1_000, "K, draws per example.")
+@options.count("--limit", metavar="N", help="Evaluate on the first N test examples.")
+@options.text("--out", metavar="DIR", help="Folder of the comparison. [runs/compare-<data>]")
+@options.printed
+def compare(
+    config: str | None, seeds: int, samples: int, limit: int | None, out: str | None, **given: Any
+) -> options.Found:
+    """Train the same VAE with each of several components, and compare the bounds.
+
+    SPECS are written as for fit and joined by commas: --priors normal,mixture:components=20,flow.
+    Several lists give all combinations. Existing runs in DIR or beside it are reused; after Ctrl-C,
+    repeat the command to resume. If only the weight of the KL term varies (--objectives
+    beta:beta=0.5,beta:beta=2), DIR/rate_distortion.png shows the trade-off.
+    """
+    from pyrovae import runs, training
+
+    varied = {role: given.pop(f"{role}s") for role in runs.ROLES}
+    named = [spec for specs in varied.values() for spec in specs]
+    found = runs.compare(
+        options.settings(config, given),
+        varied,
+        seeds=seeds,
+        samples=samples,
+        limit=limit,
+        out=out,
+        trusted=options.own_code([*named, given["encoder"], given["decoder"]]),
+        reporting=training.TrainingDisplay,
+        counting=training.counting,
+    )
+    for line in found.left_out:
+        click.echo(line, err=True)
+    return found.to_dict(), _lines_of_comparison(found)
+
+
+def _lines_of_comparison(found: "Comparison") -> Iterator[str]:
+    yield from found.table()
+    if reused := sum(sum(row.reused) for row in found.rows):
+        yield f"{reused} of the runs were there already"
+    yield f"figure  {found.folder}/comparison.png"
+    if found.betas():
+        yield f"figure  {found.folder}/rate_distortion.png"
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@options.text("--prior", metavar="SPEC", required=True, help="The new p(z).")
+@options.text("--out", metavar="DIR", help="Folder of the new run. [RUN-<prior>-<n>]")
+@options.whole_number("--epochs", 100, "Passes over the data.")
+@options.whole_number("--batch-size", 128, "Examples per step.")
+@options.number("--learning-rate", default=5e-3, help="Largest step size of Adam.")
+@options.count("--samples", metavar="K", default=1_000, help="Draws per test example.")
+@options.count("--limit", metavar="N", help="Evaluate on the first N test examples.")
+@options.text("--old-prior", metavar="SPEC", help="Allow the run's own prior, module:Class.")
+@options.own_roles(*NOT_PRIOR)
+@options.seed
+@options.data_dir
+@options.printed
+def refit(
+    run: str, prior: str, out: str | None, old_prior: str | None, **given: Any
+) -> options.Found:
+    """Fit another prior to the codes of a trained run, with encoder and decoder fixed.
+
+    The result is a new run, which all commands accept. The report shows how much KL(q(z) || p(z))
+    and the importance-weighted bound change on the test set; DIR/figures/refit.png shows samples
+    with both priors.
+    """
+    from pyrovae import runs, training
+
+    own = {role: given.pop(role) for role in NOT_PRIOR}
+    found = runs.refit_run(
+        options.opened_run(run, own | {"prior": old_prior}),
+        prior,
+        None if out is None else Path(out),
+        trusted=options.own_code([prior]),
+        reporting=training.TrainingDisplay,
+        counting=training.counting,
+        **given,
+    )
+    return found.to_dict(), _lines_of_refit(found)
+
+
+def _lines_of_refit(found: "Refit") -> Iterator[str]:
+    change = found.change
+    yield (
+        f"prior {found.after} ({found.parameters:,} parameters) in place of {found.before}, "
+        f"weights of epoch {found.best_epoch} of {found.epochs}; q(z|x) and decoder as before, "
+        "to the bit"
+    )
+    yield f"test, {change.examples:,} examples, nats per example (+- standard error):"
+    yield f"  {'':<24} {'before':>17} {'after':>17} {'change, of pairs':>18}"
+    yield f"  {'KL(q(z) || p(z))':<24} {'':>17} {'':>17} {f'{change.marginal_kl:+.2f}':>18}"
+    for title, pair in (("ELBO", change.elbo), ("log p(x) is at least", change.log_evidence)):
+        before, after, gained = f"{pair.before:.2f}", f"{pair.after:.2f}", f"{pair.change:+.2f}"
+        yield f"  {title:<24} {before:>17} {after:>17} {gained:>18}"
+    yield f"  {change.samples:,} samples each; both priors on the same draws of z"
+    yield f"run      {found.run}"
+    yield f"figure   {found.figure}"
