@@ -218,19 +218,15 @@ def _densities(
             progress(len(rows))
     joined = [torch.cat(part).unflatten(0, (count, draws)) for part in zip(*found, strict=True)]
     own, others, members, *each = joined
-    of_prior = _log_parts(p, z)
-    log_prior = (_log_prob(p, z) if of_prior is None else of_prior.sum(-1)).cpu()
+    log_prior, of_prior = _log_density(p, z)
     counted = (labels[:, None] == labels).sum(1).double()
-    parts = None
-    if each:
-        parts = each[0], each[1] - math.log(count), None if of_prior is None else of_prior.cpu()
     return {
         "log_prior": log_prior,
         "log_posterior": own,
         "log_aggregate": torch.logaddexp(own, others) - math.log(count),
         "log_others": others - math.log(count - 1),
         "log_class": None if classes is None else members - counted.log()[:, None],
-        "parts": parts,
+        "parts": (each[0], each[1] - math.log(count), of_prior) if each else None,
     }
 
 
@@ -243,8 +239,7 @@ def _of_rows(z: Tensor, owner: Tensor, posteriors: list[Any], labels: Tensor) ->
     sums: list[Tensor] = []
     start = 0
     for q in posteriors:
-        split = _log_parts(q, z[:, None])  # (rows, batch, variables)
-        values = (_log_prob(q, z[:, None]) if split is None else split.sum(-1)).cpu()
+        values, terms = _log_density(q, z[:, None])  # (rows, batch), (rows, batch, variables)
         columns = torch.arange(start, start + values.shape[1])
         start += values.shape[1]
         own = owner[:, None] == columns
@@ -253,9 +248,8 @@ def _of_rows(z: Tensor, owner: Tensor, posteriors: list[Any], labels: Tensor) ->
             _of_own(values, own),
             *(values.masked_fill(left_out, -math.inf).logsumexp(1) for left_out in (own, apart)),
         ]
-        if split is not None:
-            split = split.cpu()
-            found += [_of_own(split, own), split.logsumexp(1)]
+        if terms is not None:
+            found += [_of_own(terms, own), terms.logsumexp(1)]
         sums = [*map(torch.logaddexp, sums, found)] if sums else found
     return sums
 
@@ -266,21 +260,19 @@ def _of_own(log_q: Tensor, own: Tensor) -> Tensor:
     return torch.full_like(log_q[:, 0], -math.inf).index_copy(0, row, log_q[row, column])
 
 
-def _log_prob(d: Any, z: Tensor) -> Tensor:
+def _log_density(d: Any, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    """log d, and its terms along the last dimension for the variables that d makes independent."""
     (double,) = distributions.in_float64(d)
-    z = z.expand(torch.broadcast_shapes(z.shape, d.batch_shape + d.event_shape))
-    return distributions.log_density(double, z if double is d else z.double()).double()
-
-
-def _log_parts(d: Any, z: Tensor) -> Tensor | None:
-    """The log densities of the variables that d makes independent, along the last dimension."""
     if isinstance(d, distributions.OneHots):
         variables = z.unflatten(-1, (-1, d.classes))
-        return (variables * d.logits.log_softmax(-1)).sum(-1).double()
-    if not distributions.factorizes(d):
-        return None
-    (double,) = distributions.in_float64(d)
-    return distributions.base(double).log_prob(z if double is d else z.double()).double()
+        terms = (variables * d.logits.log_softmax(-1)).sum(-1).double()
+    elif distributions.factorizes(d):
+        terms = distributions.base(double).log_prob(z if double is d else z.double()).double()
+    else:
+        z = z.expand(torch.broadcast_shapes(z.shape, d.batch_shape + d.event_shape))
+        z = z if double is d else z.double()
+        return distributions.log_density(double, z).double().cpu(), None
+    return terms.sum(-1).cpu(), terms.cpu()
 
 
 def term_estimate(values: Tensor) -> Estimate:

@@ -11,15 +11,9 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.data import Dataset, Split
+from pyrovae.diagnostics import aggregate_posterior
 from pyrovae.diagnostics._counting import Counting, silent
-from pyrovae.diagnostics.aggregate_posterior import (
-    DRAWS,
-    Population,
-    aggregate_draws,
-    no_density,
-    points,
-    population,
-)
+from pyrovae.diagnostics.aggregate_posterior import DRAWS, Population
 from pyrovae.diagnostics.elbo_surgery import Surgery, surgery
 from pyrovae.diagnostics.latent_dimensions import ACTIVE, activity
 from pyrovae.diagnostics.two_sample import FEWEST, Probe, TwoSampleTest, probe, two_samples
@@ -258,18 +252,19 @@ def diagnose(
         torch.manual_seed(derived(seed, 2))
         x = _rows(test, np.arange(count), seed)
         prior = vae.prior().sample((count,)).double().cpu()
-        no_surgery = no_density(vae.posterior(vae.place(x[:2])))
+        no_surgery = aggregate_posterior.no_density(vae.posterior(vae.place(x[:2])))
         terms, use = None, None
         if no_surgery is None:
             with counting("densities", count) as progress:
-                found = aggregate_draws(
+                found = aggregate_posterior.aggregate_draws(
                     vae, test, labels=labels, draws=draws, limit=count, seed=seed, progress=progress
                 )
             use = Estimate.of((found.log_likelihood - found.log_likelihood_of_others).mean(1))
-            z, terms, groups = found.z[:, 0], surgery(found), population(found, prior, seed)
+            z, terms = found.z[:, 0], surgery(found)
+            groups = aggregate_posterior.population(found, prior, seed)
         else:
             z = torch.cat([vae.posterior(vae.place(b)).sample().cpu() for b in x.split(BATCH)])
-            groups = points(z, prior, labels, seed)
+            groups = aggregate_posterior.points(z, prior, labels, seed)
         with counting("samples and probes", 2) as progress:
             decoded, tests = _samples(vae, dataset, x, seed)
             progress(1)

@@ -7,19 +7,17 @@ subject, or a new file; colors and settings that all figures share are in ``styl
 """
 
 from pyrovae.plots import (
-    bounds,
     diagnosis,
+    elbo,
     examples,
-    kl_estimators,
     latent_space,
     posterior_checks,
     run_figures,
     style,
 )
-from pyrovae.plots.bounds import *
 from pyrovae.plots.diagnosis import *
+from pyrovae.plots.elbo import *
 from pyrovae.plots.examples import *
-from pyrovae.plots.kl_estimators import *
 from pyrovae.plots.latent_space import *
 from pyrovae.plots.posterior_checks import *
 from pyrovae.plots.run_figures import *
@@ -27,15 +25,6 @@ from pyrovae.plots.style import *
 
 __all__ = [
     name
-    for file in (
-        bounds,
-        diagnosis,
-        examples,
-        kl_estimators,
-        latent_space,
-        posterior_checks,
-        run_figures,
-        style,
-    )
+    for file in (diagnosis, elbo, examples, latent_space, posterior_checks, run_figures, style)
     for name in file.__all__
 ]

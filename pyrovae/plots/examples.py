@@ -59,10 +59,10 @@ def samples(real: Array, sampled: Array) -> Figure:
 
 def _points(real: Array, sampled: Array) -> Figure:
     figure = Figure(figsize=(9, 4.95), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    panels[0].set_title("real")
-    panels[1].set_title(r"from the model: $x \sim p(x|z)$, $z \sim p(z)$")
-    for axes, values, color in zip(panels, (real, sampled), (REAL, MODEL), strict=True):
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    left.set_title("real")
+    right.set_title(r"from the model: $x \sim p(x|z)$, $z \sim p(z)$")
+    for axes, values, color in ((left, real, REAL), (right, sampled, MODEL)):
         axes.plot(*values.T, ".", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
         axes.set(xlabel="$x_1$ (units of the data)", ylabel="$x_2$ (units of the data)")
         axes.label_outer()

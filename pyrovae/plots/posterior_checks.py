@@ -106,10 +106,8 @@ def posteriors(panels: Sequence[PosteriorDensities], result: Gap) -> Figure:
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
         _posterior(axes, panel)
-        label = "" if result.labels is None else f" ({result.labels[i]})"
-        axes.set_title(
-            f"image {i}{label}: KL {result.kl.value[i]:.2f} nats", loc="left", size="small"
-        )
+        label = f"image {i}" + ("" if result.labels is None else f" ({result.labels[i]})")
+        axes.set_title(f"{label}: KL {result.kl.value[i]:.2f} nats", loc="left", size="small")
         if i >= len(panels) - across:
             axes.set_xlabel("$z_1$")
         if i % across == 0:
