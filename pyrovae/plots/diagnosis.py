@@ -205,12 +205,12 @@ def _plane(
         axes.tick_params(labelleft=False, labelsize="x-small")
     for axes in places[len(classes) :]:
         axes.set_axis_off()
-    about = "draws of the prior" if density is None else "prior: 50, 80 and 95 % inside"
+    q, p = "one draw z ~ q(z|x) each", "prior: 50, 80 and 95 % inside"
     handles = [
-        Line2D(
-            [], [], color=style.MODEL, marker="o", ms=4, ls="", label="one draw z ~ q(z|x) each"
-        ),
-        Line2D([], [], color="0.8" if density is None else style.PRIOR, label=about),
+        Line2D([], [], color=style.MODEL, marker="o", ms=4, ls="", label=q),
+        Line2D([], [], color=style.PRIOR, label=p)
+        if density is not None
+        else Line2D([], [], color="0.8", label="draws of the prior"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small")
 
@@ -223,13 +223,12 @@ def _histograms(
         low, high = np.quantile(np.concatenate([z[:, d], prior[:, d]]), (0.002, 0.998))
         bins = np.linspace(low, high, 31)
         axes.hist(z[:, d], bins=bins, density=True, color=style.MODEL, alpha=0.5, label="q(z)")
-        axes.hist(
-            prior[:, d], bins=bins, density=True, histtype="step", color=style.PRIOR, label="p(z)"
-        )
+        step: dict[str, Any] = {"bins": bins, "histtype": "step"}
+        axes.hist(prior[:, d], density=True, color=style.PRIOR, label="p(z)", **step)
         for (label, members), color in zip(classes.items(), style.CLASSES, strict=False):
             share = np.full(len(members), 1 / (len(z) * (bins[1] - bins[0])))
-            line = {"histtype": "step", "color": color, "lw": 1.5, "label": f"class {label}"}
-            axes.hist(members[:, d], bins=bins, weights=share, **line)
+            name = f"class {label}"
+            axes.hist(members[:, d], weights=share, color=color, lw=1.5, label=name, **step)
         axes.set(xlabel=f"$z_{{{d + 1}}}$", yticks=[])
         axes.grid(visible=False)
     panels[0].set_ylabel("density")

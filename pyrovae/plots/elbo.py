@@ -216,12 +216,9 @@ def rate_distortion(
         beside: dict[str, Any] = {"xytext": (6, -4), "textcoords": "offset points", "va": "top"}
         label = axes.annotate(text, at, color=style.RATE, fontsize="small", **beside)
         label.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    axes.set(
-        xlim=across,
-        ylim=up,
-        xlabel="distortion, minus the mean of log p(x|z) (nats per example)",
-        ylabel="rate, KL(q(z|x) || p(z)) (nats per example)",
-    )
+    axes.set(xlim=across, ylim=up)
+    axes.set_xlabel("distortion, minus the mean of log p(x|z) (nats per example)")
+    axes.set_ylabel("rate, KL(q(z|x) || p(z)) (nats per example)")
     axes.legend(loc="lower left")
     return figure
 

@@ -45,17 +45,14 @@ def gap(result: Gap) -> Figure:
     figure = Figure(figsize=(max(6.5, 2.5 + 0.42 * count), 4.6), layout="constrained")
     axes = figure.add_subplot()
     at = np.arange(count) * 1.0
+    caps = {"ecolor": "0.2", "elinewidth": 1, "capsize": 2}
     for name, formula, color, shift in (
         ("approximation", r"$\log p(x)$ - ELBO(best q)", _APPROXIMATION, -0.2),
         ("amortization", "ELBO(best q) - ELBO(encoder's q)", _AMORTIZATION, 0.2),
     ):
         term = result.terms[name]
         mean, values, errors = term.mean, term.value[:count].numpy(), term.error[:count].numpy()
-        bars: dict[str, Any] = {
-            "width": 0.38,
-            "color": color,
-            "error_kw": {"ecolor": "0.2", "elinewidth": 1, "capsize": 2},
-        }
+        bars: dict[str, Any] = {"width": 0.38, "color": color, "error_kw": caps}
         label = typeset(f"{name} gap: {formula}; mean {mean.value:.2f}")
         axes.bar(at + shift, values, yerr=2 * errors, label=label, **bars)
         spread = None if mean.standard_error is None else 2 * mean.standard_error
@@ -65,11 +62,8 @@ def gap(result: Gap) -> Figure:
     labels = [""] * count if result.labels is None else [f"\n({each})" for each in result.labels]
     names = [f"{i}{label}" for i, label in enumerate(labels[:count])]
     axes.set_xticks([*at, count + 0.6], [*names, f"mean\nof {len(result.x):,}"])
-    axes.set(
-        xlabel="test image" + (" (class)" if result.labels else ""),
-        ylabel="gap (nats per image)",
-        xlim=(-0.7, count + 1.3),
-    )
+    axes.set_xlabel("test image" + (" (class)" if result.labels else ""))
+    axes.set(ylabel="gap (nats per image)", xlim=(-0.7, count + 1.3))
     axes.axhline(0, color="0.2", linewidth=0.8)
     axes.grid(visible=False, axis="x")
     axes.tick_params(axis="x", length=0)
