@@ -110,13 +110,11 @@ class Estimate(Result):
     @staticmethod
     def of(values: Tensor | NDArray[Any] | list[float]) -> "Estimate":
         """The mean of ``values`` ``(examples,)`` and its standard error."""
-        if not isinstance(values, Tensor):
-            values = np.asarray(values, float)
-            error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
-        else:
-            values = values.double()
-            error = values.std() / math.sqrt(len(values)) if len(values) > 1 else None
-        return Estimate(values.mean().item(), None if error is None else error.item())
+        values = values.double() if isinstance(values, Tensor) else np.asarray(values, float)
+        if len(values) < 2:
+            return Estimate(values.mean().item(), None)
+        deviation = values.std() if isinstance(values, Tensor) else values.std(ddof=1)
+        return Estimate(values.mean().item(), (deviation / math.sqrt(len(values))).item())
 
     def __repr__(self) -> str:
         if self.standard_error is None:

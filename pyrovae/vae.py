@@ -41,7 +41,6 @@ class Prior(Protocol):
 
     def __call__(self) -> dist.Distribution:
         """One distribution over vectors z: event_shape ``(latent_dim,)`` and no batch."""
-        ...
 
 
 class Likelihood(Protocol):
@@ -63,7 +62,6 @@ class Likelihood(Protocol):
 
     def __call__(self, z: Tensor, /) -> dist.Distribution:
         """For z ``(*batch, latent_dim)``, a distribution over x ``(*batch, *event_shape)``."""
-        ...
 
 
 class Posterior(Protocol):
@@ -84,7 +82,6 @@ class Posterior(Protocol):
 
     def __call__(self, x: Tensor, /) -> dist.Distribution:
         """For x ``(*batch, *event_shape)``, a distribution over z ``(*batch, latent_dim)``."""
-        ...
 
 
 class SpaceError(ValueError):
@@ -140,11 +137,9 @@ class VAE(nn.Module):
         given = {"prior()": prior, "likelihood(z)": likelihood, "posterior(x)": posterior}
         for call, component in given.items():
             if isinstance(component, type) or not callable(component):
-                what = (
-                    f"the class {component.__name__}; make an object of it first"
-                    if isinstance(component, type)
-                    else f"a {type(component).__name__}"
-                )
+                what = f"a {type(component).__name__}"
+                if isinstance(component, type):
+                    what = f"the class {component.__name__}; make an object of it first"
                 raise TypeError(f"{call} must return a distribution when it is called, got {what}")
         shared = getattr(prior, "posterior", posterior)
         if shared is not posterior:
@@ -208,8 +203,7 @@ class VAE(nn.Module):
             torch.Size([100, 64])
         """
         p = self.prior() if prior is None else prior
-        log_prior: Tensor = p.log_prob(z)
-        return log_prior.to(dtype) + self.log_likelihood(x, z).to(dtype)
+        return p.log_prob(z).to(dtype) + self.log_likelihood(x, z).to(dtype)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z) of each pair of x and z, in nats, where NaN in x is a missing value.
@@ -293,8 +287,7 @@ class VAE(nn.Module):
         Returns:
             ``(n, *event_shape)``.
         """
-        z = self.prior().sample((n,))
-        return self.likelihood(z).sample()
+        return self.likelihood(self.prior().sample((n,))).sample()
 
     def place(self, x: Tensor) -> Tensor:
         """Move x to the device and dtype of the parameters.

@@ -101,8 +101,7 @@ def _meeting() -> tuple[Any, int, int]:
     """The store for messages between processes, which outlives a group; rank and count."""
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, count = next(rendezvous("env://"))
-    return store, rank, count
+    return next(rendezvous("env://"))
 
 
 def rank() -> int:
@@ -158,8 +157,7 @@ def summed(tensors: Sequence["Tensor"]) -> list["Tensor"]:
     import torch.distributed as dist
 
     sums = list(tensors)
-    kinds = dict.fromkeys((t.dtype, t.device) for t in tensors)
-    for kind in kinds:
+    for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
         places = [i for i, t in enumerate(tensors) if (t.dtype, t.device) == kind]
         flat = torch.cat([tensors[i].detach().reshape(-1) for i in places])
         with _connected():

@@ -12,32 +12,6 @@ from pyrovae._process import processes
 if TYPE_CHECKING:
     from pyrovae.runs import Run, Settings
 
-__all__ = [
-    "ROLES",
-    "choice",
-    "columns",
-    "count",
-    "data",
-    "data_dir",
-    "integer",
-    "json_option",
-    "network",
-    "number",
-    "on_run",
-    "opened_run",
-    "other_data",
-    "own_code",
-    "own_roles",
-    "printed",
-    "scaled",
-    "seed",
-    "settings",
-    "show",
-    "text",
-    "training",
-    "whole_number",
-]
-
 ROLES = ("prior", "likelihood", "posterior", "encoder", "decoder")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,12 +107,8 @@ training = _together(
 
 def own_roles(*roles: str) -> Callable[[F], F]:
     """An option for each role, which names user-defined code that the run was trained with."""
-    return _together(
-        *(
-            text(f"--{role}", metavar="SPEC", help=f"Allow the run's own {role}, module:Class.")
-            for role in roles
-        )
-    )
+    about = "Allow the run's own {}, module:Class."
+    return _together(*(text(f"--{r}", metavar="SPEC", help=about.format(r)) for r in roles))
 
 
 def on_run(function: Callable[..., None]) -> Callable[..., None]:

@@ -112,8 +112,10 @@ def code(table: Table, field: Field) -> Coded:
     if isinstance(series.dtype, pandas.CategoricalDtype):
         return _categorical(series)
     if api.is_bool_dtype(series.dtype) or api.is_integer_dtype(series.dtype):
-        boolean = api.is_bool_dtype(series.dtype)
-        return Coded(numbers(series), True, BOOLEAN_WORDS if boolean else ())
+        values, boolean = numbers(series), api.is_bool_dtype(series.dtype)
+        if table.text and not boolean and np.abs(values).max() >= WHOLE_IN_FLOAT:
+            return Coded(values.astype(np.float64), False)
+        return Coded(values, True, BOOLEAN_WORDS if boolean else ())
     if api.is_float_dtype(series.dtype):
         return Coded(numbers(series), False)
     kind = api.infer_dtype(series, skipna=True)
@@ -162,14 +164,17 @@ def code_like(table: Table, field: Field, column: Column) -> Coded:
 
 
 def words_of(series: Any) -> list[str | None]:
-    """The values of a column as text without surrounding spaces, None where missing."""
+    """The values of a column as text without surrounding spaces, None where missing or empty."""
     missing = series.isna().to_numpy(bool)
     return [
-        None
-        if gap
-        else str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-        for value, gap in zip(series, missing, strict=True)
+        None if gap else _word(value) or None for value, gap in zip(series, missing, strict=True)
     ]
+
+
+def _word(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
 
 
 def numbers(series: Any) -> np.ndarray:
@@ -205,9 +210,8 @@ def _called(series: Any, kind: str) -> str:
 def _categorical(series: Any) -> Coded:
     """Code a categorical column: in its own order if it has one, otherwise sorted."""
     words = words_of(series)
-    declared = [str(each).strip() for each in series.cat.categories]
     if series.cat.ordered:
-        return _coded_words(words, tuple(declared))
+        return _coded_words(words, tuple(filter(None, map(_word, series.cat.categories))))
     return _coded_words(words, tuple(sorted({word for word in words if word is not None})))
 
 

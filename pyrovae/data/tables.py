@@ -57,6 +57,7 @@ def from_frame(
         One part, `all`, with its schema.
 
     Raises:
+        TypeError: if it is no DataFrame.
         ValueError: for duplicate names, a column of dates, lists or other objects, infinite
             numbers, an empty frame, or a frame that does not fit the schema.
 
@@ -76,6 +77,11 @@ def from_frame(
 def table_of_frame(name: str, frame: "pandas.DataFrame") -> Table:
     """Take the columns and the index of a DataFrame."""
     pandas = import_for("pandas", "pandas", f"reading {name}")
+    if not isinstance(frame, pandas.DataFrame):
+        raise TypeError(
+            f"frame must be a pandas DataFrame, got {type(frame).__name__}; "
+            "make one with pandas.DataFrame(...)"
+        )
     index = frame.index
     if isinstance(index, pandas.MultiIndex) or isinstance(frame.columns, pandas.MultiIndex):
         raise ValueError(

@@ -48,7 +48,7 @@ class Layout:
         lines = (line.strip() + "\n" for line in file) if self.separator == " " else file
         reader = csv.reader(lines, delimiter=self.separator, skipinitialspace=True)
         for cells in reader:
-            if len(cells) > 1 or (cells and cells[0].strip()):
+            if cells not in ([], [""]):
                 yield reader.line_num, cells
 
 
@@ -163,7 +163,7 @@ def _header(records: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
     It does if no cell is a number or a boolean, or if its numbers count 0, 1, 2, ... or years and
     those of the next line do not count.
     """
-    first = tuple(cell.strip() for cell in records[0])
+    first = tuple(" ".join(cell.split()) for cell in records[0])
     if all(cell.lower() in MISSING for cell in first):
         return None
     if not any(map(_is_value, first)):
@@ -207,7 +207,7 @@ def _line(path: Path, layout: Layout, row: int) -> int:
     """The number of the line of a row, counted from 1."""
     with _open(path) as file:
         start = row + (layout.header is not None)
-        return next(itertools.islice(layout.records(file), start, None))[0]
+        return next(itertools.islice(layout.records(file), start, None), (start + 1,))[0]
 
 
 def _table(path: Path, layout: Layout, fields: list[Field], where: Any) -> Table:

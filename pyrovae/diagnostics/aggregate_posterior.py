@@ -25,19 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrovae import distributions
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
-from pyrovae.distributions import (
-    OneHots,
-    base,
-    components,
-    factorizes,
-    in_float64,
-    is_discrete,
-    is_point,
-    log_density,
-    name,
-)
 from pyrovae.estimates import Estimate, Examples, Result, batches, number_of_examples
 from pyrovae.evidence import batch_size
 from pyrovae.vae import VAE
@@ -177,7 +167,7 @@ def aggregate_draws(
         log_likelihood_of_others=of_others.T.double().cpu(),
         labels=classes,
         available=len(data),
-        names=(name(posteriors[0]), name(p)),
+        names=(distributions.name(posteriors[0]), distributions.name(p)),
         **found,
     )
 
@@ -193,20 +183,18 @@ def no_density(q: Any) -> str | None:
         >>> no_density(vae.posterior(x)) is None
         True
     """
-    if is_discrete(q) or not is_point(q):
+    if distributions.is_discrete(q) or not distributions.is_point(q):
         return None
     return (
-        f"the posterior ({name(q)}) is a point, which has no density: mutual information and "
-        "KL(q(z) || p(z)) are infinite"
+        f"the posterior ({distributions.name(q)}) is a point, which has no density: mutual "
+        "information and KL(q(z) || p(z)) are infinite"
     )
 
 
 def _partners(count: int, seed: int) -> Tensor:
     """The index of another example for each example, at random."""
     order = np.random.default_rng([seed, 1]).permutation(count)
-    partner = np.empty(count, int)
-    partner[order] = np.roll(order, 1)
-    return torch.from_numpy(partner)
+    return torch.from_numpy(np.roll(order, 1)[order.argsort()])
 
 
 def _densities(
@@ -221,7 +209,7 @@ def _densities(
     # without labels the classes are the examples themselves
     labels = torch.arange(count) if classes is None else torch.as_tensor(classes)
     size = posteriors[0].batch_shape[0]
-    step = max(1, VALUES // (draws * dim * size * components(posteriors[0])))
+    step = max(1, VALUES // (draws * dim * size * distributions.components(posteriors[0])))
     found: list[list[Tensor]] = []
     for rows in torch.arange(count).split(step):
         owner = rows.repeat_interleave(draws)
@@ -230,19 +218,15 @@ def _densities(
             progress(len(rows))
     joined = [torch.cat(part).unflatten(0, (count, draws)) for part in zip(*found, strict=True)]
     own, others, members, *each = joined
-    of_prior = _log_parts(p, z)
-    log_prior = (_log_prob(p, z) if of_prior is None else of_prior.sum(-1)).cpu()
+    log_prior, of_prior = _log_density(p, z)
     counted = (labels[:, None] == labels).sum(1).double()
-    parts = None
-    if each:
-        parts = each[0], each[1] - math.log(count), None if of_prior is None else of_prior.cpu()
     return {
         "log_prior": log_prior,
         "log_posterior": own,
         "log_aggregate": torch.logaddexp(own, others) - math.log(count),
         "log_others": others - math.log(count - 1),
         "log_class": None if classes is None else members - counted.log()[:, None],
-        "parts": parts,
+        "parts": (each[0], each[1] - math.log(count), of_prior) if each else None,
     }
 
 
@@ -255,8 +239,7 @@ def _of_rows(z: Tensor, owner: Tensor, posteriors: list[Any], labels: Tensor) ->
     sums: list[Tensor] = []
     start = 0
     for q in posteriors:
-        split = _log_parts(q, z[:, None])  # (rows, batch, variables)
-        values = (_log_prob(q, z[:, None]) if split is None else split.sum(-1)).cpu()
+        values, terms = _log_density(q, z[:, None])  # (rows, batch), (rows, batch, variables)
         columns = torch.arange(start, start + values.shape[1])
         start += values.shape[1]
         own = owner[:, None] == columns
@@ -265,9 +248,8 @@ def _of_rows(z: Tensor, owner: Tensor, posteriors: list[Any], labels: Tensor) ->
             _of_own(values, own),
             *(values.masked_fill(left_out, -math.inf).logsumexp(1) for left_out in (own, apart)),
         ]
-        if split is not None:
-            split = split.cpu()
-            found += [_of_own(split, own), split.logsumexp(1)]
+        if terms is not None:
+            found += [_of_own(terms, own), terms.logsumexp(1)]
         sums = [*map(torch.logaddexp, sums, found)] if sums else found
     return sums
 
@@ -278,21 +260,19 @@ def _of_own(log_q: Tensor, own: Tensor) -> Tensor:
     return torch.full_like(log_q[:, 0], -math.inf).index_copy(0, row, log_q[row, column])
 
 
-def _log_prob(d: Any, z: Tensor) -> Tensor:
-    (double,) = in_float64(d)
-    z = z.expand(torch.broadcast_shapes(z.shape, d.batch_shape + d.event_shape))
-    return log_density(double, z if double is d else z.double()).double()
-
-
-def _log_parts(d: Any, z: Tensor) -> Tensor | None:
-    """The log densities of the variables that d makes independent, along the last dimension."""
-    if isinstance(d, OneHots):
+def _log_density(d: Any, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    """log d, and its terms along the last dimension for the variables that d makes independent."""
+    (double,) = distributions.in_float64(d)
+    if isinstance(d, distributions.OneHots):
         variables = z.unflatten(-1, (-1, d.classes))
-        return (variables * d.logits.log_softmax(-1)).sum(-1).double()
-    if not factorizes(d):
-        return None
-    (double,) = in_float64(d)
-    return base(double).log_prob(z if double is d else z.double()).double()
+        terms = (variables * d.logits.log_softmax(-1)).sum(-1).double()
+    elif distributions.factorizes(d):
+        terms = distributions.base(double).log_prob(z if double is d else z.double()).double()
+    else:
+        z = z.expand(torch.broadcast_shapes(z.shape, d.batch_shape + d.event_shape))
+        z = z if double is d else z.double()
+        return distributions.log_density(double, z).double().cpu(), None
+    return terms.sum(-1).cpu(), terms.cpu()
 
 
 def term_estimate(values: Tensor) -> Estimate:

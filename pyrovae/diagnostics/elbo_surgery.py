@@ -225,15 +225,14 @@ def surgery(draws: AggregateDraws) -> Surgery:
     correlation, dimension_wise, dimensions, omitted = _factorized(draws)
     without = draws.log_posterior - draws.log_others  # the example's own posterior left out
     at_ceiling = information.value > (1 - CEILING) * math.log(count)
+    not_negative = {
+        "the mutual information": information,
+        "KL(q(z) || p(z))": marginal_kl,
+        "the total correlation": correlation,
+        "the dimension-wise KL": dimension_wise,
+    }
     notes = [_of_ceiling(information, math.log(count))] if at_ceiling else []
-    notes += _below_zero(
-        {
-            "the mutual information": information,
-            "KL(q(z) || p(z))": marginal_kl,
-            "the total correlation": correlation,
-            "the dimension-wise KL": dimension_wise,
-        }
-    )
+    notes += _below_zero(not_negative)
     return Surgery(
         elbo=elbo,
         reconstruction=reconstruction,

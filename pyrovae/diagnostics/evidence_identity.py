@@ -5,18 +5,14 @@ In one and two latent dimensions the divergence is a sum over a grid of z.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import (
-    LowRankMultivariateNormal,
-    MultivariateNormal,
-    Normal,
-    kl_divergence,
-)
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
 from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import isolated, seed_device
@@ -100,15 +96,14 @@ def chosen(vae: VAE, method: str) -> str:
         raise ValueError(
             f"quadrature is for 1 and 2 latent dimensions, got {vae.latent_dim}; use bridge"
         )
-    if method in ("auto", "exact"):
-        try:
-            linear_gaussian(vae)
-            return "exact"
-        except ValueError:
-            if method == "exact":
-                raise
-        return "quadrature" if vae.latent_dim <= 2 else "bridge"
-    return method
+    if method == "exact":
+        linear_gaussian(vae)  # raises for any other model
+    if method != "auto":
+        return method
+    with suppress(ValueError):
+        linear_gaussian(vae)
+        return "exact"
+    return "quadrature" if vae.latent_dim <= 2 else "bridge"
 
 
 def batch_terms(

@@ -271,7 +271,8 @@ def compare_gradients(
         sizes = {key: parameter.numel() for key, parameter in parameters.items()}
         direction = _signs(sum(sizes.values()), seed)
         for draw in range(draws):
-            gradients = _gradients(vae, x, parameters, objectives, derived(seed, draw))
+            stream = derived(seed, draw)
+            gradients = _gradients(vae, x, list(parameters.values()), objectives, stream)
             for key, gradient in gradients.items():
                 noise[key].add(gradient)
                 differences[key].add(gradient - gradients["elbo"], direction)
@@ -419,18 +420,14 @@ def _signs(size: int, seed: int) -> Tensor:
 
 
 def _gradients(
-    vae: VAE,
-    x: Tensor,
-    parameters: Mapping[str, nn.Parameter],
-    objectives: Mapping[str, Any],
-    seed: int,
+    vae: VAE, x: Tensor, parameters: list[nn.Parameter], objectives: Mapping[str, Any], seed: int
 ) -> dict[str, Tensor]:
     """The gradient of each estimator ``(parameters,)``, all from the same draw of z."""
     gradients = {}
     for estimator, objective in objectives.items():
         torch.manual_seed(seed)
         bound = -objective.differentiable_loss(vae.model, vae.guide, x) / len(x)
-        values = torch.autograd.grad(bound, list(parameters.values()), materialize_grads=True)
+        values = torch.autograd.grad(bound, parameters, materialize_grads=True)
         gradient = torch.cat([value.flatten().double().cpu() for value in values])
         if not gradient.isfinite().all():
             raise ValueError(

@@ -11,15 +11,9 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.data import Dataset, Split
+from pyrovae.diagnostics import aggregate_posterior
 from pyrovae.diagnostics._counting import Counting, silent
-from pyrovae.diagnostics.aggregate_posterior import (
-    DRAWS,
-    Population,
-    aggregate_draws,
-    no_density,
-    points,
-    population,
-)
+from pyrovae.diagnostics.aggregate_posterior import DRAWS, Population
 from pyrovae.diagnostics.elbo_surgery import Surgery, surgery
 from pyrovae.diagnostics.latent_dimensions import ACTIVE, activity
 from pyrovae.diagnostics.two_sample import FEWEST, Probe, TwoSampleTest, probe, two_samples
@@ -249,32 +243,28 @@ def diagnose(
     """
     if limit < 2:
         raise ValueError(f"limit must be at least 2, got {limit}; an aggregate needs examples")
-    count = min(limit, len(dataset.test))
-    labels = None if dataset.test.labels is None else dataset.test.labels[:count]
-    every = activity(vae, dataset.test, limit=count, seed=seed)
+    test = dataset.test
+    count = min(limit, len(test))
+    labels = None if test.labels is None else test.labels[:count]
+    every = activity(vae, test, limit=count, seed=seed)
     active = int((every > ACTIVE).sum())
     with torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(derived(seed, 2))
-        x = _rows(dataset.test, np.arange(count), seed)
+        x = _rows(test, np.arange(count), seed)
         prior = vae.prior().sample((count,)).double().cpu()
-        no_surgery = no_density(vae.posterior(vae.place(x[:2])))
+        no_surgery = aggregate_posterior.no_density(vae.posterior(vae.place(x[:2])))
         terms, use = None, None
         if no_surgery is None:
             with counting("densities", count) as progress:
-                found = aggregate_draws(
-                    vae,
-                    dataset.test,
-                    labels=labels,
-                    draws=draws,
-                    limit=count,
-                    seed=seed,
-                    progress=progress,
+                found = aggregate_posterior.aggregate_draws(
+                    vae, test, labels=labels, draws=draws, limit=count, seed=seed, progress=progress
                 )
             use = Estimate.of((found.log_likelihood - found.log_likelihood_of_others).mean(1))
-            z, terms, groups = found.z[:, 0], surgery(found), population(found, prior, seed)
+            z, terms = found.z[:, 0], surgery(found)
+            groups = aggregate_posterior.population(found, prior, seed)
         else:
             z = torch.cat([vae.posterior(vae.place(b)).sample().cpu() for b in x.split(BATCH)])
-            groups = points(z, prior, labels, seed)
+            groups = aggregate_posterior.points(z, prior, labels, seed)
         with counting("samples and probes", 2) as progress:
             decoded, tests = _samples(vae, dataset, x, seed)
             progress(1)
@@ -282,7 +272,7 @@ def diagnose(
             progress(1)
     return Diagnosis(
         examples=count,
-        available=len(dataset.test),
+        available=len(test),
         seed=seed,
         surgery=terms,
         no_surgery=no_surgery,
@@ -320,15 +310,10 @@ def _samples(
         means[source] = torch.cat([d.mean.cpu() for d in given]).double().numpy()
         drawn[source] = torch.cat([d.sample().cpu() for d in given])
     flat = {source: x.flatten(1).double().numpy() for source, x in drawn.items()}
-    tests = [
-        SampleTest(
-            of=of,
-            against=against,
-            about=words,
-            test=two_samples(flat[of], flat[against], seed) if count >= FEWEST else None,
-        )
-        for of, against, words in _COMPARISONS
-    ]
+    tests = []
+    for of, against, about in _COMPARISONS:
+        test = two_samples(flat[of], flat[against], seed) if count >= FEWEST else None
+        tests.append(SampleTest(of, against, about, test))
     return means | {"real": real[:count].double().numpy()}, tests
 
 

@@ -150,10 +150,9 @@ class DiscretizedLogistic(dist.TorchDistribution):
     def expand(
         self, batch_shape: Size, _instance: "DiscretizedLogistic | None" = None
     ) -> "DiscretizedLogistic":
-        parts = {"loc": self.loc.expand(batch_shape), "scale": self.scale.expand(batch_shape)}
-        return expanded(
-            self, DiscretizedLogistic, _instance, batch_shape, levels=self.levels, **parts
-        )
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        parts = {"loc": loc, "scale": scale, "levels": self.levels}
+        return expanded(self, DiscretizedLogistic, _instance, batch_shape, **parts)
 
     @property
     def mean(self) -> Tensor:

@@ -66,9 +66,8 @@ def expanded(d: D, kind: type[D], instance: Any, batch_shape: torch.Size, **attr
     """
     new: D = d._get_checked_instance(kind, instance)
     vars(new).update(attributes)
-    dist.TorchDistribution.__init__(
-        new, torch.Size(batch_shape), d.event_shape, validate_args=False
-    )
+    shape = torch.Size(batch_shape)
+    dist.TorchDistribution.__init__(new, shape, d.event_shape, validate_args=False)
     new._validate_args = d._validate_args
     return new
 

@@ -61,9 +61,8 @@ class _Variables(dist.TorchDistribution):
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         self.logits = logits
-        super().__init__(
-            logits.shape[:-2], Size([logits.shape[-2:].numel()]), validate_args=validate_args
-        )
+        size = Size([logits.shape[-2:].numel()])
+        super().__init__(logits.shape[:-2], size, validate_args=validate_args)
 
     @property
     def classes(self) -> int:
@@ -353,10 +352,8 @@ class PowerSpherical(dist.TorchDistribution):
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> "PowerSpherical":
         loc = self.loc.expand(*batch_shape, *self.event_shape)
-        concentration = self.concentration.expand(batch_shape)
-        return expanded(
-            self, PowerSpherical, _instance, batch_shape, loc=loc, concentration=concentration
-        )
+        parts = {"loc": loc, "concentration": self.concentration.expand(batch_shape)}
+        return expanded(self, PowerSpherical, _instance, batch_shape, **parts)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)

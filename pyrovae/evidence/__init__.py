@@ -4,9 +4,9 @@
 the importance-weighted bound, of a batch and of every example of a dataset. The other files hold
 one method each: ``importance`` (with mixtures fitted to each example), ``annealing`` (annealed
 importance sampling; bounds on both sides), ``quadrature``, ``tractable`` (models whose log p(x) has
-a formula) and ``nuts`` (from draws of p(z | x)). ``by_column`` takes the reconstruction term apart. ``results`` holds the objects they return, with
-the diagnostics of importance weights. A new estimator is a file with one function and one line in
-the dictionary ``METHODS`` of ``methods``.
+a formula) and ``nuts`` (from draws of p(z | x)). ``by_column`` takes the reconstruction term apart.
+``results`` holds the objects they return, with the diagnostics of importance weights. A new
+estimator is a file with one function and one line in the dictionary ``METHODS`` of ``methods``.
 """
 
 from pyrovae.evidence import (

@@ -191,9 +191,8 @@ def sandwich(
             lower.append(path.chains(path.draw(samples)))
             upper.append(path.chains(z.expand(samples, *z.shape), backward=True))
             data.append(x.cpu())
-    return Sandwich(
-        _evidence(lower, samples, LOWER), _evidence(upper, samples, UPPER), torch.cat(data)
-    )
+    bounds = _evidence(lower, samples, LOWER), _evidence(upper, samples, UPPER)
+    return Sandwich(*bounds, torch.cat(data))
 
 
 _Chains = tuple[Tensor, Tensor, Tensor]
@@ -339,17 +338,12 @@ def _precision(d: Any, examples: int) -> Tensor:
 
 
 def _evidence(parts: list[_Chains], chains: int, kind: str) -> Evidence:
-    log_weights, acceptance, step = (
-        torch.cat(columns, -1).cpu() for columns in zip(*parts, strict=True)
-    )
+    columns = (torch.cat(column, -1).cpu() for column in zip(*parts, strict=True))
+    log_weights, acceptance, step = columns
     weights = weight_statistics(log_weights)
     sign = -1 if kind == UPPER else 1
-    details = {
-        "ess": weights.ess,
-        "bias_corrected": sign * weights.bias_corrected,
-        "acceptance": acceptance,
-        "step": step,
-    }
+    details = {"ess": weights.ess, "bias_corrected": sign * weights.bias_corrected}
+    details |= {"acceptance": acceptance, "step": step}
     value = sign * (log_weights.logsumexp(0) - math.log(chains))
     return Evidence(value, weights.standard_error, kind, chains, details)
 

@@ -26,7 +26,8 @@ def reconstruction_by_element(
     r"""Estimate what each element of x adds to the reconstruction term.
 
     .. math::
-        \mathbb{E}_{q(z \mid x)} \log p(x \mid z) = \sum_d \mathbb{E}_{q(z \mid x)} \log p(x_d \mid z)
+        \mathbb{E}_{q(z \mid x)} \log p(x \mid z)
+        = \sum_d \mathbb{E}_{q(z \mid x)} \log p(x_d \mid z)
 
     A missing value adds nothing.
 

@@ -125,9 +125,8 @@ def importance_weighted(
             f"{type(vae.posterior).__name__} has no density to weight draws by; use the "
             "proposal mixture, the method ais, or in one and two dimensions quadrature"
         )
-    every = per_example(
-        vae, data, samples=samples, seed=seed, compile=compile, progress=progress
-    ).arrays()
+    found = per_example(vae, data, samples=samples, seed=seed, compile=compile, progress=progress)
+    every = found.arrays()
     value, error = every.pop("log_evidence"), every.pop("standard_error")
     return Evidence(value, error, words, samples, every)
 
@@ -149,13 +148,9 @@ def _from_mixture(
                 progress(len(part))
     log_w = torch.cat(every, 1)  # (samples, examples)
     details = dict(vars(weight_statistics(log_w)))
-    return Evidence(
-        log_w.logsumexp(0) - math.log(len(log_w)),
-        details.pop("standard_error"),
-        "importance-weighted lower bound, by a fitted mixture",
-        samples,
-        details,
-    )
+    value, error = log_w.logsumexp(0) - math.log(len(log_w)), details.pop("standard_error")
+    words = "importance-weighted lower bound, by a fitted mixture"
+    return Evidence(value, error, words, samples, details)
 
 
 class Target(Protocol):

@@ -321,8 +321,7 @@ class Compiled:
         Args:
             x: data of the shape that the graph was made for.
         """
-        sums: Sums = self._graph(x)
-        return sums
+        return self._graph(x)
 
     def _compare(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         names = ("log p(x | z)", "log q(z | x) - log p(z)", "log of the weights")

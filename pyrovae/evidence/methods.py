@@ -29,6 +29,9 @@ DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corre
 
 READ = 1_000  # examples that are read at a time
 
+Method = Callable[..., results.Evidence]
+"""A function of the model and of all examples as one tensor."""
+
 
 class Evaluation(Result):
     """Mean bounds over a dataset from draws of q(z | x), in nats per example.
@@ -247,34 +250,27 @@ def evaluate(
 
 
 def _by_weighting(
-    vae: VAE,
-    data: Examples,
-    proposal: str = "posterior",
-    samples: int | None = None,
-    scaled: bool = False,
-    **options: Any,
+    vae: VAE, data: Examples, proposal: str = "posterior", samples: int | None = None, **rest: Any
 ) -> Evaluation | MeanEvidence:
     if proposal != "posterior":
-        options |= {"proposal": proposal, "samples": samples, "scaled": scaled}
-        return _by_example("iw", importance_weighted, vae, data, **options)
+        rest |= {"proposal": proposal, "samples": samples}
+        return _by_example("iw", importance_weighted, vae, data, **rest)
     samples = DRAWS if samples is None else samples
-    every = per_example(vae, data, samples=samples, **options)
-    slope = _log_slope(data, options["limit"], scaled)
+    slope = _log_slope(data, rest["limit"], rest.pop("scaled"))
+    every = per_example(vae, data, samples=samples, **rest)
     every = results.WeightedBounds(**_moved(every.arrays(), slope))
     return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
 def _by_example(
     name: str,
-    function: Callable[..., results.Evidence],
+    function: Method,
     vae: VAE,
     data: Examples,
-    *,
     limit: int | None = None,
     scaled: bool = False,
     **options: Any,
 ) -> MeanEvidence:
-    """Apply a method that takes all examples as one tensor."""
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
     found = _in_units(found, _log_slope(data, limit, scaled))
     weights = None

@@ -186,15 +186,8 @@ def posterior_draws(
             scale = torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
             first = SPREAD * (q.sample(torch.Size([chains])) - mean) / scale
         joint = log_joint(vae, x)
-        found = draw_chains(
-            lambda u: joint(mean + scale * u),
-            first,
-            draws=draws,
-            warmup=warmup,
-            chains=chains,
-            seed=seed,
-            progress=progress,
-        )
+        numbers = {"draws": draws, "warmup": warmup, "chains": chains, "seed": seed}
+        found = draw_chains(lambda u: joint(mean + scale * u), first, **numbers, progress=progress)
     return Draws(mean + scale * found.z, found.r_hat, found.effective, found.divergences)
 
 

@@ -36,7 +36,6 @@ SHARE = 0.01  # smallest mass, relative to the largest cell, that counts in the 
 MOST = 20_000  # cells of one level for each example
 FAR = -100.0  # log p(z) below which an undefined likelihood counts as zero
 NEAR = 3.0  # standard deviations around the mean of q
-KIND = "exact to the error of integration"
 
 
 @torch.no_grad()
@@ -86,11 +85,9 @@ def integrated(
                 parts.append(_batch(mesh, vae, vae.place(batch)))
                 if progress is not None:
                     progress(len(batch))
-    value, error, mean, covariance, nodes = (
-        torch.cat(columns).cpu() for columns in zip(*parts, strict=True)
-    )
-    details = {"mean": mean, "covariance": covariance, "nodes": nodes}
-    return Evidence(value, error, KIND, None, details)
+    value, error, *rest = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    details = dict(zip(("mean", "covariance", "nodes"), rest, strict=True))
+    return Evidence(value, error, "exact to the error of integration", None, details)
 
 
 @torch.no_grad()
@@ -133,10 +130,9 @@ def posterior_density(
         for one, grid, log_evidence in zip(x, axes, evidence.log_evidence, strict=True):
             z = torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
             rows = vae.place(z).flatten(0, -2)
-            log_joint = torch.cat(
-                [_log_joint(vae, p, part, vae.place(one)) for part in in_chunks(rows)]
-            )
-            found.append((log_joint.cpu() - log_evidence).exp().reshape(z.shape[:-1]))
+            parts = [_log_joint(vae, p, part, vae.place(one)) for part in in_chunks(rows)]
+            log_joint = torch.cat(parts).cpu()
+            found.append((log_joint - log_evidence).exp().reshape(z.shape[:-1]))
     return axes, torch.stack(found)
 
 
@@ -181,9 +177,8 @@ class _Mesh:
         edges = torch.tensor(EDGES, dtype=torch.float64, device=mean.device)
         self.edges = torch.cat([-edges[1:].flip(0), edges])
         self.dims = len(self.loc)
-        points, weights = (
-            torch.from_numpy(part).to(edges) for part in np.polynomial.legendre.leggauss(NODES)
-        )
+        rule = np.polynomial.legendre.leggauss(NODES)
+        points, weights = (torch.from_numpy(part).to(edges) for part in rule)
         self.points = self.product(points)  # (nodes, latent_dim)
         self.log_weights = self.product(weights.log()).sum(-1)
         self.first = self.product(torch.arange(len(self.edges) - 1, device=mean.device))
@@ -265,9 +260,8 @@ def _first(mesh: _Mesh, vae: VAE, x: Tensor) -> "_Cells":
     """The cells of the first mesh, for every example."""
     z, log_weights = mesh.nodes(*mesh.place(mesh.first, 0))
     flat = z.flatten(0, 1).to(x)
-    log_joint = torch.cat(
-        [_log_joint(vae, mesh.prior, part[:, None], x) for part in in_chunks(flat, len(x))]
-    )  # (cells * nodes, count)
+    parts = [_log_joint(vae, mesh.prior, part[:, None], x) for part in in_chunks(flat, len(x))]
+    log_joint = torch.cat(parts)  # (cells * nodes, count)
     terms = log_joint.reshape(*log_weights.shape, len(x)) + log_weights[..., None]
     return _Cells(
         torch.arange(len(x), device=x.device).repeat(len(terms)),
@@ -312,10 +306,9 @@ class _Sums:
         self.first = self.mass.new_zeros(count, dims)
         self.second = self.mass.new_zeros(count, dims, dims)
         self.shift = torch.full_like(self.mass, -math.inf)  # log mass of the largest cell so far
-        none = torch.zeros(0, dtype=torch.long, device=device)
-        self.largest = _Cells(  # those with nearly all of the mass
-            none, none.new_zeros(0, dims), self.mass[:0], self.first[:0], self.second[:0]
-        )
+        none = torch.zeros(0, dims, dtype=torch.long, device=device)
+        # those with nearly all of the mass
+        self.largest = _Cells(none[:, 0], none, self.mass[:0], self.first[:0], self.second[:0])
 
     @property
     def usable(self) -> Tensor:

@@ -37,7 +37,6 @@ from pyrovae.vae import VAE
 __all__ = ["compare", "ledger"]
 
 SAMPLES = (1, 10, 100, 1_000, 10_000)
-MONTE_CARLO, LOW_VARIANCE = "log q - log p", "r - 1 - log r"
 BOUNDS = "Hershey and Olsen 2007: variational upper bound, product of Gaussians lower bound"
 BATCH = 100  # examples at a time
 VALUES = 1 << 18  # values of z at a time
@@ -236,23 +235,19 @@ def _draw(q: Any, p: Any, count: int) -> tuple[Tensor, Tensor]:
 
 def _summary(parts: Sequence[_Part], samples: Sequence[int]) -> Ledger:
     first = parts[0]
-    closed = first.closed and Computed(
-        _mean([part.closed[0] for part in parts if part.closed]), first.closed[1]
-    )
+    values = [part.closed[0] for part in parts if part.closed]
+    closed = first.closed and Computed(_mean(values), first.closed[1])
     exact = closed.value if closed is not None and math.isfinite(closed.value) else None
     monte_carlo, low_variance = _rows(parts, samples, exact)
+    bounds = zip(*[part.bounds for part in parts if part.bounds], strict=True)
+    sides = [_mean(side) for side in bounds]
     variance = [part.infinite_variance for part in parts if part.infinite_variance is not None]
     return Ledger(
         closed_form=closed,
         monte_carlo=monte_carlo,
         low_variance=low_variance,
         quadrature=_integrated(parts, exact),
-        bounds=first.bounds
-        and Bracket(
-            _mean([part.bounds[0] for part in parts if part.bounds]),
-            _mean([part.bounds[1] for part in parts if part.bounds]),
-            BOUNDS,
-        ),
+        bounds=first.bounds and Bracket(sides[0], sides[1], BOUNDS),
         per_dimension=()
         if first.marginals is None
         else tuple(
@@ -292,10 +287,8 @@ def _rows(
             yield Sampled(count, estimate, z_score, formula, ratio)
 
     ratios = _row_means([part.ratios for part in parts])
-    return (
-        tuple(rows(0, MONTE_CARLO, [None] * len(samples))),
-        tuple(rows(1, LOW_VARIANCE, ratios)),
-    )
+    plain, low = rows(0, "log q - log p", [None] * len(samples)), rows(1, "r - 1 - log r", ratios)
+    return tuple(plain), tuple(low)
 
 
 def _integrated(parts: Sequence[_Part], exact: float | None) -> Integrated | None:

@@ -310,33 +310,29 @@ class _Normals:
         return torch.diag_embed(self.covariance) if self.diagonal else self.covariance
 
     def entropy(self) -> Tensor:
-        return _normal(self.loc, self.covariance).entropy()
+        return _normal(self.loc, self.covariance, self.diagonal).entropy()
 
-    def paired(self, other: "_Normals") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def paired(self, other: "_Normals") -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
         """Locations and covariances of all pairs, with a dimension for each of the two."""
         diagonal = self.diagonal and other.diagonal
         mine, its = (d.covariance if diagonal else d.dense() for d in (self, other))
         event = 1 if diagonal else 2
-        return (
-            self.loc.unsqueeze(-2),
-            mine.unsqueeze(-1 - event),
-            other.loc.unsqueeze(-3),
-            its.unsqueeze(-2 - event),
-        )
+        a, b = self.loc.unsqueeze(-2), other.loc.unsqueeze(-3)
+        return a, mine.unsqueeze(-1 - event), b, its.unsqueeze(-2 - event), diagonal
 
     def divergence(self, other: "_Normals") -> Tensor:
         """KL of each component here from each of the others ``(*batch, C, others)``."""
-        a, s_a, b, s_b = self.paired(other)
-        return kl_divergence(_normal(a, s_a), _normal(b, s_b))
+        a, s_a, b, s_b, diagonal = self.paired(other)
+        return kl_divergence(_normal(a, s_a, diagonal), _normal(b, s_b, diagonal))
 
     def log_product(self, other: "_Normals") -> Tensor:
         """Logarithm of the integral of each product of densities ``(*batch, C, others)``."""
-        a, s_a, b, s_b = self.paired(other)
-        return _normal(b, s_a + s_b).log_prob(a)
+        a, s_a, b, s_b, diagonal = self.paired(other)
+        return _normal(b, s_a + s_b, diagonal).log_prob(a)
 
 
-def _normal(loc: Tensor, covariance: Tensor) -> Any:
-    if covariance.ndim == loc.ndim:  # variances
+def _normal(loc: Tensor, covariance: Tensor, diagonal: bool) -> Any:
+    if diagonal:
         return dist.Normal(loc, covariance.sqrt()).to_event(1)
     return dist.MultivariateNormal(loc, covariance)
 

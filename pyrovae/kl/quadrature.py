@@ -125,13 +125,12 @@ def _nodes(
 ) -> tuple[Tensor, Tensor]:
     """Nodes and weights ``(nodes, *batch)`` for integrals over one variable."""
     grid = torch.linspace(-reach, reach, panels + 1, dtype=center.dtype, device=center.device)
-    grid = grid.sinh().reshape(-1, *[1] * center.ndim)
+    shape = (-1, *[1] * center.ndim)
+    grid = grid.sinh().reshape(shape)
     edges = torch.cat([center + scale * grid, kink[None]]).sort(0).values
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     rule = np.polynomial.legendre.leggauss(NODES)
-    points, weights = (
-        torch.from_numpy(part).to(center).reshape(-1, *[1] * center.ndim) for part in rule
-    )
+    points, weights = (torch.from_numpy(part).to(center).reshape(shape) for part in rule)
     middle, half = middle[:, None], half[:, None]  # (panels, 1, *batch)
     return (middle + half * points).flatten(0, 1), (half * weights).flatten(0, 1)
 

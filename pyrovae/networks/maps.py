@@ -42,6 +42,8 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 """Activation functions by name."""
 
+Layer = Callable[[int, int], list[nn.Module]]
+
 
 class _Network(nn.Module):
     """A map between two shapes.
@@ -92,16 +94,26 @@ class _Network(nn.Module):
 class _Flat(_Network):
     """A map between flat vectors that reads and writes arrays of any shape.
 
-    By default it applies ``hidden`` and then ``last``. A network of other parts defines ``flat``,
-    the map itself.
+    By default it applies ``hidden`` and then ``last``, as :meth:`stack` makes them. A network of
+    other parts defines ``flat``, the map itself.
     """
-
-    hidden: nn.Sequential
-    last: nn.Linear
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
         self.sizes = math.prod(self.in_shape), math.prod(self.out_shape)
+
+    def stack(self, hidden_dims: Sequence[int], dropout: float, layer: Layer) -> None:
+        """Make the hidden layers, each from its input and output width, and the affine last one."""
+        hidden_dims = _widths("hidden_dims", hidden_dims)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        layers: list[nn.Module] = []
+        for n, m in pairwise((self.sizes[0], *hidden_dims)):
+            layers += layer(n, m)
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+        self.hidden = nn.Sequential(*layers)
+        self.last = nn.Linear(hidden_dims[-1], self.sizes[1])
 
     def flat(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.last(self.hidden(x)))
@@ -165,9 +177,7 @@ class MLP(_Flat):
     ) -> None:
         super().__init__(in_shape, out_shape)
         nonlinearity = _activation(activation)
-        self.hidden, self.last = _perceptron(
-            self.sizes, hidden_dims, dropout, lambda n, m: [nn.Linear(n, m), nonlinearity()]
-        )
+        self.stack(hidden_dims, dropout, lambda n, m: [nn.Linear(n, m), nonlinearity()])
 
 
 class Residual(_Flat):
@@ -249,9 +259,7 @@ class Gated(_Flat):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        self.hidden, self.last = _perceptron(
-            self.sizes, hidden_dims, dropout, lambda n, m: [nn.Linear(n, 2 * m), nn.GLU(dim=-1)]
-        )
+        self.stack(hidden_dims, dropout, lambda n, m: [nn.Linear(n, 2 * m), nn.GLU(dim=-1)])
 
 
 class Conv(_Network):
@@ -290,38 +298,45 @@ class Conv(_Network):
         super().__init__(in_shape, out_shape)
         channels, nonlinearity = _widths("channels", channels), _activation(activation)
         if len(self.in_shape) == 3 and len(self.out_shape) < 3:
-            self.body = _downwards(self.in_shape, self.out_shape, channels, nonlinearity)
+            self.body = self._downwards(channels, nonlinearity)
         elif len(self.in_shape) < 3 <= len(self.out_shape):
-            self.body = _upwards(self.in_shape, self.out_shape, channels, nonlinearity)
+            self.body = self._upwards(channels, nonlinearity)
         else:
             raise ValueError(
                 "conv maps an image (channels, height, width) to a vector or back, got "
                 f"{self.in_shape} to {self.out_shape}; for tables and vectors use mlp"
             )
 
+    def _downwards(self, channels: Shape, nonlinearity: type[nn.Module]) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for c_in, c_out in pairwise((self.in_shape[0], *channels)):
+            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nonlinearity()]
+        height, width = _stage_sizes(self.in_shape, len(channels))[-1]
+        flat = channels[-1] * height * width
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, math.prod(self.out_shape)))
+
+    def _upwards(self, channels: Shape, nonlinearity: type[nn.Module]) -> nn.Sequential:
+        image = (math.prod(self.out_shape[:-2]), *self.out_shape[-2:])
+        *sizes, smallest = _stage_sizes(image, len(channels))
+        narrow = channels[-1] * math.prod(smallest)
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(math.prod(self.in_shape), narrow),
+            nn.Unflatten(-1, (channels[-1], *smallest)),
+            nonlinearity(),
+        ]
+        stages = list(zip(sizes, pairwise((image[0], *channels)), strict=True))
+        for size, (outer, inner) in reversed(stages):
+            last = size == sizes[0]
+            layers += [nn.Upsample(size=size), nn.Conv2d(inner, outer, 3, padding=1, bias=not last)]
+            layers.append(_PixelBias(image) if last else nonlinearity())
+        return nn.Sequential(*layers)
+
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]
         rows = self.prepared(x).reshape(-1, *self.in_shape)  # (*batch, ...) -> (rows, ...)
         y: Tensor = self.body(rows)
         return y.reshape(*batch, *self.out_shape)
-
-
-def _perceptron(
-    sizes: tuple[int, int],
-    hidden_dims: Sequence[int],
-    dropout: float,
-    layer: Callable[[int, int], list[nn.Module]],
-) -> tuple[nn.Sequential, nn.Linear]:
-    """Hidden layers, each made from its input and output width, and the affine last layer."""
-    hidden_dims = _widths("hidden_dims", hidden_dims)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
-    layers: list[nn.Module] = []
-    for n, m in pairwise((sizes[0], *hidden_dims)):
-        layers += layer(n, m)
-        if dropout > 0:
-            layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers), nn.Linear(hidden_dims[-1], sizes[1])
 
 
 class _PixelBias(nn.Module):
@@ -331,38 +346,6 @@ class _PixelBias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias
-
-
-def _downwards(
-    in_shape: Shape, out_shape: Shape, channels: Shape, nonlinearity: type[nn.Module]
-) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for c_in, c_out in pairwise((in_shape[0], *channels)):
-        layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nonlinearity()]
-    height, width = _stage_sizes(in_shape, len(channels))[-1]
-    flat = channels[-1] * height * width
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, math.prod(out_shape)))
-
-
-def _upwards(
-    in_shape: Shape, out_shape: Shape, channels: Shape, nonlinearity: type[nn.Module]
-) -> nn.Sequential:
-    image = (math.prod(out_shape[:-2]), *out_shape[-2:])
-    *sizes, smallest = _stage_sizes(image, len(channels))
-    narrow = channels[-1] * math.prod(smallest)
-    layers: list[nn.Module] = [
-        nn.Flatten(),
-        nn.Linear(math.prod(in_shape), narrow),
-        nn.Unflatten(-1, (channels[-1], *smallest)),
-        nonlinearity(),
-    ]
-    inwards = (image[0], *channels)
-    for stage in range(len(channels), 0, -1):
-        layers.append(nn.Upsample(size=sizes[stage - 1]))
-        last = stage == 1
-        layers.append(nn.Conv2d(inwards[stage], inwards[stage - 1], 3, padding=1, bias=not last))
-        layers.append(_PixelBias(image) if last else nonlinearity())
-    return nn.Sequential(*layers)
 
 
 def _stage_sizes(image: Shape, stages: int) -> list[tuple[int, int]]:

@@ -46,10 +46,10 @@ class Renyi(RenyiELBO):
         super().__init__(alpha=alpha, **traces.draws(particles))
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        traces = super()._get_trace(model, guide, args, kwargs)
-        for trace in traces:
+        pair = super()._get_trace(model, guide, args, kwargs)
+        for trace in pair:
             traces.check_plates(trace)
-        return traces
+        return pair
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
         """K times the loss as a number, and a tensor with its gradient, from one vectorized trace.

@@ -48,11 +48,18 @@ class _Recording:
     num_particles: int
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        self.record.terms = Terms()
-        for traces in super()._get_traces(model, guide, args, kwargs):  # type: ignore[misc]
-            model_trace, guide_trace = traces
-            _add(self.record.terms, model_trace, guide_trace, self.num_particles)
-            yield traces
+        terms = self.record.terms = Terms()
+        traces = super()._get_traces(model, guide, args, kwargs)  # type: ignore[misc]
+        for model_trace, guide_trace in traces:
+            for site in sites(model_trace):
+                log_prob = site["log_prob_sum"].detach() / self.num_particles
+                if site["is_observed"]:
+                    terms.reconstruction = terms.reconstruction + log_prob
+                else:
+                    terms.kl = terms.kl - log_prob
+            for site in sites(guide_trace):
+                terms.kl = terms.kl + site["log_prob_sum"].detach() / self.num_particles
+            yield model_trace, guide_trace
 
 
 def recording(objective: ELBO) -> tuple[ELBO, _Record]:
@@ -81,17 +88,6 @@ def recording(objective: ELBO) -> tuple[ELBO, _Record]:
     watched.__class__ = type(kind.__name__, (_Recording, kind), {})
     watched.record = _Record()
     return watched, watched.record
-
-
-def _add(terms: Terms, model_trace: Any, guide_trace: Any, num_particles: int) -> None:
-    for site in sites(model_trace):
-        log_prob = site["log_prob_sum"].detach() / num_particles
-        if site["is_observed"]:
-            terms.reconstruction = terms.reconstruction + log_prob
-        else:
-            terms.kl = terms.kl - log_prob
-    for site in sites(guide_trace):
-        terms.kl = terms.kl + site["log_prob_sum"].detach() / num_particles
 
 
 def draws(particles: int) -> dict[str, Any]:

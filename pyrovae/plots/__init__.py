@@ -7,50 +7,24 @@ subject, or a new file; colors and settings that all figures share are in ``styl
 """
 
 from pyrovae.plots import (
-    bound_curve,
     diagnosis,
-    divergences,
-    gradient_variance,
-    image_grids,
-    inference_gap,
+    elbo,
+    examples,
     latent_space,
-    model_comparison,
-    queries,
-    rank_histograms,
-    refit,
+    posterior_checks,
     run_figures,
     style,
 )
-from pyrovae.plots.bound_curve import *
 from pyrovae.plots.diagnosis import *
-from pyrovae.plots.divergences import *
-from pyrovae.plots.gradient_variance import *
-from pyrovae.plots.image_grids import *
-from pyrovae.plots.inference_gap import *
+from pyrovae.plots.elbo import *
+from pyrovae.plots.examples import *
 from pyrovae.plots.latent_space import *
-from pyrovae.plots.model_comparison import *
-from pyrovae.plots.queries import *
-from pyrovae.plots.rank_histograms import *
-from pyrovae.plots.refit import *
+from pyrovae.plots.posterior_checks import *
 from pyrovae.plots.run_figures import *
 from pyrovae.plots.style import *
 
 __all__ = [
     name
-    for file in (
-        bound_curve,
-        diagnosis,
-        divergences,
-        gradient_variance,
-        image_grids,
-        inference_gap,
-        latent_space,
-        model_comparison,
-        queries,
-        rank_histograms,
-        refit,
-        run_figures,
-        style,
-    )
+    for file in (diagnosis, elbo, examples, latent_space, posterior_checks, run_figures, style)
     for name in file.__all__
 ]

@@ -15,21 +15,10 @@ from matplotlib.patheffects import withStroke
 from pyrovae._process.isolation import evaluating
 from pyrovae.diagnostics import Diagnosis, DimensionTerms, Surgery, marginal_density
 from pyrovae.distributions import fills_space, is_discrete
-from pyrovae.plots.columns import column_histograms, column_panels
-from pyrovae.plots.image_grids import rgb, show_mosaic
+from pyrovae.plots import style
+from pyrovae.plots.examples import column_histograms, image_panels, image_shape
 from pyrovae.plots.latent_space import contours, discrete
-from pyrovae.plots.style import (
-    BOUND,
-    CLASSES,
-    DISTORTION,
-    MODEL,
-    PRIOR,
-    RATE,
-    REAL,
-    Array,
-    styled,
-    typeset,
-)
+from pyrovae.plots.style import Array, as_array, styled, typeset
 from pyrovae.vae import VAE
 
 __all__ = ["diagnosis_figures"]
@@ -38,9 +27,9 @@ _IMAGES = 64  # of each kind
 _HISTOGRAMS = 6
 _DIMENSIONS = 50  # the most whose bars stay readable
 _TERMS = (
-    ("kl", "mean KL(q(z|x) || p(z))", REAL, 0),
-    ("mutual_information", "mutual information", BOUND, 0),
-    ("marginal_kl", "KL(q(z) || p(z))", DISTORTION, 1),
+    ("kl", "mean KL(q(z|x) || p(z))", style.REAL, 0),
+    ("mutual_information", "mutual information", style.BOUND, 0),
+    ("marginal_kl", "KL(q(z) || p(z))", style.DISTORTION, 1),
     ("total_correlation", "  total correlation", "#F2A7AE", 1),
     ("dimension_wise_kl", "  dimension-wise KL", "#F2A7AE", 2),
 )
@@ -80,45 +69,38 @@ def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
 @styled()
 def _surgery(result: Surgery) -> Figure:
     """Draw the KL term as mutual information of code and example plus the KL of q(z) and p(z)."""
-    terms, rows = result.terms, [row for row in _TERMS if row[0] in result.terms]
+    rows = [row for row in _TERMS if row[0] in result.terms]
     dimensions = [row for row in result.dimensions if row.kl is not None]
     figure = Figure(figsize=(11 if dimensions else 7, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2 if dimensions else 1, squeeze=False)[0]
-    whole = panels[0]
+    whole, *alone = figure.subplots(1, 2 if dimensions else 1, squeeze=False)[0]
     information = result.mutual_information.value
     correlation = 0.0 if result.total_correlation is None else result.total_correlation.value
     starts = (0.0, information, information + correlation)
     high = max(result.kl.value, result.log_examples)
     for place, (name, _, color, level) in enumerate(rows):
-        value, error = terms[name].value, terms[name].standard_error or 0.0
-        whole.barh(place, value, left=starts[level], color=color, height=0.7)
-        end = starts[level] + max(value, 0)
-        inside = end > 0.72 * high
+        value, error = result.terms[name].value, result.terms[name].standard_error or 0.0
+        start, end = starts[level], starts[level] + max(value, 0)
+        whole.barh(place, value, left=start, color=color, height=0.7)
         digits = 2 if error >= 0.005 or error < 5e-5 else 4
         text = typeset(f"{value:.{digits}f} ± {error:.{digits}f}")
-        at = starts[level] - 0.01 * high if inside and level else end + 0.01 * high
-        if inside and not level:
-            at = end - 0.01 * high
+        inside = end > 0.72 * high  # no room at the right: on the bar, or to the left of it
         on_bar = inside and not level
-        number = whole.text(at, place, text, va="center", ha="right" if inside else "left")
-        number.set_color("white" if on_bar else "black")
+        at = (end if on_bar else start) - 0.01 * high if inside else end + 0.01 * high
+        color = "white" if on_bar else "black"
+        side = "right" if inside else "left"
+        number = whole.text(at, place, text, va="center", ha=side, color=color)
         if not on_bar:
             number.set_path_effects([withStroke(linewidth=4, foreground="white")])
-    whole.axvline(result.log_examples, color=PRIOR, ls="--", lw=1, zorder=0.5)
-    whole.text(
-        result.log_examples,
-        len(rows) - 0.2,
-        f" ceiling: log N = {result.log_examples:.2f} ",
-        color=PRIOR,
-        va="center",
-        ha="left" if result.log_examples < 0.45 * high else "right",
-    )
+    ceiling = result.log_examples
+    whole.axvline(ceiling, color=style.PRIOR, ls="--", lw=1, zorder=0.5)
+    text, side = f" ceiling: log N = {ceiling:.2f} ", "left" if ceiling < 0.45 * high else "right"
+    whole.text(ceiling, len(rows) - 0.2, text, color=style.PRIOR, va="center", ha=side)
     whole.set_yticks(range(len(rows)), [label for _, label, _, _ in rows])
     whole.set(xlabel="nats per example", ylim=(len(rows) + 0.2, -0.6), xlim=(None, 1.1 * high))
     whole.grid(visible=False, axis="y")
     whole.set_title("all dimensions together", loc="left")
-    if dimensions:
-        _by_dimension(panels[1], dimensions)
+    for axes in alone:
+        _by_dimension(axes, dimensions)
     figure.suptitle(
         f"What the KL term is made of: {result.examples:,} examples, {result.draws} draws each"
     )
@@ -132,10 +114,9 @@ def _by_dimension(axes: Axes, rows: Sequence[DimensionTerms]) -> None:
         np.array([getattr(row, name).value for row in rows])
         for name in ("mutual_information", "marginal_kl")
     )
-    axes.bar(places, information, color=BOUND, label="information in $z_j$ alone")
-    axes.bar(
-        places, off, bottom=information, color=DISTORTION, label="KL$(q(z_j) \\,\\|\\, p(z_j))$"
-    )
+    label = r"KL$(q(z_j) \,\|\, p(z_j))$"
+    axes.bar(places, information, color=style.BOUND, label="information in $z_j$ alone")
+    axes.bar(places, off, bottom=information, color=style.DISTORTION, label=label)
     shown = places[:: -(-len(places) // 15)]
     axes.set_xticks(shown, [str(rows[place].dimension) for place in shown])
     axes.set(xlabel="dimension j, by its KL", ylabel="nats per example")
@@ -149,18 +130,30 @@ def _minus_kl(row: DimensionTerms) -> float:
     return 0.0 if row.kl is None else -row.kl.value
 
 
+@styled()
 def _aggregate(vae: VAE, diagnosis: Diagnosis) -> Figure:
+    """Draw the aggregate posterior over the prior, for all data and for each class."""
     p, z, labels = vae.prior(), diagnosis.figure_data.z, diagnosis.figure_data.labels
     if is_discrete(p):
-        return discrete(
-            z, np.asarray(p.mean.double().cpu()), labels, classes=getattr(p, "classes", None)
-        )
+        return discrete(z, as_array(p.mean), labels, classes=getattr(p, "classes", None))
     draws = p.sample((5_000,))
-    shown = np.asarray(draws.double().cpu())
-    kl = _order(diagnosis)
-    dims = np.arange(z.shape[1]) if z.shape[1] <= 2 else kl[:2]
-    density = partial(marginal_density, p, draws, dims) if fills_space(p) else None
-    return _over_prior(z, shown, labels, dims, kl, density)
+    prior, order = as_array(draws), _order(diagnosis)
+    dims = np.arange(z.shape[1]) if z.shape[1] <= 2 else order[:2]
+    classes = _members(z, labels)
+    if len(dims) == 1:
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        _histograms(figure, z, prior, dims, classes)
+    else:
+        figure = Figure(figsize=(12.5 if classes else 7.5, 6.7), layout="constrained")
+        above, below = np.asarray(figure.subfigures(2, 1, height_ratios=(4.4, 2.3)))
+        density = partial(marginal_density, p, draws, dims) if fills_space(p) else None
+        _plane(above, z, prior, dims, classes, density)
+        _histograms(below, z, prior, dims if z.shape[1] == 2 else order[:_HISTOGRAMS], {})
+    figure.suptitle(
+        "The aggregate posterior q(z) against the prior p(z): all data"
+        + (", and each class" if classes else "")
+    )
+    return figure
 
 
 def _order(diagnosis: Diagnosis) -> Array:
@@ -171,101 +164,77 @@ def _order(diagnosis: Diagnosis) -> Array:
     return np.argsort([-value for value in diagnosis.activity])
 
 
-@styled()
-def _over_prior(
+def _members(z: Array, labels: Array | None) -> dict[Any, Array]:
+    """The draws of each class, or of the most frequent ones."""
+    if labels is None:
+        return {}
+    classes, counts = np.unique(labels, return_counts=True)
+    shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(style.CLASSES)]])
+    return {label: z[labels == label] for label in shown}
+
+
+def _plane(
+    figure: Any,
     z: Array,
     prior: Array,
-    labels: Array | None,
     dims: Array,
-    order: Array,
+    classes: Mapping[Any, Array],
     density: Callable[[Array], Array] | None,
-) -> Figure:
-    """Draw the aggregate posterior over the prior, for all data and for each class."""
-    classes = np.array([]) if labels is None else _most_frequent(labels)
-    plane = len(dims) == 2
-    histograms = list(dims if z.shape[1] <= 2 else order[:_HISTOGRAMS])
-    size = (12.5 if len(classes) else 7.5, 6.7) if plane else (8, 4)
-    figure = Figure(figsize=size, layout="constrained")
-    rows = 2 if plane else 1
-    below: Any = figure
-    if plane:
-        above, below = np.asarray(figure.subfigures(2, 1, height_ratios=(4.4, 2.3)))
-        points, shown = z[:, dims], prior[:, dims]
-        limits = _limits(points, shown)
-        mosaic = [["all"] * 2 + [f"{row}{k}" for k in range(5)] for row in range(rows)]
-        if not len(classes):
-            mosaic = [["all"]]
-        panels = above.subplot_mosaic(mosaic, sharex=True, sharey=True)
-        for axes in panels.values():
-            if density is None:
-                axes.plot(*shown[:1_500].T, ".", color="0.85", ms=3, zorder=0)
-                axes.grid(visible=False)
-            else:
-                contours(axes, limits, shown, density)
-        whole = panels["all"]
-        whole.plot(*points.T, ".", color=MODEL, ms=4, alpha=0.6, mew=0)
-        whole.set_title(f"all {len(z):,} examples", loc="left")
-        places = [name for line in mosaic for name in line if name != "all"]
-        for name, label, color in zip(places, classes, CLASSES, strict=False):
-            axes = panels[name]
-            axes.plot(*points.T, ".", color="0.72", ms=1.5, mew=0)
-            axes.plot(*points[labels == label].T, ".", color=color, ms=5, alpha=0.8, mew=0)
-            axes.set_title(f"class {label}", loc="left", fontsize="small")
-            axes.tick_params(labelleft=False, labelsize="x-small")
-        for name in places[len(classes) :]:
-            panels[name].set_axis_off()
-        whole.set(xlim=limits[0], ylim=limits[1])
-        whole.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=f"$z_{{{dims[1] + 1}}}$")
-        about = "prior: 50, 80 and 95 % inside" if density is not None else "draws of the prior"
-        handles = [
-            Line2D([], [], color=MODEL, marker="o", ms=4, ls="", label="one draw z ~ q(z|x) each"),
-            Line2D([], [], color=PRIOR if density is not None else "0.8", label=about),
-        ]
-        above.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small")
-    alone = below.subplots(1, len(histograms), squeeze=False)[0]
-    of_classes = {} if plane else {label: z[labels == label] for label in classes}
-    _histograms(alone, z, prior, histograms, of_classes)
-    figure.suptitle(
-        "The aggregate posterior q(z) against the prior p(z): all data"
-        + (", and each class" if len(classes) else "")
-    )
-    return figure
+) -> None:
+    """Draw two dimensions of z over the prior, of all examples and of each class."""
+    points, shown = z[:, dims], prior[:, dims]
+    limits = _limits(points, shown)
+    mosaic = "aa01234;aa56789" if classes else "a"
+    panels = figure.subplot_mosaic(mosaic, sharex=True, sharey=True)
+    for axes in panels.values():
+        if density is None:
+            axes.plot(*shown[:1_500].T, ".", color="0.85", ms=3, zorder=0)
+            axes.grid(visible=False)
+        else:
+            contours(axes, limits, shown, density)
+    whole = panels.pop("a")
+    whole.plot(*points.T, ".", color=style.MODEL, ms=4, alpha=0.6, mew=0)
+    whole.set_title(f"all {len(z):,} examples", loc="left")
+    whole.set(xlim=limits[0], ylim=limits[1])
+    whole.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=f"$z_{{{dims[1] + 1}}}$")
+    places = list(panels.values())
+    for axes, (label, members), color in zip(places, classes.items(), style.CLASSES, strict=False):
+        axes.plot(*points.T, ".", color="0.72", ms=1.5, mew=0)
+        axes.plot(*members[:, dims].T, ".", color=color, ms=5, alpha=0.8, mew=0)
+        axes.set_title(f"class {label}", loc="left", fontsize="small")
+        axes.tick_params(labelleft=False, labelsize="x-small")
+    for axes in places[len(classes) :]:
+        axes.set_axis_off()
+    q, p = "one draw z ~ q(z|x) each", "prior: 50, 80 and 95 % inside"
+    handles = [
+        Line2D([], [], color=style.MODEL, marker="o", ms=4, ls="", label=q),
+        Line2D([], [], color=style.PRIOR, label=p)
+        if density is not None
+        else Line2D([], [], color="0.8", label="draws of the prior"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small")
 
 
 def _histograms(
-    panels: Sequence[Axes],
-    z: Array,
-    prior: Array,
-    dims: Sequence[int],
-    classes: Mapping[Any, Array],
+    figure: Any, z: Array, prior: Array, dims: Array, classes: Mapping[Any, Array]
 ) -> None:
+    panels = figure.subplots(1, len(dims), squeeze=False)[0]
     for axes, d in zip(panels, dims, strict=True):
-        both = np.concatenate([z[:, d], prior[:, d]])
-        low, high = np.quantile(both, (0.002, 0.998))
-        bins = list(np.linspace(low, high, 31))
-        axes.hist(z[:, d], bins=bins, density=True, color=MODEL, alpha=0.5, label="q(z)")
-        axes.hist(prior[:, d], bins=bins, density=True, histtype="step", color=PRIOR, label="p(z)")
-        for (label, members), color in zip(classes.items(), CLASSES, strict=False):
+        low, high = np.quantile(np.concatenate([z[:, d], prior[:, d]]), (0.002, 0.998))
+        bins = np.linspace(low, high, 31)
+        axes.hist(z[:, d], bins=bins, density=True, color=style.MODEL, alpha=0.5, label="q(z)")
+        step: dict[str, Any] = {"bins": bins, "histtype": "step"}
+        axes.hist(prior[:, d], density=True, color=style.PRIOR, label="p(z)", **step)
+        for (label, members), color in zip(classes.items(), style.CLASSES, strict=False):
             share = np.full(len(members), 1 / (len(z) * (bins[1] - bins[0])))
-            line: dict[str, Any] = {
-                "histtype": "step",
-                "color": color,
-                "lw": 1.5,
-                "label": f"class {label}",
-            }
-            axes.hist(members[:, d], bins=bins, weights=share, **line)
-        axes.set_xlabel(f"$z_{{{d + 1}}}$")
-        axes.set_yticks([])
+            name = f"class {label}"
+            axes.hist(members[:, d], weights=share, color=color, lw=1.5, label=name, **step)
+        axes.set(xlabel=f"$z_{{{d + 1}}}$", yticks=[])
         axes.grid(visible=False)
     panels[0].set_ylabel("density")
     panels[0].legend(fontsize="small", loc="upper left", handlelength=1)
     low, high = panels[0].get_ylim()
     panels[0].set_ylim(low, 1.35 * high)
-
-
-def _most_frequent(labels: Array) -> Array:
-    classes, counts = np.unique(labels, return_counts=True)
-    return np.sort(classes[np.argsort(-counts, kind="stable")[: len(CLASSES)]])
 
 
 def _limits(points: Array, prior: Array) -> Array:
@@ -278,51 +247,41 @@ def _limits(points: Array, prior: Array) -> Array:
 @styled()
 def _decoded(diagnosis: Diagnosis) -> Figure:
     """Draw real data, and data decoded from draws of the prior and the aggregate posterior."""
-    kinds = {
+    decoded = diagnosis.figure_data.decoded
+    shape = image_shape(decoded["real"].shape[1:])
+    if shape is None:
+        return _columns(decoded)
+    titles = {
         "real": "test data",
         "prior": r"mean of $p(x|z)$, $z \sim p(z)$",
         "aggregate": r"mean of $p(x|z)$, $z \sim q(z|x')$",
     }
-    decoded = diagnosis.figure_data.decoded
-    tests = {row.of: row.test for row in diagnosis.samples if row.against == "test"}
-    shape = _image_shape(decoded["real"].shape[1:])
-    if shape is None:
-        return _columns(diagnosis)
-    figure = Figure(figsize=(12, 3.95 * shape[1] / shape[2] + 1.1), layout="constrained")
-    real = decoded["real"].reshape(-1, *shape)
-    for axes, (kind, title) in zip(figure.subplots(1, 3), kinds.items(), strict=True):
-        shown = decoded[kind].reshape(-1, *shape)[:_IMAGES]
-        show_mosaic(axes, rgb(shown, real), math.ceil(math.sqrt(len(shown))))
-        test = tests.get(kind)
-        if test is not None:
-            value, error = test.accuracy.value, test.accuracy.standard_error or 0.0
-            title += (
+    for row in diagnosis.samples:
+        if row.against == "test" and row.of in titles and row.test is not None:
+            value, error = row.test.accuracy.value, row.test.accuracy.standard_error or 0.0
+            titles[row.of] += (
                 f"\na classifier tells draws of $p(x|z)$ from test data:\n"
-                f"{100 * value:.0f} ± {100 * error:.0f} % right, of {test.tested}"
+                f"{100 * value:.0f} ± {100 * error:.0f} % right, of {row.test.tested}"
             )
-        axes.set_title(title)
+    kinds = [decoded[kind].reshape(-1, *shape) for kind in titles]
+    size = (12, 3.95 * shape[1] / shape[2] + 1.1)
+    figure = image_panels(size, list(titles.values()), kinds, most=_IMAGES)
     figure.suptitle(
         "Test data, samples of the model, and samples from encodings of training data x'"
     )
     return figure
 
 
-def _columns(diagnosis: Diagnosis) -> Figure:
-    flat = {kind: x.reshape(len(x), -1) for kind, x in diagnosis.figure_data.decoded.items()}
-    figure, panels = column_panels(flat["real"].shape[1])
+def _columns(decoded: Mapping[str, Array]) -> Figure:
+    real, prior, aggregate = (
+        decoded[kind].reshape(len(decoded[kind]), -1) for kind in ("real", "prior", "aggregate")
+    )
     drawn = [
-        (f"mean of p(x|z), z of the {kind}", flat[kind], color)
-        for kind, color in (("prior", MODEL), ("aggregate", RATE))
+        ("mean of p(x|z), z of the prior", prior, style.MODEL),
+        ("mean of p(x|z), z of the aggregate", aggregate, style.RATE),
     ]
-    column_histograms(panels, flat["real"], drawn, binned=flat["prior"], linewidth=1.0)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure = column_histograms(real, drawn, binned=prior, linewidth=1.0)
     figure.suptitle("Columns of test data, and of what is decoded")
     figure.supxlabel("x (units of the data)")
     figure.supylabel("density")
     return figure
-
-
-def _image_shape(event_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    if len(event_shape) == 3 and event_shape[0] in (1, 3):
-        return event_shape
-    return (1, event_shape[0], event_shape[1]) if len(event_shape) == 2 else None

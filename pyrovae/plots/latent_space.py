@@ -78,8 +78,7 @@ def latent(
         _ellipses(axes, loc, covariance, labels)
         axes.set(ylim=limits[1], ylabel=names[1], aspect="equal" if same_scale else "auto")
         if labels is not None:
-            _class_key(figure, axes, labels)
-            _number_classes(axes, loc, labels, limits)
+            _mark_classes(figure, axes, loc, labels, limits)
         shape, prior = "ellipse", "prior p(z): 50, 80 and 95 % inside"
     axes.set(xlim=limits[0], xlabel=names[0])
     handles = [
@@ -126,15 +125,23 @@ def _ellipses(axes: Axes, loc: Array, covariance: Array, labels: Array | None) -
     layers = np.sqrt(variances.clip(0).prod(1)).sum() / (4 * math.sqrt(spread) or 1)
     fade = 1 / max(1, layers / 3)  # many overlapping ellipses would hide what lies below
     faint, clear = (to_rgba_array(colors, alpha * fade) for alpha in (0.12, 0.45))
-    ellipses = PolyCollection(list(outlines), facecolors=faint, edgecolors=clear, linewidths=0.6)
+    ellipses = PolyCollection(outlines, facecolors=faint, edgecolors=clear, linewidths=0.6)
     axes.add_collection(ellipses, autolim=False)
     axes.scatter(loc[:, 0], loc[:, 1], c=colors, s=9, linewidths=0, zorder=2.5)
 
 
-def _number_classes(axes: Axes, loc: Array, labels: Array, limits: Array) -> None:
+def _mark_classes(figure: Figure, axes: Axes, loc: Array, labels: Array, limits: Array) -> None:
+    """Name the color of each class and number its place; many classes get a color scale."""
     classes = np.unique(labels)
     if len(classes) > len(CLASSES):
+        scale = ScalarMappable(Normalize(*classes[[0, -1]]), "viridis")
+        figure.colorbar(scale, ax=axes, label="class")
         return
+    dots = [
+        Line2D([], [], color=color, marker="o", ls="", label=str(label))
+        for label, color in zip(classes, CLASSES, strict=False)
+    ]
+    figure.legend(handles=dots, title="class", loc="outside right upper")
     medians = np.stack([np.median(loc[labels == label], axis=0) for label in classes])
     at = (medians - limits[:, 0]) / np.ptp(limits, axis=1)  # in units of the axes
     at[:, 0] += 1e-6 * np.arange(len(at))
@@ -154,10 +161,9 @@ def _strips(axes: Axes, loc: Array, scale: Array, labels: Array | None) -> None:
         members = rows == row
         height[members] += np.linspace(-0.38, 0.38, members.sum() + 2)[1:-1]
     colors = _colors(labels, len(loc))
+    ends = [np.stack([end, height], -1) for end in (loc - scale, loc + scale)]
     faint = to_rgba_array(colors, 0.45)
-    ends = np.stack([loc - scale, loc + scale], -1)
-    intervals = np.stack([ends, np.stack([height, height], -1)], -1)  # (n, 2 ends, 2)
-    axes.add_collection(LineCollection(list(intervals), colors=faint, linewidths=0.8))
+    axes.add_collection(LineCollection(list(np.stack(ends, 1)), colors=faint, linewidths=0.8))
     axes.scatter(loc, height, c=colors, s=9, linewidths=0, zorder=2.5)
     axes.grid(visible=False, axis="y")
     axes.set(yticks=[], ylabel="data, one below the other")
@@ -174,19 +180,6 @@ def _colors(labels: Array | None, count: int) -> Array:
     if len(classes) <= len(CLASSES):
         return to_rgba_array(CLASSES)[ranks]
     return to_rgba_array(ScalarMappable(Normalize(*classes[[0, -1]]), "viridis").to_rgba(labels))
-
-
-def _class_key(figure: Figure, axes: Axes, labels: Array) -> None:
-    classes = np.unique(labels)
-    if len(classes) > len(CLASSES):
-        scale = ScalarMappable(Normalize(*classes[[0, -1]]), "viridis")
-        figure.colorbar(scale, ax=axes, label="class")
-        return
-    dots = [
-        Line2D([], [], color=color, marker="o", ls="", label=str(label))
-        for label, color in zip(classes, CLASSES, strict=False)
-    ]
-    figure.legend(handles=dots, title="class", loc="outside right upper")
 
 
 @styled()
@@ -240,8 +233,7 @@ def discrete(
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    about = "mean of z" if classes is None else "probability"
-    figure.colorbar(shade, ax=axes, label=about)
+    figure.colorbar(shade, ax=axes, label="mean of z" if classes is None else "probability")
     figure.suptitle(
         f"Where q(z|x) puts {len(means)} data, in mean, and where the prior expects them"
     )

@@ -1,11 +1,10 @@
-r"""The set of pictures that each trained VAE gets, drawn from its p(z), p(x | z) and q(z | x).
+r"""The pictures of each trained VAE, drawn from its p(z), p(x | z) and q(z | x), and of a refit.
 
 The random state and the training mode are restored afterwards.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae._process.isolation import evaluating, seed_device
-from pyrovae.diagnostics import (
-    kl_per_dimension,
-    marginal_density,
-    marginal_moments,
-    marginal_quantiles,
-)
+from pyrovae import diagnostics
+from pyrovae._process.isolation import evaluating, isolated, seed_device
+from pyrovae.data import Split
 from pyrovae.distributions import fills_space, is_discrete, moments
-from pyrovae.plots.bound_curve import bound
-from pyrovae.plots.image_grids import grid, reconstructions, samples
+from pyrovae.plots.elbo import bound
+from pyrovae.plots.examples import grid, image_shape, prior_swap, reconstructions, samples
 from pyrovae.plots.latent_space import discrete, latent
-from pyrovae.plots.style import Array, Shape, save
+from pyrovae.plots.style import Array, Shape, as_array, save
 from pyrovae.vae import VAE
 
-__all__ = ["draw_vae"]
+__all__ = ["draw_vae", "refit_samples"]
 
 _LATENTS = 400  # the most that stay readable
 
@@ -78,72 +73,92 @@ def draw_vae(
             f"labels must be one per example: got {len(classes)} for {len(x_test)} examples; "
             "give the labels of the same split, or None"
         )
-    shape = _display_shape(tuple(x_test.shape[1:]))
+    event_shape = tuple(x_test.shape[1:])
+    shape = image_shape(event_shape) or (math.prod(event_shape),)
     pictures: dict[str, Figure] = {}
     if metrics:
         pictures["bound"] = bound(metrics, unit="image" if len(shape) == 3 else "example")
-    with _evaluation(vae, x_test, seed=seed) as device:
+    device = next(vae.parameters(), x_test).device
+    with isolated(device), evaluating(vae):
+        seed_device(device, seed)
         order = np.random.default_rng(seed).permutation(len(x_test))
-        pictures["samples"] = _samples_of(vae, x_test[order], shape)
-        chosen = order[:_LATENTS] if len(shape) == 1 else _evenly(order, classes, 20)
-        x, shown = x_test[chosen].to(device), None if labels is None else classes[chosen]
-        means = _display(vae.reconstruct(x), shape)
-        pictures["reconstructions"] = reconstructions(_display(x, shape), means, shown)
-        chosen = order[:_LATENTS]
-        x, shown = x_test[chosen].to(device), None if labels is None else classes[chosen]
-        if is_discrete(vae.prior()):
-            pictures["latent"] = _discrete_latent_of(vae, x, shown)
-        else:
-            pictures["latent"] = _latent_of(vae, x, shown)
+        count = 64 if len(shape) == 3 else 2_000
+        x = _display(x_test[order[:count]], shape)
+        pictures["samples"] = samples(x, _display(_drawn(vae, len(x), len(shape) == 3), shape))
+        rows = order[:_LATENTS] if len(shape) == 1 else _evenly(order, classes, 20)
+        few, many = (
+            (x_test[chosen].to(device), None if labels is None else classes[chosen])
+            for chosen in (rows, order[:_LATENTS])
+        )
+        means = _display(vae.reconstruct(few[0]), shape)
+        pictures["reconstructions"] = reconstructions(_display(few[0], shape), means, few[1])
+        pictures["latent"] = _latent_of(vae, *many)
         if vae.latent_dim == 2 and len(shape) == 3 and fills_space(vae.prior()):
             pictures["grid"] = _grid_of(vae, shape)
-    Path(directory).mkdir(parents=True, exist_ok=True)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
-        save(figure, Path(directory) / f"{name}.png")
-    return [Path(directory) / f"{name}.png" for name in pictures]
+        save(figure, directory / f"{name}.png")
+    return [directory / f"{name}.png" for name in pictures]
 
 
-@contextmanager
-def _evaluation(vae: VAE, x: Tensor, *, seed: int) -> Iterator[torch.device]:
-    device = next(vae.parameters(), x).device
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), evaluating(vae):
-        seed_device(device, seed)
-        yield device
+@torch.no_grad()
+def refit_samples(
+    before: VAE, after: VAE, test: Split, prior: str, other: str, *, seed: int = 0
+) -> Figure:
+    """Draw real data, and samples of the same decoder under each of two priors.
+
+    Args:
+        before: with the first prior.
+        after: with the second, and the same decoder.
+        test: real data.
+        prior, other: names of the two priors.
+        seed: of all draws.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> figure = plots.refit_samples(vae, vae, data, "normal", "also normal")
+        >>> [axes.get_title() for axes in figure.axes]
+        ['real', 'before: $p(z)$ normal', 'after: $p(z)$ also normal']
+    """
+    images = len(test.event_shape) == 3 and test.event_shape[0] in (1, 3)
+    count = min(64 if images else 2_000, len(test))
+    real = np.asarray(test.batch(np.random.default_rng(seed).permutation(len(test))[:count]))
+    drawn = []
+    for vae in (before, after):
+        with isolated(torch.device("cpu")), evaluating(vae):
+            torch.manual_seed(seed)
+            drawn.append(as_array(_drawn(vae, count, images)))
+    if not images:
+        real, *drawn = (x.reshape(count, -1) for x in (real, *drawn))
+    return prior_swap(real, drawn[0], drawn[1], prior, other)
 
 
-def _samples_of(vae: VAE, x: Tensor, shape: Shape) -> Figure:
-    if len(shape) == 1:
-        x = x[:2000]
-        return samples(_display(x, shape), _display(vae.sample(len(x)), shape))
-    x = x[:64]
-    means = vae.decode(vae.prior().sample((len(x),)))
-    return samples(_display(x, shape), _display(means, shape))
+def _drawn(vae: VAE, count: int, images: bool) -> Tensor:
+    """Images: means of p(x | z) at draws of z from the prior; otherwise draws of x."""
+    return vae.decode(vae.prior().sample((count,))) if images else vae.sample(count)
 
 
 def _latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
     q, p = vae.posterior(x), vae.prior()
+    if is_discrete(p):
+        means, prior = (as_array(moments(d)[0]) for d in (q, p))
+        return discrete(means, prior, labels, classes=getattr(q, "classes", None))
     draws = p.sample((5000,))
-    kl, exact = kl_per_dimension(q, p, draws)
+    kl, exact = diagnostics.kl_per_dimension(q, p, draws)
     dims = np.arange(vae.latent_dim) if vae.latent_dim <= 2 else np.argsort(-kl)[:2]
     names = [f"$z_{{{d + 1}}}$ (KL {'' if exact else '≈ '}{kl[d]:.1f} nats)" for d in dims]
-    loc, covariance = marginal_moments(q, dims)
-    density = partial(marginal_density, p, draws, dims)
-    return latent(loc, covariance, _numpy(draws[:, dims]), density, labels, names=names)
-
-
-def _discrete_latent_of(vae: VAE, x: Tensor, labels: Array | None) -> Figure:
-    q, p = vae.posterior(x), vae.prior()
-    means, prior = (_numpy(moments(d)[0]) for d in (q, p))
-    return discrete(means, prior, labels, classes=getattr(q, "classes", None))
+    loc, covariance = diagnostics.marginal_moments(q, dims)
+    density = partial(diagnostics.marginal_density, p, draws, dims)
+    return latent(loc, covariance, as_array(draws[:, dims]), density, labels, names=names)
 
 
 def _grid_of(vae: VAE, shape: Shape) -> Figure:
     quantiles = (np.arange(15) + 0.5) / 15
-    z = marginal_quantiles(vae.prior(), quantiles)
+    z = diagnostics.marginal_quantiles(vae.prior(), quantiles)
     z2, z1 = torch.meshgrid(z[:, 1], z[:, 0], indexing="ij")
     images = _display(vae.decode(torch.stack([z1, z2], -1).flatten(0, 1)), shape)
-    return grid(images.reshape(15, 15, *shape), _numpy(z), quantiles)
+    return grid(images.reshape(15, 15, *shape), as_array(z), quantiles)
 
 
 def _evenly(order: Array, labels: Array, count: int) -> Array:
@@ -157,15 +172,5 @@ def _evenly(order: Array, labels: Array, count: int) -> Array:
     return order[first[np.lexsort((shuffled[first], turn[first]))]]
 
 
-def _display_shape(event_shape: Shape) -> Shape:
-    if len(event_shape) == 3 and event_shape[0] in (1, 3):
-        return event_shape
-    return (1, *event_shape) if len(event_shape) == 2 else (math.prod(event_shape),)
-
-
 def _display(x: Tensor, shape: Shape) -> Array:
-    return _numpy(x.reshape(-1, *shape))
-
-
-def _numpy(x: Tensor) -> Array:
-    return np.asarray(x.detach().double().cpu())
+    return as_array(x.reshape(-1, *shape))

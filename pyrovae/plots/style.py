@@ -3,16 +3,19 @@ r"""The look that all figures share: colors, matplotlib settings, and how a figu
 Nothing global is touched: no pyplot, no backend, no lasting rcParams.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pyrovae._process.files import atomic_file
+from pyrovae.estimates import Estimate
 
 __all__ = ["save"]
 
@@ -34,16 +37,8 @@ SETTINGS = {
 BOUND, VALIDATION, DISTORTION, RATE = "#4477AA", "#AA3377", "#EE6677", "#228833"
 REAL, MODEL, PRIOR = "0.45", "#4477AA", "0.35"
 CLASSES = (
-    "#332288",
-    "#DDAA33",
-    "#117733",
-    "#CC6677",
-    "#88CCEE",
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#AA4499",
-    "#777777",
+    *("#332288", "#DDAA33", "#117733", "#CC6677", "#88CCEE"),
+    *("#882255", "#44AA99", "#999933", "#AA4499", "#777777"),
 )
 """Paul Tol's "muted" scheme, distinguishable with color blindness; gray for a tenth class."""
 
@@ -58,6 +53,17 @@ def styled() -> Iterator[None]:
 def typeset(text: str) -> str:
     """Replace hyphens by minus signs."""
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def as_array(x: Tensor) -> Array:
+    """Convert to NumPy, in float64."""
+    return np.asarray(x.detach().double().cpu())
+
+
+def values_and_errors(estimates: Sequence[Estimate]) -> tuple[Array, Array]:
+    """Values of estimates, and their standard errors; zero where there is none."""
+    values = np.array([each.value for each in estimates], float)
+    return values, np.array([each.standard_error or 0.0 for each in estimates], float)
 
 
 @styled()

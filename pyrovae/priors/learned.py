@@ -8,16 +8,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae._process.choices import check_choice
-from pyrovae.distributions import (
-    FlowDistribution,
-    OneHots,
-    RelaxedOneHots,
-    cholesky_factor,
-    moments,
-    number_of_variables,
-    zuko_flows,
-)
 from pyrovae.networks import Shape
 from pyrovae.priors.fixed import Centered, positive
 
@@ -63,7 +55,7 @@ class LearnedNormal(nn.Module):
         if self.below is None:
             return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
         return dist.MultivariateNormal(
-            self.loc, scale_tril=cholesky_factor(self.log_scale, self.below)
+            self.loc, scale_tril=distributions.cholesky_factor(self.log_scale, self.below)
         )
 
 
@@ -134,7 +126,7 @@ class GaussianMixture(nn.Module):
         """
         for posterior in self._encoders:
             assert posterior is not None
-            loc, _ = moments(posterior(_choose(x, len(self.loc))))
+            loc, _ = distributions.moments(posterior(_choose(x, len(self.loc))))
             self.loc.copy_(loc)
 
 
@@ -270,7 +262,7 @@ class Flow(Centered):
         positive("transforms", transforms, FOR_NORMAL)
         for width in hidden_dims:
             positive("hidden_dims", width)
-        flows = zuko_flows()
+        flows = distributions.zuko_flows()
         make = {"nsf": flows.NSF, "maf": flows.MAF, "realnvp": flows.RealNVP}[kind]
         flow = make(latent_dim, transforms=transforms, hidden_features=tuple(hidden_dims))
         self.to_normal = flow.transform
@@ -278,7 +270,7 @@ class Flow(Centered):
 
     def forward(self) -> dist.Distribution:
         base = dist.Normal(self.loc, self.scale).to_event(1)
-        return FlowDistribution(base, self.to_normal().inv)
+        return distributions.FlowDistribution(base, self.to_normal().inv)
 
 
 class Categorical(_Weighted):
@@ -325,14 +317,14 @@ class Categorical(_Weighted):
         positive("temperature", temperature)
         if math.isinf(temperature):
             raise ValueError(f"temperature must be finite, got {temperature}")
-        variables = number_of_variables(latent_dim, classes)
+        variables = distributions.number_of_variables(latent_dim, classes)
         self.temperature = temperature
         self.weigh(weights, torch.zeros(variables, classes))
 
     def forward(self) -> dist.Distribution:
         if self.training:
-            return RelaxedOneHots(self.logits, self.temperature)
-        return OneHots(self.logits)
+            return distributions.RelaxedOneHots(self.logits, self.temperature)
+        return distributions.OneHots(self.logits)
 
 
 def _choose(x: Tensor, count: int) -> Tensor:

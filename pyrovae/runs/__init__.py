@@ -1,11 +1,11 @@
 """Runs: a training as text, the folder it leaves behind, and work with whole runs.
 
 ``specs`` reads components written as text (``vamp:components=500``). ``config`` holds a whole run:
-it fills in the settings and builds the VAE. ``run`` is the folder, and
-``starting`` trains into one. ``comparison`` trains several, one for each combination of components.
-``refitting`` fits another prior to a VAE or to a whole run. ``results`` has what they return,
-``description`` puts runs into words, ``export`` writes results to files, and ``tables`` has the
-columns of tables: a likelihood for each, and values written as the table had them.
+it fills in the settings and builds the VAE. ``run`` is the folder, and ``starting`` trains into
+one. ``comparison`` trains several, one for each combination of components, and ``refitting`` fits
+another prior to a VAE or to a whole run. ``results`` has what they return, ``description`` puts
+runs into words, ``export`` writes results to files, and ``tables`` has the columns of tables: a
+likelihood for each, and values written as the table had them.
 """
 
 from pyrovae.runs import (

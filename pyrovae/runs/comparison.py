@@ -75,10 +75,7 @@ class Candidate:
 
 
 def candidates(
-    settings: Settings,
-    varied: Mapping[str, Sequence[str]],
-    *,
-    trusted: Collection[str] = (),
+    settings: Settings, varied: Mapping[str, Sequence[str]], *, trusted: Collection[str] = ()
 ) -> tuple[list[Candidate], list[str]]:
     """Combine the listed components, and build each model once to check that its parts fit.
 
@@ -219,16 +216,15 @@ def compare(
         samples=samples,
         limit=limit,
     )
-    first_seed = chosen[0].config.training["seed"]
-    jobs = [(c, seed) for c in chosen for seed in range(first_seed, first_seed + seeds)]
-    trained: dict[str, list[_Trained]] = {candidate.label: [] for candidate in chosen}
+    first = chosen[0].config.training["seed"]
+    by_model: list[list[_Trained]] = [[] for _ in chosen]
+    jobs = list(itertools.product(zip(chosen, by_model, strict=True), range(first, first + seeds)))
     try:
-        for number, (candidate, seed) in enumerate(jobs, 1):
+        for number, ((candidate, trained), seed) in enumerate(jobs, 1):
             about = f"{number} of {len(jobs)}: {candidate.label}, seed {seed}"
-            trained[candidate.label].append(train(candidate, seed, about))
+            trained.append(train(candidate, seed, about))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
-    by_model = [trained[candidate.label] for candidate in chosen]
     found = Comparison(
         folder=str(folder),
         data=chosen[0].dataset.name,

@@ -23,6 +23,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pyrovae._process.choices import check_choice, nearest
 
 __all__ = [
+    "Arguments",
     "Option",
     "Spec",
     "context_of",
@@ -32,6 +33,9 @@ __all__ = [
     "resolve",
     "write",
 ]
+
+Arguments = dict[str, Any]
+"""Arguments of a component by name."""
 
 FORM = "name, name:key=value,key=value, or module:Class for code of your own"
 
@@ -137,7 +141,7 @@ class Option:
         """
         kinds = _alternatives(self.annotation)
         for kind in sorted(kinds, key=lambda kind: kind is not type(None)):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, KeyError):
                 return _read_as(kind, text)
         raise ValueError(f"{self.name} takes {self.describe()}, got {text!r}")
 
@@ -181,7 +185,7 @@ def options_of(component: Callable[..., Any]) -> dict[str, Option]:
     }
 
 
-def context_of(component: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def context_of(component: Callable[..., Any], known: Mapping[str, Any]) -> Arguments:
     """Choose the arguments that a component's positional parameters need.
 
     Args:
@@ -197,7 +201,7 @@ def context_of(component: Callable[..., Any], known: Mapping[str, Any]) -> dict[
         >>> context_of(Laplace, {"latent_dim": 2, "event_shape": (1, 8, 8)})
         {'latent_dim': 2}
     """
-    given: dict[str, Any] = {}
+    given: Arguments = {}
     for name, parameter in inspect.signature(component).parameters.items():
         if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
             continue
@@ -251,7 +255,7 @@ def find(
 
 def resolve(
     role: str, component: Callable[..., Any], spec: Spec, known: Mapping[str, Any]
-) -> tuple[Spec, dict[str, Any]]:
+) -> tuple[Spec, Arguments]:
     """Fill in all options of a component: as written, else from ``known``, else the default.
 
     Args:
@@ -282,7 +286,7 @@ def resolve(
             raise ValueError(
                 f"{role} {spec.name} has no option {key!r}{nearest(key, options)}; {allowed}"
             )
-    values: dict[str, Any] = {}
+    values: Arguments = {}
     for name, option in options.items():
         if name in spec.options:
             try:
@@ -362,18 +366,11 @@ def _is_sequence(kind: Any) -> bool:
 
 def _read_as(kind: Any, text: str) -> Any:
     if get_origin(kind) is Literal:
-        if text in get_args(kind):
-            return text
-        raise ValueError(text)
+        return {word: word for word in get_args(kind)}[text]
     if kind is type(None):
-        if text.lower() == "none":
-            return None
-        raise ValueError(text)
+        return {"none": None}[text.lower()]
     if kind is bool:
-        words = {"true": True, "yes": True, "false": False, "no": False}
-        if text.lower() in words:
-            return words[text.lower()]
-        raise ValueError(text)
+        return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
     if _is_sequence(kind):
         return tuple(get_args(kind)[0](item) for item in text.split("-"))
     value = kind(text) if kind in (int, float) else text

@@ -21,7 +21,7 @@ from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.config import Config, build_component
 from pyrovae.runs.run import CONFIG, DIGEST, SCHEMA, STATISTICS, Run, plain_resume_command
-from pyrovae.runs.specs import Spec
+from pyrovae.runs.specs import Arguments, Spec
 from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE, SpaceError
 
@@ -101,7 +101,7 @@ def suggesting_pairs() -> Iterator[None]:
 
 
 def _match(prior: str, posterior: str) -> bool:
-    known: dict[str, Any] = {"latent_dim": 2, "event_shape": (1,), "network": Linear}
+    known: Arguments = {"latent_dim": 2, "event_shape": (1,), "network": Linear}
     with torch.random.fork_rng():
         try:
             q = build_component("posterior", posterior, known)

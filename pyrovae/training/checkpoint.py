@@ -1,5 +1,6 @@
 """What a resumed run repeats and continues from: options, all that training changes, a folder."""
 
+import copy
 import json
 import math
 from collections import defaultdict
@@ -57,9 +58,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every", "patience"):
             value = getattr(self, name)
-            if value is None and name == "patience":
-                continue
-            if value < 1:
+            if (name, value) != ("patience", None) and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging must be at least 0 and below 1, got {self.averaging}")
@@ -87,7 +86,7 @@ class TrainingState:
     """
 
     def __init__(self, vae: VAE, options: TrainingOptions, examples: int) -> None:
-        self.vae, self.options = vae, options
+        self.vae, self.options, self.examples = vae, options, examples
         self.progress = Progress(options.epochs, math.ceil(examples / options.batch_size))
         self.optimizer = FusedAdam(
             vae.parameters(),
@@ -99,7 +98,7 @@ class TrainingState:
             clip_norm=options.clip_norm,
         )
         self.average = MovingAverage(vae, options.averaging) if options.averaging else None
-        self.best = _copy_of(vae.state_dict())
+        self.best = copy.deepcopy(vae.state_dict())
 
     def worthwhile_mode(self) -> str:
         """Choose the way to run steps that repays the time it takes to prepare.
@@ -123,7 +122,7 @@ class TrainingState:
 
     def keep(self) -> None:
         """Keep the current weights."""
-        self.best = _copy_of(self.kept.state_dict())
+        self.best = copy.deepcopy(self.kept.state_dict())
 
     def take_best(self) -> None:
         """Give the VAE the weights that were kept, and put it in eval mode."""
@@ -148,7 +147,7 @@ class TrainingState:
             part, _, name = key.partition(".")
             parts[part][name] = value
         self.vae.load_state_dict(parts["vae"])
-        self.best = _copy_of(self.vae.state_dict())
+        self.best = copy.deepcopy(self.vae.state_dict())
         for name, value in self.best.items():
             value.copy_(best[name])
         if self.average is not None:
@@ -164,23 +163,16 @@ class TrainingCheckpoint:
     Args:
         folder: where files go; None saves nothing.
         state: saved and restored.
-        examples: number of training examples.
         objective: description of the objective.
 
     Attributes:
         settings: the options, and all else that a resumed run must repeat.
     """
 
-    def __init__(
-        self, folder: Path | None, state: TrainingState, *, examples: int, objective: str
-    ) -> None:
+    def __init__(self, folder: Path | None, state: TrainingState, objective: str) -> None:
         self.folder, self.state = folder, state
-        self.settings: dict[str, Any] = asdict(state.options)
-        self.settings |= {
-            "processes": processes.count(),
-            "examples": examples,
-            "objective": objective,
-        }
+        data = {"examples": state.examples, "objective": objective}
+        self.settings = asdict(state.options) | {"processes": processes.count()} | data
         self._written: Mapping[str, Tensor] | None = None  # the best weights that are in the folder
 
     def create(self, further: Mapping[str, bytes]) -> None:
@@ -191,12 +183,11 @@ class TrainingCheckpoint:
         """
         if self.settings["compile"] == "auto":
             self.settings["compile"] = self.state.worthwhile_mode()
-        if self.folder is None or not processes.is_first():
-            return
-        with files.whole_folder(self.folder) as folder:
-            for name, contents in further.items():
-                files.write_bytes(folder / name, contents)
-            self._write(folder)
+        if self.folder is not None and processes.is_first():
+            with files.whole_folder(self.folder) as folder:
+                for name, contents in further.items():
+                    files.write_bytes(folder / name, contents)
+                self._write(folder)
 
     def save(self) -> None:
         """Bring the folder up to date."""
@@ -253,7 +244,3 @@ class TrainingCheckpoint:
                     f"the run in {self.folder} has {name} = {value}, got {self.settings[name]}; a "
                     "resumed run keeps the options and data that it began with"
                 )
-
-
-def _copy_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in state.items()}

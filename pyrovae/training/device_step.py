@@ -19,7 +19,7 @@ from then on. A batch of another size, the last one of an epoch, runs operation 
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -71,7 +71,7 @@ class DeviceStep(Step):
         step, failed, sums, self.record.terms = self._operations.read()
         self._unread = False
         position = step - progress.epoch * progress.steps_per_epoch
-        progress.reach(step, min(position * self.batches.size, len(self.data)), *sums)
+        progress.reach(step, min(position * self.batches.size, len(self.data)), sums)
         if failed:
             raise NonFiniteGradientError("the gradient is not finite")
 
@@ -106,6 +106,7 @@ class DeviceStep(Step):
         return True
 
 
+@dataclass
 class DeviceOperations:
     """One step of training, as operations on one device.
 
@@ -118,19 +119,18 @@ class DeviceOperations:
             one by one.
     """
 
-    def __init__(
-        self,
-        find: Callable[[Tensor], Stage | None],
-        state: TrainingState,
-        data: Resident,
-        batch_size: int,
-        capture: Callable[[Operations], Operations] | None,
-    ) -> None:
-        self.find, self.data, self.batch_size, self.capture = find, data, batch_size, capture
-        self.module, self.optimizer, self.average = state.vae, state.optimizer, state.average
+    find: Callable[[Tensor], Stage | None]
+    state: TrainingState
+    data: Resident
+    batch_size: int
+    capture: Callable[[Operations], Operations] | None
+
+    def __post_init__(self) -> None:
+        self.module, self.optimizer = self.state.vae, self.state.optimizer
+        self.average = self.state.average
         parameter = self.optimizer.parameters[0]
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.index = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        self.index = torch.zeros(self.batch_size, dtype=torch.int64, device=self.device)
         self.numbers: list[Tensor] = []  # those that a schedule changes
         self.rate, self.failed = torch.zeros(2, device=self.device)
         self.weight = torch.zeros((), dtype=self.dtype, device=self.device)
@@ -157,9 +157,13 @@ class DeviceOperations:
         stage = self._stage(index, seed)
         if stage is None:
             return False
-        whole = len(index) == self.batch_size
-        self._write(stage)
+        for tensor, number in zip(self.numbers, stage.program.numbers(), strict=True):
+            tensor.fill_(number)
+        self.rate.fill_(self.optimizer.current_learning_rate())
+        if self.average is not None:
+            self.weight.fill_(1 - self.average.current_decay())
         self.optimizer.examples = len(index)
+        whole = len(index) == self.batch_size
         if whole:
             self.index.copy_(index)
             index = self.index
@@ -202,20 +206,13 @@ class DeviceOperations:
                 self.numbers = [torch.as_tensor(n).to(x) for n in stage.program.numbers()]
         return self.stages[len(index)]
 
-    def _write(self, stage: Stage) -> None:
-        """Write the numbers of this step to the device."""
-        for tensor, number in zip(self.numbers, stage.program.numbers(), strict=True):
-            tensor.fill_(number)
-        self.rate.fill_(self.optimizer.current_learning_rate())
-        if self.average is not None:
-            self.weight.fill_(1 - self.average.current_decay())
-
     @torch.no_grad()
     def _operations(self, stage: Stage, index: Tensor) -> None:
         x = self.data.batch(index).to(self.dtype)
         buffers = list(self.module.buffers())
         before = [buffer.clone() for buffer in buffers]  # such as statistics of batches
-        loss, reconstruction, kl, norm, *gradients = stage.replay((x,), self.numbers)
+        results = stage.graph(*stage.program.tensors((x,), self.numbers))
+        loss, reconstruction, kl, norm, *gradients = results
         if norm is None:
             norm = get_total_norm(gradients)
         values = torch.stack([-loss.double(), reconstruction.double(), kl.double()])
@@ -234,7 +231,11 @@ class DeviceOperations:
     @torch.no_grad()
     def _capture(self, stage: Stage, capture: Callable[[Operations], Operations]) -> None:
         """Record the operations, and undo that recording them has run them."""
-        changed = list(self._changed())
+        changed = [self.failed, self.counts, *self.module.state_dict().values()]
+        for moments in self.optimizer.adam.state.values():
+            changed += moments.values()
+        if self.average is not None:
+            changed += self.average.module.state_dict().values()
         before = [tensor.clone() for tensor in changed]
         try:
             self.replay = capture(lambda: self._operations(stage, self.index))
@@ -246,15 +247,6 @@ class DeviceOperations:
                 tensor.copy_(value)
             for parameter in self.optimizer.parameters:
                 parameter.grad = None
-
-    def _changed(self) -> Iterator[Tensor]:
-        """Every tensor that a step changes."""
-        yield from (self.failed, self.counts)
-        yield from self.module.state_dict().values()
-        for moments in self.optimizer.adam.state.values():
-            yield from moments.values()
-        if self.average is not None:
-            yield from self.average.module.state_dict().values()
 
 
 def cuda_graph(operations: Operations) -> Operations:

@@ -10,34 +10,21 @@ from pathlib import Path
 import numpy as np
 import pyro
 import torch
-from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pyrovae._process import processes
-from pyrovae._process.isolation import interrupt_after_step, isolated, stream
+from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import Dataset, Split
 from pyrovae.distributions import missing_values, observed_values
-from pyrovae.objectives import recording
 from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingOptions, TrainingState
-from pyrovae.training.device_step import DEVICES, DeviceStep
 from pyrovae.training.loop import TrainingLoop
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Fit, Progress, TrainingDisplay
-from pyrovae.training.staging import Staged
-from pyrovae.training.steps import (
-    Batches,
-    Requests,
-    Step,
-    Summed,
-    check_sum,
-    resident_on,
-    training_device,
-)
+from pyrovae.training.steps import check_sum, training_device
 from pyrovae.vae import VAE
 
 __all__ = ["check", "fit"]
-
-STAGING_TOLERANCE = {"float32": 1e-4, "bf16": 0.05}  # a compiler rounds to bf16 later
 
 
 def fit(
@@ -173,9 +160,7 @@ def fit(
         processes.from_first([*vae.parameters(), *vae.buffers()])
         check_sum(objective)
         state = TrainingState(vae, options, len(train))
-        checkpoint = TrainingCheckpoint(
-            folder, state, examples=len(train), objective=_described(objective)
-        )
+        checkpoint = TrainingCheckpoint(folder, state, _described(objective))
         if resume:
             checkpoint.restore()
         else:
@@ -184,11 +169,10 @@ def fit(
             checkpoint.create(files or {})
         slope = train.log_slope()
         state.progress.log_slope = 0.0 if slope is None else slope.mean().item()
-        resident = resident_on(where, train) if where.type in DEVICES else None
-        batches = Batches(train, resident, vae, batch_size, seed)
         max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         with _reporting(report, f"{len(train):,} training examples") as shown:
-            stopped = _train(checkpoint, batches, validation, objective, max_seconds, shown)
+            loop = TrainingLoop(checkpoint, train, validation, objective, max_seconds, shown)
+            stopped = loop.run()
         state.take_best()
     progress = state.progress
     return Fit(
@@ -225,40 +209,6 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
         _try(trial, data, objective)
 
 
-def _train(
-    checkpoint: TrainingCheckpoint,
-    batches: Batches,
-    validation: Split | None,
-    objective: ELBO,
-    max_seconds: float,
-    report: Callable[[Progress], None],
-) -> str:
-    """Choose how steps are run, run the loop, and return why it ended."""
-    state, mode = checkpoint.state, checkpoint.settings["compile"]
-    vae, resident = state.vae, batches.resident
-    observed, record = recording(objective)
-    scheduled = (observed, vae.prior, vae.likelihood, vae.posterior)
-    schedules = [part.at for part in scheduled if hasattr(part, "at")]
-    staged: Staged | None = None
-    loss: ELBO = observed
-    with interrupt_after_step() as interrupted:
-        requests = Requests(lambda: (interrupted.is_set(), state.progress.seconds > max_seconds))
-        if mode != "off":
-            share = len(range(processes.rank(), batches.whole, processes.count()))
-            tolerance = STAGING_TOLERANCE[state.options.precision]
-            loss = staged = Staged(observed, vae, mode=mode, size=share, tolerance=tolerance)
-        if processes.count() > 1:
-            loss = Summed(loss, vae, record, requests)
-        svi = SVI(vae.model, vae.guide, state.optimizer, loss)
-        if staged is None or resident is None or processes.count() > 1:  # sums within a step
-            step = Step(state, batches, svi, record, staged)
-        else:
-            capture = DEVICES[batches.device.type]
-            step = DeviceStep(state, batches, svi, record, staged, resident, capture)
-        with contextlib.closing(step):
-            return TrainingLoop(checkpoint, step, validation, schedules, requests, report).run()
-
-
 def _reporting(
     report: Callable[[Progress], None] | None, about: str
 ) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
@@ -275,9 +225,8 @@ def _parts(data: Dataset | Split | Tensor | np.ndarray) -> tuple[Split, Split | 
 
 def _check_data(vae: VAE, train: Split) -> None:
     rng = np.random.default_rng(0)
-    for start in range(0, len(train), 4096):
-        index = np.arange(start, min(start + 4096, len(train)))
-        vae.check_data(vae.place(train.batch(index, rng)))
+    for index in torch.arange(len(train)).split(4096):
+        vae.check_data(vae.place(train.batch(index.numpy(), rng)))
 
 
 def _try(vae: VAE, train: Split, objective: ELBO) -> None:

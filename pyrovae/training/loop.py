@@ -1,23 +1,30 @@
 """The loop over epochs and steps: it validates, saves, and stops in time."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyro.infer import ELBO, SVI
 from torch import Tensor
 
 from pyrovae._process import processes
+from pyrovae._process.isolation import interrupt_after_step
 from pyrovae.data import Split
 from pyrovae.evidence import evaluate
+from pyrovae.objectives import recording
 from pyrovae.training.checkpoint import TrainingCheckpoint
+from pyrovae.training.device_step import DEVICES, DeviceStep
 from pyrovae.training.optim import NonFiniteGradientError
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Progress
-from pyrovae.training.steps import Requests, Step
+from pyrovae.training.staging import Staged
+from pyrovae.training.steps import Batches, Requests, Step, Summed, resident_on
 
 __all__ = ["TrainingDivergedError", "TrainingInterrupted"]
 
+STAGING_TOLERANCE = {"float32": 1e-4, "bf16": 0.05}  # a compiler rounds to bf16 later
 CHECKPOINT_SECONDS = 5.0  # about as much work as a kill can lose
 
 
@@ -50,22 +57,26 @@ class TrainingLoop:
 
     Args:
         checkpoint: saves the state.
-        step: makes one step.
+        train: the training data.
         validation: data whose bound chooses the weights; None keeps the last weights.
-        schedules: called before each step with the fraction of all steps that is done.
-        requests: whether to interrupt, and whether time is up; the same in every process.
+        objective: a Pyro ELBO.
+        max_seconds: the wall-clock time after which to stop.
         report: called with the progress after each step and epoch.
     """
 
     checkpoint: TrainingCheckpoint
-    step: Step
+    train: Split
     validation: Split | None
-    schedules: Sequence[Callable[[float], None]]
-    requests: Requests
+    objective: ELBO
+    max_seconds: float
     report: Callable[[Progress], None]
 
     def __post_init__(self) -> None:
         self.state, self.options = self.checkpoint.state, self.checkpoint.state.options
+        self.objective, self.record = recording(self.objective)
+        vae = self.state.vae
+        parts = (self.objective, vae.prior, vae.likelihood, vae.posterior)
+        self.schedules = [part.at for part in parts if hasattr(part, "at")]
 
     def run(self) -> str:
         """Train to the end.
@@ -77,6 +88,34 @@ class TrainingLoop:
             TrainingDivergedError: if the gradient is not finite.
             TrainingInterrupted: on Ctrl-C.
         """
+        progress = self.state.progress
+        with interrupt_after_step() as interrupted:
+            self.requests = Requests(
+                lambda: (interrupted.is_set(), progress.seconds > self.max_seconds)
+            )
+            with contextlib.closing(self._choose_step()) as self.step:
+                return self._run()
+
+    def _choose_step(self) -> Step:
+        """Choose how steps are run: once, before the first of them."""
+        state, vae, where = self.state, self.state.vae, next(self.state.vae.parameters()).device
+        resident = resident_on(where, self.train) if where.type in DEVICES else None
+        batches = Batches(self.train, resident, state)
+        staged: Staged | None = None
+        loss = self.objective
+        if (mode := self.checkpoint.settings["compile"]) != "off":
+            share = len(range(processes.rank(), batches.whole, processes.count()))
+            tolerance = STAGING_TOLERANCE[self.options.precision]
+            loss = staged = Staged(loss, vae, mode=mode, size=share, tolerance=tolerance)
+        if processes.count() > 1:
+            loss = Summed(loss, vae, self.record, self.requests)
+        svi = SVI(vae.model, vae.guide, state.optimizer, loss)
+        if staged is None or resident is None or processes.count() > 1:  # sums within a step
+            return Step(state, batches, svi, self.record, staged)
+        capture = DEVICES[where.type]
+        return DeviceStep(state, batches, svi, self.record, staged, resident, capture)
+
+    def _run(self) -> str:
         progress, stopped = self.state.progress, "finished"
         self.state.vae.train()
         try:
@@ -152,7 +191,7 @@ class TrainingLoop:
     def _why_diverged(self) -> str:
         progress, terms, folder = (
             self.state.progress,
-            self.step.record.terms,
+            self.record.terms,
             self.checkpoint.folder,
         )
         what = "the gradient is not finite"

@@ -118,17 +118,11 @@ class FusedAdam(PyroOptim):
         self._spent: list[Tensor | None] = []
         decayed = [p for p in self.parameters if p.dim() > 1 and weight_decay]
         others = [p for p in self.parameters if p.dim() <= 1 or not weight_decay]
-        groups = [
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]  # an update of each takes time
-        self.adam = torch.optim.AdamW(
-            groups,
-            lr=learning_rate,
-            fused=True,
-            capturable=all(p.is_cuda for p in self.parameters),
-        )
+        decays = ((decayed, weight_decay), (others, 0.0))
+        # no empty group, since an update of each takes time
+        groups = [{"params": part, "weight_decay": decay} for part, decay in decays if part]
+        capturable = all(p.is_cuda for p in self.parameters)
+        self.adam = torch.optim.AdamW(groups, lr=learning_rate, fused=True, capturable=capturable)
 
     def __call__(
         self, params: Iterable[Tensor], *args: object, norm: Tensor | None = None, **kwargs: object
@@ -281,12 +275,8 @@ class MovingAverage(nn.Module):
     def update(self) -> None:
         """Include the current parameters of the module in the average."""
         averages, latest = self._parameters_of
-        if int(self.n_averaged) == 0:
-            for average, value in zip(averages, latest, strict=True):
-                average.copy_(value)
-        else:
-            update = get_ema_multi_avg_fn(self.current_decay())
-            update(averages, latest, self.n_averaged)
+        decay = self.current_decay() if self.n_averaged else 0.0  # the first update copies
+        get_ema_multi_avg_fn(decay)(averages, latest, self.n_averaged)
         for copied, buffer in zip(*self._buffers_of, strict=True):
             copied.copy_(buffer)
         self.n_averaged += 1

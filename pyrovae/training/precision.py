@@ -23,28 +23,6 @@ __all__ = ["PRECISIONS"]
 PRECISIONS = ("float32", "bf16")
 """Precisions of the matrix products of encoder and decoder."""
 
-NETWORKS = ("encoder", "decoder")
-
-
-def networks(module: nn.Module) -> list[nn.Module]:
-    """The encoders and decoders of a VAE: its submodules of these names.
-
-    Args:
-        module: a VAE, or one of its parts.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    found = {
-        id(part): part for name, part in module.named_modules() if name.split(".")[-1] in NETWORKS
-    }
-    if not found:
-        raise ValueError(
-            "precision bf16 applies to networks called encoder or decoder, and this model has none "
-            "by these names; rename its networks, or leave precision at float32"
-        )
-    return list(found.values())
-
 
 @contextlib.contextmanager
 def products_in(precision: str, module: nn.Module) -> Iterator[None]:
@@ -60,7 +38,13 @@ def products_in(precision: str, module: nn.Module) -> Iterator[None]:
     if precision == "float32":
         yield
         return
-    changed = networks(module)
+    names = ("encoder", "decoder")
+    changed = [part for name, part in module.named_modules() if name.split(".")[-1] in names]
+    if not changed:
+        raise ValueError(
+            "precision bf16 applies to networks called encoder or decoder, and this model has none "
+            "by these names; rename its networks, or leave precision at float32"
+        )
     for network in changed:
         network.forward = functools.partial(_in_bf16, network.forward)
     try:

@@ -66,19 +66,17 @@ class Progress:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     log_slope: float = 0.0
 
-    def reach(
-        self, step: int, images: int, objective: float, reconstruction: float, kl: float
-    ) -> None:
+    def reach(self, step: int, images: int, sums: Sequence[float]) -> None:
         """Set how far the running epoch has come.
 
         Args:
             step: steps in total.
             images: examples of the epoch.
-            objective, reconstruction, kl: sums over these examples, in nats.
+            sums: of objective, reconstruction and KL over these examples, in nats.
         """
         self.step, self.position = step, step - self.epoch * self.steps_per_epoch
-        self.images, self.objective = images, objective
-        self.reconstruction, self.kl = reconstruction, kl
+        self.images = images
+        self.objective, self.reconstruction, self.kl = sums
 
     def means(self) -> tuple[float, float]:
         """Means of log p(x | z), in the units of the data, and of the KL term in this epoch."""
@@ -221,9 +219,8 @@ class Fit(Result):
         return History.of(self.metrics)
 
     def __repr__(self) -> str:
-        bound = ""
-        if self.best_validation_elbo is not None:
-            bound = f", best_validation_elbo={self.best_validation_elbo:.2f}"
+        best = self.best_validation_elbo
+        bound = "" if best is None else f", best_validation_elbo={best:.2f}"
         elbo = f"elbo={self.metrics[-1]['elbo']:.2f}, " if self.metrics else ""
         return (
             f"Fit({len(self.metrics)} epochs, {elbo}stopped={self.stopped!r}, "

@@ -59,7 +59,13 @@ NORM = 3  # position of the norm among the results of a graph
 class Wrapped(ELBO):
     """An objective that computes gradients in its own way, and all else as another one does."""
 
-    objective: ELBO
+    def __init__(self, objective: ELBO) -> None:
+        super().__init__(
+            num_particles=objective.num_particles,
+            max_plate_nesting=objective.max_plate_nesting,
+            vectorize_particles=objective.vectorize_particles,
+        )
+        self.objective = objective
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Compute the loss alone, eagerly."""
@@ -122,7 +128,13 @@ class Program(nn.Module):
     def tensors(
         self, args: Sequence[Tensor], numbers: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
-        """All inputs of the graph, with their current values."""
+        """All inputs of the graph, with their current values.
+
+        Args:
+            args: of the programs.
+            numbers: the scheduled numbers, in the dtype of ``args``; by default their current
+                values.
+        """
         if numbers is None:
             numbers = [torch.as_tensor(value).to(args[0]) for value in self.numbers()]
         return [*self.trained.values(), *self.fixed.values(), *numbers, *args]
@@ -207,60 +219,16 @@ class Stage:
         return loss.item(), norm if alone else None
 
     @torch.no_grad()
-    def replay(
-        self, args: Sequence[Tensor], numbers: Sequence[Tensor] | None = None
-    ) -> Sequence[Any]:
+    def replay(self, args: Sequence[Tensor]) -> Sequence[Any]:
         """Replay the graph, and store nothing.
 
         Args:
             args: of the programs.
-            numbers: the scheduled numbers, in the dtype of ``args``; by default their current
-                values.
 
         Returns:
             The results of the graph, see above; without a record both terms are the loss.
         """
-        return self.graph(*self.program.tensors(args, numbers))
-
-
-def make_stage(
-    program: Program, args: Sequence[Tensor], *, compiles: bool, tolerance: float
-) -> Stage:
-    """Trace a program and verify the graph, and its compiled form, against the program.
-
-    Args:
-        program: model, guide and objective.
-        args: of the programs.
-        compiles: whether to compile the graph.
-        tolerance: largest difference, relative to the largest entry.
-
-    Returns:
-        The compiled graph; with a warning the graph itself, if it cannot be compiled.
-
-    Raises:
-        NotStagedError: if the program cannot be traced, or the graph differs from it.
-    """
-    with pyro.validation_enabled():
-        _, gradients, named = program.eagerly(args)
-    for name, parameter in named.items():
-        if all(parameter is not p for p in program.module.parameters()):
-            raise NotStagedError(f"the parameter {name} is not one of the module")
-    used = list(gradients)
-    try:
-        graph = _trace(program, used, args)
-    except Exception as error:
-        raise NotStagedError(in_one_line(error)) from error
-    stage = Stage(program, _without_norm(graph), used, named)
-    _verify(stage, args, tolerance)
-    if compiles:
-        try:
-            fast = replace(stage, graph=compiled(graph))
-            _verify(fast, args, tolerance)
-        except Exception as error:
-            warnings.warn(f"not compiled: {in_one_line(error)}", stacklevel=6)
-        else:
-            return fast
-    return stage
+        return self.graph(*self.program.tensors(args))
 
 
 def _trace(program: Program, used: Sequence[nn.Parameter], args: Sequence[Tensor]) -> GraphModule:
@@ -367,12 +335,7 @@ class Staged(Wrapped):
         tolerance: float = 1e-4,
     ) -> None:
         check_choice("mode", mode, MODES[1:])
-        super().__init__(
-            num_particles=objective.num_particles,
-            max_plate_nesting=objective.max_plate_nesting,
-            vectorize_particles=objective.vectorize_particles,
-        )
-        self.objective = objective
+        super().__init__(objective)
         self.module = module
         self.mode, self.size, self.tolerance = mode, size, tolerance
         self.reason: str | None = None
@@ -431,15 +394,46 @@ class Staged(Wrapped):
                 "computes a loss from traces"
             )
         program = Program(self.objective, self.module, model, guide)
-        compiles = self.mode == "inductor" and self.size in (None, len(args[0]))
         buffers = {name: value.clone() for name, value in self.module.named_buffers()}
         gpus = list({a.device for a in args if a.device.type == "cuda"})
         try:
             with torch.random.fork_rng(devices=gpus):
-                return make_stage(program, args, compiles=compiles, tolerance=self.tolerance)
+                return self._verified(program, args)
         finally:  # such as statistics of batches, which each run updates
             for name, value in self.module.named_buffers():
                 value.copy_(buffers[name])
+
+    def _verified(self, program: Program, args: Sequence[Tensor]) -> Stage:
+        """Trace a program and verify the graph, and its compiled form, against the program.
+
+        Returns:
+            The graph, compiled for batches of the size that is worth it; with a warning the graph
+            itself, if it cannot be compiled.
+
+        Raises:
+            NotStagedError: if the program cannot be traced, or the graph differs from it.
+        """
+        with pyro.validation_enabled():
+            _, gradients, named = program.eagerly(args)
+        for name, parameter in named.items():
+            if all(parameter is not p for p in self._parameters):
+                raise NotStagedError(f"the parameter {name} is not one of the module")
+        used = list(gradients)
+        try:
+            graph = _trace(program, used, args)
+        except Exception as error:
+            raise NotStagedError(in_one_line(error)) from error
+        stage = Stage(program, _without_norm(graph), used, named)
+        _verify(stage, args, self.tolerance)
+        if self.mode == "inductor" and self.size in (None, len(args[0])):
+            try:
+                fast = replace(stage, graph=compiled(graph))
+                _verify(fast, args, self.tolerance)
+            except Exception as error:
+                warnings.warn(f"not compiled: {in_one_line(error)}", stacklevel=6)
+            else:
+                return fast
+        return stage
 
     def _announced(self, stage: Stage) -> bool:
         """Name the parameters, so that ``SVI.step`` finds them in its trace."""

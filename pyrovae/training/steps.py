@@ -20,7 +20,6 @@ from pyrovae.objectives import Terms
 from pyrovae.training.checkpoint import TrainingState
 from pyrovae.training.progress import Progress
 from pyrovae.training.staging import Staged, Wrapped
-from pyrovae.vae import VAE
 
 __all__ = ["StoppedError", "is_first", "joined"]
 
@@ -84,18 +83,14 @@ class Batches:
     Args:
         train: the training data.
         resident: the same data on the device of the VAE; None to gather batches in main memory.
-        vae: places batches on its device, in its dtype.
-        size: examples per step, in all processes together.
-        seed: of the run.
+        state: the VAE, which places batches on its device, in its dtype; seed and batch size.
     """
 
-    def __init__(
-        self, train: Split, resident: Resident | None, vae: VAE, size: int, seed: int
-    ) -> None:
-        self.train, self.resident, self.vae = train, resident, vae
-        self.size, self.seed = size, seed
-        self.whole = min(size, len(train))  # examples in each batch except a smaller last one
-        self.device = next(vae.parameters()).device
+    def __init__(self, train: Split, resident: Resident | None, state: TrainingState) -> None:
+        self.train, self.resident, self.vae = train, resident, state.vae
+        self.device = next(state.vae.parameters()).device
+        self.size, self.seed = state.options.batch_size, state.options.seed
+        self.whole = min(self.size, len(train))  # examples in each batch but a smaller last one
 
     def left(self, progress: Progress) -> Iterator[Tensor]:
         """The batches that are left of the running epoch.
@@ -125,14 +120,11 @@ class Batches:
         """
         index = index[processes.rank() :: processes.count()]
         seed = stream(self.seed, "step", step, processes.rank())
+        seed_device(self.device, seed)
         if self.resident is not None:
-            seed_device(index.device, seed)
             return self.vae.place(self.resident.batch(index))
-        x = self.vae.place(
-            self.train.batch(index.numpy(), np.random.Generator(np.random.SFC64(seed)))
-        )
-        seed_device(x.device, seed)
-        return x
+        rng = np.random.Generator(np.random.SFC64(seed))
+        return self.vae.place(self.train.batch(index.numpy(), rng))
 
 
 @dataclass
@@ -175,13 +167,12 @@ class Step:
         if average is not None:
             average.update()
         terms = self.record.terms
-        progress.reach(
-            progress.step + 1,
-            progress.images + len(index),
+        sums = (
             progress.objective - loss,
             progress.reconstruction + float(terms.reconstruction),
             progress.kl + float(terms.kl),
         )
+        progress.reach(progress.step + 1, progress.images + len(index), sums)
 
     def _update(self, x: Tensor) -> float:
         if self.staged is None or self.staged.reason is not None:
@@ -241,8 +232,8 @@ class Summed(Wrapped):
     """
 
     def __init__(self, objective: ELBO, module: nn.Module, record: Any, requests: Requests) -> None:
-        super().__init__()
-        self.objective, self.record, self.requests = objective, record, requests
+        super().__init__(objective)
+        self.record, self.requests = record, requests
         self.parameters = [p for p in module.parameters() if p.requires_grad]
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:

@@ -329,7 +329,7 @@ def test_other_real_numbers_cannot_be_made_binary(tmp_path: Path, binarization: 
 def test_unknown_options_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match="one of none, dynamic, static, threshold, got 'dynamo'"):
         load(binarization="dynamo")
-    with pytest.raises(ValueError, match="one of none, unit, standardize, got 'minmax'"):
+    with pytest.raises(ValueError, match="one of none, unit, standardize, columns, got 'minmax'"):
         load(scaling="minmax")
     with pytest.raises(ValueError, match="scaling 'unit' would undo"):
         load(binarization="static", scaling="unit")

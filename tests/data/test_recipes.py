@@ -119,10 +119,10 @@ def schema(*kinds: str, integer: bool = False, words: tuple[str, ...] = ()) -> S
     [
         (schema("real", "real"), None, False, ("normal", "standardize")),
         (schema("positive", "positive"), None, False, ("normal", "standardize")),
-        (schema("real", "positive"), None, False, ("columns", "standardize")),
+        (schema("real", "positive"), None, False, ("columns", "columns")),
         (schema("proportion", "proportion"), None, True, ("continuous_bernoulli", "none")),
         (schema("proportion", "real"), None, True, ("continuous_bernoulli", "none")),
-        (schema("proportion", "real"), None, False, ("columns", "standardize")),
+        (schema("proportion", "real"), None, False, ("columns", "columns")),
         (schema("count", "boolean", integer=True), 9, False, ("normal", "standardize")),
         (schema("count", "count", integer=True), 9, False, ("normal", "standardize")),
         (schema("boolean", "boolean", integer=True), 1, False, ("bernoulli", "none")),
@@ -130,7 +130,7 @@ def schema(*kinds: str, integer: bool = False, words: tuple[str, ...] = ()) -> S
             schema("category", "category", integer=True, words=("a", "b")),
             None,
             False,
-            ("columns", "standardize"),
+            ("columns", "columns"),
         ),
         (
             schema("boolean", "boolean", integer=True, words=("False", "True")),

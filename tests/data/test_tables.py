@@ -157,7 +157,7 @@ def test_errors_say_line_and_column(tmp_path: Path, text: str, message: str) -> 
 
 def test_lines_are_counted_over_quoted_breaks_and_blank_lines(tmp_path: Path) -> None:
     text = '"a\nb",c\n\n1,"x"\n2,"y\nz"\n\n3,x\n1e99,x\n'
-    with pytest.raises(ValueError, match=r"line 9, column 1 \(a\nb\) holds 1e\+99"):
+    with pytest.raises(ValueError, match=r"line 9, column 1 \(a b\) holds 1e\+99"):
         read_text(tmp_path, text)
 
 
@@ -501,13 +501,14 @@ def test_other_ways_to_hold_the_same_columns() -> None:
             "sparse": pd.arrays.SparseArray([0.0, 1.5, 0.0]),
             "arrow": pd.array([1, None, 2], dtype="int64[pyarrow]"),
             "text": pd.array(["b", "a", None], dtype="string[pyarrow]"),
+            "empty": ["b", "", "a"],
             5: [1, 2, 3],
         }
     )
     source = from_frame(frame)
-    expected = [[1, 1, 0, 1, 1, 1], [NAN, NAN, 1.5, NAN, 0, 2], [3, 0, 0, 2, NAN, 3]]
+    expected = [[1, 1, 0, 1, 1, 1, 1], [NAN, NAN, 1.5, NAN, 0, NAN, 2], [3, 0, 0, 2, NAN, 0, 3]]
     assert same(values(source), expected)
-    assert names(source) == ("objects", "flags", "sparse", "arrow", "text", "5")
+    assert names(source) == ("objects", "flags", "sparse", "arrow", "text", "empty", "5")
 
 
 @pytest.mark.parametrize(
@@ -552,6 +553,45 @@ def test_what_is_no_column_of_a_table_is_refused_by_name(
 def test_frames_that_are_no_tables_are_refused(frame: pd.DataFrame, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_frame(frame, name="mine")
+
+
+def test_a_series_is_no_table() -> None:
+    with pytest.raises(TypeError, match=r"must be a pandas DataFrame, got Series; make one with"):
+        from_frame(NUMBERS.a)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_text_parquet_and_frames_agree(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 60
+    makers = [
+        lambda: rng.normal(size=n) * 10.0 ** rng.integers(-5, 6),
+        lambda: rng.lognormal(0, 2, n).astype(np.float32).astype(np.float64),
+        lambda: rng.integers(-3, 9, n),
+        lambda: rng.integers(0, 2, n),
+        lambda: rng.random(n) < 0.5,
+        lambda: rng.choice(["north", "south, east", 'a "b"', "ö;x"], n),
+        lambda: pd.array(np.where(rng.random(n) < 0.3, None, 7), dtype="Int64"),
+    ]
+    frame = pd.DataFrame(
+        {f"c{i}": makers[rng.integers(len(makers))]() for i in range(rng.integers(2, 8))}
+    )
+    for name in frame.columns[rng.random(frame.shape[1]) < 0.3]:
+        if frame[name].dtype.kind in "fO":
+            frame.loc[rng.random(n) < 0.2, name] = None
+    frame.insert(0, "noise", rng.normal(size=n))  # so that whole floats stay floats in text
+    if seed % 2:
+        frame.index = pd.Index([f"row{i}" for i in range(n)])
+    separator = rng.choice([",", ";", "\t"])
+    frame.to_csv(tmp_path / "x.csv.gz", sep=separator, index=bool(seed % 2))
+    frame.to_parquet(tmp_path / "x.parquet")
+    expected = from_frame(frame)
+    for source in (read_path(tmp_path / "x.csv.gz"), read_path(tmp_path / "x.parquet")):
+        assert source.schema == expected.schema
+        assert same(values(source), values(expected))
+        assert values(source).dtype == values(expected).dtype
+        assert ids(source) == ids(expected)
+        assert (source.gaps, source.maximum) == (expected.gaps, expected.maximum)
 
 
 def test_a_damaged_parquet_is_named(tmp_path: Path) -> None:
@@ -607,7 +647,7 @@ def test_new_data_without_names_are_taken_in_order(tmp_path: Path) -> None:
     assert same(values(source), [[1.5, 3, 1, 1]])
 
 
-def test_kinds_decide_what_is_scaled(tmp_path: Path) -> None:
+def test_columns_are_scaled_one_by_one() -> None:
     n = 200
     frame = pd.DataFrame(
         {
@@ -618,13 +658,16 @@ def test_kinds_decide_what_is_scaled(tmp_path: Path) -> None:
             "word": RNG.choice(["a", "b"], n),
         }
     )
-    dataset = prepare(from_frame(frame), scaling="standardize")
+    how = ("standardize", "divide", "none", "none", "none")
+    dataset = prepare(from_frame(frame), scaling="columns", columns=how)
     loc, scale = dataset.statistics["loc"], dataset.statistics["scale"]
     train = frame.iloc[dataset.train._rows]
     assert dataset.schema is not None
     assert [column.kind for column in dataset.schema.columns] == [*frame.columns[:4], "category"]
     assert np.allclose(loc, [train.real.mean(), 0, 0, 0, 0])
     assert np.allclose(scale, [train.real.std(ddof=0), train.positive.std(ddof=0), 1, 1, 1])
+    every = prepare(from_frame(frame), scaling="standardize").statistics
+    assert np.allclose(every["loc"][:4], train.iloc[:, :4].mean())
 
 
 def test_every_message_is_one_line(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pyrovae.networks import MLP
 from pyrovae.objectives import IWAE, Analytic, Beta, Elbo, FreeBits, recording
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import GaussianMixture, StandardNormal, VampPrior
-from pyrovae.training import device_step, fitting, staging
+from pyrovae.training import device_step, loop, staging
 from pyrovae.training.device_step import DeviceOperations
 from pyrovae.training.fitting import fit
 from pyrovae.training.loop import TrainingDivergedError, TrainingInterrupted
@@ -68,7 +68,7 @@ def digits():
 @pytest.fixture(params=[None, several_runs], ids=["as written", "captured"])
 def on_device(request, monkeypatch):
     """Steps stay on the CPU, as they would on a GPU."""
-    monkeypatch.setattr(fitting, "DEVICES", {"cpu": request.param})
+    monkeypatch.setattr(loop, "DEVICES", {"cpu": request.param})
     monkeypatch.setattr(device_step, "READ_STEPS", 3)
 
 
@@ -113,7 +113,7 @@ def test_steps_are_those_of_svi_but_for_rounding(
     on, off = make(prior), make(prior)
     kept = fit(on, digits, objective=objective, **OPTIONS | options)
     assert len(calls) == kept.metrics[-1]["step"] - 1  # the first step is Pyro's
-    monkeypatch.setattr(fitting, "DEVICES", {})
+    monkeypatch.setattr(loop, "DEVICES", {})
     result = fit(off, digits, objective=objective, **OPTIONS | options)
     torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(numbers(kept), numbers(result), atol=1e-3, rtol=1e-5)
@@ -126,7 +126,7 @@ def test_a_batch_of_all_data_is_captured(calls, digits, monkeypatch):
         captured.append(operations)
         return several_runs(operations)
 
-    monkeypatch.setattr(fitting, "DEVICES", {"cpu": capture})
+    monkeypatch.setattr(loop, "DEVICES", {"cpu": capture})
     fit(make(), digits, **OPTIONS | {"batch_size": 1_000, "epochs": 4})
     assert (calls, len(captured)) == ([200] * 3, 1)
 
@@ -143,7 +143,7 @@ def test_float64_stays_float64(on_device, calls, digits, monkeypatch):
     on, off = make().double(), make().double()
     fit(on, digits.double(), **OPTIONS)
     assert len(calls) == 3 * 4 - 1
-    monkeypatch.setattr(fitting, "DEVICES", {})
+    monkeypatch.setattr(loop, "DEVICES", {})
     fit(off, digits.double(), **OPTIONS)
     assert {p.dtype for p in on.parameters()} == {torch.float64}
     torch.testing.assert_close(on.state_dict(), off.state_dict(), atol=1e-7, rtol=1e-6)
@@ -201,7 +201,7 @@ def test_bits_are_drawn_on_the_device_and_one_seed_gives_one_result(
     first, second = trained(seed), trained(seed)
     assert numbers(first) == numbers(second)
     assert numbers(first) != numbers(trained(seed + 1))
-    monkeypatch.setattr(fitting, "DEVICES", {})
+    monkeypatch.setattr(loop, "DEVICES", {})
     host = trained(seed)  # other bits of the same probabilities
     assert abs(first.metrics[-1]["elbo"] - host.metrics[-1]["elbo"]) < 0.5
     assert numbers(first) != numbers(host)
@@ -292,7 +292,7 @@ def test_a_step_is_gone_when_training_ends(digits, monkeypatch):
         steps.append(weakref.ref(self))
         init(self, *args, **kwargs)
 
-    monkeypatch.setattr(fitting, "DEVICES", {"cpu": None})
+    monkeypatch.setattr(loop, "DEVICES", {"cpu": None})
     monkeypatch.setattr(DeviceOperations, "__init__", watched)
     gc.disable()
     try:
@@ -315,7 +315,7 @@ def test_what_cannot_be_staged_runs_as_pyro_runs_it(on_device, calls, digits, mo
     with pytest.warns(UserWarning, match="not staged, so steps run eagerly"):
         kept = fit(on, digits, objective=Branching(), **OPTIONS)
     assert calls == []
-    monkeypatch.setattr(fitting, "DEVICES", {})
+    monkeypatch.setattr(loop, "DEVICES", {})
     result = fit(off, digits, objective=Branching(), **OPTIONS | {"compile": "off"})
     torch.testing.assert_close(on.state_dict(), off.state_dict())
     torch.testing.assert_close(numbers(kept), numbers(result))
@@ -328,7 +328,7 @@ def test_a_step_that_cannot_be_captured_says_so_once_and_runs_as_written(digits,
 
     results = []
     for capture in (None, refuses):
-        monkeypatch.setattr(fitting, "DEVICES", {"cpu": capture})
+        monkeypatch.setattr(loop, "DEVICES", {"cpu": capture})
         vae = make()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -352,7 +352,7 @@ class Asked(TorchDispatchMode):
 
 
 def test_the_host_asks_for_nothing_in_a_step(digits, monkeypatch):
-    monkeypatch.setattr(fitting, "DEVICES", {"cpu": None})
+    monkeypatch.setattr(loop, "DEVICES", {"cpu": None})
     seen = []
     step = DeviceOperations.__call__
 
