@@ -12,11 +12,11 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae._process.choices import check_choice
 from pyrovae.distributions import (
     FlowDistribution,
     OneHots,
-    PowerSpherical,
     RelaxedOneHots,
     cholesky_factor,
     number_of_variables,
@@ -32,8 +32,8 @@ __all__ = [
     "InverseAutoregressive",
     "LowRankNormal",
     "Point",
+    "PowerSpherical",
     "RelaxedCategorical",
-    "Spherical",
 ]
 
 
@@ -298,7 +298,7 @@ class Point(_Encoded):
         return dist.Delta(self.encoder(x), event_dim=1)
 
 
-class Spherical(_Encoded):
+class PowerSpherical(_Encoded):
     r"""A power spherical distribution on the unit sphere, for the prior ``sphere``.
 
     .. math:: q(z \mid x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}, \qquad |z| = |\mu(x)| = 1
@@ -318,8 +318,8 @@ class Spherical(_Encoded):
 
     Example:
         >>> from pyrovae.networks import MLP
-        >>> from pyrovae.posteriors import Spherical
-        >>> z = Spherical(3, (1, 8, 8), MLP)(x).sample()
+        >>> from pyrovae.posteriors import PowerSpherical
+        >>> z = PowerSpherical(3, (1, 8, 8), MLP)(x).sample()
         >>> torch.allclose(z.norm(dim=-1), torch.ones(64))
         True
     """
@@ -334,7 +334,9 @@ class Spherical(_Encoded):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoder(x)  # (*batch, latent_dim + 1)
-        return PowerSpherical(nn.functional.normalize(out[..., 1:], dim=-1), out[..., 0].exp())
+        return distributions.PowerSpherical(
+            nn.functional.normalize(out[..., 1:], dim=-1), out[..., 0].exp()
+        )
 
 
 class RelaxedCategorical(_Encoded):
@@ -424,7 +426,7 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "laplace": DiagonalLaplace,
     "flow": InverseAutoregressive,
     "point": Point,
-    "power_spherical": Spherical,
+    "power_spherical": PowerSpherical,
     "relaxed_categorical": RelaxedCategorical,
 }
 """Posteriors by name."""
