@@ -12,13 +12,13 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae._process.choices import check_choice
 from pyrovae.distributions import (
     FARTHEST,
     LARGEST_INPUT,
     FlowDistribution,
     OneHots,
-    PowerSpherical,
     RelaxedOneHots,
     bounded,
     filled,
@@ -38,8 +38,8 @@ __all__ = [
     "InverseAutoregressive",
     "LowRankNormal",
     "Point",
+    "PowerSpherical",
     "RelaxedCategorical",
-    "Spherical",
 ]
 
 
@@ -316,7 +316,7 @@ class Point(_Encoded):
         return dist.Delta(bounded(self.encoded(x), FARTHEST), event_dim=1)
 
 
-class Spherical(_Encoded):
+class PowerSpherical(_Encoded):
     r"""A power spherical distribution on the unit sphere, for the prior ``sphere``.
 
     .. math:: q(z \mid x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}, \qquad |z| = |\mu(x)| = 1
@@ -336,8 +336,8 @@ class Spherical(_Encoded):
 
     Example:
         >>> from pyrovae.networks import MLP
-        >>> from pyrovae.posteriors import Spherical
-        >>> z = Spherical(3, (1, 8, 8), MLP)(x).sample()
+        >>> from pyrovae.posteriors import PowerSpherical
+        >>> z = PowerSpherical(3, (1, 8, 8), MLP)(x).sample()
         >>> torch.allclose(z.norm(dim=-1), torch.ones(64))
         True
     """
@@ -353,7 +353,9 @@ class Spherical(_Encoded):
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, latent_dim + 1)
         concentration = bounded(out[..., 0], 15.0).exp()  # beyond, a density has no digits
-        return PowerSpherical(nn.functional.normalize(out[..., 1:], dim=-1), concentration)
+        return distributions.PowerSpherical(
+            nn.functional.normalize(out[..., 1:], dim=-1), concentration
+        )
 
 
 class RelaxedCategorical(_Encoded):
@@ -443,7 +445,7 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "laplace": DiagonalLaplace,
     "flow": InverseAutoregressive,
     "point": Point,
-    "power_spherical": Spherical,
+    "power_spherical": PowerSpherical,
     "relaxed_categorical": RelaxedCategorical,
 }
 """Posteriors by name."""

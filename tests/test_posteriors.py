@@ -19,8 +19,8 @@ from pyrovae.posteriors import (
     FullNormal,
     LowRankNormal,
     Point,
+    PowerSpherical,
     RelaxedCategorical,
-    Spherical,
 )
 from pyrovae.runs import Spec, context_of, resolve
 from pyrovae.vae import VAE
@@ -248,11 +248,11 @@ def test_a_point_trains_as_the_autoencoder_written_out(vae, digits, network):
 
 
 def test_spherical_gives_a_direction_and_a_log_concentration():
-    q = constant(Spherical(2, (1,), Linear), [math.log(3.0), 3.0, -4.0])
+    q = constant(PowerSpherical(2, (1,), Linear), [math.log(3.0), 3.0, -4.0])
     torch.testing.assert_close(q.loc, torch.tensor([0.6, -0.8]).double())
     torch.testing.assert_close(q.concentration, torch.tensor(3.0).double())
     with pytest.raises(ValueError, match="latent_dim must be at least 2 on a sphere"):
-        Spherical(1, (1,), Linear)
+        PowerSpherical(1, (1,), Linear)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
