@@ -21,6 +21,7 @@ from pyrovae.runs.config import FAMILIES, Config
 from pyrovae.runs.results import Summary
 from pyrovae.runs.run import Run
 from pyrovae.runs.specs import Spec, options_of, write
+from pyrovae.runs.tables import describe_columns
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -136,7 +137,8 @@ def text_table(families: Mapping[str, Mapping[str, ComponentEntry]]) -> list[str
 def headline(config: Config, dataset: Dataset) -> str:
     """Describe a run in one line: its data and its model.
 
-    A second line warns of columns that keep their units.
+    Of a table with a likelihood for each column, further lines list kinds and likelihoods of its
+    columns. For other tables a second line warns of columns that keep their units.
 
     Args:
         config: of the run.
@@ -148,16 +150,20 @@ def headline(config: Config, dataset: Dataset) -> str:
         digits: 1,258 train, 180 validation, 359 test; prior norma
     """
     model = config.model
+    likelihood = Spec.parse(model["likelihood"])
+    listed: list[str] = []
+    if likelihood.name == "columns" and dataset.schema is not None:
+        listed = describe_columns(dataset.schema, str(likelihood.options["columns"]))
     line = (
         f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.validation):,} validation, "
-        f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {model['likelihood']}, "
+        f"{len(dataset.test):,} test; prior {model['prior']}, likelihood "
+        f"{likelihood.name if listed else likelihood}, "
         f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
     )
-    likelihood = Spec.parse(model["likelihood"]).name
     in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
-    if likelihood in REAL and in_units:
-        line += "\nthe columns are not standardized: --scaling standardize does that"
-    return line
+    if likelihood.name in REAL and in_units:
+        listed = ["the columns are not standardized: --scaling standardize does that"]
+    return "\n".join([line, *listed])
 
 
 def in_words(found: Evaluation | Summary) -> list[str]:

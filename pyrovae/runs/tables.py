@@ -78,7 +78,7 @@ def _known(text: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def describe_columns(schema: Schema, text: str) -> list[str]:
-    """Say which likelihood describes which columns, a line for each likelihood.
+    """Say of which kind columns are and which likelihood describes them, a line for each pair.
 
     Args:
         schema: of the table.
@@ -89,12 +89,13 @@ def describe_columns(schema: Schema, text: str) -> list[str]:
         >>> from pyrovae.runs import describe_columns
         >>> schema = Schema((Column("age", "count", integer=True), Column("height")))
         >>> describe_columns(schema, "poisson+normal(scale=dimension)")
-        ['poisson: age', 'normal(scale=dimension): height']
+        ['count, poisson: age', 'real, normal(scale=dimension): height']
     """
     groups: dict[str, list[str]] = {}
-    for name, column in zip(schema.names, read_columns(text), strict=True):
-        groups.setdefault(write_columns([column]), []).append(name)
-    return [f"{likelihood}: {', '.join(names)}" for likelihood, names in groups.items()]
+    for column, likelihood in zip(schema.columns, read_columns(text), strict=True):
+        pair = f"{column.kind}, {write_columns([likelihood])}"
+        groups.setdefault(pair, []).append(column.name)
+    return [f"{pair}: {', '.join(names)}" for pair, names in groups.items()]
 
 
 def as_frame(
