@@ -31,7 +31,7 @@ from pyrovae.data import Dataset, Schema, Split, Standardize, Unit, load_all
 from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
 from pyrovae.queries import Imputed
-from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings, image_size
+from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
 from pyrovae.runs.specs import Spec
@@ -325,7 +325,7 @@ class Run:
             binarization=settings["binarization"],
             scaling=settings["scaling"],
             statistics=self.statistics(),
-            image_size=image_size(settings["image_size"])
+            image_size=settings["image_size"]
             if isinstance(data, str) and Path(data).is_dir()
             else None,
             maximum=settings["maximum"],
@@ -404,7 +404,15 @@ class Run:
         (self.folder / FIGURES).mkdir(exist_ok=True)
         x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        plots.draw_vae(vae, x, labels, trained.metrics, self.folder / FIGURES)
+        plots.draw_vae(
+            vae,
+            x,
+            labels,
+            trained.metrics,
+            self.folder / FIGURES,
+            schema=dataset.schema,
+            units=dataset.test.original,
+        )
         write_text(self.folder / SUMMARY, as_json(summary.to_dict(), indent=2) + "\n")
         return summary
 
