@@ -102,7 +102,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
     scaling: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     download: bool = True,
     id_column: str | None = None,
 ) -> Dataset:
@@ -228,7 +228,7 @@ def load_all(
     binarization: str | None = None,
     scaling: str | None = None,
     statistics: Mapping[str, np.ndarray] | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     maximum: int | None = None,
     download: bool = True,
     id_column: str | None = None,

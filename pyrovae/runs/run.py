@@ -31,7 +31,7 @@ from pyrovae.data import Dataset, Schema, Split, Standardize, Unit, load_all
 from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
 from pyrovae.queries import Imputed
-from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings, image_size
+from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
 from pyrovae.runs.specs import Spec
@@ -334,7 +334,7 @@ class Run:
             binarization=settings["binarization"],
             scaling=settings["scaling"],
             statistics=self.statistics(),
-            image_size=image_size(settings["image_size"])
+            image_size=settings["image_size"]
             if isinstance(data, str) and Path(data).is_dir()
             else None,
             maximum=settings["maximum"],

@@ -1,5 +1,6 @@
 r"""Tables in a run: a likelihood for each column, and values written as the table had them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,43 @@ def columns_text(schema: Schema, changes: Mapping[str, str]) -> str:
     return write_columns(described)
 
 
+def likelihood_by_column(spec: Spec, schema: Schema | None, changes: str | None) -> Spec:
+    """The likelihood of the data, with one for each column where it is ``columns``."""
+    words = [] if schema is None else [c.name for c in schema.columns if c.kind == "category"]
+    if spec.name != "columns":
+        if changes is not None:
+            raise ValueError(
+                f"single columns have likelihoods of their own under the likelihood columns, not "
+                f"{spec.name}; leave one of the two out"
+            )
+        if words and not spec.is_users_own:
+            raise ValueError(
+                f"column {words[0]} holds words, which one likelihood {spec.name} for all columns "
+                "does not describe; use the likelihood columns, or drop the column"
+            )
+        return spec
+    if "columns" in spec.options and changes is None:
+        return spec
+    if schema is None or "columns" in spec.options:
+        raise ValueError(
+            "the likelihood columns takes its columns from the names of a table, and these data "
+            "have no names; write it as columns:columns=normal*3+poisson"
+            if schema is None
+            else "the likelihood has its columns already; leave out the changes to single ones"
+        )
+    parts = [part.strip() for part in re.split(r"[;\n]", changes or "") if part.strip()]
+    chosen: dict[str, str] = {}
+    for part in parts:
+        name = max((n for n in schema.names if part.startswith(f"{n}=")), key=len, default=None)
+        column, _, text = part.partition("=")
+        if name is None and not text:
+            raise ValueError(f"cannot read {part!r} among the columns; write NAME=LIKELIHOOD")
+        chosen[column.strip() if name is None else name] = (
+            text if name is None else part[len(name) + 1 :]
+        )
+    return Spec(spec.name, dict(spec.options) | {"columns": columns_text(schema, chosen)})
+
+
 def column_scalings(text: str) -> list[str]:
     """How each column is scaled for its likelihood, see :func:`pyrovae.data.prepare`."""
     return [str(getattr(LIKELIHOODS[name], "column_scaling", "none")) for name, _ in _known(text)]
@@ -90,7 +128,7 @@ def describe_columns(schema: Schema, text: str, width: int | None = None) -> lis
         >>> from pyrovae.runs import describe_columns
         >>> schema = Schema((Column("age", "count", integer=True), Column("height")))
         >>> describe_columns(schema, "poisson+normal(scale=dimension)")
-        ['poisson: age', 'normal(scale=dimension): height']
+        ['count, poisson: age', 'real, normal(scale=dimension): height']
     """
     groups: dict[str, list[str]] = {}
     for name, column in zip(schema.names, read_columns(text), strict=True):

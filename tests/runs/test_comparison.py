@@ -271,6 +271,22 @@ def test_likelihoods_of_one_treatment_are_compared_in_bits_and_others_are_told_a
     assert first.treatment == second.treatment
 
 
+def test_densities_under_two_scalings_are_compared_in_the_units_of_the_data(tmp_path):
+    """The recipe standardizes for the normal alone; standardizing too changes no conclusion."""
+    path = tmp_path / "table.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(60, 3)) * [1, 10, 100])
+    settings = {"data": {"name": str(path)}, "training": {"epochs": 1}}
+    varied = {"likelihood": ["normal", "student_t"]}
+    summary = compare(settings, varied, seeds=1, samples=2, out=tmp_path / "compared")
+    assert summary.rows[1].difference is not None
+    run = Run.open(summary.rows[0].runs[0])
+    assert run.config.data["scaling"] == "standardize"
+    found = pyrovae.evaluate(run.vae(), run.dataset().test, samples=2)
+    assert summary.rows[0].elbo.value == pytest.approx(found.elbo.value)
+    scaled = pyrovae.evaluate(run.vae(), run.dataset().test, samples=2, scaled=True)
+    assert scaled.elbo.value > found.elbo.value + 3  # about log 1,000
+
+
 def test_a_point_has_no_bound_to_compare(tmp_path):
     summary = compare(
         SMALL,
