@@ -35,6 +35,7 @@ from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
 from pyrovae.runs.specs import Spec
+from pyrovae.runs.tables import rounded
 from pyrovae.training import METRICS, MODEL, Fit, History
 from pyrovae.vae import VAE
 
@@ -286,6 +287,14 @@ class Run:
         if self.config.data["scaling"] == "unit":
             return Unit(self.config.data["maximum"] or 1).undo(values.numpy())
         return values.numpy()
+
+    def readable(self, values: np.ndarray) -> np.ndarray:
+        """Values in the units of the data, rounded to the digits that the VAE computes with.
+
+        Args:
+            values: ``(..., *event_shape)``.
+        """
+        return rounded(values, self.statistics().get("loc", np.zeros(())))
 
     def in_units(self, found: Imputed) -> Imputed:
         """The same completions, log p(x_obs) being that of the data in their own units."""

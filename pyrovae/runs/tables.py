@@ -148,20 +148,31 @@ def abbreviated(names: Sequence[str], width: int | None) -> str:
     return ", ".join(names[:shown]) + (f" and {more:,} more" if more else "")
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
-    """Round numbers of a model to the nine digits that float32 has, so that they read well.
+def rounded(values: np.ndarray, loc: np.ndarray | float = 0.0) -> np.ndarray:
+    """Round numbers of a model to the digits that its float32 has, so that they read well.
 
     Args:
-        values: any shape.
+        values: in the units of the data, ``(..., *event_shape)``.
+        loc: what standardizing added to them, ``event_shape``: the distance from it has nine
+            digits.
+
+    Returns:
+        float64, in the shape of the values.
 
     Example:
         >>> import numpy
         >>> from pyrovae.runs import rounded
-        >>> rounded(numpy.array([0.1], numpy.float32).astype(float) + 3).tolist()
-        [3.1]
+        >>> x = 3 + numpy.float64(numpy.float32(0.1))
+        >>> float(x), float(rounded(x, 3.0))
+        (3.100000001490116, 3.1)
     """
-    flat = [float(f"{value:.9g}") for value in np.asarray(values).ravel().tolist()]
-    return np.array(flat, np.float64).reshape(values.shape)
+    known = np.asarray(values, np.float64)
+    distances = np.abs(known - loc)
+    usable = np.isfinite(distances) & (distances > 0)
+    digits = np.where(usable, 8 - np.floor(np.log10(distances, where=usable, out=known * 0)), 0)
+    flat = zip(known.ravel().tolist(), digits.ravel(), usable.ravel(), strict=True)
+    found = [round(value, int(digit)) if use else value for value, digit, use in flat]
+    return np.array(found, np.float64).reshape(known.shape)
 
 
 def as_frame(
@@ -230,7 +241,7 @@ def gaps_frame(
     words = any(columns[place].categories for place in places)
 
     def values(numbers: np.ndarray) -> list[Any]:
-        found = rounded(numbers[rows, places]).tolist()
+        found = numbers[rows, places].tolist()
         if not words:
             return found
         return [  # text alone, since a column of a file has one type
