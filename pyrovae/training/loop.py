@@ -3,9 +3,10 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
+import torch
 from pyro.infer import ELBO, SVI
 from torch import Tensor
 
@@ -16,11 +17,14 @@ from pyrovae.evidence import evaluate
 from pyrovae.objectives import recording
 from pyrovae.training.checkpoint import TrainingCheckpoint
 from pyrovae.training.device_step import DEVICES, DeviceStep
+from pyrovae.training.loaders import Loaded, LoaderBatches
 from pyrovae.training.optim import NonFiniteGradientError
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Progress
+from pyrovae.training.running_statistics import has_running_statistics, renew_statistics
 from pyrovae.training.staging import Staged
 from pyrovae.training.steps import Batches, Requests, Step, Summed, resident_on
+from pyrovae.vae import VAE
 
 __all__ = ["TrainingDivergedError", "TrainingInterrupted"]
 
@@ -57,7 +61,7 @@ class TrainingLoop:
 
     Args:
         checkpoint: saves the state.
-        train: the training data.
+        train: the training data, or the loader that gives them.
         validation: data whose bound chooses the weights; None keeps the last weights.
         objective: a Pyro ELBO.
         max_seconds: the wall-clock time after which to stop.
@@ -65,7 +69,7 @@ class TrainingLoop:
     """
 
     checkpoint: TrainingCheckpoint
-    train: Split
+    train: Split | Loaded
     validation: Split | None
     objective: ELBO
     max_seconds: float
@@ -77,6 +81,7 @@ class TrainingLoop:
         vae = self.state.vae
         parts = (self.objective, vae.prior, vae.likelihood, vae.posterior)
         self.schedules = [part.at for part in parts if hasattr(part, "at")]
+        self.has_statistics: bool | None = None  # of averaged weights; None before it is known
 
     def run(self) -> str:
         """Train to the end.
@@ -99,8 +104,13 @@ class TrainingLoop:
     def _choose_step(self) -> Step:
         """Choose how steps are run: once, before the first of them."""
         state, vae, where = self.state, self.state.vae, next(self.state.vae.parameters()).device
-        resident = resident_on(where, self.train) if where.type in DEVICES else None
-        batches = Batches(self.train, resident, state)
+        batches: Batches | LoaderBatches
+        resident = None
+        if isinstance(self.train, Loaded):
+            batches = LoaderBatches(self.train, state)
+        else:
+            resident = resident_on(where, self.train) if where.type in DEVICES else None
+            batches = Batches(self.train, resident, state)
         staged: Staged | None = None
         loss = self.objective
         if (mode := self.checkpoint.settings["compile"]) != "off":
@@ -110,10 +120,11 @@ class TrainingLoop:
         if processes.count() > 1:
             loss = Summed(loss, vae, self.record, self.requests)
         svi = SVI(vae.model, vae.guide, state.optimizer, loss)
-        if staged is None or resident is None or processes.count() > 1:  # sums within a step
-            return Step(state, batches, svi, self.record, staged)
-        capture = DEVICES[where.type]
-        return DeviceStep(state, batches, svi, self.record, staged, resident, capture)
+        alone = processes.count() == 1  # else there are sums within a step
+        if staged is not None and resident is not None and isinstance(batches, Batches) and alone:
+            capture = DEVICES[where.type]
+            return DeviceStep(state, batches, svi, self.record, staged, resident, capture)
+        return Step(state, batches, svi, self.record, staged)
 
     def _run(self) -> str:
         progress, stopped = self.state.progress, "finished"
@@ -143,6 +154,7 @@ class TrainingLoop:
                     stopped = "patience"
             self.step.synchronize()
             if progress.best_epoch == 0:  # out of time before the first validation bound
+                self._renew_statistics()
                 self.state.keep()
             self._save()
         except NonFiniteGradientError as error:
@@ -168,6 +180,8 @@ class TrainingLoop:
         progress.epoch += 1
         elbo, best = None, self.validation is None
         due = progress.epoch % every == 0 or progress.epoch == progress.epochs
+        if best or due:
+            self._renew_statistics()
         if self.validation is not None and due:
             start = time.monotonic()
             result = evaluate(self.state.kept, self.validation, samples=1, seed=self.options.seed)
@@ -178,6 +192,29 @@ class TrainingLoop:
             self.state.keep()
             progress.best_epoch = progress.epoch
         progress.end_epoch(elbo)
+
+    def _renew_statistics(self) -> None:
+        """Gather running statistics of the averaged weights, if the model has any."""
+        if self.state.average is None or self.has_statistics is False:
+            return
+        start, vae, batches = time.monotonic(), self.state.kept, self.step.batches
+        steps = replace(self.state.progress, position=0)
+
+        def forward(vae: VAE, x: Tensor) -> None:
+            self.objective.loss(vae.model, vae.guide, x)
+
+        def shares() -> Iterator[Tensor]:
+            every = (batches.share(each, place) for place, each in enumerate(batches.left(steps)))
+            return (x for x in every if len(x))  # a process may have no share of a small batch
+
+        if self.has_statistics is None:
+            found = torch.tensor(has_running_statistics(vae, forward, next(shares())))
+            processes.from_first([found])
+            self.has_statistics = bool(found)
+        if self.has_statistics:
+            renew_statistics(vae, forward, shares())
+            processes.from_first(list(vae.buffers()))
+        self.state.progress.seconds += time.monotonic() - start
 
     def _save(self) -> None:
         self.step.synchronize()
