@@ -5,21 +5,26 @@ A posterior of your own is any module that meets :class:`pyrovae.vae.Posterior`.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae import distributions
 from pyrovae._process.choices import check_choice
 from pyrovae.distributions import (
+    FARTHEST,
+    LARGEST_INPUT,
     FlowDistribution,
     OneHots,
-    PowerSpherical,
     RelaxedOneHots,
-    cholesky_factor,
+    bounded,
     filled,
+    location_and_low_rank,
+    location_and_scale,
+    location_and_tril,
     number_of_variables,
     zuko_flows,
 )
@@ -33,13 +38,13 @@ __all__ = [
     "InverseAutoregressive",
     "LowRankNormal",
     "Point",
+    "PowerSpherical",
     "RelaxedCategorical",
-    "Spherical",
 ]
 
 
 class _Encoded(nn.Module):
-    """A distribution over z whose parameters an encoder computes from x.
+    """A distribution over z whose parameters, which are bounded, an encoder computes from x.
 
     Args:
         event_shape: shape of one example.
@@ -49,37 +54,33 @@ class _Encoded(nn.Module):
 
     def __init__(self, event_shape: Shape, network: NetworkFactory, out_shape: Shape) -> None:
         super().__init__()
-        self.encoder = network(tuple(event_shape), out_shape)
+        self.encoder: Any = network(tuple(event_shape), out_shape)
 
     def encoded(self, x: Tensor) -> Tensor:
-        """The encoder's output; it reads zeros for missing values, unless it reads gaps itself."""
-        output: Tensor = self.encoder(self._read(x))
-        return output
+        """The encoder's output."""
+        return self.encoder(self._read(x))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Scale the encoder's first weights to the data, so that the unit of x does not matter.
 
-        The unit becomes three times the root mean square of x: nearly all values then lie between
-        -1 and 1. Images with pixels between 0 and 1 are about there already.
-
         Args:
             x: training data ``(batch, *event_shape)``.
         """
-        start: Callable[[Tensor], None] | None = getattr(self.encoder, "initialize", None)
-        if start is not None:
-            start(x)
         x = self._read(x)
-        prepared: Callable[[Tensor], Tensor] | None = getattr(self.encoder, "prepared", None)
-        if prepared is not None:
-            x = prepared(x)
-        unit = 3 * x.square().mean().sqrt()
+        if hasattr(self.encoder, "initialize"):
+            self.encoder.initialize(x)
+        if hasattr(self.encoder, "prepared"):
+            x = self.encoder.prepared(x)
+        unit = 3 * x.square().mean().sqrt()  # nearly all values lie between -unit and unit
         weight = getattr(self.encoder, "input_weight", None)
         if weight is not None and unit > 0:
             weight /= unit
 
     def _read(self, x: Tensor) -> Tensor:
-        return x if getattr(self.encoder, "reads_gaps", False) else filled(x)
+        """x with zeros for missing values, unless the encoder reads gaps itself."""
+        read = x if getattr(self.encoder, "reads_gaps", False) else filled(x)
+        return read.clamp(-LARGEST_INPUT, LARGEST_INPUT)
 
 
 class _Diagonal(_Encoded):
@@ -92,7 +93,7 @@ class _Diagonal(_Encoded):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         loc, log_scale = self.encoded(x).unbind(-2)  # (*batch, 2, latent_dim)
-        return self.family(loc, log_scale.exp()).to_event(1)
+        return self.family(*location_and_scale(loc, log_scale)).to_event(1)
 
 
 class DiagonalNormal(_Diagonal):
@@ -148,8 +149,8 @@ class FullNormal(_Encoded):
         self.sizes = sizes
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_diagonal, below = self.encoded(x).split(self.sizes, -1)
-        return dist.MultivariateNormal(loc, scale_tril=cholesky_factor(log_diagonal, below))
+        loc, tril = location_and_tril(*self.encoded(x).split(self.sizes, -1))
+        return dist.MultivariateNormal(loc, scale_tril=tril)
 
 
 class LowRankNormal(_Encoded):
@@ -190,7 +191,7 @@ class LowRankNormal(_Encoded):
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, 2 + rank, latent_dim)
         loc, log_scale, factor = out[..., 0, :], out[..., 1, :], out[..., 2:, :].mT
-        return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp())
+        return dist.LowRankMultivariateNormal(*location_and_low_rank(loc, log_scale, factor))
 
 
 class DiagonalLaplace(_Diagonal):
@@ -277,8 +278,11 @@ class InverseAutoregressive(_Encoded):
         self.from_normal = flow.transform
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale, features = self.encoded(x).split(self.sizes, -1)
-        base = dist.Normal(loc, log_scale.exp()).to_event(1)
+        out = bounded(self.encoded(x), 100.0)
+        loc, log_scale, features = out.split(self.sizes, -1)
+        far = out.abs().amax(-1, keepdim=True) > 30  # where the maps would lose a density's digits
+        log_scale = torch.where(far, log_scale - log_scale.detach(), log_scale)
+        base = dist.Normal(*location_and_scale(loc, log_scale)).to_event(1)
         return FlowDistribution(base, self.from_normal(features))
 
 
@@ -309,10 +313,10 @@ class Point(_Encoded):
         super().__init__(event_shape, network, (latent_dim,))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        return dist.Delta(self.encoded(x), event_dim=1)
+        return dist.Delta(bounded(self.encoded(x), FARTHEST), event_dim=1)
 
 
-class Spherical(_Encoded):
+class PowerSpherical(_Encoded):
     r"""A power spherical distribution on the unit sphere, for the prior ``sphere``.
 
     .. math:: q(z \mid x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}, \qquad |z| = |\mu(x)| = 1
@@ -332,8 +336,8 @@ class Spherical(_Encoded):
 
     Example:
         >>> from pyrovae.networks import MLP
-        >>> from pyrovae.posteriors import Spherical
-        >>> z = Spherical(3, (1, 8, 8), MLP)(x).sample()
+        >>> from pyrovae.posteriors import PowerSpherical
+        >>> z = PowerSpherical(3, (1, 8, 8), MLP)(x).sample()
         >>> torch.allclose(z.norm(dim=-1), torch.ones(64))
         True
     """
@@ -348,7 +352,10 @@ class Spherical(_Encoded):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, latent_dim + 1)
-        return PowerSpherical(nn.functional.normalize(out[..., 1:], dim=-1), out[..., 0].exp())
+        concentration = bounded(out[..., 0], 15.0).exp()  # beyond, a density has no digits
+        return distributions.PowerSpherical(
+            nn.functional.normalize(out[..., 1:], dim=-1), concentration
+        )
 
 
 class RelaxedCategorical(_Encoded):
@@ -438,7 +445,7 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "laplace": DiagonalLaplace,
     "flow": InverseAutoregressive,
     "point": Point,
-    "power_spherical": Spherical,
+    "power_spherical": PowerSpherical,
     "relaxed_categorical": RelaxedCategorical,
 }
 """Posteriors by name."""

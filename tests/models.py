@@ -12,7 +12,7 @@ from torch import nn
 from pyrovae.likelihoods import LIKELIHOODS, Bernoulli, Normal
 from pyrovae.networks import MLP, Linear
 from pyrovae.posteriors import POSTERIORS, DiagonalNormal, Point, RelaxedCategorical
-from pyrovae.posteriors import Spherical as SphericalPosterior
+from pyrovae.posteriors import PowerSpherical as SphericalPosterior
 from pyrovae.priors import PRIORS, Categorical, Sphere, StandardNormal
 from pyrovae.runs import Spec, context_of, resolve
 from pyrovae.vae import VAE

@@ -277,6 +277,7 @@ def test_a_sequence_of_texts_and_classes_is_the_same_as_a_text():
     assert torch.equal(a(z).log_prob(x), b(z).log_prob(x))
     assert a.places == b.places == [[0, 1], [2], [3]]
     assert a.of_column(1) is a.groups[0]
+    assert a.nominal.tolist() == [False, False, False, True]
     with pytest.raises(IndexError, match="no column 4; x has 4"):
         a.of_column(4)
 

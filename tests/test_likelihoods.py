@@ -312,6 +312,41 @@ def test_a_column_of_a_small_unit_starts_at_its_own_and_sets_the_limit(name, kin
     torch.testing.assert_close(likelihood.spread.minimum, 0.01 * own[0])
 
 
+FAR = {
+    "real": [sign * size for size in (1e6, 1e20, 3e38) for sign in (1, -1)],
+    "positive": [1e6, 1e20, 3e38, 1e-20, 1e-37],
+    "unit": [1e-37, 1e-20, 1 - 1e-7],
+}
+FAR |= dict.fromkeys(("normal", "laplace", "student_t"), FAR["real"])
+FAR |= dict.fromkeys(("poisson", "negative_binomial"), FAR["positive"][:3])
+FAR |= {"log_normal": FAR["positive"], "beta": FAR["unit"], "continuous_bernoulli": FAR["unit"]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every
+def test_numbers_far_outside_are_never_undefined(name, options, network, dtype):
+    """Far x are below the usual ones; far z give finite densities, draws and gradients."""
+    likelihood = make(name, (3,), network, **options).to(dtype)
+    usual = values(name, (torch.rand(50, 3) < 0.5).to(dtype))
+    likelihood.initialize(usual)
+    far = torch.tensor(FAR.get(name, [0.0]), dtype=dtype)[:, None].expand(-1, 3)
+    for z in ((0.0, 0.0), (1e4, 1e4), (-1e4, 1e4), (-1e4, -1e4), (1e6, 1e6)):
+        p = likelihood(torch.tensor(z, dtype=dtype))
+        log_prob = p.log_prob(far)
+        assert not log_prob.isnan().any()
+        assert (log_prob < 1e3).all()
+        if z == (0.0, 0.0) and name not in {"beta", "continuous_bernoulli", "bernoulli"}:
+            largest = far.abs().max(1).values >= 1e20
+            assert (log_prob[largest] < p.log_prob(usual).min() - 50).all()
+        assert p.support.check(p.sample((20,))).all()
+        likelihood.zero_grad()
+        found = p.log_prob(usual)
+        assert found.isfinite().all() or z != (0.0, 0.0)
+        found.sum().backward()
+        for parameter in likelihood.parameters():
+            assert parameter.grad.isfinite().all()
+
+
 def test_normalizing_constants_are_scipys():
     """Every likelihood but those without a parameter beside the mean has it fixed at 0.3."""
     z, x = torch.zeros(2), torch.tensor([0.0, 1.0, 2.0, 3.0])

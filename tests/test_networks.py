@@ -1,5 +1,6 @@
 """Networks map shapes to shapes, under any batch dimensions, and every parameter matters."""
 
+import math
 from typing import get_args
 
 import pytest
@@ -150,6 +151,38 @@ def test_numbers_far_outside_are_drawn_in_and_usual_ones_are_not():
     assert reader(x).isfinite().all()
     assert x.grad.isfinite().all()
     assert x.grad[3] == pytest.approx(1e3)  # smooth where it bends
+
+
+def test_a_table_is_standardized_by_its_observed_values():
+    x = torch.randn(500, 4) * 3 + 2
+    gappy = torch.where(torch.rand_like(x) < 0.3, float("nan"), x)
+    gappy[:, 3] = float("nan")
+    reader = table_input()
+    reader.initialize(gappy)
+    for column in range(3):
+        seen = gappy[:, column][~gappy[:, column].isnan()]
+        torch.testing.assert_close(reader.loc[column], seen.mean())
+        torch.testing.assert_close(reader.scale[column], seen.std(correction=0))
+    assert (reader.loc[3], reader.scale[3]) == (0, 1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 1.0, 20.0, 1e4, 1e10])
+def test_a_network_reads_data_in_a_unit_that_suits_them(name, size):
+    shapes = IMAGES[0] if name == "conv" else VECTORS[0]
+    network, loaded = NETWORKS[name](*shapes), NETWORKS[name](*shapes)
+    x = size * torch.randn(100, *shapes[0])
+    plain = network(x)
+    network.initialize(x)
+    if 0.1 <= size <= 20:
+        assert network.unit is None
+        assert torch.equal(network(x), plain)
+    else:
+        assert math.log2(network.unit).is_integer()
+        assert 0.7 < network.prepared(x).square().mean().sqrt() < 1.42
+    loaded.initialize(1e7 * x)
+    loaded.load_state_dict(network.state_dict())
+    assert torch.equal(loaded(x), network(x))
 
 
 @pytest.mark.contract

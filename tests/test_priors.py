@@ -23,7 +23,7 @@ from pyrovae.priors import (
     GaussianMixture,
     Laplace,
     LearnedNormal,
-    LogisticPrior,
+    Logistic,
     Sphere,
     StandardNormal,
     StudentT,
@@ -249,7 +249,7 @@ def test_student_t_is_scipys():
 def test_logistic_is_scipys():
     z = 3 * torch.randn(5, 3, dtype=torch.float64)
     expected = stats.logistic.logpdf(z.numpy(), scale=0.7).sum(-1)
-    p = LogisticPrior(3, scale=0.7).double()()
+    p = Logistic(3, scale=0.7).double()()
     torch.testing.assert_close(p.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(p.variance, torch.full((3,), 0.49 * math.pi**2 / 3).double())
 
@@ -393,7 +393,7 @@ def test_more_components_than_data_are_refused(prior):
         (lambda: StandardNormal(0), "latent_dim must be positive, got 0"),
         (lambda: Sphere(1), "latent_dim must be at least 2 on a sphere, .*, got 1"),
         (lambda: StudentT(2, df=0.0), "df must be positive, got 0.0"),
-        (lambda: LogisticPrior(2, scale=0.0), "scale must be positive, got 0.0"),
+        (lambda: Logistic(2, scale=0.0), "scale must be positive, got 0.0"),
         (lambda: LearnedNormal(2, covariance="x"), "covariance must be one of diagonal, full, got"),
         (lambda: GaussianMixture(2, start="x"), "start must be one of random, data, got 'x'"),
         (lambda: GaussianMixture(2, start="data"), "start='data' needs the posterior"),

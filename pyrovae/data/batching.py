@@ -179,7 +179,7 @@ class Split:
         """What each element adds to :meth:`log_slope`, ``event_shape``; None without scaling."""
         if not isinstance(self._transform, Standardize | Unit):
             return None
-        return np.broadcast_to(self._transform.log_slope(), self.event_shape)
+        return np.array(np.broadcast_to(self._transform.log_slope(), self.event_shape))
 
     def log_slope(self, limit: int | None = None) -> torch.Tensor | None:
         r"""The logarithm by which scaling raised the density of each example.

@@ -8,6 +8,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from pyrovae.distributions import bounded_exp
 from pyrovae.networks import NetworkFactory, Shape
 
 __all__ = [
@@ -26,7 +27,8 @@ Spread = float | Literal["learned", "dimension", "decoder"]
 class SpreadParameter(nn.Module):
     """A positive parameter beside the mean: fixed, learned, one per dimension, or decoded.
 
-    A learned one is a minimum plus the exponential of an unconstrained number.
+    A learned one is a minimum plus the exponential of an unconstrained number. Its logarithm is
+    bounded, see :func:`pyrovae.distributions.bounded_exp`.
 
     Args:
         name: of the option, for its error message.
@@ -69,7 +71,7 @@ class SpreadParameter(nn.Module):
     def value(self) -> Tensor | float:
         """The number, where it does not depend on z."""
         if self.kind in ("learned", "dimension"):
-            return self.minimum + self.log.exp()
+            return self.minimum + bounded_exp(self.log)
         assert isinstance(self.kind, int | float)
         return self.kind
 
@@ -78,7 +80,7 @@ class SpreadParameter(nn.Module):
         if self.kind != "decoder":
             return output, self.value
         first, log = output.unbind(-1 - len(self.event_shape))
-        return first, self.minimum + log.exp()
+        return first, self.minimum + bounded_exp(log)
 
     def chosen(self, pooled: Tensor, each: Tensor) -> Tensor:
         """The starting value: one for all dimensions ``()``, one for each, or the fixed number."""

@@ -112,7 +112,7 @@ class LogNormal(Elementwise):
         super().__init__(latent_dim, event_shape, network, spread=spread)
 
     def element(self, loc: Tensor, scale: Tensor | float) -> dist.Distribution:
-        return dist.LogNormal(loc, scale)
+        return distributions.LogNormal(loc, scale)
 
     def starting_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return _mean_and_root_variance(x.log())
@@ -307,7 +307,10 @@ class Beta(Elementwise):
     def element(self, logits: Tensor, dispersion: Tensor | float) -> dist.Distribution:
         tiny = torch.finfo(logits.dtype).tiny
         mean, rest = logits.sigmoid().clamp_min(tiny), (-logits).sigmoid().clamp_min(tiny)
-        return distributions.Beta(mean / dispersion, rest / dispersion)
+        least = tiny**0.75  # whose digamma function is finite, too
+        return distributions.Beta(
+            (mean / dispersion).clamp_min(least), (rest / dispersion).clamp_min(least)
+        )
 
     def starting_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = x.mean(0)

@@ -194,9 +194,10 @@ class TableInput(_Reader):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set mean and standard deviation to those of training data ``(batch, D)``."""
-        deviation = x.std(0) if len(x) > 1 else torch.ones_like(self.scale)
-        self.loc.copy_(x.mean(0))
+        """Set mean and deviation to those of training data ``(batch, D)``; NaN is missing."""
+        loc = x.nanmean(0).nan_to_num(0.0)
+        deviation = (x - loc).square().nanmean(0).sqrt()
+        self.loc.copy_(loc)
         self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
 
     def prepared(self, x: Tensor) -> Tensor:

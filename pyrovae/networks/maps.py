@@ -3,7 +3,7 @@ r"""Networks: a linear map, perceptrons and convolutions."""
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +49,38 @@ class _Network(nn.Module):
     """A map between two shapes.
 
     Its first parameter is the weight of its first layer, its last one the bias of its last layer.
+    ``unit`` is None, or what the input is divided by, see :meth:`initialize`.
     """
+
+    unit: Tensor | None
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
         self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        self.register_buffer("unit", None)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Choose a unit in which the input is read, a power of two, if that of x is far from one.
+
+        A step of an optimizer moves each weight by about the step size, and thus the output in
+        proportion to x. Numbers between 1/32 and 32, by their root mean square, are read as they
+        are.
+
+        Args:
+            x: training data ``(batch, *in_shape)``.
+        """
+        size = float(x.double().square().mean().sqrt())
+        usual = 1 / 32 <= size <= 32 or not 0 < size < math.inf
+        self.unit = None if usual else x.new_tensor(2.0 ** round(math.log2(size)))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return x if self.unit is None else x / self.unit
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        found = state.get(f"{prefix}unit")
+        self.unit = None if found is None else next(self.parameters()).new_empty(())
+        super()._load_from_state_dict(state, prefix, *rest)
 
     @property
     def input_weight(self) -> Tensor:
@@ -92,7 +119,8 @@ class _Flat(_Network):
         return cast("Tensor", self.last(self.hidden(x)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.flat(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+        read = self.prepared(x).flatten(-len(self.in_shape))
+        return self.flat(read).unflatten(-1, self.out_shape)
 
 
 class Linear(_Flat):
@@ -306,7 +334,8 @@ class Conv(_Network):
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]
-        y: Tensor = self.body(x.reshape(-1, *self.in_shape))  # (*batch, ...) -> (rows, ...)
+        rows = self.prepared(x).reshape(-1, *self.in_shape)  # (*batch, ...) -> (rows, ...)
+        y: Tensor = self.body(rows)
         return y.reshape(*batch, *self.out_shape)
 
 

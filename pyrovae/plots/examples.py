@@ -424,10 +424,14 @@ def column_histograms(
     figure, panels = column_panels(real.shape[1])
     for d, panel in enumerate(panels):
         bins = _bins(real[:, d], binned[:, d])
-        panel.hist(real[:, d], bins=bins, density=True, color=REAL, alpha=alpha, label="real")
-        outline: dict[str, Any] = {"density": True, "histtype": "step", "lw": linewidth}
-        for label, values, color in drawn:
-            panel.hist(values[:, d], bins=bins, color=color, label=label, **outline)
+        filled: dict[str, Any] = {"color": REAL, "alpha": alpha, "label": "real"}
+        outline: dict[str, Any] = {"histtype": "step", "lw": linewidth}
+        outlines = [(values, {"color": c, "label": name, **outline}) for name, values, c in drawn]
+        for values, style in ((real, filled), *outlines):
+            present = values[:, d][~np.isnan(values[:, d])]
+            # A density of all values, also of those outside of the bins, which may be all.
+            weights = np.full(len(present), 1 / max(1, len(present)) / (bins[1] - bins[0]))
+            panel.hist(present, bins=bins, weights=weights, **style)
     handles, labels = panels[0].get_legend_handles_labels()
     if beside:
         figure.legend(handles, labels, loc="outside right upper")
@@ -437,8 +441,10 @@ def column_histograms(
 
 
 def _bins(real: Array, sampled: Array) -> list[float]:
-    values = np.unique(real)
-    if len(values) <= 30 and (values == values.round()).all():
+    values = np.unique(real[~np.isnan(real)])
+    if 0 < len(values) <= 30 and (values == values.round()).all():
         return list(np.arange(values[0] - 0.5, values[-1] + 1))
-    low, high = np.quantile(np.concatenate([real, sampled]), (0.002, 0.998))
+    low, high = np.nanquantile(np.concatenate([real, sampled]), (0.002, 0.998))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
     return list(np.linspace(low, high, int(np.clip(1.5 * np.sqrt(len(real)), 10, 40))))

@@ -18,7 +18,7 @@ PRIORS: dict[str, type[nn.Module]] = {
     "learned_normal": LearnedNormal,
     "laplace": Laplace,
     "student_t": StudentT,
-    "logistic": LogisticPrior,
+    "logistic": Logistic,
     "mixture": GaussianMixture,
     "vamp": VampPrior,
     "flow": Flow,

@@ -4,9 +4,10 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.distributions import Logistic, UniformSphere
+from pyrovae import distributions
+from pyrovae.distributions import UniformSphere
 
-__all__ = ["Laplace", "LogisticPrior", "Sphere", "StandardNormal", "StudentT"]
+__all__ = ["Laplace", "Logistic", "Sphere", "StandardNormal", "StudentT"]
 
 
 class Centered(nn.Module):
@@ -106,7 +107,7 @@ class StudentT(Scaled):
         return dist.StudentT(self.df, self.loc, self.scale).to_event(1)
 
 
-class LogisticPrior(Scaled):
+class Logistic(Scaled):
     r"""Independent logistic variables: nearly normal in the middle, with exponential tails.
 
     .. math:: p(z) = \prod_{d} \frac{e^{-z_d / s}}{s \, (1 + e^{-z_d / s})^2}
@@ -119,13 +120,13 @@ class LogisticPrior(Scaled):
         ValueError: if ``latent_dim`` or ``scale`` is not positive.
 
     Example:
-        >>> from pyrovae.priors import LogisticPrior
-        >>> LogisticPrior(2)().sample((5,)).isfinite().all()
+        >>> from pyrovae.priors import Logistic
+        >>> Logistic(2)().sample((5,)).isfinite().all()
         tensor(True)
     """
 
     def forward(self) -> dist.Distribution:
-        return Logistic(self.loc, self.scale).to_event(1)
+        return distributions.Logistic(self.loc, self.scale).to_event(1)
 
 
 class Sphere(nn.Module):

@@ -95,12 +95,13 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
     except (FileNotFoundError, ValueError) as error:
         again = f"pyrovae fit --config {path / CONFIG} --out NEW"
         raise type(error)(f"{error}; restore it from a copy, or train again: {again}") from error
-    differences = _differences(vae.state_dict(), weights)
-    if differences:
+    try:
+        vae.load_state_dict(weights)
+    except RuntimeError as error:
+        differences = _differences(vae.state_dict(), weights)
         raise ValueError(
             f"the weights in {path} belong to another model than its {CONFIG}: {differences}"
-        )
-    vae.load_state_dict(weights)
+        ) from error
     return vae.eval()
 
 

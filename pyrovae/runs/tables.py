@@ -73,7 +73,8 @@ def column_levels(text: str) -> list[int]:
 
 
 def _known(text: str) -> list[tuple[str, dict[str, str]]]:
-    return [(name, options) for name, options in read_columns(text) if name in LIKELIHOODS]
+    columns = read_columns(text) if text else []
+    return [(name, options) for name, options in columns if name in LIKELIHOODS]
 
 
 def describe_columns(schema: Schema, text: str) -> list[str]:

@@ -240,6 +240,7 @@ class TrainingLoop:
         return (
             f"training diverged at step {progress.step + 1} (epoch {progress.epoch + 1}): {what}; "
             f"the most likely cause is a learning rate ({self.options.learning_rate:g}) that is "
-            f"too large for these data: lower it, or set clip_norm (now {self.options.clip_norm})"
+            f"too large for these data: lower it, set clip_norm (now {self.options.clip_norm}), or "
+            "scale columns that are in units of their own (scaling standardize)"
             f"{kept}"
         )

@@ -18,7 +18,7 @@ from pyrovae.diagnostics.gradient_variance import ESTIMATORS, compare_gradients
 from pyrovae.estimates import Estimate
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import OBJECTIVES, Beta
-from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, Spherical
+from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, Point, PowerSpherical
 from pyrovae.priors import GaussianMixture, Sphere, StandardNormal, VampPrior
 from pyrovae.vae import VAE
 from tests.conftest import EXPENSIVE_SEEDS, SEEDS
@@ -288,7 +288,10 @@ def test_a_prior_made_of_the_posterior_is_differentiated_too(seed, network, digi
 def test_a_sphere_has_all_three(seed, network, digits):
     torch.manual_seed(seed)
     result = compare_gradients(
-        make(Sphere(2), Spherical(2, SHAPE, network), network), Rows(digits), draws=50, seed=seed
+        make(Sphere(2), PowerSpherical(2, SHAPE, network), network),
+        Rows(digits),
+        draws=50,
+        seed=seed,
     )
     rows = by_name(result)
     for name in ESTIMATORS:
