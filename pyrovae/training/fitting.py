@@ -23,6 +23,7 @@ from pyrovae.training.loaders import Loaded
 from pyrovae.training.loop import TrainingLoop
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Fit, Progress, TrainingDisplay
+from pyrovae.training.running_statistics import has_running_statistics
 from pyrovae.training.steps import check_sum, training_device
 from pyrovae.vae import VAE
 
@@ -184,9 +185,12 @@ def fit(
             checkpoint.create(files or {})
         slope = some.log_slope()
         state.progress.log_slope = 0.0 if slope is None else slope.mean().item()
+        has_statistics = averaging > 0 and has_running_statistics(vae, objective, _some(vae, some))
         max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         with _reporting(report, _about(train)) as shown:
-            loop = TrainingLoop(checkpoint, train, validation, objective, max_seconds, shown)
+            loop = TrainingLoop(
+                checkpoint, train, validation, objective, max_seconds, shown, has_statistics
+            )
             stopped = loop.run()
         state.take_best()
     progress = state.progress

@@ -3,10 +3,9 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from pyro.infer import ELBO, SVI
 from torch import Tensor
 
@@ -21,10 +20,9 @@ from pyrovae.training.loaders import Loaded, LoaderBatches
 from pyrovae.training.optim import NonFiniteGradientError
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Progress
-from pyrovae.training.running_statistics import has_running_statistics, renew_statistics
+from pyrovae.training.running_statistics import renew_statistics
 from pyrovae.training.staging import Staged
 from pyrovae.training.steps import Batches, Requests, Step, Summed, resident_on
-from pyrovae.vae import VAE
 
 __all__ = ["TrainingDivergedError", "TrainingInterrupted"]
 
@@ -66,6 +64,7 @@ class TrainingLoop:
         objective: a Pyro ELBO.
         max_seconds: the wall-clock time after which to stop.
         report: called with the progress after each step and epoch.
+        has_statistics: whether averaged weights need running statistics of their own.
     """
 
     checkpoint: TrainingCheckpoint
@@ -74,6 +73,7 @@ class TrainingLoop:
     objective: ELBO
     max_seconds: float
     report: Callable[[Progress], None]
+    has_statistics: bool
 
     def __post_init__(self) -> None:
         self.state, self.options = self.checkpoint.state, self.checkpoint.state.options
@@ -81,7 +81,6 @@ class TrainingLoop:
         vae = self.state.vae
         parts = (self.objective, vae.prior, vae.likelihood, vae.posterior)
         self.schedules = [part.at for part in parts if hasattr(part, "at")]
-        self.has_statistics: bool | None = None  # of averaged weights; None before it is known
 
     def run(self) -> str:
         """Train to the end.
@@ -195,25 +194,14 @@ class TrainingLoop:
 
     def _renew_statistics(self) -> None:
         """Gather running statistics of the averaged weights, if the model has any."""
-        if self.state.average is None or self.has_statistics is False:
+        if not self.has_statistics:
             return
         start, vae, batches = time.monotonic(), self.state.kept, self.step.batches
-        steps = replace(self.state.progress, position=0)
-
-        def forward(vae: VAE, x: Tensor) -> None:
-            self.objective.loss(vae.model, vae.guide, x)
-
-        def shares() -> Iterator[Tensor]:
-            every = (batches.share(each, place) for place, each in enumerate(batches.left(steps)))
-            return (x for x in every if len(x))  # a process may have no share of a small batch
-
-        if self.has_statistics is None:
-            found = torch.tensor(has_running_statistics(vae, forward, next(shares())))
-            processes.from_first([found])
-            self.has_statistics = bool(found)
-        if self.has_statistics:
-            renew_statistics(vae, forward, shares())
-            processes.from_first(list(vae.buffers()))
+        whole = replace(self.state.progress, position=0)
+        shares = (batches.share(each, place) for place, each in enumerate(batches.left(whole)))
+        # a process may have no share of a small batch
+        renew_statistics(vae, self.objective, (x for x in shares if len(x)))
+        processes.from_first(list(vae.buffers()))
         self.state.progress.seconds += time.monotonic() - start
 
     def _save(self) -> None:

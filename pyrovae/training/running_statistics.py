@@ -10,10 +10,11 @@ References:
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pyro
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,17 +22,14 @@ from pyrovae.vae import VAE
 
 __all__: list[str] = []
 
-Forward = Callable[[VAE, Tensor], object]
-"""Computes all that a training step computes of a batch, except gradients."""
-
 
 @torch.no_grad()
-def has_running_statistics(vae: VAE, forward: Forward, x: Tensor) -> bool:
+def has_running_statistics(vae: VAE, objective: ELBO, x: Tensor) -> bool:
     """Whether a batch changes buffers of the VAE in train mode.
 
     Args:
         vae: left unchanged.
-        forward: as in a training step.
+        objective: of the training steps.
         x: a batch ``(batch, *event_shape)``.
     """
     before = list(vae.buffers())
@@ -39,12 +37,12 @@ def has_running_statistics(vae: VAE, forward: Forward, x: Tensor) -> bool:
         return False
     trial = copy.deepcopy(vae).train()
     with pyro.get_param_store().scope():
-        forward(trial, x)
+        objective.loss(trial.model, trial.guide, x)
     return any(not torch.equal(*pair) for pair in zip(before, trial.buffers(), strict=True))
 
 
 @torch.no_grad()
-def renew_statistics(vae: VAE, forward: Forward, batches: Iterable[Tensor]) -> None:
+def renew_statistics(vae: VAE, objective: ELBO, batches: Iterable[Tensor]) -> None:
     """Gather the running statistics of the current weights, in train mode.
 
     Batch normalization forgets its means and variances, and takes the plain mean over the batches.
@@ -52,7 +50,7 @@ def renew_statistics(vae: VAE, forward: Forward, batches: Iterable[Tensor]) -> N
 
     Args:
         vae: its buffers change, its weights do not.
-        forward: as in a training step.
+        objective: of the training steps, each of which computes its loss.
         batches: of training data, each ``(batch, *event_shape)``.
     """
     mode = vae.training
@@ -66,7 +64,7 @@ def renew_statistics(vae: VAE, forward: Forward, batches: Iterable[Tensor]) -> N
     try:
         with pyro.get_param_store().scope():
             for x in batches:
-                forward(vae, x)
+                objective.loss(vae.model, vae.guide, x)
     finally:
         for layer, (momentum, buffers) in zip(layers, kept, strict=True):
             layer.momentum = momentum
