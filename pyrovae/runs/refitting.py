@@ -295,7 +295,9 @@ def refit_run(
         change=changed,
     )
     names = _short(result.before, result.after)
-    drawn = plots.refit_samples(before, after, dataset.test, *names, seed=seed)
+    drawn = plots.refit_samples(
+        before, after, dataset.test, *names, seed=seed, schema=dataset.schema
+    )
     with whole_folder(out) as folder:
         for name, contents in files_of(config, dataset).items():
             write_bytes(folder / name, contents)

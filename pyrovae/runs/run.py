@@ -404,7 +404,15 @@ class Run:
         (self.folder / FIGURES).mkdir(exist_ok=True)
         x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        plots.draw_vae(vae, x, labels, trained.metrics, self.folder / FIGURES)
+        plots.draw_vae(
+            vae,
+            x,
+            labels,
+            trained.metrics,
+            self.folder / FIGURES,
+            schema=dataset.schema,
+            units=dataset.test.original,
+        )
         write_text(self.folder / SUMMARY, as_json(summary.to_dict(), indent=2) + "\n")
         return summary
 

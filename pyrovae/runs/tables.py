@@ -15,7 +15,7 @@ from pyrovae.runs.specs import Spec
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["BY_KIND", "as_frame", "describe_columns", "gaps_frame", "write_frame"]
+__all__ = ["BY_KIND", "as_frame", "describe_columns", "gaps_frame", "rounded", "write_frame"]
 
 BY_KIND: Mapping[str, str] = {
     "real": "normal:scale=dimension",
@@ -77,12 +77,13 @@ def _known(text: str) -> list[tuple[str, dict[str, str]]]:
     return [(name, options) for name, options in columns if name in LIKELIHOODS]
 
 
-def describe_columns(schema: Schema, text: str) -> list[str]:
-    """Say which likelihood describes which columns, a line for each likelihood.
+def describe_columns(schema: Schema, text: str, width: int | None = None) -> list[str]:
+    """List which likelihood describes which columns, a line for each likelihood.
 
     Args:
         schema: of the table.
         text: the option ``columns`` of the likelihood.
+        width: of a line, into which the first names must fit; None for all names.
 
     Example:
         >>> from pyrovae.data import Column, Schema
@@ -94,7 +95,35 @@ def describe_columns(schema: Schema, text: str) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, column in zip(schema.names, read_columns(text), strict=True):
         groups.setdefault(write_columns([column]), []).append(name)
-    return [f"{likelihood}: {', '.join(names)}" for likelihood, names in groups.items()]
+    return [
+        f"{likelihood}: {abbreviated(names, None if width is None else width - len(likelihood))}"
+        for likelihood, names in groups.items()
+    ]
+
+
+def abbreviated(names: Sequence[str], width: int | None) -> str:
+    """Join names by commas, as many as fit into a width, and the number of the others."""
+    shown = 1
+    while shown < len(names) and (width is None or len(", ".join(names[: shown + 1])) <= width):
+        shown += 1
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more else "")
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Round numbers of a model to the nine digits that float32 has, so that they read well.
+
+    Args:
+        values: any shape.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.runs import rounded
+        >>> rounded(numpy.array([0.1], numpy.float32).astype(float) + 3).tolist()
+        [3.1]
+    """
+    flat = [float(f"{value:.9g}") for value in np.asarray(values).ravel().tolist()]
+    return np.array(flat, np.float64).reshape(values.shape)
 
 
 def as_frame(
@@ -160,10 +189,14 @@ def gaps_frame(
         else list(schema.columns)
     )
 
+    words = any(columns[place].categories for place in places)
+
     def values(numbers: np.ndarray) -> list[Any]:
-        found = numbers[rows, places].tolist()
-        return [
-            columns[place].categories[round(value)] if columns[place].categories else value
+        found = rounded(numbers[rows, places]).tolist()
+        if not words:
+            return found
+        return [  # text alone, since a column of a file has one type
+            categories[round(value)] if (categories := columns[place].categories) else repr(value)
             for place, value in zip(places.tolist(), found, strict=True)
         ]
 
@@ -179,23 +212,31 @@ def gaps_frame(
 
 
 def _written(column: Column, values: np.ndarray) -> Any:
-    import pandas
-
     missing = np.isnan(values)
+    if column.kind == "boolean" and column.categories:
+        return _with_gaps(np.nan_to_num(values) > 0.5, "boolean", missing)
     if column.categories:
         words = np.array([*column.categories, None], dtype=object)
         codes = np.where(missing, len(words) - 1, np.rint(np.nan_to_num(values))).astype(int)
         return words[codes]
     if not column.integer:
         return values.astype(np.float64)
-    whole = pandas.array(np.where(missing, 0, np.rint(np.nan_to_num(values))).astype(np.int64))
-    integers = whole.astype("Int64")
-    integers[missing] = pandas.NA
-    return integers
+    return _with_gaps(np.rint(np.nan_to_num(values)).astype(np.int64), "Int64", missing)
+
+
+def _with_gaps(values: np.ndarray, nullable: str, missing: np.ndarray) -> Any:
+    """The values, or where some are missing an array of pandas' type for them."""
+    import pandas
+
+    if not missing.any():
+        return values
+    found = pandas.array(values, dtype=nullable)
+    found[missing] = pandas.NA
+    return found
 
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
-    """Write a table as ``.csv`` or ``.parquet``, whole or not at all.
+    """Write a table as ``.csv`` or ``.parquet``, whole or not at all, so that it reads back equal.
 
     Args:
         frame: the table.
@@ -215,8 +256,10 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
     try:
         with atomic_file(path) as file:
             if path.suffix == ".parquet":
-                frame.to_parquet(file, index=False)
+                unnamed = "" in frame.columns  # ids, which only an index may be without a name
+                whole = frame.set_index("").rename_axis(None) if unnamed else frame
+                whole.to_parquet(file, index=unnamed)
             else:
-                file.write(frame.to_csv(index=False, float_format="%.9g").encode())
+                file.write(frame.to_csv(index=False).encode())
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
