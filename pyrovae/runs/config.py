@@ -337,6 +337,7 @@ def _read(path: Path, wanted: Mapping[str, Mapping[str, Option]]) -> dict[str, d
         settings["model"].setdefault("input_divisor", 1.0)
         settings["model"].setdefault("columns", None)
         settings["training"].setdefault("precision", "float32")
+        settings["training"].setdefault("drop_last", False)
         settings["data"] = {"id_column": None, "gaps": False} | settings["data"]
     return settings
 
