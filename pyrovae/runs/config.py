@@ -165,12 +165,13 @@ class Config:
             examples,
             source.schema,
             source.black_and_white,
+            source.gaps,
         )
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | given["training"]
         chosen: dict[str, Any] = {
             "prior": "normal",
-            "posterior": "diagonal",
+            "posterior": recipe.posterior,
             "likelihood": recipe.likelihood,
             "encoder": recipe.encoder,
             "decoder": recipe.decoder,
