@@ -10,6 +10,7 @@ from pyrovae.cli import options
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from pyrovae.data import Split
     from pyrovae.queries import Imputed, ImputedExample, Scores
@@ -76,11 +77,19 @@ def reconstruct(run: "Run", split: "Split", count: int, out: str | None, seed: i
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         means = vae.reconstruct(x)
-    arrays = {"reconstruction": run.original(means)}
+    original = run.original(means)
+    arrays = {"reconstruction": original}
     if path.suffix == ".npz":
-        arrays = {"x": run.original(x)} | arrays
+        arrays = {"x": split.in_units(np.arange(len(x)))} | arrays
     ids = None if split.ids is None else split.ids[: len(x)]
-    _write_rows(run, path, arrays, lambda: plots.reconstructions(x.numpy(), means.numpy()), ids=ids)
+
+    def figure() -> Any:
+        if _has_images(run):
+            return plots.reconstructions(x.numpy(), means.numpy())
+        known = split.in_units(np.arange(len(x))).astype(np.float64)
+        return plots.reconstructions(known, original, schema=run.schema)
+
+    _write_rows(run, path, arrays, figure, ids=ids)
     click.echo(path)
 
 
@@ -246,11 +255,14 @@ def _write_rows(
     """Write examples: a table with the columns of the run's, or the arrays, or their picture."""
     from pyrovae import runs
 
-    schema = run.schema
-    if path.suffix in (".csv", ".parquet") and schema is not None:
-        runs.write_frame(runs.as_frame(schema, next(iter(arrays.values())), ids), path)
-    else:
+    if path.suffix not in (".csv", ".parquet"):
         runs.write_arrays(path, arrays, figure)
+        return
+    schema, x = run.schema, run.readable(next(iter(arrays.values())))
+    if schema is None:
+        runs.write_arrays(path, {"x": x})
+    else:
+        runs.write_frame(runs.as_frame(schema, x, ids), path)
 
 
 def _write_columns(
@@ -259,40 +271,47 @@ def _write_columns(
     """Write one row for each example, which begins with its id where it has one."""
     from pyrovae import runs
 
-    if path.suffix == ".npz" or split.ids is None:
-        ids = {} if split.ids is None else {"id": split.ids}
-        runs.write_arrays(path, ids | columns)
-        return
-    import pandas
-
     schema = run.schema
-    name = "id" if schema is None or schema.id_name is None else schema.id_name
-    frame = pandas.DataFrame(columns)
-    frame.insert(0, name, split.ids)
-    runs.write_frame(frame, path)
+    name = "id" if path.suffix == ".npz" or schema is None else schema.id_name
+    if path.suffix != ".npz":
+        columns = {n: runs.rounded(x) if x.dtype.kind == "f" else x for n, x in columns.items()}
+    ids = {} if split.ids is None else {"id" if name is None else name: split.ids}
+    runs.write_arrays(path, ids | columns)
 
 
 def _write_imputed(
     run: "Run", path: Path, found: "Imputed", split: "Split", figure: "Callable[[], Any]"
 ) -> list[Path]:
     """Write completions: arrays or a picture, or the files of a table; return their names."""
+    import numpy as np
+
     from pyrovae import runs
 
-    if path.suffix not in (".csv", ".parquet"):
-        scaled = ("completions", "x", "mean", "lower", "upper")
-        original = {name: run.original(getattr(found, name)) for name in scaled}
-        runs.write_arrays(path, found.arrays() | original, figure)
+    observed, stored = found.observed.numpy(), split.in_units(np.arange(len(found.x)))
+
+    table = path.suffix in (".csv", ".parquet")
+
+    def exact(values: "Tensor") -> "np.ndarray":
+        """Values in the units of the data, the observed ones as they are stored."""
+        original = run.original(values)
+        return np.where(observed, stored, run.readable(original) if table else original)
+
+    values = {name: exact(getattr(found, name)) for name in ("mean", "lower", "upper")}
+    draws = [exact(draw) for draw in found.completions.unbind(1)]
+    if not table:
+        values |= {"completions": np.stack(draws, 1), "x": stored}
+        runs.write_arrays(path, found.arrays() | values, figure)
         return [path]
-    ids = None if split.ids is None else split.ids[: len(found.x)]
-    _write_rows(run, path, {"x": run.original(found.mean)}, ids=ids)
-    written = [path]
-    for draw in range(found.completions.shape[1]):
-        written.append(path.with_stem(f"{path.stem}-{draw + 1}"))
-        _write_rows(run, written[-1], {"x": run.original(found.completions[:, draw])}, ids=ids)
+    schema, ids = run.schema, None if split.ids is None else split.ids[: len(found.x)]
+    written = []
+    for number, x in enumerate([values["mean"], *draws]):
+        written.append(path.with_stem(f"{path.stem}-{number}") if number else path)
+        if schema is None:
+            runs.write_arrays(written[-1], {"x": x})
+        else:
+            runs.write_frame(runs.as_frame(schema, x, ids), written[-1])
     written.append(path.with_stem(f"{path.stem}-gaps"))
-    values = {name: run.original(getattr(found, name)) for name in ("mean", "lower", "upper")}
-    frame = runs.gaps_frame(run.schema, found.observed.numpy(), ids=ids, **values)
-    runs.write_frame(frame, written[-1])
+    runs.write_frame(runs.gaps_frame(schema, observed, ids=ids, **values), written[-1])
     return written
 
 

@@ -174,6 +174,37 @@ class Split:
         transform = self._transform
         return transform.undo(plain) if isinstance(transform, Standardize | Unit) else plain
 
+    def in_units(self, index: np.ndarray) -> np.ndarray:
+        """Gather rows in the units of the data, as exact as they are stored.
+
+        Args:
+            index: integers into this split, (batch,).
+
+        Returns:
+            ``(batch, *event_shape)`` in the dtype of the file; float32 bits of a binarized split.
+
+        Raises:
+            ValueError: if binarization is dynamic, which gives pixels no fixed values.
+
+        Example:
+            >>> import numpy
+            >>> from pyrovae.data import Rows, Source, prepare
+            >>> rows = Rows(numpy.linspace(0.1, 5, 50)[:, None])
+            >>> split = prepare(Source("mine", {"all": rows}, None), scaling="standardize").train
+            >>> split.in_units(numpy.array([0])).tolist()
+            [[0.1]]
+        """
+        if self._transform is unchanged or isinstance(self._transform, Standardize | Unit):
+            return gather(self._x, self._rows[index])
+        return self.batch(index).numpy()
+
+    def missing(self) -> int:
+        """Count the missing values."""
+        if not self.gaps:
+            return 0
+        some = portions(np.arange(len(self)), math.prod(self.event_shape))
+        return sum(int(np.isnan(gather(self._x, self._rows[index])).sum()) for index in some)
+
     @property
     def log_slopes(self) -> np.ndarray | None:
         """What each element adds to :meth:`log_slope`, ``event_shape``; None without scaling."""

@@ -2,6 +2,7 @@ r"""Datasets: loaded, split into training, validation and test rows, and treated
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from pyrovae.data.treatment import (
     check_maximum,
     check_options,
     check_treatment,
+    flat_columns,
+    moments_of,
     statistics_of,
     treat,
 )
@@ -32,6 +35,8 @@ SPLIT_SEED = 0
 """Seed of the permutation that splits arrays which come without splits."""
 
 MINIMUM_ROWS = 10
+
+_NAMED = 5  # ignored columns whose names are given
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Dataset:
         seeds: seeds of static binarization, by split; empty without it.
         schema: names and kinds of the columns of a table; None for images and unnamed arrays.
         classes: words for the labels 0, 1, 2, ...; None if labels are numbers in the file.
+        flat: columns of a table, counted from 0, whose training values are all one number, up to
+            the precision of float32.
 
     Example:
         >>> from pyrovae.data import load
@@ -76,6 +83,7 @@ class Dataset:
     seeds: Mapping[str, int]
     schema: Schema | None = None
     classes: tuple[str, ...] | None = None
+    flat: tuple[int, ...] = ()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -94,7 +102,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
     scaling: str | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     download: bool = True,
     id_column: str | None = None,
 ) -> Dataset:
@@ -180,8 +188,12 @@ def prepare(
     check_columns(source)
     assigned, rule = _assign(source)
     statistics: Mapping[str, np.ndarray] = {}
-    if scaling in STANDARDIZING:
-        statistics = statistics_of(*assigned["train"], columns)
+    flat: tuple[int, ...] = ()
+    if scaling in STANDARDIZING or assigned["train"][0].x.ndim == 2:
+        moments = moments_of(*assigned["train"])
+        flat = flat_columns(*moments) if moments[0].ndim == 1 else ()
+        if scaling in STANDARDIZING:
+            statistics = statistics_of(*moments, columns)
     splits: dict[str, Split] = {}
     seeds: dict[str, int] = {}
     for part, (rows, index) in assigned.items():
@@ -205,6 +217,7 @@ def prepare(
         seeds=seeds,
         schema=source.schema,
         classes=source.classes,
+        flat=flat,
     )
 
 
@@ -215,7 +228,7 @@ def load_all(
     binarization: str | None = None,
     scaling: str | None = None,
     statistics: Mapping[str, np.ndarray] | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     maximum: int | None = None,
     download: bool = True,
     id_column: str | None = None,
@@ -248,6 +261,9 @@ def load_all(
         ImportError: as in `load`.
         TypeError: as in `load`.
 
+    Warns:
+        UserWarning: if a table has further columns, which are ignored.
+
     Example:
         >>> from pyrovae.data import load_all
         >>> len(load_all("digits", maximum=16))
@@ -263,6 +279,15 @@ def load_all(
         id_column=id_column,
         schema=schema,
     )
+    if source.unused:
+        names = ", ".join(source.unused[:_NAMED])
+        more = len(source.unused) - _NAMED
+        names += f" and {more:,} more" if more > 0 else ""
+        warnings.warn(
+            f"{source.name} has columns that the training data did not have, which are ignored: "
+            f"{names}",
+            stacklevel=2,
+        )
     check_maximum(source, maximum, binarization, scaling)
     check_treatment(source, maximum, binarization, scaling)
     parts = list(source.parts.values())

@@ -110,8 +110,9 @@ CIFAR10 = Recipe(
     **_networks("conv:channels=32-64"),
     training=_training(),
     protocol=(
-        f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 and densities are "
-        "of these numbers, so they do not compare with published bits per dimension."
+        f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 for the model, and "
+        "densities are per gray level; they are no probabilities of levels, so they do not compare "
+        "with published bits per dimension."
     ),
 )
 
@@ -139,7 +140,7 @@ GAPS = Recipe(
     encoder="mlp:hidden_dims=128",
     decoder="linear",
     posterior="full",
-    training=_training(),
+    training=_training(learning_rate=5e-3),
     protocol=PERMUTED,
 )
 
@@ -191,7 +192,8 @@ def for_array(
         recipe = replace(GAPS, latent_dim=max(1, min(GAPS.latent_dim, rows // 60)))
     batch_size = min(128, max(16, rows // 40))
     epochs = min(1_000, max(20, math.ceil(10_000 * batch_size / rows)))
-    recipe = replace(recipe, training=_training(epochs=epochs, batch_size=batch_size))
+    training = dict(recipe.training) | {"epochs": epochs, "batch_size": batch_size}
+    recipe = replace(recipe, training=MappingProxyType(training))
     several = schema is not None and schema.mixed
     numbers = schema is None or all(not column.integer for column in schema.columns)
     if black_and_white:
@@ -248,8 +250,8 @@ RECIPES: Mapping[str, Recipe] = {
         CIFAR10,
         protocol=(
             f"Test is the official 26,032, {LAST_5000} (the extra set is left out); pixels are "
-            "divided by 255 and densities are of these numbers, so they do not compare with "
-            "published bits per dimension."
+            "divided by 255 for the model, and densities are per gray level; they are no "
+            "probabilities of levels, so they do not compare with published bits per dimension."
         ),
     ),
 }

@@ -189,15 +189,11 @@ def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: in
     return np.concatenate([np.packbits(b.reshape(len(b), -1), axis=1) for b in bits])
 
 
-def statistics_of(
-    rows: Rows, index: np.ndarray, columns: Sequence[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Compute what every column is shifted and divided by, from its observed values at ``index``.
+def moments_of(rows: Rows, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the mean and standard deviation of every column, of its observed values at ``index``.
 
     Columns are shifted by their first value, so that a constant column has a standard deviation of
-    exactly 0; its scale is then set to 1. With ``columns``, a column is shifted by its mean and
-    divided by its standard deviation (``standardize``), only divided (``divide``), or left as it is
-    (``none``); without, all are standardized.
+    exactly 0.
     """
     x = rows.x
     shift = _first_values(x, index)
@@ -207,8 +203,25 @@ def statistics_of(
     count = np.maximum(count, 1)  # a column without any value
     mean = sum((np.nansum(gather(x, i) - shift, 0) for i in some), zero) / count
     squares = (np.nansum(np.square(gather(x, i) - shift - mean), 0) for i in some)
-    scale = np.sqrt(sum(squares, zero) / count)
-    loc, scale = shift + mean, np.where(scale > 0, scale, 1.0)
+    return shift + mean, np.sqrt(sum(squares, zero) / count)
+
+
+def flat_columns(loc: np.ndarray, deviation: np.ndarray) -> tuple[int, ...]:
+    """Find the columns that deviate from their mean by less than float32 resolves."""
+    flat = deviation <= np.finfo(np.float32).eps * np.abs(loc)
+    return tuple(np.flatnonzero(flat).tolist())
+
+
+def statistics_of(
+    loc: np.ndarray, deviation: np.ndarray, columns: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Choose what every column is shifted and divided by, from its mean and standard deviation.
+
+    A constant column is divided by 1. With ``columns``, a column is shifted by its mean and divided
+    by its standard deviation (``standardize``), only divided (``divide``), or left as it is
+    (``none``); without, all are standardized.
+    """
+    scale = np.where(deviation > 0, deviation, 1.0)
     if columns is not None:
         how = np.array(columns)
         loc = np.where(how == "standardize", loc, 0.0)

@@ -26,7 +26,7 @@ from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.data import Dataset, Split
 from pyrovae.distributions import is_discrete, is_point
 from pyrovae.estimates import Estimate, Examples, number_of_examples
-from pyrovae.evidence import kind, per_example
+from pyrovae.evidence import evaluate, kind
 from pyrovae.objectives import Elbo
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
@@ -179,7 +179,7 @@ def change(
         0.0
     """
     old, new = (
-        per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=progress)
+        evaluate(vae, data, samples=samples, limit=limit, seed=seed, progress=progress).per_example
         for vae in (before, after)
     )
     return PriorChange(
@@ -293,7 +293,9 @@ def refit_run(
         change=changed,
     )
     names = _short(result.before, result.after)
-    drawn = plots.refit_samples(before, after, dataset.test, *names, seed=seed)
+    drawn = plots.refit_samples(
+        before, after, dataset.test, *names, seed=seed, schema=dataset.schema
+    )
     with whole_folder(out) as folder:
         for name, contents in files_of(config, dataset).items():
             write_bytes(folder / name, contents)

@@ -1,5 +1,6 @@
 r"""Tables in a run: a likelihood for each column, and values written as the table had them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from pyrovae.runs.specs import Spec
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["BY_KIND", "as_frame", "describe_columns", "gaps_frame", "write_frame"]
+__all__ = ["BY_KIND", "as_frame", "describe_columns", "gaps_frame", "rounded", "write_frame"]
 
 BY_KIND: Mapping[str, str] = {
     "real": "normal:scale=dimension",
@@ -59,6 +60,43 @@ def columns_text(schema: Schema, changes: Mapping[str, str]) -> str:
     return write_columns(described)
 
 
+def likelihood_by_column(spec: Spec, schema: Schema | None, changes: str | None) -> Spec:
+    """The likelihood of the data, with one for each column where it is ``columns``."""
+    words = [] if schema is None else [c.name for c in schema.columns if c.kind == "category"]
+    if spec.name != "columns":
+        if changes is not None:
+            raise ValueError(
+                f"single columns have likelihoods of their own under the likelihood columns, not "
+                f"{spec.name}; leave one of the two out"
+            )
+        if words and not spec.is_users_own:
+            raise ValueError(
+                f"column {words[0]} holds words, which one likelihood {spec.name} for all columns "
+                "does not describe; use the likelihood columns, or drop the column"
+            )
+        return spec
+    if "columns" in spec.options and changes is None:
+        return spec
+    if schema is None or "columns" in spec.options:
+        raise ValueError(
+            "the likelihood columns takes its columns from the names of a table, and these data "
+            "have no names; write it as columns:columns=normal*3+poisson"
+            if schema is None
+            else "the likelihood has its columns already; leave out the changes to single ones"
+        )
+    parts = [part.strip() for part in re.split(r"[;\n]", changes or "") if part.strip()]
+    chosen: dict[str, str] = {}
+    for part in parts:
+        name = max((n for n in schema.names if part.startswith(f"{n}=")), key=len, default=None)
+        column, _, text = part.partition("=")
+        if name is None and not text:
+            raise ValueError(f"cannot read {part!r} among the columns; write NAME=LIKELIHOOD")
+        chosen[column.strip() if name is None else name] = (
+            text if name is None else part[len(name) + 1 :]
+        )
+    return Spec(spec.name, dict(spec.options) | {"columns": columns_text(schema, chosen)})
+
+
 def column_scalings(text: str) -> list[str]:
     """How each column is scaled for its likelihood, see :func:`pyrovae.data.prepare`."""
     return [str(getattr(LIKELIHOODS[name], "column_scaling", "none")) for name, _ in _known(text)]
@@ -77,24 +115,69 @@ def _known(text: str) -> list[tuple[str, dict[str, str]]]:
     return [(name, options) for name, options in columns if name in LIKELIHOODS]
 
 
-def describe_columns(schema: Schema, text: str) -> list[str]:
-    """Say which likelihood describes which columns, a line for each likelihood.
+def describe_columns(schema: Schema | None, text: str, width: int | None = None) -> list[str]:
+    """List of which kind columns are and which likelihood describes them, a line for each pair.
 
     Args:
-        schema: of the table.
+        schema: of the table; None for columns without names, whose kinds are not known.
         text: the option ``columns`` of the likelihood.
+        width: of a line, into which the first names must fit; None for all names.
 
     Example:
         >>> from pyrovae.data import Column, Schema
         >>> from pyrovae.runs import describe_columns
         >>> schema = Schema((Column("age", "count", integer=True), Column("height")))
         >>> describe_columns(schema, "poisson+normal(scale=dimension)")
-        ['poisson: age', 'normal(scale=dimension): height']
+        ['count, poisson: age', 'real, normal(scale=dimension): height']
     """
     groups: dict[str, list[str]] = {}
-    for name, column in zip(schema.names, read_columns(text), strict=True):
-        groups.setdefault(write_columns([column]), []).append(name)
-    return [f"{likelihood}: {', '.join(names)}" for likelihood, names in groups.items()]
+    likelihoods = [write_columns([column]) for column in read_columns(text)]
+    for place, likelihood in enumerate(likelihoods):
+        if schema is None:
+            groups.setdefault(likelihood, []).append(f"x{place + 1}")
+            continue
+        column = schema.columns[place]
+        groups.setdefault(f"{column.kind}, {likelihood}", []).append(column.name)
+    return [
+        f"{pair}: {abbreviated(names, None if width is None else width - len(pair))}"
+        for pair, names in groups.items()
+    ]
+
+
+def abbreviated(names: Sequence[str], width: int | None) -> str:
+    """Join names by commas, as many as fit into a width, and the number of the others."""
+    shown = 1
+    while shown < len(names) and (width is None or len(", ".join(names[: shown + 1])) <= width):
+        shown += 1
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more else "")
+
+
+def rounded(values: np.ndarray, loc: np.ndarray | float = 0.0) -> np.ndarray:
+    """Round numbers of a model to the digits that its float32 has, so that they read well.
+
+    Args:
+        values: in the units of the data, ``(..., *event_shape)``.
+        loc: what standardizing added to them, ``event_shape``: the distance from it has nine
+            digits.
+
+    Returns:
+        float64, in the shape of the values.
+
+    Example:
+        >>> import numpy
+        >>> from pyrovae.runs import rounded
+        >>> x = 3 + numpy.float64(numpy.float32(0.1))
+        >>> float(x), float(rounded(x, 3.0))
+        (3.100000001490116, 3.1)
+    """
+    known = np.asarray(values, np.float64)
+    distances = np.abs(known - loc)
+    usable = np.isfinite(distances) & (distances > 0)
+    digits = np.where(usable, 8 - np.floor(np.log10(distances, where=usable, out=known * 0)), 0)
+    flat = zip(known.ravel().tolist(), digits.ravel(), usable.ravel(), strict=True)
+    found = [round(value, int(digit)) if use else value for value, digit, use in flat]
+    return np.array(found, np.float64).reshape(known.shape)
 
 
 def as_frame(
@@ -160,10 +243,14 @@ def gaps_frame(
         else list(schema.columns)
     )
 
+    words = any(columns[place].categories for place in places)
+
     def values(numbers: np.ndarray) -> list[Any]:
         found = numbers[rows, places].tolist()
-        return [
-            columns[place].categories[round(value)] if columns[place].categories else value
+        if not words:
+            return found
+        return [  # text alone, since a column of a file has one type
+            categories[round(value)] if (categories := columns[place].categories) else repr(value)
             for place, value in zip(places.tolist(), found, strict=True)
         ]
 
@@ -179,23 +266,31 @@ def gaps_frame(
 
 
 def _written(column: Column, values: np.ndarray) -> Any:
-    import pandas
-
     missing = np.isnan(values)
+    if column.kind == "boolean" and column.categories:
+        return _with_gaps(np.nan_to_num(values) > 0.5, "boolean", missing)
     if column.categories:
         words = np.array([*column.categories, None], dtype=object)
         codes = np.where(missing, len(words) - 1, np.rint(np.nan_to_num(values))).astype(int)
         return words[codes]
     if not column.integer:
         return values.astype(np.float64)
-    whole = pandas.array(np.where(missing, 0, np.rint(np.nan_to_num(values))).astype(np.int64))
-    integers = whole.astype("Int64")
-    integers[missing] = pandas.NA
-    return integers
+    return _with_gaps(np.rint(np.nan_to_num(values)).astype(np.int64), "Int64", missing)
+
+
+def _with_gaps(values: np.ndarray, nullable: str, missing: np.ndarray) -> Any:
+    """The values, or where some are missing an array of pandas' type for them."""
+    import pandas
+
+    if not missing.any():
+        return values
+    found = pandas.array(values, dtype=nullable)
+    found[missing] = pandas.NA
+    return found
 
 
 def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
-    """Write a table as ``.csv`` or ``.parquet``, whole or not at all.
+    """Write a table as ``.csv`` or ``.parquet``, whole or not at all, so that it reads back equal.
 
     Args:
         frame: the table.
@@ -215,8 +310,10 @@ def write_frame(frame: "pandas.DataFrame", path: Path) -> None:
     try:
         with atomic_file(path) as file:
             if path.suffix == ".parquet":
-                frame.to_parquet(file, index=False)
+                unnamed = "" in frame.columns  # ids, which only an index may be without a name
+                whole = frame.set_index("").rename_axis(None) if unnamed else frame
+                whole.to_parquet(file, index=unnamed)
             else:
-                file.write(frame.to_csv(index=False, float_format="%.9g").encode())
+                file.write(frame.to_csv(index=False).encode())
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error

@@ -66,8 +66,9 @@ def fit(
     Args:
         vae: trained in place, and left in eval mode on the device that trained it. Its prior,
             likelihood and posterior may have a method ``at(progress)``, as the objective may.
-        data: a ``Dataset``, whose validation part chooses the weights; or examples
-            ``(examples, *event_shape)``, all of which are trained on, and the last weights kept.
+        data: a ``Dataset``, whose validation part chooses the weights, and of whose test part only
+            the likelihood's support is checked; or examples ``(examples, *event_shape)``, all of
+            which are trained on, and the last weights kept.
         objective: a Pyro ELBO; ``Trace_ELBO()`` by default. If it has a method ``at(progress)``,
             that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
@@ -155,6 +156,9 @@ def fit(
     with isolated(where), missing_values(gaps):
         torch.manual_seed(stream(seed, "initialize"))
         _check_data(vae.to(where), train)
+        if isinstance(data, Dataset):
+            for part, split in (("validation", data.validation), ("test", data.test)):
+                _check_data(vae, split, part)
         if initialize and not resume:
             _initialize(vae, train)
         processes.from_first([*vae.parameters(), *vae.buffers()])
@@ -223,10 +227,17 @@ def _parts(data: Dataset | Split | Tensor | np.ndarray) -> tuple[Split, Split | 
     return (data if isinstance(data, Split) else Split.from_array(data)), None
 
 
-def _check_data(vae: VAE, train: Split) -> None:
+def _check_data(vae: VAE, split: Split, part: str | None = None) -> None:
+    """Refuse examples that the model does not describe; a part is named in the message."""
     rng = np.random.default_rng(0)
-    for index in torch.arange(len(train)).split(4096):
-        vae.check_data(vae.place(train.batch(index.numpy(), rng)))
+    with missing_values(split.gaps):
+        for index in torch.arange(len(split)).split(4096):
+            try:
+                vae.check_data(vae.place(split.batch(index.numpy(), rng)))
+            except ValueError as error:
+                if part is None:
+                    raise
+                raise type(error)(f"{part} part: {error}") from error
 
 
 def _try(vae: VAE, train: Split, objective: ELBO) -> None:

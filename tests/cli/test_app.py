@@ -47,7 +47,7 @@ class Fixed(torch.nn.Module):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
 
 
 @pytest.fixture
