@@ -161,7 +161,7 @@ class Config:
         training |= dict(recipe.training) | given["training"]
         chosen: dict[str, Any] = {
             "prior": "normal",
-            "posterior": "diagonal",
+            "posterior": recipe.posterior,
             "likelihood": recipe.likelihood,
             "encoder": recipe.encoder,
             "decoder": recipe.decoder,
@@ -387,6 +387,7 @@ def _recipe(source: Source) -> Recipe:
         sum(len(part.x) for part in source.parts.values()),
         source.schema,
         source.black_and_white,
+        source.gaps,
     )
 
 
