@@ -117,9 +117,11 @@ def check_maximum(source: Source, maximum: int | None, binarization: str, scalin
     bytes that all are 0 or 1 may be dark images out of 255. For other integers it is the largest
     value that occurs in the data: a smaller one is accepted, and a larger one too if nothing is
     made binary, since some likelihoods have no largest count and the others refuse it themselves.
-    It is irrelevant for standardized columns.
+    It is irrelevant for standardized columns. Counts with missing values come as floats.
     """
     found = source.maximum
+    if found is None and maximum is not None and source.gaps:
+        found = _largest_count(source)
     dtype = next(iter(source.parts.values())).x.dtype
     fixed = dtype.kind == "b" or dtype == np.uint8
     if not fixed and (maximum is None or scaling in STANDARDIZING):
@@ -139,6 +141,18 @@ def check_maximum(source: Source, maximum: int | None, binarization: str, scalin
     raise ValueError(
         f"{source.name} holds {here}, and the model was trained on {trained}; {remedy}"
     )
+
+
+def _largest_count(source: Source) -> int | None:
+    """The largest observed value, if all observed values are whole numbers from 0."""
+    largest = 0.0
+    for rows in source.parts.values():
+        for _, chunk in chunks(rows.x):
+            present = chunk[~np.isnan(chunk)]
+            if (present < 0).any() or (present != np.rint(present)).any():
+                return None
+            largest = max(largest, present.max(initial=0))
+    return int(largest)
 
 
 def _fit(source: Source, maximum: int, binarization: str, scaling: str) -> bool:

@@ -156,7 +156,8 @@ def change(
         = \mathbb{E}_{q(z)} [\log p(z) - \log p'(z)]
 
     Both are evaluated on the same draws of z for each example, so the standard errors of the
-    differences are those of paired values.
+    differences are those of paired values. Bounds of a split that scales are in the units of the
+    data.
 
     Args:
         before: with the prior p.
@@ -182,10 +183,13 @@ def change(
         per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=progress)
         for vae in (before, after)
     )
+    of_data = getattr(data, "log_slope", None)
+    slope = None if of_data is None else of_data(limit)
+    slope = torch.zeros(()) if slope is None else slope
     return PriorChange(
         marginal_kl=Estimate.of(new.kl - old.kl),
-        elbo=Paired.of(old.elbo, new.elbo),
-        log_evidence=Paired.of(old.log_evidence, new.log_evidence),
+        elbo=Paired.of(old.elbo + slope, new.elbo + slope),
+        log_evidence=Paired.of(old.log_evidence + slope, new.log_evidence + slope),
         kind=f"{kind(after, data, samples)}; the change is of two bounds, and none itself",
         samples=samples,
         examples=len(new.elbo),

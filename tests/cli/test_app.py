@@ -47,7 +47,7 @@ class Fixed(torch.nn.Module):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
 
 
 @pytest.fixture
@@ -559,7 +559,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(command, run, monkey
 
 
 def test_an_interruption_after_training_says_how_to_go_on(command, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pyrovae.plots.draw_vae", interrupted)

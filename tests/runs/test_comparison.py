@@ -26,14 +26,14 @@ FEW = {"seeds": 2, "samples": 5, "limit": 150}
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A comparison of two priors with two seeds, and its folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+        patch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
         folder = tmp_path_factory.mktemp("runs") / "compared"
         return compare(SMALL, PRIORS, out=folder, **FEW), folder
 
