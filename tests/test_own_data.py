@@ -428,12 +428,12 @@ def test_the_headline_says_what_describes_what_and_what_is_missing(place):
     assert "likelihood columns, posterior" in said.splitlines()[0]
     missing = with_gaps(people()).isna().to_numpy().sum()
     assert said.splitlines()[1:] == [
-        "  normal(scale=dimension): height, temp, precise",
-        "  log_normal(scale=dimension): income",
-        "  beta(dispersion=dimension): share",
-        "  negative_binomial: visits",
-        "  bernoulli: smoker",
-        "  categorical(levels=3): color",
+        "  real, normal(scale=dimension): height, temp, precise",
+        "  positive, log_normal(scale=dimension): income",
+        "  proportion, beta(dispersion=dimension): share",
+        "  count, negative_binomial: visits",
+        "  boolean, bernoulli: smoker",
+        "  category, categorical(levels=3): color",
         f"{missing} of 1,920 values are missing ({missing / 1920:.1%})",
     ]
 
@@ -449,7 +449,7 @@ def test_the_headline_is_short_for_many_columns(tmp_path):
     frame.assign(sex=rng.integers(0, 2, 40).astype(bool)).to_parquet(tmp_path / "wide.parquet")
     said = headline(*Config.resolve({"data": {"name": str(tmp_path / "wide.parquet")}}))
     assert len(said.splitlines()) == 3
-    assert said.splitlines()[1].startswith("  normal(scale=dimension): gene 0, gene 1, ")
+    assert said.splitlines()[1].startswith("  real, normal(scale=dimension): gene 0, gene 1, ")
     assert said.splitlines()[1].endswith("more")
     assert max(map(len, said.splitlines()[1:])) <= 110
 

@@ -108,8 +108,9 @@ CIFAR10 = Recipe(
     **_networks("conv:channels=32-64"),
     training=_training(),
     protocol=(
-        f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 and densities are "
-        "of these numbers, so they do not compare with published bits per dimension."
+        f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 for the model, and "
+        "densities are per gray level; they are no probabilities of levels, so they do not compare "
+        "with published bits per dimension."
     ),
 )
 
@@ -225,8 +226,8 @@ RECIPES: Mapping[str, Recipe] = {
         CIFAR10,
         protocol=(
             f"Test is the official 26,032, {LAST_5000} (the extra set is left out); pixels are "
-            "divided by 255 and densities are of these numbers, so they do not compare with "
-            "published bits per dimension."
+            "divided by 255 for the model, and densities are per gray level; they are no "
+            "probabilities of levels, so they do not compare with published bits per dimension."
         ),
     ),
 }

@@ -26,7 +26,7 @@ from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.data import Dataset, Split
 from pyrovae.distributions import is_discrete, is_point
 from pyrovae.estimates import Estimate, Examples, number_of_examples
-from pyrovae.evidence import kind, per_example
+from pyrovae.evidence import evaluate, kind
 from pyrovae.objectives import Elbo
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
@@ -180,7 +180,7 @@ def change(
         0.0
     """
     old, new = (
-        per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=progress)
+        evaluate(vae, data, samples=samples, limit=limit, seed=seed, progress=progress).per_example
         for vae in (before, after)
     )
     of_data = getattr(data, "log_slope", None)

@@ -115,11 +115,11 @@ def _known(text: str) -> list[tuple[str, dict[str, str]]]:
     return [(name, options) for name, options in columns if name in LIKELIHOODS]
 
 
-def describe_columns(schema: Schema, text: str, width: int | None = None) -> list[str]:
-    """List which likelihood describes which columns, a line for each likelihood.
+def describe_columns(schema: Schema | None, text: str, width: int | None = None) -> list[str]:
+    """List of which kind columns are and which likelihood describes them, a line for each pair.
 
     Args:
-        schema: of the table.
+        schema: of the table; None for columns without names, whose kinds are not known.
         text: the option ``columns`` of the likelihood.
         width: of a line, into which the first names must fit; None for all names.
 
@@ -131,11 +131,16 @@ def describe_columns(schema: Schema, text: str, width: int | None = None) -> lis
         ['count, poisson: age', 'real, normal(scale=dimension): height']
     """
     groups: dict[str, list[str]] = {}
-    for name, column in zip(schema.names, read_columns(text), strict=True):
-        groups.setdefault(write_columns([column]), []).append(name)
+    likelihoods = [write_columns([column]) for column in read_columns(text)]
+    for place, likelihood in enumerate(likelihoods):
+        if schema is None:
+            groups.setdefault(likelihood, []).append(f"x{place + 1}")
+            continue
+        column = schema.columns[place]
+        groups.setdefault(f"{column.kind}, {likelihood}", []).append(column.name)
     return [
-        f"{likelihood}: {abbreviated(names, None if width is None else width - len(likelihood))}"
-        for likelihood, names in groups.items()
+        f"{pair}: {abbreviated(names, None if width is None else width - len(pair))}"
+        for pair, names in groups.items()
     ]
 
 

@@ -75,10 +75,10 @@ def test_kind_and_likelihood_of_each_column_are_listed(tmp_path, monkeypatch):
     first, *listed = description.headline(*Config.resolve(settings)).splitlines()
     assert "likelihood columns, " in first
     assert listed == [
-        "real, normal(scale=dimension): weight",
-        "count, negative_binomial: visits",
-        "category, categorical(levels=2): color",
-        "count, poisson: age",
+        "  real, normal(scale=dimension): weight",
+        "  count, negative_binomial: visits",
+        "  category, categorical(levels=2): color",
+        "  count, poisson: age",
     ]
 
 
