@@ -183,13 +183,10 @@ def change(
         evaluate(vae, data, samples=samples, limit=limit, seed=seed, progress=progress).per_example
         for vae in (before, after)
     )
-    of_data = getattr(data, "log_slope", None)
-    slope = None if of_data is None else of_data(limit)
-    slope = torch.zeros(()) if slope is None else slope
     return PriorChange(
         marginal_kl=Estimate.of(new.kl - old.kl),
-        elbo=Paired.of(old.elbo + slope, new.elbo + slope),
-        log_evidence=Paired.of(old.log_evidence + slope, new.log_evidence + slope),
+        elbo=Paired.of(old.elbo, new.elbo),
+        log_evidence=Paired.of(old.log_evidence, new.log_evidence),
         kind=f"{kind(after, data, samples)}; the change is of two bounds, and none itself",
         samples=samples,
         examples=len(new.elbo),
