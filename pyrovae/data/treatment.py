@@ -117,15 +117,15 @@ def check_maximum(source: Source, maximum: int | None, binarization: str, scalin
     bytes that all are 0 or 1 may be dark images out of 255. For other integers it is the largest
     value that occurs in the data: a smaller one is accepted, and a larger one too if nothing is
     made binary, since some likelihoods have no largest count and the others refuse it themselves.
-    It is irrelevant for standardized columns.
+    It is irrelevant for standardized columns. Counts with missing values come as floats.
     """
     found = source.maximum
+    if found is None and maximum is not None and source.gaps:
+        found = _largest_count(source)
     dtype = next(iter(source.parts.values())).x.dtype
     fixed = dtype.kind == "b" or dtype == np.uint8
     if not fixed and (maximum is None or scaling in STANDARDIZING):
         return
-    if found is None and maximum is not None and source.gaps and _are_counts(source, maximum):
-        return  # counts that are stored as floats, since some are NaN
     if found is not None and maximum is not None:
         if found == maximum or (not fixed and (found < maximum or binarization == "none")):
             return
@@ -143,10 +143,16 @@ def check_maximum(source: Source, maximum: int | None, binarization: str, scalin
     )
 
 
-def _are_counts(source: Source, maximum: int) -> bool:
-    """Whether all values that are there are whole numbers from 0 to the maximum."""
-    every = (x[~np.isnan(x)] for rows in source.parts.values() for _, x in chunks(rows.x))
-    return all(bool(((x == np.rint(x)) & (x >= 0) & (x <= maximum)).all()) for x in every)
+def _largest_count(source: Source) -> int | None:
+    """The largest observed value, if all observed values are whole numbers from 0."""
+    largest = 0.0
+    for rows in source.parts.values():
+        for _, chunk in chunks(rows.x):
+            present = chunk[~np.isnan(chunk)]
+            if (present < 0).any() or (present != np.rint(present)).any():
+                return None
+            largest = max(largest, present.max(initial=0))
+    return int(largest)
 
 
 def _fit(source: Source, maximum: int, binarization: str, scaling: str) -> bool:

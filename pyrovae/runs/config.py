@@ -182,7 +182,8 @@ class Config:
         specs["likelihood"] = likelihood_by_column(
             specs["likelihood"], source.schema, chosen["columns"]
         )
-        scalings = column_scalings(str(specs["likelihood"].options.get("columns", "")))
+        by_column = str(specs["likelihood"].options.get("columns", ""))
+        scalings = column_scalings(by_column, event_shape)
         dataset = prepare(
             source,
             binarization=data["binarization"],

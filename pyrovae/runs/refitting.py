@@ -156,7 +156,8 @@ def change(
         = \mathbb{E}_{q(z)} [\log p(z) - \log p'(z)]
 
     Both are evaluated on the same draws of z for each example, so the standard errors of the
-    differences are those of paired values.
+    differences are those of paired values. Bounds of a split that scales are in the units of the
+    data.
 
     Args:
         before: with the prior p.

@@ -97,7 +97,7 @@ def test_nan_in_a_file_is_missing(command, run, tmp_path, some_digits):
     np.save(tmp_path / "nothing.npy", np.full_like(x, np.nan))
     refused = command("impute", run, "--data", tmp_path / "nothing.npy")
     assert refused.status == 2
-    assert "holds no value, since all are missing" in refused.err
+    assert "holds no value, since all are missing (NaN)" in refused.err
 
 
 def test_impute_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):

@@ -166,7 +166,7 @@ def test_a_run_that_began_with_a_last_batch_of_one_is_not_resumed(tmp_path):
     about["progress"]["steps_per_epoch"] = 3
     del about["options"]["drop_last"]
     write_tensors(tmp_path / "x/last.safetensors", tensors, about)
-    with pytest.raises(ValueError, match="has 3 steps in an epoch, got 2: .*joins the batch"):
+    with pytest.raises(ValueError, match=r"has 3 steps in an epoch, got 2: .*joins the batch"):
         fit(make(), rows(33), **SHORT, out=tmp_path / "x", resume=True)
 
 
