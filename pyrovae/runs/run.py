@@ -410,18 +410,11 @@ class Run:
         summary = Summary.of(found.to_dict() | self.roles() | training)
         if not processes.is_first():
             return summary
-        (self.folder / FIGURES).mkdir(exist_ok=True)
+        figures, units = self.folder / FIGURES, dataset.test.original
+        figures.mkdir(exist_ok=True)
         x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        plots.draw_vae(
-            vae,
-            x,
-            labels,
-            trained.metrics,
-            self.folder / FIGURES,
-            schema=dataset.schema,
-            units=dataset.test.original,
-        )
+        plots.draw_vae(vae, x, labels, trained.metrics, figures, schema=dataset.schema, units=units)
         write_text(self.folder / SUMMARY, as_json(summary.to_dict(), indent=2) + "\n")
         return summary
 

@@ -10,7 +10,7 @@ import numpy as np
 from pyrovae._process.choices import nearest
 from pyrovae._process.files import atomic_file
 from pyrovae.data import Column, Schema
-from pyrovae.likelihoods import LIKELIHOODS, read_columns, write_columns
+from pyrovae.likelihoods import LIKELIHOODS, check_columns, read_columns, write_columns
 from pyrovae.runs.specs import Spec
 
 if TYPE_CHECKING:
@@ -97,8 +97,14 @@ def likelihood_by_column(spec: Spec, schema: Schema | None, changes: str | None)
     return Spec(spec.name, dict(spec.options) | {"columns": columns_text(schema, chosen)})
 
 
-def column_scalings(text: str) -> list[str]:
-    """How each column is scaled for its likelihood, see :func:`pyrovae.data.prepare`."""
+def column_scalings(text: str, event_shape: tuple[int, ...]) -> list[str]:
+    """How each column is scaled for its likelihood, see :func:`pyrovae.data.prepare`.
+
+    Raises:
+        ValueError: if the text does not describe columns of examples of this shape.
+    """
+    if text:
+        check_columns(text, event_shape)
     return [str(getattr(LIKELIHOODS[name], "column_scaling", "none")) for name, _ in _known(text)]
 
 
