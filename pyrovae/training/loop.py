@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyro.infer import ELBO, SVI
 from torch import Tensor
@@ -70,6 +70,8 @@ class TrainingLoop:
     objective: ELBO
     max_seconds: float
     report: Callable[[Progress], None]
+    requests: Requests = field(init=False)
+    step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         self.state, self.options = self.checkpoint.state, self.checkpoint.state.options
