@@ -71,6 +71,7 @@ data = _together(
 columns = click.option(
     "--column",
     "columns",
+    type=_not_empty,
     multiple=True,
     metavar="NAME=SPEC",
     help="Likelihood of a column of a table; may be repeated.",

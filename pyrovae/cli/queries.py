@@ -255,12 +255,14 @@ def _write_rows(
     """Write examples: a table with the columns of the run's, or the arrays, or their picture."""
     from pyrovae import runs
 
-    schema = run.schema
-    if path.suffix in (".csv", ".parquet") and schema is not None:
-        values = next(iter(arrays.values()))
-        runs.write_frame(runs.as_frame(schema, runs.rounded(values), ids), path)
-    else:
+    if path.suffix not in (".csv", ".parquet"):
         runs.write_arrays(path, arrays, figure)
+        return
+    schema, x = run.schema, run.readable(next(iter(arrays.values())))
+    if schema is None:
+        runs.write_arrays(path, {"x": x})
+    else:
+        runs.write_frame(runs.as_frame(schema, x, ids), path)
 
 
 def _write_columns(
@@ -269,18 +271,12 @@ def _write_columns(
     """Write one row for each example, which begins with its id where it has one."""
     from pyrovae import runs
 
-    if path.suffix == ".npz" or split.ids is None:
-        ids = {} if split.ids is None else {"id": split.ids}
-        runs.write_arrays(path, ids | columns)
-        return
-    import pandas
-
     schema = run.schema
-    name = "id" if schema is None or schema.id_name is None else schema.id_name
-    numbers = {each: runs.rounded(x) if x.dtype.kind == "f" else x for each, x in columns.items()}
-    frame = pandas.DataFrame(numbers)
-    frame.insert(0, name, split.ids)
-    runs.write_frame(frame, path)
+    name = "id" if path.suffix == ".npz" or schema is None else schema.id_name
+    if path.suffix != ".npz":
+        columns = {n: runs.rounded(x) if x.dtype.kind == "f" else x for n, x in columns.items()}
+    ids = {} if split.ids is None else {"id" if name is None else name: split.ids}
+    runs.write_arrays(path, ids | columns)
 
 
 def _write_imputed(
@@ -293,13 +289,16 @@ def _write_imputed(
 
     observed, stored = found.observed.numpy(), split.in_units(np.arange(len(found.x)))
 
+    table = path.suffix in (".csv", ".parquet")
+
     def exact(values: "Tensor") -> "np.ndarray":
         """Values in the units of the data, the observed ones as they are stored."""
-        return np.where(observed, stored, run.original(values))
+        original = run.original(values)
+        return np.where(observed, stored, run.readable(original) if table else original)
 
     values = {name: exact(getattr(found, name)) for name in ("mean", "lower", "upper")}
     draws = [exact(draw) for draw in found.completions.unbind(1)]
-    if path.suffix not in (".csv", ".parquet"):
+    if not table:
         values |= {"completions": np.stack(draws, 1), "x": stored}
         runs.write_arrays(path, found.arrays() | values, figure)
         return [path]
@@ -310,8 +309,7 @@ def _write_imputed(
         if schema is None:
             runs.write_arrays(written[-1], {"x": x})
         else:
-            whole = np.where(observed, x, runs.rounded(x))
-            runs.write_frame(runs.as_frame(schema, whole, ids), written[-1])
+            runs.write_frame(runs.as_frame(schema, x, ids), written[-1])
     written.append(path.with_stem(f"{path.stem}-gaps"))
     runs.write_frame(runs.gaps_frame(schema, observed, ids=ids, **values), written[-1])
     return written

@@ -52,7 +52,7 @@ def read(
     data: "str | os.PathLike[str] | pandas.DataFrame",
     *,
     data_dir: str | os.PathLike[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     download: bool = True,
     id_column: str | None = None,
     schema: Schema | None = None,

@@ -54,7 +54,7 @@ class Picture:
     width: int
 
 
-def read_folder(folder: Path, image_size: int | tuple[int, int] | None) -> Source:
+def read_folder(folder: Path, image_size: int | str | tuple[int, int] | None) -> Source:
     """Read a folder of images, in the order of their sorted paths.
 
     Sub-folders are classes. If all sub-folders have names of `SPLITS`, among them ``train`` and
@@ -90,15 +90,19 @@ def read_folder(folder: Path, image_size: int | tuple[int, int] | None) -> Sourc
     return describe(str(folder), rows, classes=classes or None)
 
 
-def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def _checked_size(image_size: int | str | tuple[int, int] | None) -> tuple[int, int] | None:
     """The height and width to which images are resized."""
     if image_size is None:
         return None
+    if isinstance(image_size, str):
+        written = image_size.lower().split("x")
+        whole = len(written) == 2 and all(side.strip().isdecimal() for side in written)
+        image_size = (int(written[0]), int(written[1])) if whole else (0, 0)
     sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
         raise ValueError(
             "image_size must be a positive integer, e.g. 32, or a height and a width, e.g. "
-            f"(32, 48), got {image_size!r}"
+            "(32, 48) or 32x48"
         )
     return sides[0], sides[1]
 

@@ -40,7 +40,7 @@ def suffix_of(path: Path) -> str | None:
 
 def read_path(
     path: Path,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     *,
     id_column: str | None = None,
     schema: Schema | None = None,

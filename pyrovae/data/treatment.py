@@ -63,10 +63,10 @@ def check_options(binarization: str, scaling: str) -> None:
 
 def check_treatment(source: Source, maximum: int | None, binarization: str, scaling: str) -> None:
     """Refuse missing values and numbers without a maximum if the treatment needs them."""
-    if source.gaps and binarization != "none":
+    if source.gaps and binarization == "dynamic":
         raise ValueError(
-            f"binarization {binarization!r} needs all values, and some of {source.name} are "
-            "missing; use binarization 'none', or drop rows with missing values"
+            f"binarization 'dynamic' needs all values, and some of {source.name} are missing; use "
+            "binarization 'static', 'threshold' or 'none', or drop rows with missing values"
         )
     if maximum is not None or source.unit_interval or source.maximum == 1:
         return
@@ -117,9 +117,11 @@ def check_maximum(source: Source, maximum: int | None, binarization: str, scalin
     bytes that all are 0 or 1 may be dark images out of 255. For other integers it is the largest
     value that occurs in the data: a smaller one is accepted, and a larger one too if nothing is
     made binary, since some likelihoods have no largest count and the others refuse it themselves.
-    It is irrelevant for standardized columns.
+    It is irrelevant for standardized columns. Counts with missing values come as floats.
     """
     found = source.maximum
+    if found is None and maximum is not None and source.gaps:
+        found = _largest_count(source)
     dtype = next(iter(source.parts.values())).x.dtype
     fixed = dtype.kind == "b" or dtype == np.uint8
     if not fixed and (maximum is None or scaling in STANDARDIZING):
@@ -139,6 +141,18 @@ def check_maximum(source: Source, maximum: int | None, binarization: str, scalin
     raise ValueError(
         f"{source.name} holds {here}, and the model was trained on {trained}; {remedy}"
     )
+
+
+def _largest_count(source: Source) -> int | None:
+    """The largest observed value, if all observed values are whole numbers from 0."""
+    largest = 0.0
+    for rows in source.parts.values():
+        for _, chunk in chunks(rows.x):
+            present = chunk[~np.isnan(chunk)]
+            if (present < 0).any() or (present != np.rint(present)).any():
+                return None
+            largest = max(largest, present.max(initial=0))
+    return int(largest)
 
 
 def _fit(source: Source, maximum: int, binarization: str, scaling: str) -> bool:
@@ -167,6 +181,9 @@ def treat(
     event_shape = x.shape[1:]
     labels = None if rows.labels is None else rows.labels[index]
     ids = None if rows.ids is None else rows.ids[index]
+    if gaps and binarization != "none":
+        holed = _bits_with_gaps(gather(x, index), binarization, maximum, STATIC_SEEDS[part])
+        return Split(holed, labels, event_shape, ids=ids, gaps=True)
     if binarization == "static":
         bits = _packed_bits(x, index, maximum, STATIC_SEEDS[part])
         return Split(bits, labels, event_shape, transform=Packed(event_shape), ids=ids)
@@ -180,6 +197,16 @@ def treat(
     elif scaling in STANDARDIZING:
         transform = Standardize(statistics["loc"], statistics["scale"])
     return Split(x, labels, event_shape, rows=index, transform=transform, gaps=gaps, ids=ids)
+
+
+def _bits_with_gaps(x: np.ndarray, binarization: str, maximum: int | None, seed: int) -> np.ndarray:
+    """Bits as floats, drawn once or by a threshold, and NaN where a value is missing."""
+    whole = np.nan_to_num(x)
+    rng = np.random.Generator(np.random.SFC64(seed))
+    whole = whole if maximum is None else whole.astype(np.int64)
+    static = binarization == "static"
+    bits = draw_bits(whole, maximum, rng) if static else Threshold(maximum)(whole, None)
+    return np.where(np.isnan(x), np.float32(np.nan), bits.astype(np.float32))
 
 
 def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: int) -> np.ndarray:

@@ -3,7 +3,6 @@ r"""Every method of estimating log p(x), by name, and its mean over a dataset.""
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
@@ -157,8 +156,8 @@ def evaluate(
     seed: int = ...,
     compile: str | None = ...,
     progress: Callable[[int], None] | None = ...,
-    store: Path | None = ...,
     scaled: bool = ...,
+    **options: Any,
 ) -> Evaluation: ...
 
 
@@ -185,7 +184,6 @@ def evaluate(
     seed: int = 0,
     compile: str | None = None,
     progress: Callable[[int], None] | None = None,
-    store: Path | None = None,
     scaled: bool = False,
     **options: Any,
 ) -> Evaluation | MeanEvidence | MeanSandwich:
@@ -212,12 +210,12 @@ def evaluate(
         seed: seed of the draws.
         compile: for ``iw`` from the posterior, as for :func:`per_example`. None for ``"auto"``.
         progress: callback, called with the number of examples finished.
-        store: for ``iw`` from the posterior, a file from which an interrupted evaluation resumes.
         scaled: whether densities are those of the scaled values that the VAE sees. By default they
             are those of the data in their own units: standardizing and dividing change a density
             by a factor, which is undone.
         options: options of the method: ``temperatures``, ``leapfrog`` and ``start`` for ``ais`` and
-            ``bdmc``, as for :func:`annealed`.
+            ``bdmc``, as for :func:`annealed`; for ``iw`` from the posterior ``store``, a file from
+            which an interrupted evaluation resumes.
 
     Returns:
         For ``iw`` from the posterior an :class:`Evaluation`, for ``bdmc`` a
@@ -236,7 +234,7 @@ def evaluate(
         'exact to the error of integration'
     """
     check_choice("method", method, METHODS)
-    own = {"proposal": proposal, "compile": compile, "store": store}
+    own = {"proposal": proposal, "compile": compile}
     options |= {name: value for name, value in own.items() if value is not None}
     return METHODS[method](
         vae,

@@ -24,7 +24,7 @@ from pyrovae.distributions import ColumnProduct
 from pyrovae.likelihoods._base import Elementwise
 from pyrovae.networks import NetworkFactory, Shape
 
-__all__ = ["Columns", "LikelihoodFactory", "read_columns", "write_columns"]
+__all__ = ["Columns", "LikelihoodFactory", "check_columns", "read_columns", "write_columns"]
 
 LikelihoodFactory = Callable[[int, Shape, NetworkFactory], nn.Module]
 """A function that makes a likelihood, such as its class or ``functools.partial(Normal, scale=1)``.
@@ -239,6 +239,24 @@ def write_columns(columns: Iterable[tuple[str, Mapping[str, object]]]) -> str:
         written.append(f"{name}({inside})" if inside else name)
     counted = ((item, len(list(run))) for item, run in groupby(written))
     return "+".join(item if count == 1 else f"{item}*{count}" for item, count in counted)
+
+
+def check_columns(columns: str, event_shape: Shape) -> None:
+    """Refuse a text that does not describe the columns, as `Columns` would, without building it.
+
+    Args:
+        columns: text that describes columns.
+        event_shape: shape of one example.
+
+    Raises:
+        ValueError: if the text has another form, a name or an option is unknown, or their number
+            is not that of the columns.
+
+    Example:
+        >>> from pyrovae.likelihoods import check_columns
+        >>> check_columns("normal*2+poisson", (3,))
+    """
+    _factories(columns, event_shape)
 
 
 def _factories(

@@ -13,6 +13,7 @@ from pyrovae.plots.style import MODEL, REAL, Array, typeset
 
 SHOWN = 12  # the most columns that stay readable
 _NAME = 20  # characters of a name above a panel
+_TICKS = 22  # characters below a panel
 _WORDS = 6  # the most categories whose words stay readable
 _LEFT_OUT = 70  # characters of the names of columns that are not drawn
 
@@ -147,7 +148,9 @@ def column_points(x: Array, means: Array, schema: Schema | None = None) -> Figur
         if truth.size:
             ends = [min(truth.min(), mean.min()), max(truth.max(), mean.max())]
             panel.plot(ends, ends, color=REAL, linewidth=1)
-        if truth.size and np.ptp(truth) > 0 and not words:
+        if truth.size and words:
+            panel.set_title(f"{(truth == np.rint(mean)).mean():.0%} right", loc="right")
+        elif truth.size and np.ptp(truth) > 0:
             explained = 1 - ((truth - mean) ** 2).mean() / truth.var()
             panel.set_title(typeset(f"$R^2$ = {explained:.2f}"), loc="right")
         if schema is not None:
@@ -162,7 +165,8 @@ def _write_words(panel: Axes, column: Column, axes: str) -> None:
     if not 0 < len(column.categories) <= _WORDS:
         return
     words = Schema(tuple(Column(word) for word in column.categories))
-    names = [shortened(column_name(words, code), 8) for code in range(len(words.columns))]
+    most = max(4, _TICKS // len(words.columns))
+    names = [shortened(column_name(words, code), most) for code in range(len(words.columns))]
     for axis in axes:
         panel.set(**{f"{axis}ticks": range(len(names)), f"{axis}ticklabels": names})
 

@@ -6,7 +6,6 @@ dataset, the built-in default. The resolved :class:`Config` holds all of them, i
 
 import inspect
 import math
-import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -23,14 +22,14 @@ from torch import nn
 import pyrovae
 from pyrovae._process.choices import nearest
 from pyrovae._process.isolation import stream
-from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, Schema, for_array, prepare, read
+from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, Source, for_array, prepare, read
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS, Divided, Filled, Shape, TableInput
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Option, Spec, context_of, failure, find, resolve
-from pyrovae.runs.tables import column_levels, column_scalings, columns_text
+from pyrovae.runs.tables import column_levels, column_scalings, likelihood_by_column
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
@@ -153,24 +152,16 @@ class Config:
         source = read(
             data["name"],
             data_dir=data["data_dir"],
-            image_size=image_size(data["image_size"]),
+            image_size=data["image_size"],
             id_column=data["id_column"],
         )
         event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
-        examples = sum(len(part.x) for part in source.parts.values())
-        recipe = RECIPES.get(name) or for_array(
-            source.maximum,
-            source.unit_interval,
-            event_shape,
-            examples,
-            source.schema,
-            source.black_and_white,
-        )
+        recipe = RECIPES.get(name) or _recipe(source)
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | given["training"]
         chosen: dict[str, Any] = {
             "prior": "normal",
-            "posterior": "diagonal",
+            "posterior": recipe.posterior,
             "likelihood": recipe.likelihood,
             "encoder": recipe.encoder,
             "decoder": recipe.decoder,
@@ -188,14 +179,13 @@ class Config:
             data["binarization"] = recipe.binarization if natural else "none"
         if data["scaling"] is None:
             data["scaling"] = _scaling(likelihood, natural, data, source.maximum, recipe)
-        specs["likelihood"] = _by_column(specs["likelihood"], source.schema, chosen["columns"])
-        scalings = column_scalings(str(specs["likelihood"].options.get("columns", "")))
-        dataset = prepare(
-            source,
-            binarization=data["binarization"],
-            scaling=data["scaling"],
-            columns=scalings or None,
+        specs["likelihood"] = likelihood_by_column(
+            specs["likelihood"], source.schema, chosen["columns"]
         )
+        by_column = str(specs["likelihood"].options.get("columns", ""))
+        columns = column_scalings(by_column, event_shape) or None
+        treatment = {name: data[name] for name in ("binarization", "scaling")}
+        dataset = prepare(source, columns=columns, **treatment)
         largest = source.maximum if data["binarization"] == "none" else 1
         known = {"total_count": largest, "levels": None if largest is None else largest + 1}
         divisor = chosen["input_divisor"]
@@ -385,51 +375,17 @@ def _read_table(table: str, wanted: Mapping[str, Option], values: Any) -> dict[s
         raise ValueError(f"[{table}] {error}") from error
 
 
-def image_size(value: int | str | None) -> int | tuple[int, int] | None:
-    """Read a size of images: a number for both sides, or ``HxW``."""
-    if not isinstance(value, str):
-        return value
-    sides = value.lower().split("x")
-    if len(sides) != 2 or not all(side.strip().isdigit() for side in sides):
-        raise ValueError(f"image_size is a number or HEIGHTxWIDTH such as 28x20, got {value!r}")
-    return int(sides[0]), int(sides[1])
-
-
-def _by_column(spec: Spec, schema: Schema | None, changes: str | None) -> Spec:
-    """The likelihood of the data, with one for each column where it is ``columns``."""
-    words = [] if schema is None else [c.name for c in schema.columns if c.kind == "category"]
-    if spec.name != "columns":
-        if changes is not None:
-            raise ValueError(
-                f"single columns have likelihoods of their own under the likelihood columns, not "
-                f"{spec.name}; leave one of the two out"
-            )
-        if words and not spec.is_users_own:
-            raise ValueError(
-                f"column {words[0]} holds words, which one likelihood {spec.name} for all columns "
-                "does not describe; use the likelihood columns, or drop the column"
-            )
-        return spec
-    if "columns" in spec.options and changes is None:
-        return spec
-    if schema is None or "columns" in spec.options:
-        raise ValueError(
-            "the likelihood columns takes its columns from the names of a table, and these data "
-            "have no names; write it as columns:columns=normal*3+poisson"
-            if schema is None
-            else "the likelihood has its columns already; leave out the changes to single ones"
-        )
-    parts = [part.strip() for part in re.split(r"[;\n]", changes or "") if part.strip()]
-    chosen: dict[str, str] = {}
-    for part in parts:
-        name = max((n for n in schema.names if part.startswith(f"{n}=")), key=len, default=None)
-        column, _, text = part.partition("=")
-        if name is None and not text:
-            raise ValueError(f"cannot read {part!r} among the columns; write NAME=LIKELIHOOD")
-        chosen[column.strip() if name is None else name] = (
-            text if name is None else part[len(name) + 1 :]
-        )
-    return Spec(spec.name, dict(spec.options) | {"columns": columns_text(schema, chosen)})
+def _recipe(source: Source) -> Recipe:
+    first = next(iter(source.parts.values()))
+    return for_array(
+        source.maximum,
+        source.unit_interval,
+        tuple(first.x.shape[1:]),
+        sum(len(part.x) for part in source.parts.values()),
+        source.schema,
+        source.black_and_white,
+        source.gaps,
+    )
 
 
 def _scaling(

@@ -15,7 +15,7 @@ import pyro
 import torch
 
 from pyrovae._process.files import write_bytes
-from pyrovae.data import Column, Dataset, Schema
+from pyrovae.data import Dataset
 from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
 from pyrovae.likelihoods import read_columns, write_columns
@@ -141,7 +141,7 @@ def text_table(families: Mapping[str, Mapping[str, ComponentEntry]]) -> list[str
 def headline(config: Config, dataset: Dataset) -> str:
     """Describe a run before it is trained: a line about its data and its model.
 
-    Further lines say which likelihood describes which columns of a table and how many values are
+    Further lines say the kind and the likelihood of the columns of a table and how many values are
     missing, and warn of columns that keep their units or hold a single number.
 
     Args:
@@ -174,8 +174,7 @@ def _columns(spec: Spec, dataset: Dataset) -> Iterator[str]:
     described: list[tuple[str, dict[str, str]]] = [(spec.name, {})] * count
     if spec.name == "columns":
         described = read_columns(str(spec.options["columns"]))
-        schema = dataset.schema or Schema(tuple(Column(f"x{d + 1}") for d in range(count)))
-        named = describe_columns(schema, write_columns(described), width=TABLE_WIDTH - 2)
+        named = describe_columns(dataset.schema, write_columns(described), width=TABLE_WIDTH - 2)
         yield from (f"  {line}" for line in named[:MOST_LINES])
         if len(named) > MOST_LINES:
             yield f"  and {len(named) - MOST_LINES:,} more likelihoods"

@@ -26,7 +26,7 @@ from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.data import DataLike, Dataset, as_split
 from pyrovae.distributions import is_discrete, is_point
 from pyrovae.estimates import AnyExamples, Estimate, as_examples, number_of_examples
-from pyrovae.evidence import kind, per_example
+from pyrovae.evidence import evaluate, kind
 from pyrovae.objectives import Elbo
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
@@ -156,7 +156,8 @@ def change(
         = \mathbb{E}_{q(z)} [\log p(z) - \log p'(z)]
 
     Both are evaluated on the same draws of z for each example, so the standard errors of the
-    differences are those of paired values.
+    differences are those of paired values. Bounds of a split that scales are in the units of the
+    data.
 
     Args:
         before: with the prior p.
@@ -181,7 +182,7 @@ def change(
     """
     data = as_examples(data)
     old, new = (
-        per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=progress)
+        evaluate(vae, data, samples=samples, limit=limit, seed=seed, progress=progress).per_example
         for vae in (before, after)
     )
     return PriorChange(

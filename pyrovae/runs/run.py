@@ -31,10 +31,11 @@ from pyrovae.data import Dataset, Schema, Split, Standardize, Unit, load_all
 from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
 from pyrovae.queries import Imputed
-from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings, image_size
+from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
 from pyrovae.runs.specs import Spec
+from pyrovae.runs.tables import rounded
 from pyrovae.training import METRICS, MODEL, Fit, History
 from pyrovae.vae import VAE
 
@@ -287,6 +288,14 @@ class Run:
             return Unit(self.config.data["maximum"] or 1).undo(values.numpy())
         return values.numpy()
 
+    def readable(self, values: np.ndarray) -> np.ndarray:
+        """Values in the units of the data, rounded to the digits that the VAE computes with.
+
+        Args:
+            values: ``(..., *event_shape)``.
+        """
+        return rounded(values, self.statistics().get("loc", np.zeros(())))
+
     def in_units(self, found: Imputed) -> Imputed:
         """The same completions, log p(x_obs) being that of the data in their own units."""
         statistics, slopes = self.statistics(), np.zeros(())
@@ -325,7 +334,7 @@ class Run:
             binarization=settings["binarization"],
             scaling=settings["scaling"],
             statistics=self.statistics(),
-            image_size=image_size(settings["image_size"])
+            image_size=settings["image_size"]
             if isinstance(data, str) and Path(data).is_dir()
             else None,
             maximum=settings["maximum"],
@@ -401,18 +410,11 @@ class Run:
         summary = Summary.of(found.to_dict() | self.roles() | training)
         if not processes.is_first():
             return summary
-        (self.folder / FIGURES).mkdir(exist_ok=True)
+        figures, units = self.folder / FIGURES, dataset.test.original
+        figures.mkdir(exist_ok=True)
         x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        plots.draw_vae(
-            vae,
-            x,
-            labels,
-            trained.metrics,
-            self.folder / FIGURES,
-            schema=dataset.schema,
-            units=dataset.test.original,
-        )
+        plots.draw_vae(vae, x, labels, trained.metrics, figures, schema=dataset.schema, units=units)
         write_text(self.folder / SUMMARY, as_json(summary.to_dict(), indent=2) + "\n")
         return summary
 

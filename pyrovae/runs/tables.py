@@ -1,5 +1,6 @@
 r"""Tables in a run: a likelihood for each column, and values written as the table had them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 from pyrovae._process.choices import nearest
 from pyrovae._process.files import atomic_file
 from pyrovae.data import Column, Schema
-from pyrovae.likelihoods import LIKELIHOODS, read_columns, write_columns
+from pyrovae.likelihoods import LIKELIHOODS, check_columns, read_columns, write_columns
 from pyrovae.runs.specs import Spec
 
 if TYPE_CHECKING:
@@ -59,8 +60,51 @@ def columns_text(schema: Schema, changes: Mapping[str, str]) -> str:
     return write_columns(described)
 
 
-def column_scalings(text: str) -> list[str]:
-    """How each column is scaled for its likelihood, see :func:`pyrovae.data.prepare`."""
+def likelihood_by_column(spec: Spec, schema: Schema | None, changes: str | None) -> Spec:
+    """The likelihood of the data, with one for each column where it is ``columns``."""
+    words = [] if schema is None else [c.name for c in schema.columns if c.kind == "category"]
+    if spec.name != "columns":
+        if changes is not None:
+            raise ValueError(
+                f"single columns have likelihoods of their own under the likelihood columns, not "
+                f"{spec.name}; leave one of the two out"
+            )
+        if words and not spec.is_users_own:
+            raise ValueError(
+                f"column {words[0]} holds words, which one likelihood {spec.name} for all columns "
+                "does not describe; use the likelihood columns, or drop the column"
+            )
+        return spec
+    if "columns" in spec.options and changes is None:
+        return spec
+    if schema is None or "columns" in spec.options:
+        raise ValueError(
+            "the likelihood columns takes its columns from the names of a table, and these data "
+            "have no names; write it as columns:columns=normal*3+poisson"
+            if schema is None
+            else "the likelihood has its columns already; leave out the changes to single ones"
+        )
+    parts = [part.strip() for part in re.split(r"[;\n]", changes or "") if part.strip()]
+    chosen: dict[str, str] = {}
+    for part in parts:
+        name = max((n for n in schema.names if part.startswith(f"{n}=")), key=len, default=None)
+        column, _, text = part.partition("=")
+        if name is None and not text:
+            raise ValueError(f"cannot read {part!r} among the columns; write NAME=LIKELIHOOD")
+        chosen[column.strip() if name is None else name] = (
+            text if name is None else part[len(name) + 1 :]
+        )
+    return Spec(spec.name, dict(spec.options) | {"columns": columns_text(schema, chosen)})
+
+
+def column_scalings(text: str, event_shape: tuple[int, ...]) -> list[str]:
+    """How each column is scaled for its likelihood, see :func:`pyrovae.data.prepare`.
+
+    Raises:
+        ValueError: if the text does not describe columns of examples of this shape.
+    """
+    if text:
+        check_columns(text, event_shape)
     return [str(getattr(LIKELIHOODS[name], "column_scaling", "none")) for name, _ in _known(text)]
 
 
@@ -77,11 +121,11 @@ def _known(text: str) -> list[tuple[str, dict[str, str]]]:
     return [(name, options) for name, options in columns if name in LIKELIHOODS]
 
 
-def describe_columns(schema: Schema, text: str, width: int | None = None) -> list[str]:
-    """List which likelihood describes which columns, a line for each likelihood.
+def describe_columns(schema: Schema | None, text: str, width: int | None = None) -> list[str]:
+    """List of which kind columns are and which likelihood describes them, a line for each pair.
 
     Args:
-        schema: of the table.
+        schema: of the table; None for columns without names, whose kinds are not known.
         text: the option ``columns`` of the likelihood.
         width: of a line, into which the first names must fit; None for all names.
 
@@ -90,14 +134,19 @@ def describe_columns(schema: Schema, text: str, width: int | None = None) -> lis
         >>> from pyrovae.runs import describe_columns
         >>> schema = Schema((Column("age", "count", integer=True), Column("height")))
         >>> describe_columns(schema, "poisson+normal(scale=dimension)")
-        ['poisson: age', 'normal(scale=dimension): height']
+        ['count, poisson: age', 'real, normal(scale=dimension): height']
     """
     groups: dict[str, list[str]] = {}
-    for name, column in zip(schema.names, read_columns(text), strict=True):
-        groups.setdefault(write_columns([column]), []).append(name)
+    likelihoods = [write_columns([column]) for column in read_columns(text)]
+    for place, likelihood in enumerate(likelihoods):
+        if schema is None:
+            groups.setdefault(likelihood, []).append(f"x{place + 1}")
+            continue
+        column = schema.columns[place]
+        groups.setdefault(f"{column.kind}, {likelihood}", []).append(column.name)
     return [
-        f"{likelihood}: {abbreviated(names, None if width is None else width - len(likelihood))}"
-        for likelihood, names in groups.items()
+        f"{pair}: {abbreviated(names, None if width is None else width - len(pair))}"
+        for pair, names in groups.items()
     ]
 
 
@@ -110,20 +159,31 @@ def abbreviated(names: Sequence[str], width: int | None) -> str:
     return ", ".join(names[:shown]) + (f" and {more:,} more" if more else "")
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
-    """Round numbers of a model to the nine digits that float32 has, so that they read well.
+def rounded(values: np.ndarray, loc: np.ndarray | float = 0.0) -> np.ndarray:
+    """Round numbers of a model to the digits that its float32 has, so that they read well.
 
     Args:
-        values: any shape.
+        values: in the units of the data, ``(..., *event_shape)``.
+        loc: what standardizing added to them, ``event_shape``: the distance from it has nine
+            digits.
+
+    Returns:
+        float64, in the shape of the values.
 
     Example:
         >>> import numpy
         >>> from pyrovae.runs import rounded
-        >>> rounded(numpy.array([0.1], numpy.float32).astype(float) + 3).tolist()
-        [3.1]
+        >>> x = 3 + numpy.float64(numpy.float32(0.1))
+        >>> float(x), float(rounded(x, 3.0))
+        (3.100000001490116, 3.1)
     """
-    flat = [float(f"{value:.9g}") for value in np.asarray(values).ravel().tolist()]
-    return np.array(flat, np.float64).reshape(values.shape)
+    known = np.asarray(values, np.float64)
+    distances = np.abs(known - loc)
+    usable = np.isfinite(distances) & (distances > 0)
+    digits = np.where(usable, 8 - np.floor(np.log10(distances, where=usable, out=known * 0)), 0)
+    flat = zip(known.ravel().tolist(), digits.ravel(), usable.ravel(), strict=True)
+    found = [round(value, int(digit)) if use else value for value, digit, use in flat]
+    return np.array(found, np.float64).reshape(known.shape)
 
 
 def as_frame(
@@ -192,7 +252,7 @@ def gaps_frame(
     words = any(columns[place].categories for place in places)
 
     def values(numbers: np.ndarray) -> list[Any]:
-        found = rounded(numbers[rows, places]).tolist()
+        found = numbers[rows, places].tolist()
         if not words:
             return found
         return [  # text alone, since a column of a file has one type
