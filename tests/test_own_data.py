@@ -388,7 +388,8 @@ def test_figures_of_tables_have_names_units_and_say_what_is_left_out(place, tmp_
     ):
         assert figure.get_suptitle().endswith("12 of 14 columns; without name 12, name 13")
         assert [axes.get_title(loc="left") for axes in figure.axes] == names[:12]
-        assert "units of the data" in figure.get_supxlabel()
+        below = figure.get_supxlabel() or figure.legends[0].get_title().get_text()
+        assert below == "x (units of the data)"
     two = plots.samples(x[:, :2], x[:, :2], Schema(schema.columns[:2]))
     assert two.axes[0].get_ylabel() == "name 1 (units of the data)"
 
