@@ -313,8 +313,8 @@ class VAE(nn.Module):
                 that value and the remedy.
             SpaceError: as :meth:`check_spaces`.
         """
-        with torch.random.fork_rng():
-            likelihood = self.likelihood(self.prior().sample())
+        with torch.random.fork_rng(), evaluating(self):  # batch normalization has one z here
+            likelihood = self.likelihood(self.prior().sample(torch.Size([1])))
         event_shape = tuple(likelihood.event_shape)
         if tuple(x.shape[1:]) != event_shape:
             raise ValueError(

@@ -91,6 +91,7 @@ network = _together(
 training = _together(
     integer("--epochs", help="Passes over the training data."),
     integer("--batch-size", help="Examples per step."),
+    click.option("--drop-last", is_flag=True, default=None, help="Leave out a smaller last batch."),
     number("--learning-rate", help="Largest step size of Adam."),
     number("--warmup", help="Fraction of steps in which the rate rises."),
     text("--schedule", metavar="NAME", help="cosine or constant, after the warm-up."),

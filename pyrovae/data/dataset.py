@@ -289,8 +289,9 @@ def load_all(
             f"{names}",
             stacklevel=2,
         )
+    kind = "static" if binarization == "dynamic" else binarization
     check_maximum(source, maximum, binarization, scaling)
-    check_treatment(source, maximum, binarization, scaling)
+    check_treatment(source, maximum, kind, scaling)
     parts = list(source.parts.values())
     x = parts[0].x if len(parts) == 1 else np.concatenate([rows.x for rows in parts])
     labels, ids = _joined([rows.labels for rows in parts]), _joined([rows.ids for rows in parts])
@@ -302,7 +303,6 @@ def load_all(
                 f"statistics have the shapes {shapes}, and the rows of {source.name} have "
                 f"{x.shape[1:]}; give dataset.statistics of the training data and rows like it"
             )
-    kind = "static" if binarization == "dynamic" else binarization
     index = np.arange(len(x))
     return treat(
         "all", Rows(x, labels, ids), index, kind, scaling, maximum, statistics, source.gaps

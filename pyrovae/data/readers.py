@@ -1,8 +1,8 @@
 """Readers of file formats: files and folders read into arrays and checked.
 
 Arrays keep the dtype of their file (`uint8` pictures stay `uint8`), and a `.npy` file stays
-memory-mapped. Tables are read by pandas. To add a format, write a function that returns arrays or a
-table, and add a line to `READERS` at the end.
+memory-mapped. Tables are read by pandas, and a large parquet file by its row groups. To add a
+format, write a function that returns arrays or a table, and add a line to `READERS` at the end.
 """
 
 import zipfile
@@ -12,20 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrovae._process.optional_imports import import_for
 from pyrovae.data.coding import Table
 from pyrovae.data.image_folders import read_folder
+from pyrovae.data.parquet import is_large, read_parquet, read_row_groups
 from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source, describe, rows_of
-from pyrovae.data.tables import read_table, table_of_frame
+from pyrovae.data.tables import read_table
 from pyrovae.data.text_tables import read_text
 
 __all__ = ["READERS", "read_path", "suffix_of"]
 
 TEXT = (".csv", ".tsv", ".txt")
-
-PARQUET_INDEX = "__index_level_0__"
-"""How pandas names an index without a name in parquet."""
 
 
 def suffix_of(path: Path) -> str | None:
@@ -84,6 +81,8 @@ def read_path(
             f"{path} has the suffix {path.suffix or '(none)'!r}; known are {', '.join(READERS)} "
             "and folders of images: save it as one of these"
         )
+    if suffix == ".parquet" and is_large(path):
+        return replace(read_row_groups(path, id_column, schema), name=path.name)
     found = READERS[suffix](path)
     if isinstance(found, Table):
         return replace(read_table(found, id_column, schema), name=path.name)
@@ -190,32 +189,10 @@ def _unreadable(arrays: Mapping[str, np.ndarray], others: Mapping[str, str]) -> 
     )
 
 
-def _read_parquet(path: Path) -> Table:
-    pandas = import_for("pandas", "pandas", f"reading {path}")
-    pyarrow = import_for("pyarrow", "pyarrow", f"reading {path}")
-    parquet = import_for("pyarrow.parquet", "pyarrow", f"reading {path}")
-    sizes = (8, 16, 32, 64)
-    nullable = {getattr(pyarrow, f"int{n}")(): getattr(pandas, f"Int{n}Dtype")() for n in sizes}
-    nullable |= {getattr(pyarrow, f"uint{n}")(): getattr(pandas, f"UInt{n}Dtype")() for n in sizes}
-    nullable[pyarrow.bool_()] = pandas.BooleanDtype()
-    try:
-        table = parquet.read_table(path)
-        frame = table.to_pandas(types_mapper=nullable.get)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as parquet ({reason}); write it again") from error
-    if PARQUET_INDEX in frame:  # the notes of pandas on its index were lost
-        frame = frame.set_index(PARQUET_INDEX).rename_axis(index=None)
-    notes = (table.schema.pandas_metadata or {}).get("columns", ())
-    categories = {note["name"] for note in notes if note["pandas_type"] == "categorical"}
-    frame = frame.astype({name: "category" for name in frame.columns if name in categories})
-    return table_of_frame(str(path), frame)
-
-
 READERS: Mapping[str, Callable[[Path], Mapping[str, Rows] | Table]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
     **{text + packed: read_text for text in TEXT for packed in ("", ".gz", ".zip")},
 }
 """Readers by file suffix: of arrays by part, or of a table."""

@@ -22,6 +22,7 @@ class Recipe:
         binarization: one of `pyrovae.data.BINARIZATIONS`.
         scaling: one of `pyrovae.data.SCALINGS`.
         latent_dim: dimension of z.
+        posterior: q(z | x), as given to `--posterior`.
         encoder: network of q(z | x), as given to `--encoder`.
         decoder: network of p(x | z), as given to `--decoder`.
         training: keyword arguments of `fit`.
@@ -39,6 +40,7 @@ class Recipe:
     latent_dim: int
     encoder: str
     decoder: str
+    posterior: str = "diagonal"
     training: Mapping[str, float | int | None]
     protocol: str
 
@@ -131,6 +133,17 @@ TABLE = Recipe(
     protocol=PERMUTED,
 )
 
+GAPS = Recipe(
+    likelihood="normal:scale=dimension",
+    scaling="standardize",
+    latent_dim=10,
+    encoder="mlp:hidden_dims=128",
+    decoder="linear",
+    posterior="full",
+    training=_training(learning_rate=5e-3),
+    protocol=PERMUTED,
+)
+
 
 def for_array(
     maximum: int | None,
@@ -139,6 +152,7 @@ def for_array(
     rows: int,
     schema: Schema | None = None,
     black_and_white: bool = False,
+    gaps: bool = False,
 ) -> Recipe:
     """Choose a recipe for the user's own data.
 
@@ -150,6 +164,10 @@ def for_array(
     trained in small batches for many epochs, so that there are enough steps: about 10,000, in 20 to
     1,000 epochs.
 
+    In a table with missing values few rows hold any two columns together, so its model is a simple
+    one: a linear decoder, a noise of its own for each column, one latent dimension for 60 rows or
+    less, and a posterior with all correlations, as the observed values of a row leave them.
+
     Args:
         maximum: largest count of integer values, or None for real numbers.
         unit_interval: whether the values are real numbers that all lie in [0, 1].
@@ -157,6 +175,7 @@ def for_array(
         rows: number of rows, all splits together.
         schema: of the columns of a table, or None.
         black_and_white: whether all pixels are 0 or 255.
+        gaps: whether values are missing.
 
     Returns:
         The recipe.
@@ -168,9 +187,13 @@ def for_array(
     """
     image = len(event_shape) == 3
     recipe = BITS if image or maximum == 1 or black_and_white else TABLE
+    sparse = gaps and not image
+    if sparse:
+        recipe = replace(GAPS, latent_dim=max(1, min(GAPS.latent_dim, rows // 60)))
     batch_size = min(128, max(16, rows // 40))
     epochs = min(1_000, max(20, math.ceil(10_000 * batch_size / rows)))
-    recipe = replace(recipe, training=_training(epochs=epochs, batch_size=batch_size))
+    training = dict(recipe.training) | {"epochs": epochs, "batch_size": batch_size}
+    recipe = replace(recipe, training=MappingProxyType(training))
     several = schema is not None and schema.mixed
     numbers = schema is None or all(not column.integer for column in schema.columns)
     if black_and_white:
@@ -184,7 +207,8 @@ def for_array(
     elif unit_interval:
         recipe = replace(recipe, likelihood="continuous_bernoulli", scaling="none")
     else:
-        recipe = replace(recipe, likelihood="normal", scaling="standardize")
+        likelihood = GAPS.likelihood if sparse else "normal"
+        recipe = replace(recipe, likelihood=likelihood, scaling="standardize")
     if not image:
         return replace(recipe, latent_dim=max(1, min(recipe.latent_dim, event_shape[0] // 2)))
     if event_shape[0] == 3:

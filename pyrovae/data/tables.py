@@ -102,16 +102,10 @@ def table_of_frame(name: str, frame: "pandas.DataFrame") -> Table:
 
 def read_table(table: Table, id_column: str | None = None, schema: Schema | None = None) -> Source:
     """Recognize, check and code the columns of a table, see `from_frame`."""
-    table = _without_id(table, id_column, schema)
+    table = without_id(table, id_column, schema)
     if not table.fields or not len(table.fields[0].series):
         raise ValueError(f"{table.name} is empty; it needs rows and columns of data")
-    names = [field.name for field in table.fields]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"{table.name} has several columns of the name {', '.join(twice)}; rename or drop all "
-            "but one"
-        )
+    check_names(table)
     if schema is None:
         fields = table.fields
         coded = [code(table, field) for field in fields]
@@ -121,12 +115,12 @@ def read_table(table: Table, id_column: str | None = None, schema: Schema | None
             for field, each in zip(fields, coded, strict=True)
         )
     else:
-        fields, columns = _matched(table, schema), schema.columns
+        fields, columns = matched(table, schema), schema.columns
         coded = [
             code_like(table, field, column) for field, column in zip(fields, columns, strict=True)
         ]
     for field, each in zip(fields, coded, strict=True):
-        _check_float32(table, field, each.values)
+        check_float32(table, field, each.values)
     named = table.named or any(column.categories for column in columns)
     source = describe(
         table.name,
@@ -134,7 +128,19 @@ def read_table(table: Table, id_column: str | None = None, schema: Schema | None
         schema=Schema(columns, table.id_name) if named else None,
     )
     taken = {field.name for field in fields}
+    names = (field.name for field in table.fields)
     return replace(source, unused=tuple(name for name in names if name not in taken))
+
+
+def check_names(table: Table) -> None:
+    """Refuse a table of which several columns have the same name."""
+    names = [field.name for field in table.fields]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{table.name} has several columns of the name {', '.join(twice)}; rename or drop all "
+            "but one"
+        )
 
 
 def kind_of(coded: Coded) -> str:
@@ -152,7 +158,7 @@ def kind_of(coded: Coded) -> str:
     return "real"
 
 
-def _without_id(table: Table, id_column: str | None, schema: Schema | None) -> Table:
+def without_id(table: Table, id_column: str | None, schema: Schema | None) -> Table:
     """Take the id column out of the data."""
     names = [field.name for field in table.fields]
     if id_column is None:
@@ -187,7 +193,7 @@ def _whole_if_all_are(coded: list[Coded]) -> list[Coded]:
     ]
 
 
-def _matched(table: Table, schema: Schema) -> Sequence[Field]:
+def matched(table: Table, schema: Schema) -> Sequence[Field]:
     """Find the columns of the schema by name; in order where the file has no names."""
     fields = {field.name: field for field in table.fields}
     if not table.named and len(fields) == len(schema.columns):
@@ -202,7 +208,7 @@ def _matched(table: Table, schema: Schema) -> Sequence[Field]:
     return [fields[name] for name in schema.names]
 
 
-def _check_float32(table: Table, field: Field, values: np.ndarray) -> None:
+def check_float32(table: Table, field: Field, values: np.ndarray) -> None:
     if values.dtype.kind != "f":
         return
     with np.errstate(over="ignore"):

@@ -63,10 +63,10 @@ def check_options(binarization: str, scaling: str) -> None:
 
 def check_treatment(source: Source, maximum: int | None, binarization: str, scaling: str) -> None:
     """Refuse missing values and numbers without a maximum if the treatment needs them."""
-    if source.gaps and binarization != "none":
+    if source.gaps and binarization == "dynamic":
         raise ValueError(
-            f"binarization {binarization!r} needs all values, and some of {source.name} are "
-            "missing; use binarization 'none', or drop rows with missing values"
+            f"binarization 'dynamic' needs all values, and some of {source.name} are missing; use "
+            "binarization 'static', 'threshold' or 'none', or drop rows with missing values"
         )
     if maximum is not None or source.unit_interval or source.maximum == 1:
         return
@@ -181,6 +181,9 @@ def treat(
     event_shape = x.shape[1:]
     labels = None if rows.labels is None else rows.labels[index]
     ids = None if rows.ids is None else rows.ids[index]
+    if gaps and binarization != "none":
+        holed = _bits_with_gaps(gather(x, index), binarization, maximum, STATIC_SEEDS[part])
+        return Split(holed, labels, event_shape, ids=ids, gaps=True)
     if binarization == "static":
         bits = _packed_bits(x, index, maximum, STATIC_SEEDS[part])
         return Split(bits, labels, event_shape, transform=Packed(event_shape), ids=ids)
@@ -194,6 +197,16 @@ def treat(
     elif scaling in STANDARDIZING:
         transform = Standardize(statistics["loc"], statistics["scale"])
     return Split(x, labels, event_shape, rows=index, transform=transform, gaps=gaps, ids=ids)
+
+
+def _bits_with_gaps(x: np.ndarray, binarization: str, maximum: int | None, seed: int) -> np.ndarray:
+    """Bits as floats, drawn once or by a threshold, and NaN where a value is missing."""
+    whole = np.nan_to_num(x)
+    rng = np.random.Generator(np.random.SFC64(seed))
+    whole = whole if maximum is None else whole.astype(np.int64)
+    static = binarization == "static"
+    bits = draw_bits(whole, maximum, rng) if static else Threshold(maximum)(whole, None)
+    return np.where(np.isnan(x), np.float32(np.nan), bits.astype(np.float32))
 
 
 def _packed_bits(x: np.ndarray, index: np.ndarray, maximum: int | None, seed: int) -> np.ndarray:

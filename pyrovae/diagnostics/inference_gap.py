@@ -26,7 +26,7 @@ from pyrovae._process.isolation import derived, evaluating, isolated, seed_devic
 from pyrovae.diagnostics._counting import Counting, silent
 from pyrovae.diagnostics.evidence_identity import Term, batch_terms, chosen, grid, in_parts
 from pyrovae.diagnostics.optimal_posterior import best_posterior, with_outputs
-from pyrovae.estimates import Examples, Result, batches
+from pyrovae.estimates import AnyExamples, Result, as_examples, batches
 from pyrovae.evidence import Draws, check_real, log_joint, posterior_draws
 from pyrovae.vae import VAE
 
@@ -143,7 +143,7 @@ class Gap(Result):
 
 def gap(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     images: int = 16,
     labels: Sequence[int] | NDArray[Any] | None = None,
@@ -171,7 +171,8 @@ def gap(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout.
-        data: one part of a dataset, usually the test set.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them.
         images: number of examples.
         labels: the class of each example of ``data``, kept in the result.
         method: method for log p(x), one of ``METHODS``; ``auto`` takes the first in the order above
@@ -201,7 +202,7 @@ def gap(
     for name, value, least in (("images", images, 1), ("samples", samples, 2), ("steps", steps, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    x = vae.place(next(batches(data, images, images)))
+    x = vae.place(next(batches(as_examples(data), images, images)))
     vae.check_data(x)
     with evaluating(vae), isolated(x.device), pyro.validation_enabled(False):
         check_real(vae, x)

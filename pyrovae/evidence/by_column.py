@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.distributions import base, missing_values, observed_log_prob
-from pyrovae.estimates import Estimate, Examples, batches
+from pyrovae.estimates import AnyExamples, Estimate, as_examples, batches
 from pyrovae.vae import VAE
 
 __all__ = ["reconstruction_by_element"]
@@ -16,7 +16,7 @@ ROWS = 2_000  # examples times draws that are evaluated together
 @torch.no_grad()
 def reconstruction_by_element(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     samples: int = 100,
     limit: int | None = None,
@@ -33,7 +33,7 @@ def reconstruction_by_element(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode.
-        data: the examples.
+        data: the examples, a split or as :func:`pyrovae.data.as_split` takes them.
         samples: draws of z for each example.
         limit: use only the first ``limit`` examples.
         scaled: whether densities are those of the scaled values that the VAE sees, not of the data
@@ -52,6 +52,7 @@ def reconstruction_by_element(
         >>> len(reconstruction_by_element(vae, data, samples=10))
         64
     """
+    data = as_examples(data)
     slopes = None if scaled else getattr(data, "log_slopes", None)
     parts: list[Tensor] = []
     known = missing_values(getattr(data, "gaps", None))

@@ -28,7 +28,13 @@ from pyrovae import distributions
 from pyrovae._process import choices, files, isolation, processes
 from pyrovae._process.compilation import compiled, has_compiler, in_one_line, side_by_side, traced
 from pyrovae._process.memory import rows_per_chunk
-from pyrovae.estimates import Examples, batches, number_of_examples
+from pyrovae.estimates import (
+    AnyExamples,
+    Examples,
+    as_examples,
+    batches,
+    number_of_examples,
+)
 from pyrovae.evidence.results import WeightedBounds, weight_statistics
 from pyrovae.vae import VAE
 
@@ -60,7 +66,7 @@ log p(z), and the logarithm of the sum of the weights; last the log weights ``(d
 
 def per_example(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     samples: int = DRAWS,
     limit: int | None = None,
@@ -76,7 +82,8 @@ def per_example(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
-        data: one part of a dataset, usually the test set.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them.
         samples: draws of z for each example.
         limit: use only the first ``limit`` examples.
         seed: seed of the draws; those of a batch depend only on it and on the batch's position.
@@ -102,6 +109,7 @@ def per_example(
     """
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
+    data = as_examples(data)
     count, size = number_of_examples(data, limit), batch_size(samples)
     mode = _mode(compile, vae, count, samples)
     settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.choices import check_choice
-from pyrovae.estimates import Estimate, Examples, Result, batches
+from pyrovae.estimates import AnyExamples, Estimate, Examples, Result, as_examples, batches
 from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
@@ -147,7 +147,7 @@ class MeanSandwich(Result):
 @overload
 def evaluate(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     method: Literal["iw"] = ...,
     proposal: Literal["posterior"] | None = ...,
@@ -163,19 +163,19 @@ def evaluate(
 
 @overload
 def evaluate(
-    vae: VAE, data: Examples | None, *, method: Literal["bdmc"], **options: Any
+    vae: VAE, data: AnyExamples | None, *, method: Literal["bdmc"], **options: Any
 ) -> MeanSandwich: ...
 
 
 @overload
 def evaluate(
-    vae: VAE, data: Examples | None, *, method: str = ..., **options: Any
+    vae: VAE, data: AnyExamples | None, *, method: str = ..., **options: Any
 ) -> Evaluation | MeanEvidence | MeanSandwich: ...
 
 
 def evaluate(
     vae: VAE,
-    data: Examples | None,
+    data: AnyExamples | None,
     *,
     method: str = "iw",
     proposal: str | None = None,
@@ -194,8 +194,9 @@ def evaluate(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
-        data: one part of a dataset, usually the test set; None for ``bdmc``, which draws its own
-            examples from the model.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them; a ``DataLoader`` is gone through once, in its
+            order. None for ``bdmc``, which draws its own examples from the model.
         method: one of ``METHODS``. ``"iw"``: importance weighting. ``"ais"``: annealed importance
             sampling. ``"quadrature"``: for one or two latent dimensions. ``"exact"``: for
             linear-Gaussian models and a categorical z. ``"bdmc"``: two bounds, one on either side
@@ -221,7 +222,7 @@ def evaluate(
         :class:`MeanSandwich`, and a :class:`MeanEvidence` otherwise. In nats per example.
 
     Raises:
-        TypeError: if the method does not have one of the options.
+        TypeError: if the method does not have one of the options, or the data are no examples.
         ValueError: if there is no such method, it does not apply to the model, or the value of an
             option is outside its range.
 
@@ -237,7 +238,7 @@ def evaluate(
     options |= {name: value for name, value in own.items() if value is not None}
     return METHODS[method](
         vae,
-        data,
+        None if data is None else as_examples(data),
         samples=samples,
         limit=limit,
         seed=seed,

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae._process.memory import in_chunks, rows_per_chunk
 from pyrovae.distributions import base, is_real, name
+from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence import (
     FEWEST,
     RELIABLE,
@@ -61,8 +63,8 @@ CHAIN_EXAMPLES = 10  # examples that are sampled together
 
 def impute(
     vae: VAE,
-    x: Tensor,
-    observed: Tensor,
+    x: AnyExamples,
+    observed: Tensor | np.ndarray,
     *,
     method: str = "importance",
     completions: int = 5,
@@ -82,8 +84,8 @@ def impute(
 
     Args:
         vae: the model; ``importance`` also uses its posterior, if that has a density.
-        x: examples ``(examples, *event_shape)``; values at missing pixels are ignored, and NaN
-            counts as missing.
+        x: examples ``(examples, *event_shape)``, or as :func:`pyrovae.data.as_split` takes them;
+            values at missing pixels are ignored, and NaN counts as missing.
         observed: booleans, true at observed pixels, ``event_shape`` or
             ``(examples, *event_shape)``.
         method: ``"importance"`` or ``"nuts"``.
@@ -120,8 +122,9 @@ def impute(
             raise ValueError(f"{option} must be at least {least}, got {value}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level:g}, e.g. 0.9")
-    given_x, x = x, vae.place(x)
-    observed = _mask(observed.to(x.device), x) & ~x.isnan()
+    given_x = as_tensor(x)
+    x = vae.place(given_x)
+    observed = _mask(torch.as_tensor(observed).to(x.device), x) & ~x.isnan()
     size = _together_in(method, samples)
     parts: list[dict[str, Tensor]] = []
     with isolated(x.device), evaluating(vae):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from pyrovae.estimates import Examples, batches
+from pyrovae.estimates import AnyExamples, as_examples, batches
 from pyrovae.evidence import importance_weighted
 from pyrovae.queries.results import Scores
 from pyrovae.vae import VAE
@@ -16,7 +16,7 @@ BATCH = 1_000  # examples that are checked at a time
 
 def score(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     samples: int = 1_000,
     proposal: str = "posterior",
@@ -34,7 +34,7 @@ def score(
 
     Args:
         vae: the model and its posterior; dropout is switched off during the call.
-        data: the examples, in any number.
+        data: the examples, in any number, a split or as :func:`pyrovae.data.as_split` takes them.
         samples: number of draws of z per example.
         proposal: the distribution to draw z from: ``"posterior"``, q(z | x), or ``"mixture"``, a
             mixture fitted to each example, which takes longer and needs fewer draws.
@@ -57,6 +57,7 @@ def score(
         >>> bool((found.log_evidence < 0).all()), found.heavy_tails <= len(data)
         (True, True)
     """
+    data = as_examples(data)
     x = torch.cat(list(batches(data, BATCH, limit)))
     for batch in x.split(BATCH):
         vae.check_data(vae.place(batch))

@@ -161,7 +161,7 @@ class Config:
         training |= dict(recipe.training) | given["training"]
         chosen: dict[str, Any] = {
             "prior": "normal",
-            "posterior": "diagonal",
+            "posterior": recipe.posterior,
             "likelihood": recipe.likelihood,
             "encoder": recipe.encoder,
             "decoder": recipe.decoder,
@@ -338,6 +338,7 @@ def _read(path: Path, wanted: Mapping[str, Mapping[str, Option]]) -> dict[str, d
         settings["model"].setdefault("input_divisor", 1.0)
         settings["model"].setdefault("columns", None)
         settings["training"].setdefault("precision", "float32")
+        settings["training"].setdefault("drop_last", False)
         settings["data"] = {"id_column": None, "gaps": False} | settings["data"]
     return settings
 
@@ -387,6 +388,7 @@ def _recipe(source: Source) -> Recipe:
         sum(len(part.x) for part in source.parts.values()),
         source.schema,
         source.black_and_white,
+        source.gaps,
     )
 
 

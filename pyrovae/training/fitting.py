@@ -12,15 +12,18 @@ import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pyrovae._process import processes
 from pyrovae._process.isolation import isolated, stream
-from pyrovae.data import Dataset, Split
+from pyrovae.data import DataLike, Dataset, Split, as_split
 from pyrovae.distributions import missing_values, observed_values
 from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingOptions, TrainingState
+from pyrovae.training.loaders import Loaded
 from pyrovae.training.loop import TrainingLoop
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Fit, Progress, TrainingDisplay
+from pyrovae.training.running_statistics import has_running_statistics
 from pyrovae.training.steps import check_sum, training_device
 from pyrovae.vae import VAE
 
@@ -29,11 +32,12 @@ __all__ = ["check", "fit"]
 
 def fit(
     vae: VAE,
-    data: Dataset | Split | Tensor | np.ndarray,
+    data: Dataset | DataLike,
     *,
     objective: ELBO | None = None,
     epochs: int = 100,
     batch_size: int = 128,
+    drop_last: bool = False,
     learning_rate: float = 1e-3,
     warmup: float = 0.02,
     schedule: str = "cosine",
@@ -67,13 +71,21 @@ def fit(
         vae: trained in place, and left in eval mode on the device that trained it. Its prior,
             likelihood and posterior may have a method ``at(progress)``, as the objective may.
         data: a ``Dataset``, whose validation part chooses the weights, and of whose test part only
-            the likelihood's support is checked; or examples ``(examples, *event_shape)``, all of
-            which are trained on, and the last weights kept.
+            the likelihood's support is checked; or examples ``(examples, *event_shape)`` as
+            :func:`pyrovae.data.as_split` takes them, such as an array, a DataFrame or a torch
+            ``Dataset``, all of which are trained on, and the last weights kept. The batches of a
+            ``DataLoader`` are taken as they come, with a warning: an epoch is ``len(loader)`` of
+            them, ``batch_size`` and ``drop_last`` are the loader's, the first examples stand for
+            all where the model is checked and initialized, and a resumed run trains on without
+            being equal to an uninterrupted one.
         objective: a Pyro ELBO; ``Trace_ELBO()`` by default. If it has a method ``at(progress)``,
             that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
         batch_size: examples per step, in all processes together; the last step of an epoch takes
-            the remainder.
+            the remainder, and a remainder of one example joins the step before, since batch
+            normalization needs two.
+        drop_last: leave out the last batch of an epoch if it is smaller than the others; each epoch
+            leaves out other examples.
         learning_rate: largest step size of Adam.
         warmup: fraction of all steps over which the step size rises linearly.
         schedule: of the step size after the warm-up, one of :data:`pyrovae.training.SCHEDULES`:
@@ -81,7 +93,9 @@ def fit(
         weight_decay: decoupled weight decay of matrices.
         clip_norm: largest norm of the gradient of the loss per example; None for no clipping.
         averaging: decay of the exponential moving average of the weights that is validated and
-            kept, below 1; 0 keeps the weights themselves.
+            kept, below 1; 0 keeps the weights themselves. Running statistics, such as those of
+            batch normalization, are gathered anew for the average, in a pass over the training
+            data.
         validate_every: epochs between validation bounds; the last epoch always has one.
         patience: stop after this many validation bounds without a better one; None never stops.
         max_minutes: stop after this wall-clock time, resumable; None for no limit.
@@ -106,7 +120,7 @@ def fit(
         The metrics of each epoch, and why training ended.
 
     Raises:
-        TypeError: if the objective is not a Pyro ELBO.
+        TypeError: if the objective is not a Pyro ELBO, or the data are no examples.
         ValueError: if an option is outside its range, or the data outside the likelihood's support;
             with several processes, if the objective is not a sum over examples.
         FileExistsError: if ``out`` exists and ``resume`` is False.
@@ -130,6 +144,7 @@ def fit(
     options = TrainingOptions(
         epochs=epochs,
         batch_size=batch_size,
+        drop_last=drop_last,
         learning_rate=learning_rate,
         warmup=warmup,
         schedule=schedule,
@@ -149,33 +164,37 @@ def fit(
         raise ValueError("resume needs out, the folder of the run to resume")
     if processes.is_first() and folder is not None and folder.exists() and not resume:
         raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
-    train, validation = _parts(data)
+    train, validation = (Loaded(data, seed), None) if isinstance(data, DataLoader) else _parts(data)
+    some = train.first if isinstance(train, Loaded) else train  # on which the model is tried
     where = training_device(device)
     objective = objective or Trace_ELBO()
-    gaps = train.gaps or (validation is not None and validation.gaps)
+    gaps = some.gaps or (validation is not None and validation.gaps)
     with isolated(where), missing_values(gaps):
         torch.manual_seed(stream(seed, "initialize"))
-        _check_data(vae.to(where), train)
+        _check_data(vae.to(where), some)
         if isinstance(data, Dataset):
             for part, split in (("validation", data.validation), ("test", data.test)):
                 _check_data(vae, split, part)
         if initialize and not resume:
-            _initialize(vae, train)
+            _initialize(vae, some)
         processes.from_first([*vae.parameters(), *vae.buffers()])
         check_sum(objective)
-        state = TrainingState(vae, options, len(train))
+        state = _state(vae, options, train)
         checkpoint = TrainingCheckpoint(folder, state, _described(objective))
         if resume:
             checkpoint.restore()
         else:
             with products_in(precision, vae):
-                _try(vae, train, objective)
+                _try(vae, some, objective)
             checkpoint.create(files or {})
-        slope = train.log_slope()
+        slope = some.log_slope()
         state.progress.log_slope = 0.0 if slope is None else slope.mean().item()
+        has_statistics = averaging > 0 and has_running_statistics(vae, objective, _some(vae, some))
         max_seconds = math.inf if max_minutes is None else 60 * max_minutes
-        with _reporting(report, f"{len(train):,} training examples") as shown:
-            loop = TrainingLoop(checkpoint, train, validation, objective, max_seconds, shown)
+        with _reporting(report, _about(train)) as shown:
+            loop = TrainingLoop(
+                checkpoint, train, validation, objective, max_seconds, shown, has_statistics
+            )
             stopped = loop.run()
         state.take_best()
     progress = state.progress
@@ -221,10 +240,22 @@ def _reporting(
     return contextlib.nullcontext(report or (lambda progress: None))
 
 
-def _parts(data: Dataset | Split | Tensor | np.ndarray) -> tuple[Split, Split | None]:
+def _parts(data: Dataset | DataLike) -> tuple[Split, Split | None]:
     if isinstance(data, Dataset):
         return data.train, data.validation
-    return (data if isinstance(data, Split) else Split.from_array(data)), None
+    return as_split(data), None
+
+
+def _state(vae: VAE, options: TrainingOptions, train: Split | Loaded) -> TrainingState:
+    if isinstance(train, Loaded):
+        return TrainingState(vae, train.options(options), None, train.steps)
+    return TrainingState(vae, options, len(train), options.steps_per_epoch(len(train)))
+
+
+def _about(train: Split | Loaded) -> str:
+    if isinstance(train, Loaded):
+        return f"{train.steps:,} batches of a DataLoader in an epoch"
+    return f"{len(train):,} training examples"
 
 
 def _check_data(vae: VAE, split: Split, part: str | None = None) -> None:

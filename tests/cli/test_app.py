@@ -227,7 +227,7 @@ def test_a_wrong_file_is_refused(refused, tmp_path, text, part):
         ("reconstruct run --out x.csv", "its ending must be .png or .npz"),
         ("reconstruct run --count -1", "-1 is not in the range x>=1"),
         ("encode run --data digits", "missing option '--out'"),
-        ("encode run --data digits --out x.npy", "its ending must be .npz, such as x.npz"),
+        ("encode run --data digits --out x.npy", "its ending must be .npz or .csv or .parquet"),
         ("encode run --data shape.npy --out x.npz", "was trained on examples of shape"),
         ("score run --data shape.npy --out x.npz", "have (1, 7, 7); give data of shape (N, 8, 8)"),
         ("encode run --data scale.npy --out x.npz", "the model was trained on counts out of 16"),

@@ -9,7 +9,6 @@ from PIL import Image
 
 from pyrovae._process.optional_imports import import_for
 from pyrovae.data import (
-    BINARIZATIONS,
     READERS,
     Rows,
     Source,
@@ -276,12 +275,27 @@ def test_a_column_without_a_value_is_refused_in_training_only(tmp_path: Path) ->
     assert load_all(tmp_path / "x.npy").gaps
 
 
-@pytest.mark.parametrize("binarization", BINARIZATIONS[1:])
-def test_missing_values_cannot_be_made_binary(tmp_path: Path, binarization: str) -> None:
+def test_missing_values_have_no_bits_of_their_own_at_each_visit(tmp_path: Path) -> None:
     x = RNG.random((12, 4))
     x[0, 0] = np.nan
-    with pytest.raises(ValueError, match=f"'{binarization}' needs all values, and some of x.npy"):
-        prepare(read_saved(tmp_path, x), binarization=binarization)
+    with pytest.raises(ValueError, match=r"'dynamic' needs all values, and some of x\.npy"):
+        prepare(read_saved(tmp_path, x), binarization="dynamic")
+
+
+@pytest.mark.parametrize("binarization", ["static", "threshold"])
+def test_bits_of_what_is_observed_are_drawn_and_the_rest_stays_missing(
+    tmp_path: Path, binarization: str
+) -> None:
+    x = RNG.random((400, 6)).round()
+    x[RNG.random(x.shape) < 0.3] = np.nan
+    dataset = prepare(read_saved(tmp_path, x), binarization=binarization)
+    for part in (dataset.train, dataset.validation, dataset.test):
+        bits = part.batch(np.arange(len(part))).numpy()
+        assert part.gaps
+        assert 0.2 < np.isnan(bits).mean() < 0.4
+        assert set(np.unique(bits[~np.isnan(bits)])) == {0.0, 1.0}
+    every = load_all(tmp_path / "x.npy", binarization=binarization, maximum=1)
+    assert np.array_equal(every.batch(np.arange(400)).numpy(), x, equal_nan=True)
 
 
 def test_masked_entries_are_missing_values() -> None:

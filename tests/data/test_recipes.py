@@ -22,10 +22,14 @@ from pyrovae.data import (
 )
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
+from pyrovae.posteriors import POSTERIORS
 from pyrovae.runs import Spec, resolve
 
 OWN = {
-    (maximum, unit_interval, event_shape): for_array(maximum, unit_interval, event_shape, 500)
+    (maximum, unit_interval, event_shape, gaps): for_array(
+        maximum, unit_interval, event_shape, 500, gaps=gaps
+    )
+    for gaps in (False, True)
     for maximum in (None, 1, 16, 255)
     for unit_interval in (False, True)
     for event_shape in ((1, 28, 28), (3, 32, 32), (1,), (2,), (784,))
@@ -66,6 +70,7 @@ def test_training_holds_the_arguments_of_fit(recipe: Recipe) -> None:
 def test_components_are_written_as_on_the_command_line(recipe: Recipe) -> None:
     for family, text in (
         (NETWORKS, recipe.encoder),
+        (POSTERIORS, recipe.posterior),
         (NETWORKS, recipe.decoder),
         (LIKELIHOODS, recipe.likelihood),
     ):
@@ -155,6 +160,23 @@ def test_black_and_white_is_made_binary(event_shape: tuple[int, ...]) -> None:
         "threshold",
         "none",
     )
+
+
+def test_a_table_with_gaps_gets_a_simple_model_that_its_rows_can_tell() -> None:
+    found = [
+        for_array(None, False, (columns,), rows, gaps=True)
+        for columns, rows in ((13, 178), (4, 150), (10, 442), (30, 569), (64, 1797), (9, 20))
+    ]
+    assert [recipe.latent_dim for recipe in found] == [2, 2, 5, 9, 10, 1]
+    for recipe in found:
+        assert (recipe.decoder, recipe.posterior) == ("linear", "full")
+        assert recipe.likelihood == "normal:scale=dimension"
+    mixed = for_array(None, False, (2,), 500, schema("real", "count"), gaps=True)
+    assert (mixed.likelihood, mixed.decoder) == ("columns", "linear")
+    for event_shape, gaps in (((1, 8, 8), True), ((13,), False)):
+        recipe = for_array(None, False, event_shape, 178, gaps=gaps)
+        assert (recipe.likelihood, recipe.posterior) == ("normal", "diagonal")
+        assert recipe.decoder.startswith("mlp")
 
 
 def test_a_table_gets_at_most_half_as_many_latent_dimensions_as_columns() -> None:
