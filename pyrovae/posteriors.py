@@ -57,7 +57,6 @@ class _Encoded(nn.Module):
         self.encoder: Any = network(tuple(event_shape), out_shape)
 
     def encoded(self, x: Tensor) -> Tensor:
-        """The encoder's output."""
         return self.encoder(self._read(x))
 
     @torch.no_grad()

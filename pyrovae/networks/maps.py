@@ -102,7 +102,12 @@ class _Flat(_Network):
         super().__init__(in_shape, out_shape)
         self.sizes = math.prod(self.in_shape), math.prod(self.out_shape)
 
-    def stack(self, hidden_dims: Sequence[int], dropout: float, layer: Layer) -> None:
+    hidden: nn.Sequential
+    last: nn.Linear
+
+    def stack(
+        self, hidden_dims: Sequence[int], dropout: float, layer: Layer
+    ) -> tuple[nn.Sequential, nn.Linear]:
         """Make the hidden layers, each from its input and output width, and the affine last one."""
         hidden_dims = _widths("hidden_dims", hidden_dims)
         if not 0 <= dropout < 1:
@@ -112,8 +117,7 @@ class _Flat(_Network):
             layers += layer(n, m)
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
-        self.hidden = nn.Sequential(*layers)
-        self.last = nn.Linear(hidden_dims[-1], self.sizes[1])
+        return nn.Sequential(*layers), nn.Linear(hidden_dims[-1], self.sizes[1])
 
     def flat(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.last(self.hidden(x)))
@@ -177,7 +181,9 @@ class MLP(_Flat):
     ) -> None:
         super().__init__(in_shape, out_shape)
         nonlinearity = _activation(activation)
-        self.stack(hidden_dims, dropout, lambda n, m: [nn.Linear(n, m), nonlinearity()])
+        self.hidden, self.last = self.stack(
+            hidden_dims, dropout, lambda n, m: [nn.Linear(n, m), nonlinearity()]
+        )
 
 
 class Residual(_Flat):
@@ -259,7 +265,9 @@ class Gated(_Flat):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        self.stack(hidden_dims, dropout, lambda n, m: [nn.Linear(n, 2 * m), nn.GLU(dim=-1)])
+        self.hidden, self.last = self.stack(
+            hidden_dims, dropout, lambda n, m: [nn.Linear(n, 2 * m), nn.GLU(dim=-1)]
+        )
 
 
 class Conv(_Network):

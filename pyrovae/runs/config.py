@@ -204,13 +204,9 @@ class Config:
             specs["likelihood"], source.schema, chosen["columns"]
         )
         by_column = str(specs["likelihood"].options.get("columns", ""))
-        scalings = column_scalings(by_column, event_shape)
-        dataset = prepare(
-            source,
-            binarization=data["binarization"],
-            scaling=data["scaling"],
-            columns=scalings or None,
-        )
+        columns = column_scalings(by_column, event_shape) or None
+        treatment = {name: data[name] for name in ("binarization", "scaling")}
+        dataset = prepare(source, columns=columns, **treatment)
         largest = source.maximum if data["binarization"] == "none" else 1
         known = {"total_count": largest, "levels": None if largest is None else largest + 1}
         divisor = chosen["input_divisor"]

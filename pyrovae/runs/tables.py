@@ -214,13 +214,14 @@ def rounded(values: np.ndarray, loc: np.ndarray | float = 0.0) -> np.ndarray:
         >>> import numpy
         >>> from pyrovae.runs import rounded
         >>> x = 3 + numpy.float64(numpy.float32(0.1))
-        >>> float(x), float(rounded(x, 3.0))
+        >>> float(x), float(rounded(x))
         (3.100000001490116, 3.1)
     """
     known = np.asarray(values, np.float64)
     distances = np.abs(known - loc)
     usable = np.isfinite(distances) & (distances > 0)
-    digits = np.where(usable, 8 - np.floor(np.log10(distances, where=usable, out=known * 0)), 0)
+    logs = np.log10(distances, where=usable, out=np.zeros_like(known))
+    digits = np.where(usable, 8 - np.floor(logs), 0)
     flat = zip(known.ravel().tolist(), digits.ravel(), usable.ravel(), strict=True)
     found = [round(value, int(digit)) if use else value for value, digit, use in flat]
     return np.array(found, np.float64).reshape(known.shape)

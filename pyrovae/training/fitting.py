@@ -159,22 +159,17 @@ def fit(
     )
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
-    folder = None if out is None else Path(out)
-    if folder is None and resume:
-        raise ValueError("resume needs out, the folder of the run to resume")
-    if processes.is_first() and folder is not None and folder.exists() and not resume:
-        raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
+    folder = _folder(out, resume)
     train, validation = (Loaded(data, seed), None) if isinstance(data, DataLoader) else _parts(data)
     some = train.first if isinstance(train, Loaded) else train  # on which the model is tried
     where = training_device(device)
     objective = objective or Trace_ELBO()
-    gaps = some.gaps or (validation is not None and validation.gaps)
+    every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
+    gaps = any(part.gaps for part in every)
     with isolated(where), missing_values(gaps):
         torch.manual_seed(stream(seed, "initialize"))
-        _check_data(vae.to(where), some)
-        if isinstance(data, Dataset):
-            for part, split in (("validation", data.validation), ("test", data.test)):
-                _check_data(vae, split, part)
+        for name, part in zip((None, "validation", "test"), every, strict=False):
+            _check_data(vae.to(where), part, name)
         if initialize and not resume:
             _initialize(vae, some)
         processes.from_first([*vae.parameters(), *vae.buffers()])
@@ -187,8 +182,7 @@ def fit(
             with products_in(precision, vae):
                 _try(vae, some, objective)
             checkpoint.create(files or {})
-        slope = some.log_slope()
-        state.progress.log_slope = 0.0 if slope is None else slope.mean().item()
+        state.progress.log_slope = _mean_log_slope(some)
         has_statistics = averaging > 0 and has_running_statistics(vae, objective, _some(vae, some))
         max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         with _reporting(report, _about(train)) as shown:
@@ -198,13 +192,23 @@ def fit(
             stopped = loop.run()
         state.take_best()
     progress = state.progress
-    return Fit(
-        metrics=progress.metrics,
-        stopped=stopped,
-        best_epoch=progress.best_epoch,
-        best_validation_elbo=progress.best_validation_elbo,
-        seconds=progress.seconds,
-    )
+    best = progress.best_epoch, progress.best_validation_elbo
+    return Fit(progress.metrics, stopped, *best, seconds=progress.seconds)
+
+
+def _mean_log_slope(data: Split) -> float:
+    slope = data.log_slope()
+    return 0.0 if slope is None else slope.mean().item()
+
+
+def _folder(out: str | Path | None, resume: bool) -> Path | None:
+    """The folder of the run, which exists if and only if it is resumed."""
+    folder = None if out is None else Path(out)
+    if folder is None and resume:
+        raise ValueError("resume needs out, the folder of the run to resume")
+    if processes.is_first() and folder is not None and folder.exists() and not resume:
+        raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
+    return folder
 
 
 def check(vae: VAE, data: Split, objective: ELBO) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO, SVI
 from torch import Tensor
@@ -74,6 +74,8 @@ class TrainingLoop:
     max_seconds: float
     report: Callable[[Progress], None]
     has_statistics: bool
+    requests: Requests = field(init=False)
+    step: Step = field(init=False)
 
     def __post_init__(self) -> None:
         self.state, self.options = self.checkpoint.state, self.checkpoint.state.options

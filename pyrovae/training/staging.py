@@ -20,9 +20,8 @@ of the graph; numbers that a schedule changes are therefore inputs, named in the
 ``scheduled`` of the object that has them. An ``if`` on the value of a tensor has no single branch,
 and ``make_fx`` refuses it. ``Tensor.item``, with which an objective turns its loss into a float,
 would leave the graph; a mode of torch keeps it inside. A program that cannot be recorded, or whose
-replay differs, runs as before, with one warning that gives the reason.
-
-A graph is for one shape of the batch, so a smaller last batch of an epoch has its own graph.
+replay differs, runs as before, with one warning that gives the reason. A graph is for one shape of
+the batch, so a smaller last batch of an epoch has its own graph.
 """
 
 import copy
