@@ -66,10 +66,11 @@ def test_the_columns_of_drawn_rows_are_distributed_as_those_of_the_data(gaps, tm
     frame = table(3_000, 0)
     if gaps:
         hidden = np.random.default_rng(1).random(frame.shape) < 0.2
-        frame = frame.mask(hidden)
+        frame = frame.mask(hidden).convert_dtypes()  # counts stay whole numbers beside gaps
     frame.to_csv(tmp_path / "t.csv", index=False)
     settings = {"data": {"name": str(tmp_path / "t.csv")}, "model": {"latent_dim": 2}}
     config, data = Config.resolve(settings)
+    assert {column.name: column.kind for column in data.schema.columns} == KINDS
     vae = config.build()
     fit(vae, data, epochs=80, batch_size=64, learning_rate=2e-3, averaging=0.99, seed=0)
     torch.manual_seed(0)

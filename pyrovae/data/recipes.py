@@ -140,7 +140,7 @@ GAPS = Recipe(
     encoder="mlp:hidden_dims=128",
     decoder="linear",
     posterior="full",
-    training=_training(learning_rate=5e-3),
+    training=_training(learning_rate=3e-3),
     protocol=PERMUTED,
 )
 
