@@ -51,7 +51,6 @@ __all__ = ["MODES", "Staged"]
 
 MODES = ("off", "graph", "inductor")
 """Ways to run a step: as written, as a graph, as a compiled graph."""
-
 NORM = 3  # position of the norm among the results of a graph
 
 
