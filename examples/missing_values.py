@@ -73,7 +73,8 @@ def main() -> None:
         spread = error.std(ddof=1) / math.sqrt(len(error)) / (2 * math.sqrt(error.mean()))
         print(f"error of {name:<22} {math.sqrt(error.mean()):.2f} +- {spread:.2f}")
     inside = ((lower <= truth) & (truth <= upper))[place]
-    print(f"{inside.mean():.0%} of {len(inside)} intervals of 90% hold the hidden number")
+    share, error = 100 * inside.mean(), 100 * inside.std() / math.sqrt(len(inside))
+    print(f"{share:.0f} +- {error:.0f} % of {len(inside)} intervals of 90 % hold the hidden number")
     words = hidden[:, ~numbers]
     if words.any():
         right = (np.rint(mean) == truth)[:, ~numbers][words]

@@ -388,7 +388,8 @@ def test_figures_of_tables_have_names_units_and_say_what_is_left_out(place, tmp_
     ):
         assert figure.get_suptitle().endswith("12 of 14 columns; without name 12, name 13")
         assert [axes.get_title(loc="left") for axes in figure.axes] == names[:12]
-        assert "units of the data" in figure.get_supxlabel()
+        below = figure.get_supxlabel() or figure.legends[0].get_title().get_text()
+        assert below == "x (units of the data)"
     two = plots.samples(x[:, :2], x[:, :2], Schema(schema.columns[:2]))
     assert two.axes[0].get_ylabel() == "name 1 (units of the data)"
 
@@ -590,6 +591,7 @@ def test_a_run_from_before_tables_had_a_schema_opens(command, run):
     [
         (("--column", "hight=normal"), "no column 'hight' (did you mean 'height'?)"),
         (("--column", "height=norml"), "got 'norml' (did you mean 'normal'?)"),
+        (("--column", "temp=normal", "--column", "temp=laplace"), "temp is given two likelihoods"),
         (("--column", "height=columns"), "likelihood of a column must be one of"),
         (("--likelihood", "columns:columns=normal*2"), "columns describes 2 columns, and x has 8"),
         (("--column", "color=categorical:levels=2"), "outside the support"),
@@ -691,3 +693,31 @@ def test_every_command_has_densities_in_the_units_of_the_data(command, run):
     truth = json.loads(exact.out)["log_evidence"]["estimate"]
     values = [row["log_evidence"]["value"] for row in found["per_image"]]
     assert np.mean(values) == pytest.approx(truth, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lines", "gaps", "people"])
+def test_a_run_reads_its_own_data_to_the_bit(place, name):
+    run = Run.open(place / name)
+    assert run.dataset().digest() == (place / name / "data.sha256").read_text().strip()
+
+
+def test_a_training_file_that_has_changed_is_matched_by_name_or_refused(command, tmp_path):
+    frame = lines(count=100)
+    frame.to_csv("t.csv", index=False)
+    made(tmp_path / "run", tmp_path / "t.csv")
+    options = ("evaluate", "run", "--samples", 5)
+    first = command(*options).out
+    for changed in (frame[["c", "a", "b"]], frame.assign(d=1.5)):
+        changed.to_csv("t.csv", index=False)
+        assert command(*options).out == first
+    for changed, message in (
+        (frame[["a", "b"]], "t.csv lacks the columns c"),
+        (3 * frame, "t.csv has changed since run was trained on it: the means or deviations"),
+    ):
+        changed.to_csv("t.csv", index=False)
+        assert message in refused(command(*options))
+    np.save("x.npy", frame.to_numpy())
+    made(tmp_path / "other", tmp_path / "x.npy")
+    np.save("x.npy", frame.to_numpy()[:, :2])
+    result = command("evaluate", "other", "--samples", 5)
+    assert "its examples have the shape (2,) and had (3,)" in refused(result)

@@ -189,9 +189,10 @@ def prepare(
     assigned, rule = _assign(source)
     statistics: Mapping[str, np.ndarray] = {}
     flat: tuple[int, ...] = ()
-    if scaling in STANDARDIZING or assigned["train"][0].x.ndim == 2:
+    x = assigned["train"][0].x
+    if scaling in STANDARDIZING or (x.ndim == 2 and x.dtype.kind == "f"):
         moments = moments_of(*assigned["train"])
-        flat = flat_columns(*moments) if moments[0].ndim == 1 else ()
+        flat = flat_columns(*moments) if x.ndim == 2 else ()
         if scaling in STANDARDIZING:
             statistics = statistics_of(*moments, columns)
     splits: dict[str, Split] = {}

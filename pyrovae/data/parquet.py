@@ -184,12 +184,14 @@ def _parts(
     start = 0
     with _readable(path) as file:
         size = max(1, CHUNK_VALUES // max(1, file.metadata.num_columns))
-        for batch in file.iter_batches(size):
-            if batch.num_rows:
-                part = without_id(_table(path, batch, start), id_column, schema)
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group)
+            for first in range(0, rows.num_rows, size):
+                some = rows.slice(first, size)
+                part = without_id(_table(path, some, start), id_column, schema)
                 check_names(part)
-                yield slice(start, start + batch.num_rows), part
-            start += batch.num_rows
+                yield slice(start, start + some.num_rows), part
+                start += some.num_rows
 
 
 def _mapped(count: int, columns: int, dtype: np.dtype[Any]) -> np.ndarray:

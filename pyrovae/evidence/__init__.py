@@ -1,31 +1,32 @@
 """Estimators of log p(x), the evidence.
 
 ``evaluate`` is the one function for all of them. ``lower_bounds`` draws from q(z | x): the ELBO and
-the importance-weighted bound, of a batch and of every example of a dataset. The other files hold
-one method each: ``importance`` (with mixtures fitted to each example), ``annealing`` (annealed
-importance sampling; bounds on both sides), ``quadrature``, ``tractable`` (models whose log p(x) has
-a formula) and ``nuts`` (from draws of p(z | x)). ``by_column`` takes the reconstruction term apart.
-``results`` holds the objects they return, with the diagnostics of importance weights. A new
-estimator is a file with one function and one line in the dictionary ``METHODS`` of ``methods``.
+the importance-weighted bound, of a batch and of every example of a dataset. Of the other methods,
+``importance`` weights draws, also those of mixtures fitted to each example; ``annealing`` has
+annealed importance sampling and the bounds on both sides; ``quadrature`` integrates; ``tractable``
+has the models whose log p(x) is a formula; ``chains`` draws from p(z | x) by NUTS, and estimates
+log p(x) from these draws. ``by_column`` takes the reconstruction term apart. ``results`` holds the
+objects they return, with the diagnostics of importance weights. A new estimator is a file with one
+function, a line in the dictionary ``METHODS`` of ``methods``, and one in that of the command.
 """
 
 from pyrovae.evidence import (
     annealing,
     by_column,
+    chains,
     importance,
     lower_bounds,
     methods,
-    nuts,
     quadrature,
     results,
     tractable,
 )
 from pyrovae.evidence.annealing import *
 from pyrovae.evidence.by_column import *
+from pyrovae.evidence.chains import *
 from pyrovae.evidence.importance import *
 from pyrovae.evidence.lower_bounds import *
 from pyrovae.evidence.methods import *
-from pyrovae.evidence.nuts import *
 from pyrovae.evidence.quadrature import *
 from pyrovae.evidence.results import *
 from pyrovae.evidence.tractable import *
@@ -38,7 +39,7 @@ __all__ = [
         importance,
         lower_bounds,
         methods,
-        nuts,
+        chains,
         quadrature,
         results,
         tractable,

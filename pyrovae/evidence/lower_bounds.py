@@ -415,7 +415,7 @@ def _fingerprint(vae: VAE, data: Examples) -> str:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     for batch in data.batches(1_000):
         digest.update(batch.numpy().tobytes())
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), isolation.evaluating(vae):
         torch.manual_seed(0)
         first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
     digest.update(first.elbo.cpu().numpy().tobytes())

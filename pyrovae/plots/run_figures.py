@@ -18,7 +18,7 @@ from pyrovae import diagnostics
 from pyrovae._process.isolation import evaluating, isolated, seed_device
 from pyrovae.data import Schema, Split
 from pyrovae.distributions import fills_space, is_discrete, moments
-from pyrovae.plots.elbo import bound
+from pyrovae.plots.curves import bound
 from pyrovae.plots.examples import grid, image_shape, prior_swap, reconstructions, samples
 from pyrovae.plots.latent_space import discrete, latent
 from pyrovae.plots.style import Array, Shape, as_array, save

@@ -13,13 +13,14 @@ from pyrovae.plots.style import MODEL, REAL, Array, typeset
 
 SHOWN = 12  # the most columns that stay readable
 _NAME = 20  # characters of a name above a panel
+_NAME_BESIDE = 13  # of one beside a number
 _TICKS = 22  # characters below a panel
 _WORDS = 6  # the most categories whose words stay readable
 _LEFT_OUT = 70  # characters of the names of columns that are not drawn
 
 
 def column_panels(
-    columns: int, title: str, schema: Schema | None = None
+    columns: int, title: str, schema: Schema | None = None, most: int = _NAME
 ) -> tuple[Figure, list[Axes]]:
     """Make a figure with a panel for each of the first twelve columns, under its name.
 
@@ -27,6 +28,7 @@ def column_panels(
         columns: in the table.
         title: of the figure; a second line says which columns are left out.
         schema: of the table; None for columns without names.
+        most: characters of a name above a panel.
     """
     shown = min(columns, SHOWN)
     across = min(4, shown)
@@ -35,19 +37,19 @@ def column_panels(
     figure = Figure(figsize=size, layout="constrained")
     panels = [figure.add_subplot(down, across, index + 1) for index in range(shown)]
     names = [column_name(schema, d) for d in range(columns)]
-    for panel, name in zip(panels, names, strict=False):
-        panel.set_title(name, loc="left")
+    for d, panel in enumerate(panels):
+        panel.set_title(column_name(schema, d, most), loc="left")
     if columns > shown:
         title += f"\n{shown} of {columns} columns; without {_listed(names[shown:])}"
     figure.suptitle(title)
     return figure, panels
 
 
-def column_name(schema: Schema | None, index: int) -> str:
+def column_name(schema: Schema | None, index: int, most: int = _NAME) -> str:
     """The name of a column for a figure, or its number where no name can be drawn."""
     if schema is None:
         return f"$x_{{{index + 1}}}$"
-    name = shortened(" ".join(schema.names[index].split()), _NAME)
+    name = shortened(" ".join(schema.names[index].split()), most)
     properties = matplotlib.font_manager.FontProperties()
     font = matplotlib.font_manager.get_font(matplotlib.font_manager.findfont(properties))
     if not name or not all(font.get_char_index(ord(letter)) for letter in name):
@@ -105,13 +107,15 @@ def column_histograms(
             panel.hist(present, bins=bins, weights=weights, **style)
         if schema is not None:
             _write_words(panel, schema.columns[d], axes="x")
-    figure.supxlabel("x (units of the data)")
+    units = "x (units of the data)"
     figure.supylabel("density (per unit of the data)")
     handles, labels = panels[0].get_legend_handles_labels()
     if beside:
+        figure.supxlabel(units)
         figure.legend(handles, labels, loc="outside right upper")
-    else:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    else:  # a label of the figure would lie under the legend
+        below: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "title": units}
+        figure.legend(handles, labels, title_fontsize="large", **below)
     return figure
 
 
@@ -139,7 +143,7 @@ def column_points(x: Array, means: Array, schema: Schema | None = None) -> Figur
         schema: of the table; None for columns without names.
     """
     title = "Each column against its reconstruction; on the line it would be perfect"
-    figure, panels = column_panels(x.shape[1], title, schema)
+    figure, panels = column_panels(x.shape[1], title, schema, most=_NAME_BESIDE)
     for d, panel in enumerate(panels):
         seen = ~np.isnan(x[:, d])
         truth, mean = x[seen, d], means[seen, d]

@@ -22,14 +22,29 @@ from torch import nn
 import pyrovae
 from pyrovae._process.choices import nearest
 from pyrovae._process.isolation import stream
-from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, Source, for_array, prepare, read
+from pyrovae.data import (
+    DATASETS,
+    RECIPES,
+    Dataset,
+    Recipe,
+    Schema,
+    Source,
+    for_array,
+    prepare,
+    read,
+)
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS, Divided, Filled, Shape, TableInput
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Option, Spec, context_of, failure, find, resolve
-from pyrovae.runs.tables import column_levels, column_scalings, likelihood_by_column
+from pyrovae.runs.tables import (
+    column_levels,
+    column_scalings,
+    likelihood_by_column,
+    scaling_of,
+)
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
@@ -126,7 +141,11 @@ class Config:
 
     @classmethod
     def resolve(
-        cls, settings: Settings | None = None, *, trusted: Collection[str] = ()
+        cls,
+        settings: Settings | None = None,
+        *,
+        trusted: Collection[str] = (),
+        schema: Schema | None = None,
     ) -> tuple["Config", Dataset]:
         """Fill in the settings that are not given, from the data's recipe and the defaults.
 
@@ -134,6 +153,7 @@ class Config:
             settings: tables ``data``, ``model`` and ``training``, as in :class:`Config`; any part
                 may be left out: ``{"data": {"name": "mnist"}, "model": {"prior": "laplace"}}``.
             trusted: ``module:attribute`` names of user-defined code that may be imported.
+            schema: of a table that was read before, whose columns are taken by their names.
 
         Returns:
             The complete configuration, and the dataset it describes.
@@ -154,6 +174,7 @@ class Config:
             data_dir=data["data_dir"],
             image_size=data["image_size"],
             id_column=data["id_column"],
+            schema=schema,
         )
         event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
         recipe = RECIPES.get(name) or _recipe(source)
@@ -178,7 +199,7 @@ class Config:
         if data["binarization"] is None:
             data["binarization"] = recipe.binarization if natural else "none"
         if data["scaling"] is None:
-            data["scaling"] = _scaling(likelihood, natural, data, source.maximum, recipe)
+            data["scaling"] = scaling_of(likelihood, natural, data, source.maximum, recipe)
         specs["likelihood"] = likelihood_by_column(
             specs["likelihood"], source.schema, chosen["columns"]
         )
@@ -386,22 +407,6 @@ def _recipe(source: Source) -> Recipe:
         source.black_and_white,
         source.gaps,
     )
-
-
-def _scaling(
-    likelihood: Callable[..., Any],
-    natural: bool,
-    data: Mapping[str, Any],
-    maximum: int | None,
-    recipe: Recipe,
-) -> str:
-    if data["binarization"] != "none":
-        return "none"
-    if natural:
-        return recipe.scaling
-    if likelihood is LIKELIHOODS["columns"]:
-        return "columns"
-    return str(getattr(likelihood, "scaling", "unit")) if maximum is not None else "none"
 
 
 def _input_divisor(dataset: Dataset) -> float:

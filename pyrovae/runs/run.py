@@ -35,7 +35,7 @@ from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
 from pyrovae.runs.specs import Spec
-from pyrovae.runs.tables import rounded
+from pyrovae.runs.tables import check_unchanged, rounded
 from pyrovae.training import METRICS, MODEL, Fit, History
 from pyrovae.vae import VAE
 
@@ -246,7 +246,9 @@ class Run:
         """
         data = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
         settings = {"data": data, "model": self.config.model}
-        return Config.resolve(settings, trusted=self.trusted)[1]
+        dataset = Config.resolve(settings, trusted=self.trusted, schema=self.schema)[1]
+        check_unchanged(dataset, self.folder, data["event_shape"], self.statistics())
+        return dataset
 
     @property
     def schema(self) -> Schema | None:

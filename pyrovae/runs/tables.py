@@ -1,7 +1,7 @@
 r"""Tables in a run: a likelihood for each column, and values written as the table had them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from pyrovae._process.choices import nearest
 from pyrovae._process.files import atomic_file
-from pyrovae.data import Column, Schema
+from pyrovae.data import Column, Dataset, Recipe, Schema
 from pyrovae.likelihoods import LIKELIHOODS, check_columns, read_columns, write_columns
 from pyrovae.runs.specs import Spec
 
@@ -91,10 +91,28 @@ def likelihood_by_column(spec: Spec, schema: Schema | None, changes: str | None)
         column, _, text = part.partition("=")
         if name is None and not text:
             raise ValueError(f"cannot read {part!r} among the columns; write NAME=LIKELIHOOD")
-        chosen[column.strip() if name is None else name] = (
-            text if name is None else part[len(name) + 1 :]
-        )
+        name, text = (column.strip(), text) if name is None else (name, part[len(name) + 1 :])
+        if name in chosen:
+            raise ValueError(f"column {name} is given two likelihoods; leave one out")
+        chosen[name] = text
     return Spec(spec.name, dict(spec.options) | {"columns": columns_text(schema, chosen)})
+
+
+def scaling_of(
+    likelihood: Callable[..., Any],
+    natural: bool,
+    data: Mapping[str, Any],
+    maximum: int | None,
+    recipe: Recipe,
+) -> str:
+    """The scaling that suits a likelihood, where the settings name none."""
+    if data["binarization"] != "none":
+        return "none"
+    if natural:
+        return recipe.scaling
+    if likelihood is LIKELIHOODS["columns"]:
+        return "columns"
+    return str(getattr(likelihood, "scaling", "unit")) if maximum is not None else "none"
 
 
 def column_scalings(text: str, event_shape: tuple[int, ...]) -> list[str]:
@@ -159,6 +177,28 @@ def abbreviated(names: Sequence[str], width: int | None) -> str:
     return ", ".join(names[:shown]) + (f" and {more:,} more" if more else "")
 
 
+def check_unchanged(
+    dataset: Dataset,
+    folder: Path,
+    event_shape: tuple[int, ...],
+    statistics: Mapping[str, np.ndarray],
+) -> None:
+    """Refuse training data that are no longer those of a run, by their shape and their scales."""
+    reason = ""
+    if dataset.event_shape != tuple(event_shape):
+        reason = f"its examples have the shape {dataset.event_shape} and had {tuple(event_shape)}"
+    elif not all(
+        np.allclose(dataset.statistics[key], known, rtol=1e-5, atol=1e-6 * statistics["scale"])
+        for key, known in statistics.items()
+    ):
+        reason = "the means or deviations of its training rows differ"
+    if reason:
+        raise ValueError(
+            f"{dataset.name} has changed since {folder} was trained on it: {reason}; restore it, "
+            "or train again"
+        )
+
+
 def rounded(values: np.ndarray, loc: np.ndarray | float = 0.0) -> np.ndarray:
     """Round numbers of a model to the digits that its float32 has, so that they read well.
 
@@ -174,13 +214,14 @@ def rounded(values: np.ndarray, loc: np.ndarray | float = 0.0) -> np.ndarray:
         >>> import numpy
         >>> from pyrovae.runs import rounded
         >>> x = 3 + numpy.float64(numpy.float32(0.1))
-        >>> float(x), float(rounded(x, 3.0))
+        >>> float(x), float(rounded(x))
         (3.100000001490116, 3.1)
     """
     known = np.asarray(values, np.float64)
     distances = np.abs(known - loc)
     usable = np.isfinite(distances) & (distances > 0)
-    digits = np.where(usable, 8 - np.floor(np.log10(distances, where=usable, out=known * 0)), 0)
+    logs = np.log10(distances, where=usable, out=np.zeros_like(known))
+    digits = np.where(usable, 8 - np.floor(logs), 0)
     flat = zip(known.ravel().tolist(), digits.ravel(), usable.ravel(), strict=True)
     found = [round(value, int(digit)) if use else value for value, digit, use in flat]
     return np.array(found, np.float64).reshape(known.shape)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import stream
-from pyrovae.data import Split
+from pyrovae.data import Rows, Source, Split, prepare
 from pyrovae.evidence import evaluate
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import MLP, Linear
@@ -23,7 +23,6 @@ from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config
 from pyrovae.training import TrainingInterrupted, device_step, fit, loop
 from pyrovae.training.checkpoint import TrainingOptions
-from pyrovae.training.optim import MovingAverage
 from pyrovae.training.running_statistics import renew_statistics
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
@@ -184,6 +183,20 @@ def test_an_older_run_without_the_option_resumes(tmp_path):
     assert same(expected, resumed)
 
 
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_batch_normalization_is_validated_in_eval_mode(seed, averaging, tmp_path):
+    x = rows(200, seed)
+    data = prepare(Source("x", {"all": Rows(x)}, maximum=None))
+    vae = make(encoder=normalized, seed=seed)
+    result = fit(vae, data, **SHORT, averaging=averaging, learning_rate=0.01, seed=seed)
+    bound = evaluate(vae, data.validation, samples=1, seed=seed)
+    assert result.best_validation_elbo == bound.elbo.value
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    evaluate(vae.train(), data.test, samples=3, store=tmp_path / "x" / "store")
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
 def test_drop_last_is_a_setting_of_a_run(tmp_path):
     resolved, _ = Config.resolve({"training": {"drop_last": True}})
     assert resolved.training["drop_last"] is True
@@ -231,44 +244,29 @@ def test_averaged_batch_normalization_has_the_statistics_of_its_own_activations(
         torch.testing.assert_close(network[1].running_var, inside.var(0), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", [normalized, with_own])
-def test_the_validation_bound_of_averaged_statistics_is_that_of_the_average(kind, seed):
-    """With statistics of the latest weights, the average would be nats below its training bound."""
+def below_training(kind, seed):
+    """By how much the bound in eval mode lies below that of train mode, in nats."""
     x = rows(256, seed)
     vae = make(encoder=kind, seed=seed)
-    options = {"epochs": 30, "batch_size": 32, "learning_rate": 0.05, "schedule": "constant"}
+    options = {"epochs": 12, "batch_size": 32, "learning_rate": 0.05, "schedule": "constant"}
     fit(vae, x, **options, averaging=0.99, device="cpu", seed=seed)
     bound = evaluate(vae, x, samples=50).elbo.value
-    training = vae.train()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        of_batches = -np.mean(
-            [
-                Trace_ELBO().loss(training.model, training.guide, torch.from_numpy(x)) / len(x)
-                for _ in range(50)
-            ]
-        )
-    assert abs(bound - of_batches) < 0.1
-
-
-def test_statistics_of_the_latest_weights_would_be_worse():
-    """The check above can fail: the average with the buffers of the latest weights."""
-    x = torch.from_numpy(rows(256))
-    vae = make(encoder=normalized)
-    average = MovingAverage(vae, 0.999)
-    average.update()
-    with torch.no_grad():
-        for p in vae.posterior.encoder[0].parameters():
-            p.mul_(5)
     vae.train()
-    for _ in range(50):
-        vae.posterior(x)
-    average.update()
-    found = evaluate(average.module, x, samples=50).elbo.value
-    renew_statistics(average.module, Trace_ELBO(), [x])
-    assert average.module.training is vae.training
-    assert evaluate(average.module, x, samples=50).elbo.value > found + 0.1
+    torch.manual_seed(0)
+    x = torch.from_numpy(x)
+    with torch.no_grad():
+        losses = [Trace_ELBO().loss(vae.model, vae.guide, x) / len(x) for _ in range(50)]
+    return -np.mean(losses) - bound
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", [normalized, with_own])
+def test_the_bound_of_averaged_weights_is_sane(kind, seed, monkeypatch):
+    """It is that of batches, up to the noise of their statistics; else up to nats below."""
+    assert abs(below_training(kind, seed)) < 0.05
+    if kind is with_own:
+        monkeypatch.setattr(loop, "renew_statistics", lambda *arguments: None)
+        assert below_training(kind, seed) > 0.5
 
 
 def test_what_no_batch_came_through_keeps_its_statistics():
