@@ -8,8 +8,9 @@ Each table with gaps is written to a csv file and configured as by ``pyrovae fit
 --likelihood normal:scale=dimension --scaling standardize --objective iwae``; the recipe for tables
 with gaps chooses the rest. As the other methods do, the model sees all rows: it is trained for
 6,000 steps on whatever is left of them, and the last weights fill the gaps as in ``pyrovae
-impute``. No hidden value has a part in any choice. The others are scikit-learn's on standardized
-columns, with their defaults. With ``--json``, finished masks are kept and not run again.
+impute``. A run sees no hidden value; the recipe itself was chosen with masks of these tables in
+view. The others are scikit-learn's on standardized columns, with their defaults. With ``--json``,
+finished masks are kept and not run again.
 
 The error is the root of the mean squared error over the hidden cells, each in units of the standard
 deviation of its column, constant columns left out. Errors behind a figure are standard errors over
