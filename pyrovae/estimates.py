@@ -3,13 +3,24 @@ r"""Results that print readably, means with their standard errors, and batches o
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, dataclass_transform
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Estimate", "Examples", "Result", "batches", "number_of_examples"]
+from pyrovae.data import DataLike, as_split
+
+__all__ = [
+    "AnyExamples",
+    "Estimate",
+    "Examples",
+    "Result",
+    "as_examples",
+    "as_tensor",
+    "batches",
+    "number_of_examples",
+]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -85,6 +96,57 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, size: int) -> Iterator[Tensor]: ...
+
+
+AnyExamples: TypeAlias = Examples | DataLike
+"""Examples as functions take them: such batches, or what :func:`pyrovae.data.as_split` takes."""
+
+
+def as_examples(data: AnyExamples) -> Examples:
+    """Make examples that come in batches of what a function was given.
+
+    Args:
+        data: a split or the like, returned as it is, or what :func:`pyrovae.data.as_split` takes.
+
+    Returns:
+        The examples.
+
+    Raises:
+        TypeError, ValueError: as :func:`pyrovae.data.as_split`.
+
+    Example:
+        >>> import pandas
+        >>> from pyrovae.estimates import as_examples
+        >>> next(as_examples(pandas.DataFrame({"a": [1.5, 2.0]})).batches(2)).tolist()
+        [[1.5], [2.0]]
+    """
+    # asked of the class: a column of a DataFrame may have any name
+    if hasattr(type(data), "batches"):
+        return cast(Examples, data)
+    return as_split(cast(DataLike, data))
+
+
+def as_tensor(data: AnyExamples) -> Tensor:
+    """Make one tensor of what a function was given; a tensor is returned as it is.
+
+    Args:
+        data: as for :func:`as_examples`.
+
+    Returns:
+        All examples, ``(examples, *event_shape)``.
+
+    Raises:
+        TypeError, ValueError: as :func:`pyrovae.data.as_split`.
+
+    Example:
+        >>> from pyrovae.estimates import as_tensor
+        >>> as_tensor(data).shape
+        torch.Size([64, 1, 8, 8])
+    """
+    if isinstance(data, Tensor):
+        return data
+    found = as_examples(data)
+    return next(iter(found.batches(len(found))))
 
 
 class Estimate(Result):

@@ -6,7 +6,7 @@ A posterior of your own is any module that meets :class:`pyrovae.vae.Posterior`.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pyro import distributions as dist
@@ -15,14 +15,20 @@ from torch import Tensor, nn
 from pyrovae import distributions
 from pyrovae._process.choices import check_choice
 from pyrovae.distributions import (
+    FARTHEST,
+    LARGEST_INPUT,
     FlowDistribution,
     OneHots,
     RelaxedOneHots,
-    cholesky_factor,
+    bounded,
+    filled,
+    location_and_low_rank,
+    location_and_scale,
+    location_and_tril,
     number_of_variables,
     zuko_flows,
 )
-from pyrovae.networks import Divided, NetworkFactory, Shape
+from pyrovae.networks import NetworkFactory, Shape
 
 __all__ = [
     "POSTERIORS",
@@ -38,7 +44,7 @@ __all__ = [
 
 
 class _Encoded(nn.Module):
-    """A distribution over z whose parameters an encoder computes from x.
+    """A distribution over z whose parameters, which are bounded, an encoder computes from x.
 
     Args:
         event_shape: shape of one example.
@@ -48,24 +54,32 @@ class _Encoded(nn.Module):
 
     def __init__(self, event_shape: Shape, network: NetworkFactory, out_shape: Shape) -> None:
         super().__init__()
-        self.encoder = network(tuple(event_shape), out_shape)
+        self.encoder: Any = network(tuple(event_shape), out_shape)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        return self.encoder(self._read(x))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Scale the encoder's first weights to the data, so that the unit of x does not matter.
 
-        The unit becomes three times the root mean square of x: nearly all values then lie between
-        -1 and 1. Images with pixels between 0 and 1 are about there already.
-
         Args:
             x: training data ``(batch, *event_shape)``.
         """
-        if isinstance(self.encoder, Divided):
-            x = x / self.encoder.divisor
-        unit = 3 * x.square().mean().sqrt()
+        x = self._read(x)
+        if hasattr(self.encoder, "initialize"):
+            self.encoder.initialize(x)
+        if hasattr(self.encoder, "prepared"):
+            x = self.encoder.prepared(x)
+        unit = 3 * x.square().mean().sqrt()  # nearly all values lie between -unit and unit
         weight = getattr(self.encoder, "input_weight", None)
         if weight is not None and unit > 0:
             weight /= unit
+
+    def _read(self, x: Tensor) -> Tensor:
+        """x with zeros for missing values, unless the encoder reads gaps itself."""
+        read = x if getattr(self.encoder, "reads_gaps", False) else filled(x)
+        return read.clamp(-LARGEST_INPUT, LARGEST_INPUT)
 
 
 class _Diagonal(_Encoded):
@@ -77,8 +91,8 @@ class _Diagonal(_Encoded):
         super().__init__(event_shape, network, (2, latent_dim))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale = self.encoder(x).unbind(-2)  # (*batch, 2, latent_dim)
-        return self.family(loc, log_scale.exp()).to_event(1)
+        loc, log_scale = self.encoded(x).unbind(-2)  # (*batch, 2, latent_dim)
+        return self.family(*location_and_scale(loc, log_scale)).to_event(1)
 
 
 class DiagonalNormal(_Diagonal):
@@ -134,8 +148,8 @@ class FullNormal(_Encoded):
         self.sizes = sizes
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_diagonal, below = self.encoder(x).split(self.sizes, -1)
-        return dist.MultivariateNormal(loc, scale_tril=cholesky_factor(log_diagonal, below))
+        loc, tril = location_and_tril(*self.encoded(x).split(self.sizes, -1))
+        return dist.MultivariateNormal(loc, scale_tril=tril)
 
 
 class LowRankNormal(_Encoded):
@@ -174,9 +188,9 @@ class LowRankNormal(_Encoded):
         super().__init__(event_shape, network, (2 + rank, latent_dim))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        out = self.encoder(x)  # (*batch, 2 + rank, latent_dim)
+        out = self.encoded(x)  # (*batch, 2 + rank, latent_dim)
         loc, log_scale, factor = out[..., 0, :], out[..., 1, :], out[..., 2:, :].mT
-        return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp())
+        return dist.LowRankMultivariateNormal(*location_and_low_rank(loc, log_scale, factor))
 
 
 class DiagonalLaplace(_Diagonal):
@@ -263,8 +277,11 @@ class InverseAutoregressive(_Encoded):
         self.from_normal = flow.transform
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, log_scale, features = self.encoder(x).split(self.sizes, -1)
-        base = dist.Normal(loc, log_scale.exp()).to_event(1)
+        out = bounded(self.encoded(x), 100.0)
+        loc, log_scale, features = out.split(self.sizes, -1)
+        far = out.abs().amax(-1, keepdim=True) > 30  # where the maps would lose a density's digits
+        log_scale = torch.where(far, log_scale - log_scale.detach(), log_scale)
+        base = dist.Normal(*location_and_scale(loc, log_scale)).to_event(1)
         return FlowDistribution(base, self.from_normal(features))
 
 
@@ -295,7 +312,7 @@ class Point(_Encoded):
         super().__init__(event_shape, network, (latent_dim,))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        return dist.Delta(self.encoder(x), event_dim=1)
+        return dist.Delta(bounded(self.encoded(x), FARTHEST), event_dim=1)
 
 
 class PowerSpherical(_Encoded):
@@ -333,9 +350,10 @@ class PowerSpherical(_Encoded):
         super().__init__(event_shape, network, (latent_dim + 1,))
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        out = self.encoder(x)  # (*batch, latent_dim + 1)
+        out = self.encoded(x)  # (*batch, latent_dim + 1)
+        concentration = bounded(out[..., 0], 15.0).exp()  # beyond, a density has no digits
         return distributions.PowerSpherical(
-            nn.functional.normalize(out[..., 1:], dim=-1), out[..., 0].exp()
+            nn.functional.normalize(out[..., 1:], dim=-1), concentration
         )
 
 
@@ -406,7 +424,7 @@ class RelaxedCategorical(_Encoded):
         self.temperature: Tensor | float = temperature
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        logits = self.encoder(x)  # (*batch, L, K)
+        logits = self.encoded(x)  # (*batch, L, K)
         return RelaxedOneHots(logits, self.temperature) if self.training else OneHots(logits)
 
     def at(self, progress: float) -> None:

@@ -12,7 +12,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import evaluating
-from pyrovae.distributions import base, moments
+from pyrovae.distributions import base, moments, observed_log_prob, observed_part
 
 __all__ = ["VAE", "Likelihood", "Posterior", "Prior", "SpaceError"]
 
@@ -156,12 +156,14 @@ class VAE(nn.Module):
         """The Pyro program of p(x, z) = p(z) p(x | z), with x observed.
 
         Args:
-            x: data ``(batch, *event_shape)``.
+            x: data ``(batch, *event_shape)``. The factor of a value that is NaN, a missing one, is
+                masked.
         """
         self.declare("prior", "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
+            likelihood, value = observed_part(self.likelihood(z), x)
+            pyro.sample("x", likelihood, obs=value)
 
     def guide(self, x: Tensor) -> None:
         """The Pyro program of q(z | x).
@@ -201,7 +203,27 @@ class VAE(nn.Module):
             torch.Size([100, 64])
         """
         p = self.prior() if prior is None else prior
-        return p.log_prob(z).to(dtype) + self.likelihood(z).log_prob(x).to(dtype)
+        return p.log_prob(z).to(dtype) + self.log_likelihood(x, z).to(dtype)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z) of each pair of x and z, in nats, where NaN in x is a missing value.
+
+        Args:
+            x: data ``(*batch, *event_shape)``.
+            z: latents ``(*sample_shape, *batch, latent_dim)``.
+
+        Returns:
+            ``(*sample_shape, *batch)``.
+
+        Raises:
+            ValueError: if values are missing and the likelihood is not a product over them.
+
+        Example:
+            >>> gaps = torch.full((64, 1, 8, 8), float("nan"))
+            >>> bool((vae.log_likelihood(gaps, torch.zeros(64, 2)) == 0).all())
+            True
+        """
+        return observed_log_prob(self.likelihood(z), x)
 
     def declare(self, *roles: str) -> None:
         """Register the parameters that a program uses with Pyro, by ``pyro.module``.
@@ -291,14 +313,15 @@ class VAE(nn.Module):
                 that value and the remedy.
             SpaceError: as :meth:`check_spaces`.
         """
-        with torch.random.fork_rng():
-            likelihood = self.likelihood(self.prior().sample())
+        with torch.random.fork_rng(), evaluating(self):  # batch normalization has one z here
+            likelihood = self.likelihood(self.prior().sample(torch.Size([1])))
         event_shape = tuple(likelihood.event_shape)
         if tuple(x.shape[1:]) != event_shape:
             raise ValueError(
                 f"the likelihood describes examples of shape {event_shape}, the data's have "
                 f"{tuple(x.shape[1:])}; reshape the data, or build the networks for its shape"
             )
+        _, x = observed_part(likelihood, x)  # a missing value lies in any support
         inside = likelihood.support.check(x)  # (batch,): the event dims are reduced
         if not inside.all():
             elementwise = base(likelihood).support.check(x)

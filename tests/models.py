@@ -168,6 +168,9 @@ def loose(vae):
     return VAE(vae.prior, vae.likelihood, posterior), exact
 
 
+ELEMENTWISE = [name for name in LIKELIHOODS if name != "columns"]
+"""The likelihoods that describe all elements of x alike, whatever its shape."""
+
 OPTIONS = {
     "binomial": {"total_count": 3},
     "discretized_logistic": {"levels": 4},
@@ -178,6 +181,11 @@ OPTIONS = {
 def with_likelihood(name, network):
     likelihood = LIKELIHOODS[name](2, SHAPE, network, **OPTIONS.get(name, {}))
     return VAE(StandardNormal(2), likelihood, DiagonalNormal(2, SHAPE, network))
+
+
+def of_bits(name, bits):
+    """Data in the support of a likelihood."""
+    return 0.25 + bits / 2 if name in {"beta", "log_normal"} else bits
 
 
 def with_categorical(network):

@@ -158,3 +158,41 @@ def exact_elbo(vae, x, of_kl):
     reconstruction = reconstruction - (square + spread) / (2 * variance)
     kl = (q.mean.square() + q.variance - q.variance.log() - 1) / 2
     return with_gradient(reconstruction - of_kl(kl), vae)
+
+
+def ppca_maximum(x, latent_dim, steps=2_000):
+    """The largest mean log p(x_obs) of probabilistic PCA: W, b and one variance, by EM.
+
+    Of each row only the observed values count; NaN is missing. EM of Tipping and Bishop (1999),
+    with sums over the observed values; the log density is of the normal over them.
+    """
+    x = double(x)
+    seen = (~x.isnan()).double()
+    x = torch.where(seen > 0, x, torch.zeros_like(x))
+    rows, dims = x.shape
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(dims, latent_dim, generator=generator, dtype=torch.float64)
+    bias, variance = (x.sum(0) / seen.sum(0)), torch.ones(()).double()
+    one = torch.eye(latent_dim).double()
+    for _ in range(steps):
+        gram = torch.einsum("nd,di,dj->nij", seen, weight, weight)
+        covariance = torch.linalg.inv(one + gram / variance)
+        r = seen * (x - bias) / variance
+        mean = torch.einsum("nij,nj->ni", covariance, r @ weight)
+        more = torch.cat([mean, torch.ones(rows, 1).double()], 1)  # for the bias
+        second = torch.einsum("ni,nj->nij", more, more)
+        second[:, :latent_dim, :latent_dim] += covariance
+        left = torch.einsum("nd,nij->dij", seen, second)
+        both = torch.linalg.solve(left, (seen * x).T @ more)
+        weight, bias = both[:, :latent_dim], both[:, latent_dim]
+        squares = x.square().sum() - 2 * (both * ((seen * x).T @ more)).sum()
+        squares += torch.einsum("di,dij,dj->", both, left, both)
+        variance = squares / seen.sum()
+    total = 0.0
+    for row, here in zip(x, seen > 0, strict=True):
+        w = weight[here]
+        joint = w @ w.T + variance * torch.eye(len(w)).double()
+        apart = row[here] - bias[here]
+        total -= (apart @ torch.linalg.solve(joint, apart)).item() / 2
+        total -= (torch.logdet(joint).item() + len(w) * math.log(2 * math.pi)) / 2
+    return total / rows

@@ -103,6 +103,23 @@ def test_startup_prints_its_limits(tmp_path):
     assert seconds["import pyrovae, after them"] < seconds["import torch, pyro"]
 
 
+@pytest.mark.slow
+def test_imputed_tables_are_measured_once_and_shown_again(tmp_path):
+    file = tmp_path / "figures.json"
+    small = ("--tables", "iris", "--masks", 2, "--steps", 50, "--samples", 30, "--json", file)
+    output = run("imputation.py", tmp_path, *small)
+    figures = json.loads(file.read_text())["tables"]["iris"]
+    assert set(figures) == {"0", "1"}
+    for found in figures.values():
+        assert 0.9 < found["column mean"] < 1.2
+        assert 0.5 < found["coverage"] <= 1
+        assert all(0.4 < found[name] < 2 for name in ("KNNImputer", "IterativeImputer", "pyrovae"))
+    assert run("imputation.py", tmp_path, *small).splitlines()[1:] == output.splitlines()[1:]
+    assert json.loads(file.read_text())["tables"]["iris"] == figures
+    markdown = run("imputation.py", tmp_path, "--read", file, "--markdown")
+    assert "| iris | 2 |" in markdown
+
+
 def bits_in_files(folder, seed=0):
     """Files laid out as Larochelle's are: a line for each image, bits between blanks."""
     rng = np.random.default_rng(seed)

@@ -130,7 +130,7 @@ def test_commands_and_their_options_exist(words):
 def test_the_commands_on_extending_run_with_the_components_of_that_page(
     command, components_of, monkeypatch
 ):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
     page = ROOT / "docs" / "extending.md"
     components_of(page)
     np.savez("ring.npz", x=np.random.default_rng(0).standard_normal((50, 2)))

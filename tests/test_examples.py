@@ -34,6 +34,7 @@ ARGUMENTS = {
     "input_or_output": ["--epochs", "1"],
     "kl_analytic_vs_monte_carlo": ["--epochs", "1", "--limit", "20"],
     "kl_term": ["--epochs", "1"],
+    "missing_values": ["--epochs", "2", "--samples", "20", "--count", "4"],
     "nuts_vs_guide": ["--epochs", "2", "--draws", "20"],
     "overlap": ["--epochs", "2", "--images", "40"],
     "own_likelihood": ["--epochs", "1"],

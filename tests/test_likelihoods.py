@@ -19,6 +19,7 @@ from pyrovae.likelihoods import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     Laplace,
+    LogNormal,
     NegativeBinomial,
     Normal,
     Poisson,
@@ -31,6 +32,7 @@ from pyrovae.priors import StandardNormal
 from pyrovae.runs import options_of
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
+from tests.models import ELEMENTWISE
 from tests.oracles import assert_reached, assert_within
 
 OPTIONS = {
@@ -49,7 +51,7 @@ def spread_option(name):
 
 
 def cases():
-    for name in LIKELIHOODS:
+    for name in ELEMENTWISE:
         option = spread_option(name)
         if option is None:
             yield pytest.param(name, {}, id=name)
@@ -67,7 +69,7 @@ def make(name, event_shape, network, **options):
 
 def values(name, bits):
     """Data in the support of a likelihood, its lowest value where ``bits`` is 0."""
-    if name == "beta":
+    if name in {"beta", "log_normal"}:
         return 0.02 + 0.96 * bits
     return 3 * bits if name in COUNTS else bits
 
@@ -131,6 +133,9 @@ def test_sums_or_integrates_to_one(name, options, network):
         total = sum(density(x) for x in range(4))
     elif name in {"continuous_bernoulli", "beta"}:
         total = quad(density, 0, 0.5)[0] + quad(density, 0.5, 1)[0]
+    elif name == "log_normal":
+        ends = [0, *p.base_dist.icdf(torch.tensor([0.01, 0.5, 0.99])).flatten().tolist(), np.inf]
+        total = sum(quad(density, *pair)[0] for pair in itertools.pairwise(ends))
     else:
         middle = p.mean.item()
         total = quad(density, -np.inf, middle)[0] + quad(density, middle, np.inf)[0]
@@ -138,8 +143,8 @@ def test_sums_or_integrates_to_one(name, options, network):
 
 
 def test_every_entry_has_a_normalization_test():
-    densities = {"continuous_bernoulli", "beta", "normal", "laplace", "student_t"}
-    assert set(LIKELIHOODS) == {"bernoulli"} | COUNTS | densities
+    densities = {"continuous_bernoulli", "beta", "normal", "log_normal", "laplace", "student_t"}
+    assert set(ELEMENTWISE) == {"bernoulli"} | COUNTS | densities
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -185,9 +190,8 @@ def test_a_vae_takes_its_data_and_has_finite_gradients(name, options, network, d
         ("bernoulli", 0.5),
         ("binomial", 4.0),
         ("continuous_bernoulli", 1.5),
-        ("normal", float("nan")),
-        ("laplace", float("nan")),
-        ("student_t", float("nan")),
+        ("log_normal", 0.0),
+        ("log_normal", -1.0),
         ("beta", 0.0),
         ("beta", 1.0),
         ("discretized_logistic", -1.0),
@@ -229,7 +233,24 @@ def test_save_and_load(name, options, network):
 def test_initialize_starts_the_mean_at_the_mean_of_the_data(name, options):
     x = data_of_means(name)
     p = at_the_start(make(name, (3,), Linear, **options), x)
-    torch.testing.assert_close(p.mean, x.mean(0), rtol=1e-3, atol=1e-3)
+    if name == "log_normal":
+        torch.testing.assert_close(p.base_dist.base_dist.loc, x.log().mean(0))
+    else:
+        torch.testing.assert_close(p.mean, x.mean(0), rtol=1e-3, atol=1e-3)
+
+
+@every
+def test_initialize_leaves_out_missing_values(name, options):
+    """The start is that of the same data without gaps, up to what gaps at random take away."""
+    x = data_of_means(name)[torch.randperm(2_000)]
+    gappy = torch.where(torch.rand_like(x) < 0.3, float("nan"), x)
+    whole, part = (at_the_start(make(name, (3,), Linear, **options), data) for data in (x, gappy))
+    torch.testing.assert_close(
+        part.mean, whole.mean, rtol=0.05, atol=0.05 * whole.mean.max().item()
+    )
+    gappy[:, 1] = float("nan")
+    p = at_the_start(make(name, (3,), Linear, **options), gappy)
+    assert p.log_prob(x).isfinite().all()
 
 
 @every
@@ -241,12 +262,13 @@ def test_initialize_survives_constant_pixels(name, options, network):
 
 
 @pytest.mark.parametrize("kind", ["learned", "dimension", "decoder"])
-@pytest.mark.parametrize("name", ["normal", "laplace", "beta", "negative_binomial"])
+@pytest.mark.parametrize("name", ["normal", "log_normal", "laplace", "beta", "negative_binomial"])
 def test_initialize_starts_the_variance_at_the_variance_of_the_data(name, kind):
     """Data of the likelihood's own kind; where one number serves all, data that share it."""
     torch.manual_seed(0)
     draw = {
         "normal": torch.distributions.Normal(torch.zeros(3), 0.3),
+        "log_normal": torch.distributions.LogNormal(torch.zeros(3), 0.3),
         "laplace": torch.distributions.Laplace(torch.zeros(3), 0.3),
         "beta": torch.distributions.Beta(
             torch.tensor([2.0, 4.0, 6.0]), torch.tensor([6.0, 4.0, 2.0])
@@ -272,6 +294,57 @@ def test_a_scale_of_its_own_stays_above_a_hundredth_of_the_datas(name, kind):
         likelihood.decoder.layer.bias.data[2:].fill_(-100)
     scale = likelihood(torch.zeros(2)).base_dist.scale
     torch.testing.assert_close(scale, (0.01 * size).expand(2))
+
+
+@pytest.mark.parametrize("kind", ["dimension", "decoder"])
+@pytest.mark.parametrize("name", ["normal", "laplace", "student_t"])
+def test_a_column_of_a_small_unit_starts_at_its_own_and_sets_the_limit(name, kind):
+    """But one that is nearly constant starts at a tenth of that of all columns."""
+    torch.manual_seed(0)
+    rare = (torch.arange(500) % 100 == 0) * 1e-3
+    x = torch.cat([torch.randn(500, 3) * torch.tensor([1, 1e3, 1e6]), rare[:, None]], 1)
+    off = (x - x.mean(0)).abs()
+    power = 2 if name == "normal" else 1
+    own, pooled = (off.pow(power).mean(over).pow(1 / power) for over in (0, (0, 1)))
+    likelihood = make(name, (4,), Linear, scale=kind)
+    scale = at_the_start(likelihood, x).base_dist.scale
+    torch.testing.assert_close(scale, torch.cat([own[:3], 0.1 * pooled[None]]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(likelihood.spread.minimum, 0.01 * own[0])
+
+
+FAR = {
+    "real": [sign * size for size in (1e6, 1e20, 3e38) for sign in (1, -1)],
+    "positive": [1e6, 1e20, 3e38, 1e-20, 1e-37],
+    "unit": [1e-37, 1e-20, 1 - 1e-7],
+}
+FAR |= dict.fromkeys(("normal", "laplace", "student_t"), FAR["real"])
+FAR |= dict.fromkeys(("poisson", "negative_binomial"), FAR["positive"][:3])
+FAR |= {"log_normal": FAR["positive"], "beta": FAR["unit"], "continuous_bernoulli": FAR["unit"]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every
+def test_numbers_far_outside_are_never_undefined(name, options, network, dtype):
+    """Far x are below the usual ones; far z give finite densities, draws and gradients."""
+    likelihood = make(name, (3,), network, **options).to(dtype)
+    usual = values(name, (torch.rand(50, 3) < 0.5).to(dtype))
+    likelihood.initialize(usual)
+    far = torch.tensor(FAR.get(name, [0.0]), dtype=dtype)[:, None].expand(-1, 3)
+    for z in ((0.0, 0.0), (1e4, 1e4), (-1e4, 1e4), (-1e4, -1e4), (1e6, 1e6)):
+        p = likelihood(torch.tensor(z, dtype=dtype))
+        log_prob = p.log_prob(far)
+        assert not log_prob.isnan().any()
+        assert (log_prob < 1e3).all()
+        if z == (0.0, 0.0) and name not in {"beta", "continuous_bernoulli", "bernoulli"}:
+            largest = far.abs().max(1).values >= 1e20
+            assert (log_prob[largest] < p.log_prob(usual).min() - 50).all()
+        assert p.support.check(p.sample((20,))).all()
+        likelihood.zero_grad()
+        found = p.log_prob(usual)
+        assert found.isfinite().all() or z != (0.0, 0.0)
+        found.sum().backward()
+        for parameter in likelihood.parameters():
+            assert parameter.grad.isfinite().all()
 
 
 def test_normalizing_constants_are_scipys():
@@ -301,6 +374,11 @@ def test_normalizing_constants_are_scipys():
 
     check(Binomial(2, (4,), Linear, total_count=3), binomial)
     check(Normal(2, (4,), Linear, scale=0.3), lambda h: stats.norm.logpdf(k, h, 0.3))
+    check(
+        LogNormal(2, (4,), Linear, scale=0.3),
+        lambda h: stats.lognorm.logpdf(inside, 0.3, scale=np.exp(h)),
+        torch.from_numpy(inside).float(),
+    )
     check(Laplace(2, (4,), Linear, scale=0.3), lambda h: stats.laplace.logpdf(k, h, 0.3))
     check(StudentT(2, (4,), Linear, df=3, scale=0.3), lambda h: stats.t.logpdf(k, 3, h, 0.3))
     check(Beta(2, (4,), Linear, dispersion=0.3), beta, torch.from_numpy(inside).float())

@@ -171,6 +171,26 @@ def test_initialize_knows_the_divisor_of_the_encoder(text, network):
     torch.testing.assert_close(*draws, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("text", VARIANTS)
+def test_an_x_far_outside_has_a_posterior_whose_draws_are_usable(text, network):
+    torch.manual_seed(0)
+    posterior = make(text, 2, (5,), network).eval()
+    posterior.initialize(torch.randn(50, 5))
+    sizes = torch.tensor([1e3, 1e6, 1e10, 1e20, 3e38])
+    x = (torch.randn(40, 1, 5) * sizes[:, None]).clamp(-3e38, 3e38)
+    for gain in (1,) if text.startswith("flow") else (1, 100):  # as after a long training
+        with torch.no_grad():
+            for parameter in posterior.encoder.parameters():
+                parameter *= gain
+        q = posterior(x.flatten(0, 1))
+        z = q.sample((10,))
+        assert q.support.check(z).all()
+        assert z.isfinite().all()
+        log_q = q.log_prob(z)
+        assert not log_q.isnan().any()
+        assert (log_q > -1e3).all()
+
+
 def constant(posterior, values):
     """A posterior with a linear encoder that gives ``values`` for every x."""
     with torch.no_grad():

@@ -9,7 +9,7 @@ import click
 
 import pyrovae
 from pyrovae._process import processes
-from pyrovae.cli import diagnose, evaluate, fitting, inference, options, queries
+from pyrovae.cli import diagnose, evaluate, fitting, options, posterior, queries
 
 if TYPE_CHECKING:
     from pyrovae.runs import Run
@@ -148,6 +148,6 @@ def components() -> options.Found:
     return plain, runs.text_table(families)
 
 
-for file in (diagnose, evaluate, fitting, inference, queries):
+for file in (diagnose, evaluate, fitting, posterior, queries):
     for name in file.__all__:
         cli.add_command(getattr(file, name))

@@ -49,7 +49,7 @@ def diagnose(run: "Run", limit: int, draws: int, seed: int, data_dir: str | None
     found = diagnostics.diagnose(
         vae, dataset, draws=draws, limit=limit, seed=seed, counting=training.counting
     )
-    pictures = plots.diagnosis_figures(vae, found)
+    pictures = plots.diagnosis_figures(vae, found, dataset)
     report = found.to_dict() | {"sweep": None}  # the key that older files have
     for name, picture in pictures.items():
         plots.save(picture, folder / f"{name}.png")

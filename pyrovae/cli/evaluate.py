@@ -49,6 +49,7 @@ OPTIONS = ("samples", "temperatures", "start", "proposal", "compile")
 @options.seed
 @options.text("--compile", metavar="HOW", help="auto, off or inductor (iw). [auto]")
 @options.text("--out", metavar="FILE", help="Write the numbers of each example to an .npz file.")
+@options.scaled
 @options.data_dir
 @options.printed
 def evaluate(
@@ -57,6 +58,7 @@ def evaluate(
     limit: int | None,
     seed: int,
     out: str | None,
+    scaled: bool,
     data_dir: str | None,
     **given: Any,
 ) -> options.Found:
@@ -64,7 +66,8 @@ def evaluate(
 
     Other methods: annealed importance sampling, ais; for one or two latent dimensions, quadrature;
     for linear-Gaussian models and categorical z, exact; and on data simulated from the model, a
-    lower and an upper bound on log p(x), bdmc.
+    lower and an upper bound on log p(x), bdmc. Densities are per unit of the data. For a table,
+    the reconstruction term is also given for each column.
     """
     from pyrovae import evidence, runs, training
 
@@ -73,9 +76,10 @@ def evaluate(
     _check(method, chosen, shared)
     path = None if out is None else runs.destination(out, Path(out), (".npz",))
     vae = run.vae()
-    data = None if method == "bdmc" else run.dataset(data_dir).test
-    available = evidence.SIMULATED if data is None else len(data)
-    total = available if limit is None else limit if data is None else min(limit, available)
+    simulated = method == "bdmc"
+    data = None if simulated and run.is_unscaled else run.dataset(data_dir).test
+    available = evidence.SIMULATED if simulated or data is None else len(data)
+    total = available if limit is None else limit if simulated else min(limit, available)
     about = f"{chosen.get('samples', evidence.DRAWS):,} samples each" if shared else method
     with (
         run.unfinished() if shared else nullcontext() as store,
@@ -83,9 +87,23 @@ def evaluate(
     ):
         chosen |= {"store": store} if shared else {}
         result = evidence.evaluate(
-            vae, data, method=method, limit=limit, seed=seed, progress=progress, **chosen
+            vae,
+            data,
+            method=method,
+            limit=limit,
+            seed=seed,
+            progress=progress,
+            scaled=scaled,
+            **chosen,
         )
     plain, lines = _plain(result, run.roles()), [*_lines(result)]
+    if shared and data is not None and (schema := run.schema) is not None:
+        each = evidence.reconstruction_by_element(vae, data, limit=limit, scaled=scaled, seed=seed)
+        plain |= {
+            "columns": {n: part.to_dict() for n, part in zip(schema.names, each, strict=True)}
+        }
+        lines += ["", "reconstruction by column (+- standard error over examples):"]
+        lines += [f"  {n:<24} {part:10.2f}" for n, part in zip(schema.names, each, strict=True)]
     if path is not None and processes.is_first():
         arrays = result.per_example.arrays()
         runs.write_arrays(path, {name: value.numpy() for name, value in arrays.items()})

@@ -23,6 +23,7 @@ NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
 @options.data
 @options.text("--prior", metavar="SPEC", help="p(z). [normal]")
 @options.text("--likelihood", metavar="SPEC", help="p(x|z). [from the recipe]")
+@options.columns
 @options.text("--posterior", metavar="SPEC", help="q(z|x). [diagonal]")
 @options.text("--objective", metavar="SPEC", help="Training objective. [elbo]")
 @options.network
@@ -49,7 +50,7 @@ def fit(
         folder = None if out is None else Path(out)
     else:
         run = options.opened_run(resume, {role: given.pop(role, None) for role in roles})
-        given |= {"config": config, "out": out}
+        given |= {"config": config, "out": out, "columns": given["columns"] or None}
         changes = {name: value for name, value in given.items() if value is not None}
         chosen, folder = run.settings_to_resume(changes), run.folder
     resolved, dataset = runs.Config.resolve(chosen, trusted=trusted)

@@ -62,9 +62,23 @@ seed = count("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Seed 
 data = _together(
     text("--data", metavar="NAME|PATH", help="Dataset, file, or folder of images. [digits]"),
     data_dir,
-    integer("--image-size", help="Resize a folder's images to N x N."),
+    text("--image-size", metavar="N|HxW", help="Resize a folder's images."),
+    text("--id", "id_column", metavar="COLUMN", help="Column that identifies rows, no data."),
     text("--binarization", metavar="HOW", help="dynamic, static, threshold or none."),
-    text("--scaling", metavar="HOW", help="none, unit or standardize."),
+    text("--scaling", metavar="HOW", help="none, unit, standardize or columns."),
+)
+
+columns = click.option(
+    "--column",
+    "columns",
+    type=_not_empty,
+    multiple=True,
+    metavar="NAME=SPEC",
+    help="Likelihood of a column of a table; may be repeated.",
+)
+
+scaled = click.option(
+    "--scaled", is_flag=True, help="Densities of the scaled values, not of the data's units."
 )
 
 network = _together(
@@ -77,6 +91,7 @@ network = _together(
 training = _together(
     integer("--epochs", help="Passes over the training data."),
     integer("--batch-size", help="Examples per step."),
+    click.option("--drop-last", is_flag=True, default=None, help="Leave out a smaller last batch."),
     number("--learning-rate", help="Largest step size of Adam."),
     number("--warmup", help="Fraction of steps in which the rate rises."),
     text("--schedule", metavar="NAME", help="cosine or constant, after the warm-up."),
@@ -111,6 +126,22 @@ def on_run(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def other_data(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name other data than the run's test set; the command receives the split."""
+
+    @text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
+    @text("--id", "id_column", metavar="COLUMN", help="Column of --data that identifies rows.")
+    @data_dir
+    @wraps(function)
+    def command(
+        run: "Run", data: str | None, id_column: str | None, data_dir: str | None, **given: Any
+    ) -> Any:
+        split = run.dataset(data_dir).test if data is None else run.treat(data, data_dir, id_column)
+        return function(run, split, **given)
+
+    return command
+
+
 def opened_run(run: str, own: Mapping[str, str | None]) -> "Run":
     """Open the run in a folder, with the user-defined code that was named."""
     from pyrovae.runs import Run
@@ -134,6 +165,8 @@ def settings(config: str | None, given: Mapping[str, Any]) -> "Settings":
 
     written = {} if config is None else Config.read(Path(config))
     named = {"name" if name == "data" else name: value for name, value in given.items()}
+    if "columns" in named:
+        named["columns"] = "\n".join(named["columns"]) or None
     chosen = {name: value for name, value in named.items() if value is not None}
     return {
         table: dict(written.get(table, {})) | {n: v for n, v in chosen.items() if n in names}

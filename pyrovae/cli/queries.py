@@ -1,6 +1,6 @@
 r"""The commands that put questions to a trained model: draws, codes, missing pixels, scores."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from pyrovae.cli import options
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from pyrovae.data import Split
     from pyrovae.queries import Imputed, ImputedExample, Scores
@@ -18,205 +19,217 @@ if TYPE_CHECKING:
 __all__ = ["encode", "impute", "reconstruct", "sample", "score"]
 
 
+MOST_LINES = 20  # examples of an imputation that are printed
+
+
 @click.command()
 @options.on_run
 @options.whole_number("--count", 64, "Number of draws.")
 @click.option("--means", is_flag=True, help="Means of p(x|z) instead of draws.")
 @options.text(
-    "--out", metavar="FILE", help=".png of images, .csv of rows, .npy or .npz. [RUN/figures/...]"
+    "--out",
+    metavar="FILE",
+    help=".png of images, .csv or .parquet of rows, .npy or .npz. [RUN/figures/...]",
 )
 @options.seed
 def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> None:
-    """Sample from the model: z from p(z), then x from p(x|z)."""
+    """Sample from the model: z from p(z), then x from p(x|z), in the units of the data."""
     import torch
 
-    from pyrovae import plots, runs
+    from pyrovae import plots
 
-    kind = ".png" if _has_images(run) else ".csv"
-    path = runs.destination(out, run.folder / f"figures/drawn{kind}", (kind, ".npy", ".npz"))
+    path = _destination(run, out, "drawn", (".npy", ".npz"))
     vae = run.vae()
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         x = vae.decode(vae.prior().sample((count,))) if means else vae.sample(count)
     what = "means of $p(x|z)$" if means else "draws $x \\sim p(x|z)$"
-    runs.write_arrays(
-        path, {"x": x.numpy()}, lambda: plots.images(x.numpy(), f"{what}, $z \\sim p(z)$")
+    _write_rows(
+        run,
+        path,
+        {"x": run.original(x)},
+        lambda: plots.images(x.numpy(), f"{what}, $z \\sim p(z)$"),
     )
     click.echo(path)
 
 
 @click.command()
 @options.on_run
-@options.text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
-@options.data_dir
+@options.other_data
 @options.whole_number("--count", 20, "Number of examples.")
-@options.text("--out", metavar="FILE", help=".png or .npz. [RUN/figures/reconstructed.png]")
+@options.text(
+    "--out",
+    metavar="FILE",
+    help=".png, .npz, or .csv or .parquet of rows. [RUN/figures/reconstructed.png]",
+)
 @options.seed
-def reconstruct(
-    run: "Run", data: str | None, data_dir: str | None, count: int, out: str | None, seed: int
-) -> None:
+def reconstruct(run: "Run", split: "Split", count: int, out: str | None, seed: int) -> None:
     """Draw examples beside the mean of p(x|z) at a draw of z from q(z|x)."""
     import numpy as np
     import torch
 
     from pyrovae import plots, runs
 
-    path = runs.destination(out, run.folder / "figures/reconstructed.png", (".png", ".npz"))
+    endings = (".png", ".npz") if _has_images(run) else (".png", ".npz", ".csv", ".parquet")
+    path = runs.destination(out, run.folder / "figures/reconstructed.png", endings)
     vae = run.vae()
-    split = run.dataset(data_dir).test if data is None else run.treat(data, data_dir)
     x = split.batch(np.arange(min(count, len(split))))
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         means = vae.reconstruct(x)
-    runs.write_arrays(
-        path,
-        {"x": x.numpy(), "reconstruction": means.numpy()},
-        lambda: plots.reconstructions(x.numpy(), means.numpy()),
-    )
+    original = run.original(means)
+    arrays = {"reconstruction": original}
+    if path.suffix == ".npz":
+        arrays = {"x": split.in_units(np.arange(len(x)))} | arrays
+    ids = None if split.ids is None else split.ids[: len(x)]
+
+    def figure() -> Any:
+        if _has_images(run):
+            return plots.reconstructions(x.numpy(), means.numpy())
+        known = split.in_units(np.arange(len(x))).astype(np.float64)
+        return plots.reconstructions(known, original, schema=run.schema)
+
+    _write_rows(run, path, arrays, figure, ids=ids)
     click.echo(path)
 
 
 @click.command()
 @options.on_run
-@options.text("--data", metavar="NAME|PATH", required=True, help="Data to encode.")
-@options.data_dir
-@options.text("--out", metavar="FILE", required=True, help=".npz with loc, scale and labels.")
-def encode(run: "Run", data: str, data_dir: str | None, out: str) -> None:
+@options.other_data
+@options.text(
+    "--out",
+    metavar="FILE",
+    required=True,
+    help=".npz with loc, scale and labels, or .csv or .parquet with a row for each example.",
+)
+def encode(run: "Run", split: "Split", out: str) -> None:
     """Write the mean and standard deviation of q(z|x) for all examples of a dataset, in order."""
     from pyrovae import queries, runs, training
 
-    path = runs.destination(out, Path(out), (".npz",))
+    path = runs.destination(out, Path(out), (".npz", ".csv", ".parquet"))
     vae = run.vae()
-    split = run.treat(data, data_dir)
     with training.counting("encoding", len(split)) as progress:
         loc, scale = queries.encodings(vae, split, progress=progress)
-    arrays = {"loc": loc.numpy(), "scale": scale.numpy()}
-    if split.labels is not None:
-        arrays["labels"] = split.labels
-    runs.write_arrays(path, arrays)
+    labels = {} if split.labels is None else {"labels": split.labels}
+    if path.suffix == ".npz":
+        runs.write_arrays(path, {"loc": loc.numpy(), "scale": scale.numpy()} | labels)
+    else:
+        columns = {f"z{d + 1}": loc[:, d].numpy() for d in range(loc.shape[1])}
+        columns |= {f"z{d + 1}_sd": scale[:, d].numpy() for d in range(loc.shape[1])}
+        _write_columns(run, path, columns | labels, split)
     click.echo(path)
 
 
 @click.command()
 @options.on_run
-@options.text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
+@options.other_data
 @options.text(
     "--mask", metavar="NAME|FILE", help="Name of the hidden part, or file of the observed pixels."
 )
 @options.text("--method", metavar="HOW", default="importance", help="Or nuts.")
 @options.whole_number("--completions", 5, "Draws for each example.")
 @options.count("--samples", metavar="N", help="Draws of z per example. [1000; nuts 400]")
-@options.whole_number("--count", 8, "Use only the first N examples.")
-@options.text("--out", metavar="FILE", help=".png or .npz. [RUN/figures/imputed.png]")
+@options.number("--level", default=0.9, help="Probability of an interval of a missing value.")
+@options.count("--count", metavar="N", help="Use only the first N examples. [8 images, all rows]")
+@options.text(
+    "--out",
+    metavar="FILE",
+    help=".png, .npz, or .csv or .parquet of rows. [RUN/figures/imputed.png or .csv]",
+)
 @options.seed
-@options.data_dir
 @options.printed
 def impute(
     run: "Run",
-    data: str | None,
+    split: "Split",
     mask: str | None,
     method: str,
-    completions: int,
-    samples: int | None,
-    count: int,
+    count: int | None,
     out: str | None,
     seed: int,
-    data_dir: str | None,
+    **given: Any,
 ) -> options.Found:
-    """Draw missing pixels given the observed ones, from p(x_miss|x_obs).
+    """Draw missing values given the observed ones, from p(x_miss|x_obs).
 
-    A mask name stands for the HIDDEN part: lower, upper, left, right, random:0.5. A mask file
-    (.npy, .npz or .png) is true (1, white) at OBSERVED pixels and has the shape of one example or
-    of all examples. In --data FILE.npy with floats, NaN counts as missing too.
+    NaN and empty cells of the data are missing. A mask name stands for the HIDDEN part: lower,
+    upper, left, right, random:0.5. A mask file (.npy, .npz or .png) is true (1, white) at OBSERVED
+    pixels and has the shape of one example or of all examples.
+
+    Of a table, FILE.csv has the means in place of the gaps, FILE-1.csv, FILE-2.csv, ... one draw of
+    all gaps each, and FILE-gaps.csv a line for each gap, with its mean and interval.
     """
     import numpy as np
     import torch
 
-    from pyrovae import plots, queries, runs, training
+    from pyrovae import plots, queries, training
 
-    endings = (".png", ".npz") if _has_images(run) else (".npz",)
-    path = runs.destination(out, run.folder / f"figures/imputed{endings[0]}", endings)
-    split, present = _with_holes(run, data, data_dir)
-    first = slice(min(count, len(split)))
-    if mask is None and present is None:
-        raise ValueError(f"nothing is missing in {data or 'the test set'}; hide pixels with --mask")
-    observed = np.ones((len(split), *split.event_shape), bool)[first]
+    path = _destination(run, out, "imputed", (".npz",))
+    shown = min(len(split), count or (8 if _has_images(run) else len(split)))
+    x = split.batch(np.arange(shown))
+    observed = ~np.isnan(x.numpy())
+    if mask is None and observed.all():
+        raise ValueError(
+            f"nothing is missing in the {shown} examples; hide some values with --mask"
+        )
     if mask is not None:
         hidden = ~queries.mask(mask, split.event_shape, len(split), seed=seed)
-        observed &= ~np.broadcast_to(hidden, (len(split), *split.event_shape))[first]
-    if present is not None:
-        observed &= present[first]
-    x = split.batch(np.arange(len(observed)))
+        observed &= ~np.broadcast_to(hidden, (len(split), *split.event_shape))[:shown]
     vae = run.vae()
     if method not in queries.METHODS:
         raise click.BadParameter(
             f"{method!r} is not one of {', '.join(queries.METHODS)}", param_hint="--method"
         )
     what = "examples" if method == "importance" else "draws of the chains"
-    with training.counting(what, queries.work(method, len(x), samples)) as progress:
+    with training.counting(what, queries.work(method, len(x), given["samples"])) as progress:
         found = queries.impute(
-            vae,
-            x,
-            torch.from_numpy(observed),
-            method=method,
-            completions=completions,
-            samples=samples,
-            seed=seed,
-            progress=progress,
+            vae, x, torch.from_numpy(observed), method=method, seed=seed, progress=progress, **given
         )
 
     def figure() -> Any:
-        shown = x.numpy() if present is None else np.where(present[first], x.numpy(), np.nan)
         captions = [_caption(row) for row in found.rows]
         drawn, mean = found.completions.numpy(), found.mean.numpy()
-        return plots.completions(shown, observed, drawn, mean, captions)
+        return plots.completions(x.numpy(), observed, drawn, mean, captions)
 
-    runs.write_arrays(path, found.arrays(), figure)
-    return found.to_dict() | {"file": str(path)}, [*_lines_of_imputed(found), str(path)]
+    found = run.in_units(found)
+    written = _write_imputed(run, path, found, split, figure)
+    files = [str(file) for file in written]
+    return found.to_dict() | {"file": files[0], "files": files}, [*_lines_of_imputed(found), *files]
 
 
 @click.command()
 @options.on_run
-@options.text("--data", metavar="NAME|PATH", help="Data to score, all rows. [the run's test set]")
+@options.other_data
 @options.text(
-    "--out", metavar="FILE", required=True, help=".csv or .npz, one row for each example."
+    "--out",
+    metavar="FILE",
+    required=True,
+    help=".csv, .parquet or .npz, one row for each example.",
 )
 @options.whole_number("--samples", 1_000, "Draws of z per example.")
 @options.text("--proposal", metavar="HOW", default="posterior", help="Or mixture.")
+@options.scaled
 @options.seed
-@options.data_dir
 @options.printed
-def score(
-    run: "Run",
-    data: str | None,
-    out: str,
-    samples: int,
-    proposal: str,
-    seed: int,
-    data_dir: str | None,
-) -> options.Found:
+def score(run: "Run", split: "Split", out: str, proposal: str, **given: Any) -> options.Found:
     """Estimate log p(x) of each example by the importance-weighted bound, with its standard error.
 
-    The file has log_evidence with its standard_error, ess and pareto_k of the weights, and the
-    label if there is one. Draws come from q(z|x) or, with --proposal mixture, from a mixture fitted
-    to each example, which takes longer and needs fewer draws. A low log p(x) need not be an
-    anomaly, and an anomaly may have a high one.
+    The file has log_evidence with its standard_error, ess and pareto_k of the weights, the id of
+    the row and the label if there are any. Densities are per unit of the data. Draws come from
+    q(z|x) or, with --proposal mixture, from a mixture fitted to each example, which takes longer
+    and needs fewer draws. A low log p(x) need not be an anomaly, and an anomaly may have a high
+    one.
     """
     from pyrovae import evidence, queries, runs, training
 
-    path = runs.destination(out, Path(out), (".csv", ".npz"))
+    path = runs.destination(out, Path(out), (".csv", ".parquet", ".npz"))
     vae = run.vae()
-    split = run.dataset(data_dir).test if data is None else run.treat(data, data_dir)
     if proposal not in evidence.PROPOSALS:
         raise click.BadParameter(
             f"{proposal!r} is not one of {', '.join(evidence.PROPOSALS)}", param_hint="--proposal"
         )
-    with training.counting(f"{samples:,} samples each", len(split)) as progress:
-        found = queries.score(
-            vae, split, samples=samples, proposal=proposal, seed=seed, progress=progress
-        )
+    with training.counting(f"{given['samples']:,} samples each", len(split)) as progress:
+        found = queries.score(vae, split, proposal=proposal, progress=progress, **given)
     labels = {} if split.labels is None else {"label": split.labels}
-    runs.write_arrays(path, found.arrays() | labels)
+    _write_columns(run, path, found.arrays() | labels, split)
     return found.to_dict() | {"file": str(path)}, [*_lines_of_scores(found), str(path)]
 
 
@@ -224,35 +237,82 @@ def _has_images(run: "Run") -> bool:
     return len(run.config.data["event_shape"]) == 3
 
 
-def _with_holes(
-    run: "Run", data: str | None, data_dir: str | None
-) -> tuple["Split", "np.ndarray | None"]:
-    """The data, and where values are present if a .npy file contains NaN, else None."""
-    import tempfile
+def _destination(run: "Run", out: str | None, stem: str, more: tuple[str, ...]) -> Path:
+    """Where rows or images are written: by default into the run's figures."""
+    from pyrovae import runs
 
+    first = (".png",) if _has_images(run) else (".csv", ".parquet")
+    return runs.destination(out, run.folder / f"figures/{stem}{first[0]}", (*first, *more))
+
+
+def _write_rows(
+    run: "Run",
+    path: Path,
+    arrays: "dict[str, np.ndarray]",
+    figure: "Callable[[], Any] | None" = None,
+    ids: "np.ndarray | None" = None,
+) -> None:
+    """Write examples: a table with the columns of the run's, or the arrays, or their picture."""
+    from pyrovae import runs
+
+    if path.suffix not in (".csv", ".parquet"):
+        runs.write_arrays(path, arrays, figure)
+        return
+    schema, x = run.schema, run.readable(next(iter(arrays.values())))
+    if schema is None:
+        runs.write_arrays(path, {"x": x})
+    else:
+        runs.write_frame(runs.as_frame(schema, x, ids), path)
+
+
+def _write_columns(
+    run: "Run", path: Path, columns: "dict[str, np.ndarray]", split: "Split"
+) -> None:
+    """Write one row for each example, which begins with its id where it has one."""
+    from pyrovae import runs
+
+    schema = run.schema
+    name = "id" if path.suffix == ".npz" or schema is None else schema.id_name
+    if path.suffix != ".npz":
+        columns = {n: runs.rounded(x) if x.dtype.kind == "f" else x for n, x in columns.items()}
+    ids = {} if split.ids is None else {"id" if name is None else name: split.ids}
+    runs.write_arrays(path, ids | columns)
+
+
+def _write_imputed(
+    run: "Run", path: Path, found: "Imputed", split: "Split", figure: "Callable[[], Any]"
+) -> list[Path]:
+    """Write completions: arrays or a picture, or the files of a table; return their names."""
     import numpy as np
 
-    if data is None:
-        return run.dataset(data_dir).test, None
-    path = Path(data).expanduser()
-    if path.suffix.lower() == ".npy" and path.is_file():
-        try:
-            x = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError):
-            return run.treat(data, data_dir), None  # raises the error
-        if x.dtype.kind == "f" and np.isnan(x).any():
-            present = ~np.isnan(x)
-            if not present.any():
-                raise ValueError(f"{path} holds nothing but NaN; it needs at least one value")
-            x = np.where(present, x, x[present].flat[0])
-            if run.config.data["maximum"] is not None and (x == np.rint(x)).all():
-                x = x.astype(np.int64)  # counts that are stored as floats because of NaN
-            with tempfile.TemporaryDirectory() as folder:
-                filled = Path(folder, path.name)
-                np.save(filled, x)
-                split = run.treat(str(filled), data_dir)
-            return split, present.reshape(len(x), *split.event_shape)
-    return run.treat(data, data_dir), None
+    from pyrovae import runs
+
+    observed, stored = found.observed.numpy(), split.in_units(np.arange(len(found.x)))
+
+    table = path.suffix in (".csv", ".parquet")
+
+    def exact(values: "Tensor") -> "np.ndarray":
+        """Values in the units of the data, the observed ones as they are stored."""
+        original = run.original(values)
+        return np.where(observed, stored, run.readable(original) if table else original)
+
+    values = {name: exact(getattr(found, name)) for name in ("mean", "lower", "upper")}
+    draws = [exact(draw) for draw in found.completions.unbind(1)]
+    if not table:
+        values |= {"completions": np.stack(draws, 1), "x": stored}
+        runs.write_arrays(path, found.arrays() | values, figure)
+        return [path]
+    schema, ids = run.schema, None if split.ids is None else split.ids[: len(found.x)]
+    written = []
+    for number, x in enumerate([values["mean"], *draws]):
+        written.append(path.with_stem(f"{path.stem}-{number}") if number else path)
+        if schema is None:
+            runs.write_arrays(written[-1], {"x": x})
+        else:
+            runs.write_frame(runs.as_frame(schema, x, ids), written[-1])
+    written.append(path.with_stem(f"{path.stem}-gaps"))
+    runs.write_frame(runs.gaps_frame(schema, observed, ids=ids, **values), written[-1])
+    return written
 
 
 def _caption(row: "ImputedExample") -> str:
@@ -270,6 +330,9 @@ def _lines_of_imputed(found: "Imputed") -> Iterator[str]:
     if found.method == "importance":
         yield f"log p(x_obs) in nats: {found.kind}"
     for number, row in enumerate(found.rows):
+        if number == MOST_LINES:
+            yield f"  ... and {len(found.x) - MOST_LINES:,} more"
+            return
         line, evidence = f"{number:>5} {row.observed:>5} of {row.pixels} observed", row.log_evidence
         if evidence is not None:
             line += f"  log p(x_obs) {evidence:10.2f}"

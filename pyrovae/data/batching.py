@@ -3,13 +3,20 @@ r"""Splits: rows of an array, turned into float tensors one batch at a time."""
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 
-from pyrovae.data.sources import float_range
-from pyrovae.data.transforms import Dynamic, Transform, draw_bits_on_device, unchanged
+from pyrovae.data.sources import float_range, gaps_of_mask
+from pyrovae.data.transforms import (
+    Dynamic,
+    Standardize,
+    Transform,
+    Unit,
+    draw_bits_on_device,
+    unchanged,
+)
 
 __all__ = ["Resident", "Split"]
 
@@ -26,10 +33,14 @@ class Split:
         event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
         rows: the rows of `x` that belong to this split; None for all.
         transform: function from gathered rows to the values of the tensor.
+        gaps: whether values of `x` may be NaN, which stands for missing.
+        ids: what identifies each of `rows`, integers or text, or None.
 
     Attributes:
         event_shape: shape of one example.
+        gaps: as given.
         labels: integers of this split, (len(split),), or None.
+        ids: what identifies each row of this split, (len(split),), or None.
 
     Example:
         >>> from pyrovae.data import load
@@ -42,15 +53,19 @@ class Split:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: "np.ndarray | Rowwise",
         labels: np.ndarray | None,
         event_shape: tuple[int, ...],
         *,
         rows: np.ndarray | None = None,
         transform: Transform = unchanged,
+        gaps: bool = False,
+        ids: np.ndarray | None = None,
     ) -> None:
         self.event_shape = event_shape
+        self.gaps = gaps
         self.labels = labels
+        self.ids = ids
         self._x = x
         self._rows = np.arange(len(x)) if rows is None else rows
         self._transform = transform
@@ -92,8 +107,9 @@ class Split:
             raise ValueError(
                 f"labels have shape {labels.shape}; allowed is one integer per row, ({len(x)},)"
             )
-        float_range("x", x)
-        return cls(x, labels, x.shape[1:])
+        filled = gaps_of_mask(x)
+        gaps = float_range("x", filled)[3]
+        return cls(filled, labels, filled.shape[1:], gaps=gaps)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -138,6 +154,92 @@ class Split:
             )
         starts = range(0, len(self), size)
         return (self.batch(np.arange(i, min(i + size, len(self)))) for i in starts)
+
+    def original(self, values: torch.Tensor | np.ndarray) -> np.ndarray:
+        """Undo the scaling of values, and so return them in the units of the data.
+
+        Args:
+            values: scaled as by this split, ``(..., *event_shape)``.
+
+        Returns:
+            float64 where they were scaled, otherwise the values as they are.
+
+        Example:
+            >>> from pyrovae.data import load
+            >>> split = load("digits", scaling="unit").test
+            >>> split.original(split.batch(torch.arange(2).numpy())).max()
+            np.float64(16.0)
+        """
+        plain = values.numpy() if isinstance(values, torch.Tensor) else values
+        transform = self._transform
+        return transform.undo(plain) if isinstance(transform, Standardize | Unit) else plain
+
+    def in_units(self, index: np.ndarray) -> np.ndarray:
+        """Gather rows in the units of the data, as exact as they are stored.
+
+        Args:
+            index: integers into this split, (batch,).
+
+        Returns:
+            ``(batch, *event_shape)`` in the dtype of the file; float32 bits of a binarized split.
+
+        Raises:
+            ValueError: if binarization is dynamic, which gives pixels no fixed values.
+
+        Example:
+            >>> import numpy
+            >>> from pyrovae.data import Rows, Source, prepare
+            >>> rows = Rows(numpy.linspace(0.1, 5, 50)[:, None])
+            >>> split = prepare(Source("mine", {"all": rows}, None), scaling="standardize").train
+            >>> split.in_units(numpy.array([0])).tolist()
+            [[0.1]]
+        """
+        if self._transform is unchanged or isinstance(self._transform, Standardize | Unit):
+            return gather(self._x, self._rows[index])
+        return self.batch(index).numpy()
+
+    def missing(self) -> int:
+        """Count the missing values."""
+        if not self.gaps:
+            return 0
+        some = portions(np.arange(len(self)), math.prod(self.event_shape))
+        return sum(int(np.isnan(gather(self._x, self._rows[index])).sum()) for index in some)
+
+    @property
+    def log_slopes(self) -> np.ndarray | None:
+        """What each element adds to :meth:`log_slope`, ``event_shape``; None without scaling."""
+        if not isinstance(self._transform, Standardize | Unit):
+            return None
+        return np.array(np.broadcast_to(self._transform.log_slope(), self.event_shape))
+
+    def log_slope(self, limit: int | None = None) -> torch.Tensor | None:
+        r"""The logarithm by which scaling raised the density of each example.
+
+        With scaled values :math:`y_d = f_d(x_d)`, the density of an example in the units of the
+        data is :math:`\log p(x) = \log p(y) + \sum_d \log |f_d'(x_d)|`, a sum over observed values.
+
+        Args:
+            limit: of the first ``limit`` examples only.
+
+        Returns:
+            float64, (examples,), in nats; None without scaling.
+
+        Example:
+            >>> import math
+            >>> from pyrovae.data import load
+            >>> slope = load("digits", scaling="unit").test.log_slope(limit=1)
+            >>> math.isclose(slope.item(), -64 * math.log(16))
+            True
+        """
+        if self.log_slopes is None:
+            return None
+        each = self.log_slopes.reshape(-1)
+        count = len(self) if limit is None else min(limit, len(self))
+        if not self.gaps:
+            return torch.full((count,), float(each.sum()), dtype=torch.float64)
+        some = portions(np.arange(count), len(each))
+        rows = (gather(self._x, self._rows[index]).reshape(len(index), -1) for index in some)
+        return torch.from_numpy(np.concatenate([~np.isnan(x) @ each for x in rows]))
 
     def on_device(self, device: torch.device) -> "Resident":
         """Copy all rows to a device, where batches are then made without the host.
@@ -214,8 +316,23 @@ class Resident:
         return x.float()
 
 
-def gather(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+class Rowwise(Protocol):
+    """Rows that are made when they are asked for, such as those of a sparse matrix."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Make the rows, ``(len(rows), *shape[1:])``."""
+        ...
+
+
+def gather(x: np.ndarray | Rowwise, rows: np.ndarray) -> np.ndarray:
     """Copy rows of an array, by `take` where it does not copy the whole array first."""
+    if not isinstance(x, np.ndarray):
+        return x.gather(rows)
     if x.flags.c_contiguous and x.dtype.isnative:
         return np.take(x, rows, axis=0)
     return np.asarray(x[rows])

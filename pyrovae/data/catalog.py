@@ -15,13 +15,18 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrovae._process.optional_imports import import_for
-from pyrovae.data.readers import READERS, read_path
+from pyrovae.data.readers import READERS, read_path, suffix_of
+from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source
+from pyrovae.data.tables import from_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["DATASETS", "TorchvisionSet", "default_data_dir", "read"]
 
@@ -44,32 +49,38 @@ def default_data_dir() -> Path:
 
 
 def read(
-    data: str | os.PathLike[str],
+    data: "str | os.PathLike[str] | pandas.DataFrame",
     *,
     data_dir: str | os.PathLike[str] | None = None,
-    image_size: int | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     download: bool = True,
+    id_column: str | None = None,
+    schema: Schema | None = None,
 ) -> Source:
-    """Read a dataset by name, or a file or folder by path.
+    """Read a dataset by name, a file or folder by path, or a table in memory.
 
     Args:
         data: a name in `DATASETS`, or the path of a file with a suffix in `READERS` or of a folder
-            of images.
+            of images; or a pandas DataFrame.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
-        image_size: side length to which the images of a folder are resized; None keeps their size.
+        image_size: height and width to which the images of a folder are resized, one number for
+            both; None keeps their size.
         download: whether a missing named dataset may be downloaded.
+        id_column: name of the column of a table that identifies rows and is no data.
+        schema: of the table that a model was trained on, whose columns are taken from a new table
+            by their names; None to recognize the columns.
 
     Returns:
-        The arrays, checked: numeric, not empty, finite, in a known layout.
+        The arrays, checked: numeric, not empty, finite or missing (NaN), in a known layout.
 
     Raises:
         ValueError: for an unknown name, or contents that cannot be read as numbers.
         FileNotFoundError: for a path that does not exist, or a named dataset that is missing and
             could not be downloaded.
         ImportError: if a package that this source needs cannot be imported.
-        TypeError: if `data` is neither text nor a path, or `image_size` is given for anything
-            other than a folder of images.
+        TypeError: if `data` is neither text nor a path, `image_size` is given for anything other
+            than a folder of images, or `id_column` for anything other than a table.
 
     Example:
         >>> from pyrovae.data import read
@@ -77,22 +88,28 @@ def read(
         ['all']
     """
     if not isinstance(data, (str, os.PathLike)):
+        if type(data).__name__ == "DataFrame":
+            return from_frame(data, id_column=id_column, schema=schema)
         raise TypeError(
-            f"data must be a name or a path, got {type(data).__name__}; "
-            "for an array or a tensor use Split.from_array"
+            f"data must be a name, a path or a DataFrame, got {type(data).__name__}; for an array "
+            "or a tensor use Split.from_array"
         )
     text = os.fspath(data)
     path = Path(text).expanduser()
     if text in DATASETS:
-        if image_size is not None:
-            raise TypeError(
-                f"image_size is for a folder of images, and {text} is a named dataset; leave it out"
-            )
+        for option, use, value in (
+            ("image_size", "a folder of images", image_size),
+            ("id_column", "a table", id_column),
+        ):
+            if value is not None:
+                raise TypeError(
+                    f"{option} is for {use}, and {text} is a named dataset; leave it out"
+                )
         folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
         return DATASETS[text](text, folder, download)
     if text and path.exists():
-        return read_path(path, image_size)
-    if path.suffix.lower() in READERS or os.sep in text:
+        return read_path(path, image_size, id_column=id_column, schema=schema)
+    if suffix_of(path) is not None or os.sep in text:
         raise FileNotFoundError(f"no file or folder at {path}; check the path")
     nearest = difflib.get_close_matches(text.lower(), DATASETS, n=1, cutoff=0.5)
     hint = f", did you mean {nearest[0]!r}?" if nearest else ";"

@@ -2,22 +2,32 @@ r"""Datasets: loaded, split into training, validation and test rows, and treated
 
 import hashlib
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyrovae.data.batching import Split
 from pyrovae.data.catalog import read
+from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source
 from pyrovae.data.treatment import (
+    STANDARDIZING,
     STATIC_SEEDS,
+    check_columns,
     check_maximum,
     check_options,
     check_treatment,
+    flat_columns,
+    moments_of,
     statistics_of,
     treat,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["SPLIT_SEED", "Dataset", "load", "load_all", "prepare"]
 
@@ -25,6 +35,8 @@ SPLIT_SEED = 0
 """Seed of the permutation that splits arrays which come without splits."""
 
 MINIMUM_ROWS = 10
+
+_NAMED = 5  # ignored columns whose names are given
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,13 @@ class Dataset:
         maximum: largest count of integer pixels, or None for real numbers.
         unit_interval: whether the values are real numbers that all lie in [0, 1].
         splits: description of the rule that made the splits.
-        statistics: `loc` and `scale`, ``(*event_shape)``, under `standardize`; otherwise empty.
+        statistics: `loc` and `scale`, ``(*event_shape)``, by which values were standardized;
+            empty if they were not.
         seeds: seeds of static binarization, by split; empty without it.
+        schema: names and kinds of the columns of a table; None for images and unnamed arrays.
+        classes: words for the labels 0, 1, 2, ...; None if labels are numbers in the file.
+        flat: columns of a table, counted from 0, whose training values are all one number, up to
+            the precision of float32.
 
     Example:
         >>> from pyrovae.data import load
@@ -64,6 +81,9 @@ class Dataset:
     splits: str
     statistics: Mapping[str, np.ndarray]
     seeds: Mapping[str, int]
+    schema: Schema | None = None
+    classes: tuple[str, ...] | None = None
+    flat: tuple[int, ...] = ()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -77,13 +97,14 @@ class Dataset:
 
 
 def load(
-    data: str | os.PathLike[str] = "digits",
+    data: "str | os.PathLike[str] | pandas.DataFrame" = "digits",
     *,
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
     scaling: str | None = None,
-    image_size: int | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     download: bool = True,
+    id_column: str | None = None,
 ) -> Dataset:
     """Load a dataset by name or by path, and split it.
 
@@ -94,14 +115,16 @@ def load(
     validation set.
 
     Args:
-        data: a name in `DATASETS`; the path of an .npy, .npz, .csv or .parquet file; or a folder
-            of images.
+        data: a name in `DATASETS`; the path of a file with a suffix in `READERS`; or a folder of
+            images; or a pandas DataFrame.
         data_dir: folder of named datasets in torchvision's layout; by default `PYROVAE_DATA`, else
             `~/.cache/pyrovae`.
         binarization: one of `BINARIZATIONS`; None means `none`.
         scaling: one of `SCALINGS`; None means `none`.
-        image_size: side length to which the images of a folder are resized; None keeps their size.
+        image_size: height and width to which the images of a folder are resized, one number for
+            both; None keeps their size.
         download: whether a missing named dataset may be downloaded.
+        id_column: name of the column of a table that identifies rows and is no data.
 
     Returns:
         The dataset.
@@ -112,7 +135,8 @@ def load(
         FileNotFoundError: for a path that does not exist, or a named dataset that is missing and
             could not be downloaded.
         ImportError: if a package that this source needs cannot be imported.
-        TypeError: if `image_size` is given for anything other than a folder of images.
+        TypeError: if `image_size` is given for anything other than a folder of images, or
+            `id_column` for anything other than a table.
 
     Example:
         >>> from pyrovae.data import load
@@ -121,12 +145,18 @@ def load(
         tensor([0., 1.])
     """
     check_options(binarization or "none", scaling or "none")
-    source = read(data, data_dir=data_dir, image_size=image_size, download=download)
+    source = read(
+        data, data_dir=data_dir, image_size=image_size, download=download, id_column=id_column
+    )
     return prepare(source, binarization=binarization, scaling=scaling)
 
 
 def prepare(
-    source: Source, *, binarization: str | None = None, scaling: str | None = None
+    source: Source,
+    *,
+    binarization: str | None = None,
+    scaling: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Dataset:
     """Split the arrays that `pyrovae.data.read` returned, and choose their treatment.
 
@@ -136,6 +166,8 @@ def prepare(
         source: arrays by part.
         binarization: one of `BINARIZATIONS`; None means `none`.
         scaling: one of `SCALINGS`; None means `none`.
+        columns: under the scaling `columns`, how each column is scaled: `standardize`, `divide`
+            or `none`.
 
     Returns:
         The dataset, by the rules of `load`.
@@ -153,15 +185,25 @@ def prepare(
     binarization, scaling = binarization or "none", scaling or "none"
     check_options(binarization, scaling)
     check_treatment(source, source.maximum, binarization, scaling)
+    check_columns(source)
     assigned, rule = _assign(source)
-    statistics = statistics_of(*assigned["train"]) if scaling == "standardize" else {}
+    statistics: Mapping[str, np.ndarray] = {}
+    flat: tuple[int, ...] = ()
+    x = assigned["train"][0].x
+    if scaling in STANDARDIZING or (x.ndim == 2 and x.dtype.kind == "f"):
+        moments = moments_of(*assigned["train"])
+        flat = flat_columns(*moments) if x.ndim == 2 else ()
+        if scaling in STANDARDIZING:
+            statistics = statistics_of(*moments, columns)
     splits: dict[str, Split] = {}
     seeds: dict[str, int] = {}
     for part, (rows, index) in assigned.items():
         kind = "static" if binarization == "dynamic" and part != "train" else binarization
         if kind == "static":
             seeds[part] = STATIC_SEEDS[part]
-        splits[part] = treat(part, rows, index, kind, scaling, source.maximum, statistics)
+        splits[part] = treat(
+            part, rows, index, kind, scaling, source.maximum, statistics, source.gaps
+        )
     return Dataset(
         name=source.name,
         train=splits["train"],
@@ -174,19 +216,24 @@ def prepare(
         splits=rule,
         statistics=statistics,
         seeds=seeds,
+        schema=source.schema,
+        classes=source.classes,
+        flat=flat,
     )
 
 
 def load_all(
-    data: str | os.PathLike[str],
+    data: "str | os.PathLike[str] | pandas.DataFrame",
     *,
     data_dir: str | os.PathLike[str] | None = None,
     binarization: str | None = None,
     scaling: str | None = None,
     statistics: Mapping[str, np.ndarray] | None = None,
-    image_size: int | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     maximum: int | None = None,
     download: bool = True,
+    id_column: str | None = None,
+    schema: Schema | None = None,
 ) -> Split:
     """Load all rows of a source, in file order, under the treatment of a trained model.
 
@@ -202,6 +249,9 @@ def load_all(
         image_size: image size of the trained model's dataset, for a folder of images.
         maximum: maximum of the trained model's dataset.
         download: whether a missing named dataset may be downloaded.
+        id_column: name of the column of a table that identifies rows and is no data.
+        schema: of the trained model's dataset, whose columns are taken from a new table by their
+            names.
 
     Returns:
         One split.
@@ -212,6 +262,9 @@ def load_all(
         ImportError: as in `load`.
         TypeError: as in `load`.
 
+    Warns:
+        UserWarning: if a table has further columns, which are ignored.
+
     Example:
         >>> from pyrovae.data import load_all
         >>> len(load_all("digits", maximum=16))
@@ -219,24 +272,47 @@ def load_all(
     """
     binarization, scaling = binarization or "none", scaling or "none"
     check_options(binarization, scaling)
-    source = read(data, data_dir=data_dir, image_size=image_size, download=download)
-    check_maximum(source, maximum, scaling)
-    check_treatment(source, maximum, binarization, scaling)
+    source = read(
+        data,
+        data_dir=data_dir,
+        image_size=image_size,
+        download=download,
+        id_column=id_column,
+        schema=schema,
+    )
+    if source.unused:
+        names = ", ".join(source.unused[:_NAMED])
+        more = len(source.unused) - _NAMED
+        names += f" and {more:,} more" if more > 0 else ""
+        warnings.warn(
+            f"{source.name} has columns that the training data did not have, which are ignored: "
+            f"{names}",
+            stacklevel=2,
+        )
+    kind = "static" if binarization == "dynamic" else binarization
+    check_maximum(source, maximum, binarization, scaling)
+    check_treatment(source, maximum, kind, scaling)
     parts = list(source.parts.values())
     x = parts[0].x if len(parts) == 1 else np.concatenate([rows.x for rows in parts])
-    found = [rows.labels for rows in parts if rows.labels is not None]
-    labels = np.concatenate(found) if len(found) == len(parts) else None
+    labels, ids = _joined([rows.labels for rows in parts]), _joined([rows.ids for rows in parts])
     statistics = statistics or {}
-    if scaling == "standardize":
+    if scaling in STANDARDIZING:
         shapes = {key: value.shape for key, value in statistics.items()}
         if shapes != {"loc": x.shape[1:], "scale": x.shape[1:]}:
             raise ValueError(
                 f"statistics have the shapes {shapes}, and the rows of {source.name} have "
                 f"{x.shape[1:]}; give dataset.statistics of the training data and rows like it"
             )
-    kind = "static" if binarization == "dynamic" else binarization
     index = np.arange(len(x))
-    return treat("all", Rows(x, labels), index, kind, scaling, maximum, statistics)
+    return treat(
+        "all", Rows(x, labels, ids), index, kind, scaling, maximum, statistics, source.gaps
+    )
+
+
+def _joined(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+    """Join the arrays of all parts; None unless every part has one."""
+    found = [each for each in arrays if each is not None]
+    return np.concatenate(found) if len(found) == len(arrays) else None
 
 
 def _assign(source: Source) -> tuple[dict[str, tuple[Rows, np.ndarray]], str]:

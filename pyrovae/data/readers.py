@@ -1,36 +1,66 @@
 """Readers of file formats: files and folders read into arrays and checked.
 
 Arrays keep the dtype of their file (`uint8` pictures stay `uint8`), and a `.npy` file stays
-memory-mapped. To add a format, write a function and add a line to `READERS` at the end.
+memory-mapped. Tables are read by pandas, and a large parquet file by its row groups. To add a
+format, write a function that returns arrays or a table, and add a line to `READERS` at the end.
 """
 
-import csv
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pyrovae._process.optional_imports import import_for
+from pyrovae.data.coding import Table
 from pyrovae.data.image_folders import read_folder
+from pyrovae.data.parquet import is_large, read_parquet, read_row_groups
+from pyrovae.data.schema import Schema
 from pyrovae.data.sources import Rows, Source, describe, rows_of
+from pyrovae.data.tables import read_table
+from pyrovae.data.text_tables import read_text
 
-__all__ = ["READERS", "read_path"]
+__all__ = ["READERS", "read_path", "suffix_of"]
+
+TEXT = (".csv", ".tsv", ".txt")
 
 
-def read_path(path: Path, image_size: int | None = None) -> Source:
+def suffix_of(path: Path) -> str | None:
+    """The suffix in `READERS` that a path ends with; None for others.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae.data import suffix_of
+        >>> suffix_of(Path("prices.2024.CSV.gz"))
+        '.csv.gz'
+    """
+    name = path.name.lower()
+    return max((each for each in READERS if name.endswith(each)), key=len, default=None)
+
+
+def read_path(
+    path: Path,
+    image_size: int | str | tuple[int, int] | None = None,
+    *,
+    id_column: str | None = None,
+    schema: Schema | None = None,
+) -> Source:
     """Read a file, or a folder of images.
 
     Args:
         path: a file with a suffix in `READERS`, or a folder.
-        image_size: side length to which the images of a folder are resized; None keeps their size.
+        image_size: height and width to which the images of a folder are resized, one number for
+            both; None keeps their size.
+        id_column: name of the column of a table that identifies rows and is no data.
+        schema: of the table that a model was trained on, whose columns are taken by their names;
+            None to recognize the columns.
 
     Returns:
-        The arrays, checked: numeric, not empty, finite, in a known layout.
+        The arrays, checked: numeric, not empty, finite or missing (NaN), in a known layout.
 
     Raises:
         ValueError: if the contents cannot be read as numbers, or the suffix is unknown.
-        TypeError: if `image_size` is given for a file.
+        TypeError: if `image_size` is given for a file, or `id_column` for anything but a table.
 
     Example:
         >>> from pathlib import Path
@@ -40,16 +70,29 @@ def read_path(path: Path, image_size: int | None = None) -> Source:
         >>> read_path(Path("x.npy")).maximum
         1
     """
+    suffix = suffix_of(path)
     if path.is_dir():
-        return describe(path, {"all": read_folder(path, image_size)})
+        _refuse_id_column(path, id_column)
+        return replace(read_folder(path, image_size), name=path.name)
     if image_size is not None:
         raise TypeError(f"image_size is for a folder of images, and {path} is a file; leave it out")
-    if path.suffix.lower() not in READERS:
+    if suffix is None:
         raise ValueError(
             f"{path} has the suffix {path.suffix or '(none)'!r}; known are {', '.join(READERS)} "
             "and folders of images: save it as one of these"
         )
-    return describe(path, READERS[path.suffix.lower()](path))
+    if suffix == ".parquet" and is_large(path):
+        return replace(read_row_groups(path, id_column, schema), name=path.name)
+    found = READERS[suffix](path)
+    if isinstance(found, Table):
+        return replace(read_table(found, id_column, schema), name=path.name)
+    _refuse_id_column(path, id_column)
+    return replace(describe(str(path), found), name=path.name)
+
+
+def _refuse_id_column(path: Path, id_column: str | None) -> None:
+    if id_column is not None:
+        raise TypeError(f"id_column is for a table with a header, and {path} is none; leave it out")
 
 
 def _read_npy(path: Path) -> Mapping[str, Rows]:
@@ -103,116 +146,53 @@ def _npz_layout(path: Path, keys: Sequence[str]) -> Mapping[str, tuple[str, str]
 
 
 def _read_npz(path: Path) -> Mapping[str, Rows]:
+    arrays: dict[str, np.ndarray] = {}
+    others: dict[str, str] = {}
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("not a zip archive")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            for key in file.files:
+                try:
+                    found = file[key]
+                except ValueError as error:
+                    others[key] = str(error)
+                    continue
+                if isinstance(found, np.ndarray):
+                    arrays[key] = found
+                else:
+                    others[key] = "not an array"
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} cannot be read as arrays ({error}); save numbers with numpy.savez"
         ) from error
+    if others:
+        raise ValueError(f"{path}: {_unreadable(arrays, others)}")
     layout = _npz_layout(path, list(arrays))
     return {
         part: rows_of(f"{path}: {x}", arrays[x], arrays.get(y)) for part, (x, y) in layout.items()
     }
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        return bool(np.isfinite(float(cell)))
-    except ValueError:
-        return False
+def _unreadable(arrays: Mapping[str, np.ndarray], others: Mapping[str, str]) -> str:
+    """Name the members that are no arrays of numbers, and the line that keeps the rest."""
+    reasons = ", ".join(f"{key} ({reason})" for key, reason in others.items())
+    data = [key for key, x in arrays.items() if x.ndim > 1 and x.dtype.kind in "buif"]
+    if not data:
+        return f"{reasons} cannot be read as numbers, and nothing else can; save x of shape (N, D)"
+    rows = arrays[data[0]].shape[:1]
+    labels = [key for key, x in arrays.items() if x.shape == rows and x.dtype.kind in "biu"]
+    named = [f"x=file[{data[0]!r}]", *(f"y=file[{key!r}]" for key in labels[:1])]
+    return (
+        f"{reasons} cannot be read as numbers; keep {' and '.join([data[0], *labels[:1]])} with "
+        f"file = numpy.load(...) and numpy.savez('new.npz', {', '.join(named)})"
+    )
 
 
-def _first_bad_cell(path: Path, header: Sequence[str] | None) -> str:
-    """Describe the first cell that cannot be parsed as a number."""
-    width = 0 if header is None else len(header)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        for cells in reader:
-            if not cells or cells == header:
-                continue
-            width = width or len(cells)
-            if len(cells) != width:
-                return f"line {reader.line_num} has {len(cells)} cells, not {width}"
-            for column, cell in enumerate(cells):
-                if not _is_number(cell):
-                    name = f" ({header[column]})" if header else ""
-                    return f"line {reader.line_num}, column {column + 1}{name} holds {cell!r}"
-    return "its numbers are in an unknown format"
-
-
-def _read_csv(path: Path) -> Mapping[str, Rows]:
-    """Read a table. A first line without numbers is a header; whole numbers become integers."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = (cells for cells in reader if cells)
-            first = next(lines, [])
-            header = None if any(map(_is_number, first)) else first
-            skiprows = 0 if header is None else reader.line_num
-            empty = header is not None and next(lines, None) is None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a text file ({error}); save it as UTF-8 csv") from error
-    if empty:
-        raise ValueError(f"{path} is empty; it needs rows of numbers, separated by commas")
-    try:
-        x = np.loadtxt(
-            path,
-            delimiter=",",
-            skiprows=skiprows,
-            comments=None,
-            quotechar='"',
-            ndmin=2,
-            encoding="utf-8-sig",
-        )
-        parsed = bool(np.isfinite(x).all())
-    except ValueError:
-        parsed = False
-    if not parsed:
-        raise ValueError(
-            f"{path}: {_first_bad_cell(path, header)}; every cell must be a finite number, with a "
-            "comma between cells: drop such rows and columns, or write numbers for them"
-        )
-    if (x == np.rint(x)).all() and np.abs(x).max() < 2**53:
-        x = x.astype(np.int64)
-    return {"all": rows_of(str(path), x)}
-
-
-def _read_parquet(path: Path) -> Mapping[str, Rows]:
-    pyarrow = import_for("pyarrow", "pyarrow", f"reading {path}")
-    parquet = import_for("pyarrow.parquet", "pyarrow", f"reading {path}")
-    try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as parquet ({reason}); write it again") from error
-    types = pyarrow.types
-    numeric = (types.is_integer, types.is_floating, types.is_boolean)
-    others = [f"{f.name} ({f.type})" for f in table.schema if not any(t(f.type) for t in numeric)]
-    if others:
-        raise ValueError(
-            f"{path}: {', '.join(others)}: not numeric; columns must be integers, floats or "
-            "booleans: drop these columns or convert them to numbers"
-        )
-    if table.num_rows == 0 or table.num_columns == 0:
-        raise ValueError(f"{path} is empty; it needs rows and columns of numbers")
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.null_count:
-            row = int(np.argmax(column.is_null().to_numpy()))
-            raise ValueError(
-                f"{path}: row {row} (counting from 0) of column {name} is missing; "
-                "drop such rows or fill them in"
-            )
-    x = np.column_stack([column.to_numpy() for column in table.columns])
-    return {"all": rows_of(str(path), x)}
-
-
-READERS: Mapping[str, Callable[[Path], Mapping[str, Rows]]] = {
+READERS: Mapping[str, Callable[[Path], Mapping[str, Rows] | Table]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
+    **{text + packed: read_text for text in TEXT for packed in ("", ".gz", ".zip")},
 }
-"""Readers by file suffix."""
+"""Readers by file suffix: of arrays by part, or of a table."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from pyrovae.data.schema import Schema
+
 __all__ = ["RECIPES", "Recipe", "for_array"]
 
 
@@ -20,6 +22,7 @@ class Recipe:
         binarization: one of `pyrovae.data.BINARIZATIONS`.
         scaling: one of `pyrovae.data.SCALINGS`.
         latent_dim: dimension of z.
+        posterior: q(z | x), as given to `--posterior`.
         encoder: network of q(z | x), as given to `--encoder`.
         decoder: network of p(x | z), as given to `--decoder`.
         training: keyword arguments of `fit`.
@@ -37,6 +40,7 @@ class Recipe:
     latent_dim: int
     encoder: str
     decoder: str
+    posterior: str = "diagonal"
     training: Mapping[str, float | int | None]
     protocol: str
 
@@ -106,8 +110,9 @@ CIFAR10 = Recipe(
     **_networks("conv:channels=32-64"),
     training=_training(),
     protocol=(
-        f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 and densities are "
-        "of these numbers, so they do not compare with published bits per dimension."
+        f"Test is the official 10,000, {LAST_5000}; pixels are divided by 255 for the model, and "
+        "densities are per gray level; they are no probabilities of levels, so they do not compare "
+        "with published bits per dimension."
     ),
 )
 
@@ -128,23 +133,49 @@ TABLE = Recipe(
     protocol=PERMUTED,
 )
 
+GAPS = Recipe(
+    likelihood="normal:scale=dimension",
+    scaling="standardize",
+    latent_dim=10,
+    encoder="mlp:hidden_dims=128",
+    decoder="linear",
+    posterior="full",
+    training=_training(learning_rate=3e-3),
+    protocol=PERMUTED,
+)
+
 
 def for_array(
-    maximum: int | None, unit_interval: bool, event_shape: tuple[int, ...], rows: int
+    maximum: int | None,
+    unit_interval: bool,
+    event_shape: tuple[int, ...],
+    rows: int,
+    schema: Schema | None = None,
+    black_and_white: bool = False,
+    gaps: bool = False,
 ) -> Recipe:
     """Choose a recipe for the user's own data.
 
-    Bits are modeled by a Bernoulli likelihood, other integer pixels by a normal after division by
-    their maximum, real numbers in [0, 1] by a continuous Bernoulli, and everything else by a normal
-    after standardizing. Color images get convolutional networks, and tables a latent dimension of
-    at most half their columns. Small datasets are trained in small batches for many epochs, so that
-    there are enough steps: about 10,000, in 20 to 1,000 epochs.
+    Bits are modeled by a Bernoulli likelihood, and so are images of black and white, made binary at
+    half of their maximum; other integer pixels by a normal after division by their maximum, real
+    numbers in [0, 1] by a continuous Bernoulli, columns of several kinds each by a likelihood of
+    its own, and everything else by a normal after standardizing. Color images get convolutional
+    networks, and tables a latent dimension of at most half their columns. Small datasets are
+    trained in small batches for many epochs, so that there are enough steps: about 10,000, in 20 to
+    1,000 epochs.
+
+    In a table with missing values few rows hold any two columns together, so its model is a simple
+    one: a linear decoder, a noise of its own for each column, one latent dimension for 60 rows or
+    less, and a posterior with all correlations, as the observed values of a row leave them.
 
     Args:
         maximum: largest count of integer values, or None for real numbers.
         unit_interval: whether the values are real numbers that all lie in [0, 1].
         event_shape: shape of one example: (C, H, W) for images, (D,) for tables.
         rows: number of rows, all splits together.
+        schema: of the columns of a table, or None.
+        black_and_white: whether all pixels are 0 or 255.
+        gaps: whether values are missing.
 
     Returns:
         The recipe.
@@ -155,18 +186,29 @@ def for_array(
         'standardize'
     """
     image = len(event_shape) == 3
-    recipe = BITS if image or maximum == 1 else TABLE
+    recipe = BITS if image or maximum == 1 or black_and_white else TABLE
+    sparse = gaps and not image
+    if sparse:
+        recipe = replace(GAPS, latent_dim=max(1, min(GAPS.latent_dim, rows // 60)))
     batch_size = min(128, max(16, rows // 40))
     epochs = min(1_000, max(20, math.ceil(10_000 * batch_size / rows)))
-    recipe = replace(recipe, training=_training(epochs=epochs, batch_size=batch_size))
-    if maximum == 1:
+    training = dict(recipe.training) | {"epochs": epochs, "batch_size": batch_size}
+    recipe = replace(recipe, training=MappingProxyType(training))
+    several = schema is not None and schema.mixed
+    numbers = schema is None or all(not column.integer for column in schema.columns)
+    if black_and_white:
+        recipe = replace(recipe, likelihood="bernoulli", binarization="threshold", scaling="none")
+    elif several and not (unit_interval and numbers):
+        recipe = replace(recipe, likelihood="columns", scaling="columns")
+    elif maximum == 1:
         recipe = replace(recipe, likelihood="bernoulli", scaling="none")
     elif maximum is not None and image:
         recipe = replace(recipe, likelihood="normal", scaling="unit")
     elif unit_interval:
         recipe = replace(recipe, likelihood="continuous_bernoulli", scaling="none")
     else:
-        recipe = replace(recipe, likelihood="normal", scaling="standardize")
+        likelihood = GAPS.likelihood if sparse else "normal"
+        recipe = replace(recipe, likelihood=likelihood, scaling="standardize")
     if not image:
         return replace(recipe, latent_dim=max(1, min(recipe.latent_dim, event_shape[0] // 2)))
     if event_shape[0] == 3:
@@ -208,8 +250,8 @@ RECIPES: Mapping[str, Recipe] = {
         CIFAR10,
         protocol=(
             f"Test is the official 26,032, {LAST_5000} (the extra set is left out); pixels are "
-            "divided by 255 and densities are of these numbers, so they do not compare with "
-            "published bits per dimension."
+            "divided by 255 for the model, and densities are per gray level; they are no "
+            "probabilities of levels, so they do not compare with published bits per dimension."
         ),
     ),
 }

@@ -192,6 +192,14 @@ class Standardize:
         """Standardize gathered rows in float64."""
         return np.asarray((x - self.loc) / self.scale)
 
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        """Return values ``(..., *event_shape)`` in the units of the data, in float64."""
+        return np.asarray(values * self.scale + self.loc)
+
+    def log_slope(self) -> np.ndarray:
+        """The logarithm of how much one unit of each value becomes, ``(*event_shape)``."""
+        return -np.log(self.scale)
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -209,3 +217,11 @@ class Unit:
     def __call__(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """Divide gathered rows by the maximum."""
         return np.asarray(x / np.float32(self.maximum))
+
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        """Return values ``(..., *event_shape)`` as counts, in float64."""
+        return np.asarray(values.astype(np.float64) * self.maximum)
+
+    def log_slope(self) -> np.ndarray:
+        """The logarithm of how much one unit of a value becomes."""
+        return np.asarray(-np.log(self.maximum))

@@ -6,7 +6,7 @@
 ``calibration`` (simulation-based), ``gradient_variance``, and ``inference_gap``
 (log p(x) - ELBO) with ``optimal_posterior`` and ``evidence_identity``. A new diagnostic is a file
 here (``report`` calls those of the whole examination), its figure a function in
-:mod:`pyrovae.plots`, its command a file in :mod:`pyrovae.cli`.
+:mod:`pyrovae.plots`, its command a function in a file of :mod:`pyrovae.cli`, old or new.
 """
 
 from pyrovae.diagnostics import (

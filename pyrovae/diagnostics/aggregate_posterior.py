@@ -28,7 +28,14 @@ from torch import Tensor
 from pyrovae import distributions
 from pyrovae._process.isolation import derived, evaluating
 from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
-from pyrovae.estimates import Estimate, Examples, Result, batches, number_of_examples
+from pyrovae.estimates import (
+    AnyExamples,
+    Estimate,
+    Result,
+    as_examples,
+    batches,
+    number_of_examples,
+)
 from pyrovae.evidence import batch_size
 from pyrovae.vae import VAE
 
@@ -104,7 +111,7 @@ class AggregateDraws:
 @torch.no_grad()
 def aggregate_draws(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     labels: NDArray[Any] | None = None,
     draws: int = DRAWS,
@@ -119,7 +126,7 @@ def aggregate_draws(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout.
-        data: one part of a dataset.
+        data: one part of a dataset, or examples as :func:`pyrovae.data.as_split` takes them.
         labels: the class of each example, for mixtures over classes.
         draws: draws per example, at least two.
         limit: use only the first ``limit`` examples.
@@ -137,6 +144,7 @@ def aggregate_draws(
         >>> aggregate_draws(vae, data, draws=3)
         AggregateDraws(64 examples, 3 draws each, q: Independent Normal, p: Independent Normal)
     """
+    data = as_examples(data)
     count = number_of_examples(data, limit, at_least=2)
     if draws < 2:
         raise ValueError(f"draws must be at least 2 for a standard error, got {draws}")
@@ -156,7 +164,7 @@ def aggregate_draws(
         z = torch.cat(drawn, 1)
         others = [z[:, rows] for rows in _partners(count, seed).split(size)]
         log_likelihood, of_others = (
-            torch.cat([vae.likelihood(at).log_prob(b) for at, b in zip(given, x, strict=True)], 1)
+            torch.cat([vae.log_likelihood(b, at) for at, b in zip(given, x, strict=True)], 1)
             for given in (drawn, others)
         )
         p = vae.prior()

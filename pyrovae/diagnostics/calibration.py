@@ -419,7 +419,7 @@ def _simulated(vae: VAE, count: int, draws: int) -> Array:
             "that could be right or wrong; use a posterior with a density"
         )
     z = torch.cat([truth.unsqueeze(0), q.sample(torch.Size([draws]))])  # (draws + 1, count, dim)
-    scalars = torch.stack([p.log_prob(z), vae.likelihood(z).log_prob(x)], -1)
+    scalars = torch.stack([p.log_prob(z), vae.log_likelihood(x, z)], -1)
     values: Tensor = torch.cat([z.double(), scalars.double()], -1).transpose(0, 1)
     if values.isnan().any():
         raise ArithmeticError("a log density of the model at its own draws is NaN")

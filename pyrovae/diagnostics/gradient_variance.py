@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.distributions import is_point, name
-from pyrovae.estimates import Estimate, Examples, Result, number_of_examples
+from pyrovae.estimates import AnyExamples, Estimate, Result, as_examples, number_of_examples
 from pyrovae.kl import closed_form
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.vae import VAE
@@ -213,7 +213,7 @@ class GradientComparison(Result):
 
 def compare_gradients(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     draws: int = DRAWS,
     limit: int = GRADIENT_LIMIT,
@@ -238,7 +238,8 @@ def compare_gradients(
 
     Args:
         vae: the VAE whose encoder's gradient is taken, in eval mode, without dropout.
-        data: one part of a dataset, usually the test set.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them.
         draws: number N of draws.
         limit: the batch consists of the first ``limit`` examples.
         seed: seed of the draws; each draw depends only on it and on the draw's number.
@@ -259,9 +260,10 @@ def compare_gradients(
     """
     if draws < 2:
         raise ValueError(f"draws must be at least 2 for a variance, got {draws}")
+    data = as_examples(data)
     count = number_of_examples(data, limit)
     parameters = _trained(vae.posterior)
-    x = vae.place(next(data.batches(count)))
+    x = vae.place(next(iter(data.batches(count))))
     with isolated(x.device), torch.enable_grad(), evaluating(vae):
         q, p = vae.posterior(x), vae.prior()
         formulas, reasons = _formulas(q, p)

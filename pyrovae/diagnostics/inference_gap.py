@@ -26,7 +26,7 @@ from pyrovae._process.isolation import derived, evaluating, isolated, seed_devic
 from pyrovae.diagnostics._counting import Counting, silent
 from pyrovae.diagnostics.evidence_identity import Term, batch_terms, chosen, grid, in_parts
 from pyrovae.diagnostics.optimal_posterior import best_posterior, with_outputs
-from pyrovae.estimates import Examples, Result, batches
+from pyrovae.estimates import AnyExamples, Result, as_examples, batches
 from pyrovae.evidence import Draws, check_real, log_joint, posterior_draws
 from pyrovae.vae import VAE
 
@@ -77,6 +77,8 @@ class Gap(Result):
         samples: draws from each q for each ELBO.
         outputs: outputs of the posterior's network that give the best q.
         draws: NUTS draws from p(z | x) ``(chains, draws, examples, latent_dim)``, or None.
+        log_slope: what turned the log densities of scaled examples into ones in the units of the
+            data ``(examples,)``; None without scaling.
 
     Example:
         >>> from pyrovae.diagnostics import gap
@@ -102,6 +104,7 @@ class Gap(Result):
     samples: int
     outputs: Tensor
     draws: Draws | None
+    log_slope: Tensor | None = None
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -140,7 +143,7 @@ class Gap(Result):
 
 def gap(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     images: int = 16,
     labels: Sequence[int] | NDArray[Any] | None = None,
@@ -168,7 +171,8 @@ def gap(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout.
-        data: one part of a dataset, usually the test set.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them.
         images: number of examples.
         labels: the class of each example of ``data``, kept in the result.
         method: method for log p(x), one of ``METHODS``; ``auto`` takes the first in the order above
@@ -182,7 +186,7 @@ def gap(
             with the number finished, as :func:`pyrovae.training.counting` does.
 
     Returns:
-        The terms.
+        The terms. Log densities of a split that scales are in the units of the data.
 
     Raises:
         ValueError: if a number is too small, the data are outside the support of the likelihood,
@@ -198,7 +202,7 @@ def gap(
     for name, value, least in (("images", images, 1), ("samples", samples, 2), ("steps", steps, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    x = vae.place(next(batches(data, images, images)))
+    x = vae.place(next(batches(as_examples(data), images, images)))
     vae.check_data(x)
     with evaluating(vae), isolated(x.device), pyro.validation_enabled(False):
         check_real(vae, x)
@@ -231,10 +235,17 @@ def gap(
                 seeds = [derived(seed, i, purpose) for purpose in (2, 3, 4)]
                 parts.append(batch_terms(vae, block, of_block, method, draws, samples, seeds))
                 progress(len(block))
+    joined = {name: _joined([terms[name] for terms, _ in parts]) for name in parts[0][0]}
+    of_data = getattr(data, "log_slope", None)
+    slope = None if of_data is None else of_data(len(x))
+    if slope is not None:
+        for name in ("log_evidence", "elbo", "best_elbo"):
+            joined[name] = Term(joined[name].value + slope, joined[name].error)
     return Gap(
         x=x,
         labels=None if labels is None else [int(label) for label in labels[: len(x)]],
-        **{name: _joined([terms[name] for terms, _ in parts]) for name in parts[0][0]},
+        **joined,
+        log_slope=slope,
         ways=parts[0][1],
         method=method,
         samples=samples,
@@ -312,7 +323,9 @@ def posterior_densities(
             half = 0.7 * (ends[1] - ends[0]).max() * torch.ones(2).to(ends)
             middle = ends.mean(0)
             z, _ = grid(middle - half, middle + half, nodes)
-            logs = [in_parts(log_joint(vae, x), z) - found.log_evidence.value[i].to(z)]
+            evidence = found.log_evidence.value[i]
+            evidence = evidence if found.log_slope is None else evidence - found.log_slope[i]
+            logs = [in_parts(log_joint(vae, x), z) - evidence.to(z)]
             logs += [in_parts(q.log_prob, z) for q in qs]
             square = [log.exp().reshape(nodes, nodes).T.cpu().numpy() for log in logs]
             axes = z.reshape(nodes, nodes, 2).cpu().numpy()

@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 
 from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import factorizes, fills_space, moments
-from pyrovae.estimates import Examples, batches, number_of_examples
+from pyrovae.estimates import AnyExamples, as_examples, batches, number_of_examples
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -37,7 +37,7 @@ BATCH = 100  # examples at a time
 
 
 @torch.no_grad()
-def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 0) -> Tensor:
+def activity(vae: VAE, data: AnyExamples, *, limit: int | None = None, seed: int = 0) -> Tensor:
     r"""Measure how much the code varies between examples in each latent dimension.
 
     .. math:: A_d = \operatorname{Var}_{x} \left( \mathbb{E}_{q(z \mid x)} [z_d] \right)
@@ -47,7 +47,8 @@ def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout.
-        data: one part of a dataset, usually the test set.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them.
         limit: use only the first ``limit`` examples.
         seed: seed of the draws, for posteriors whose mean has no formula.
 
@@ -62,6 +63,7 @@ def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 
         >>> activity(vae, data).shape
         torch.Size([2])
     """
+    data = as_examples(data)
     number_of_examples(data, limit, at_least=2)
     means = []
     with torch.random.fork_rng(), evaluating(vae):
@@ -71,7 +73,7 @@ def activity(vae: VAE, data: Examples, *, limit: int | None = None, seed: int = 
     return torch.cat(means).double().var(0)
 
 
-def active_units(vae: VAE, data: Examples, *, limit: int | None = None) -> int:
+def active_units(vae: VAE, data: AnyExamples, *, limit: int | None = None) -> int:
     """Count the latent dimensions whose :func:`activity` is above ``ACTIVE``.
 
     Args:

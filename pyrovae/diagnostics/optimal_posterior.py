@@ -134,7 +134,7 @@ def _likeliest(vae: VAE, x: Tensor) -> Tensor:
     """For each example, the draw from the prior that gives it the highest likelihood."""
     z = vae.prior().sample(torch.Size([CANDIDATES]))
     parts = in_chunks(z, len(x))
-    log = torch.cat([vae.likelihood(part[:, None]).log_prob(x) for part in parts])
+    log = torch.cat([vae.log_likelihood(x, part[:, None]) for part in parts])
     return z[log.argmax(0)]
 
 

@@ -1,5 +1,6 @@
 r"""What a trained VAE has learned, in numbers and words: the whole examination."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -308,7 +309,8 @@ def _samples(
     for source, parts in latents.items():
         given = [vae.likelihood(z) for z in parts]
         means[source] = torch.cat([d.mean.cpu() for d in given]).double().numpy()
-        drawn[source] = torch.cat([d.sample().cpu() for d in given])
+        x = torch.cat([d.sample().cpu() for d in given])
+        drawn[source] = x.masked_fill(train.isnan(), math.nan)  # what is missing in real rows
     flat = {source: x.flatten(1).double().numpy() for source, x in drawn.items()}
     tests = []
     for of, against, about in _COMPARISONS:

@@ -1,8 +1,8 @@
 r"""Classifiers as instruments: whether two samples differ, and what can be read from a code.
 
-The classifiers are scikit-learn's, fitted to standardized columns; a fit depends only on the data
-and the seed. scikit-learn is imported on first use, because importing it is slow and sets
-environment variables.
+The classifiers are scikit-learn's, fitted to standardized columns with means in place of missing
+values; a fit depends only on the data and the seed. scikit-learn is imported on first use, because
+importing it is slow and sets environment variables.
 """
 
 import math
@@ -180,12 +180,15 @@ def probe(train: Array, train_labels: Array, test: Array, test_labels: Array) ->
 
 def _right(model: Any, train: Array, of_train: Array, test: Array, of_test: Array) -> Array:
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a weaker classifier is still valid
-        fitted = make_pipeline(StandardScaler(), model).fit(train, of_train)
+        gaps = np.isnan(train).any() or np.isnan(test).any()
+        means = [SimpleImputer(keep_empty_features=True)] if gaps else []
+        fitted = make_pipeline(*means, StandardScaler(), model).fit(train, of_train)
     return np.asarray(fitted.predict(test) == of_test)
 
 

@@ -29,6 +29,8 @@ __all__ = [
     "zuko_flows",
 ]
 
+LARGEST_FACTORIAL = 1e6  # that is computed; above, it comes from Stirling's formula
+
 
 class ContinuousBernoulli(dist.ContinuousBernoulli):
     r"""The continuous Bernoulli, computed from its logits :math:`\ell` throughout.
@@ -210,7 +212,8 @@ class NegativeBinomial(dist.NegativeBinomial):
     .. math:: p(x) = \frac{\Gamma(x + r)}{x! \, \Gamma(r)} (1 - \pi)^r \pi^x
 
     Near the Poisson distribution, where r is large, the two gamma functions are large and nearly
-    equal: in float32 the logarithm of their quotient is off by more than 1 at :math:`r = 10^7`.
+    equal: in float32 the logarithm of their quotient is off by more than 1 at :math:`r = 10^7`. For
+    counts above a million the quotient is taken from Stirling's formula.
 
     Example:
         >>> from pyrovae.distributions import NegativeBinomial
@@ -223,7 +226,11 @@ class NegativeBinomial(dist.NegativeBinomial):
         if self._validate_args:
             self._validate_sample(value)
         r, x = self.total_count.double(), value.double()
-        constant = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
+        few = x.clamp_max(LARGEST_FACTORIAL)
+        rising = torch.lgamma(few + r) - torch.lgamma(r) - torch.lgamma(few + 1)
+        many = x.clamp_min(LARGEST_FACTORIAL)
+        ratio = (many + 0.5) * torch.log1p((r - 1) / (many + 1)) + (r - 1) * ((many + r).log() - 1)
+        constant = torch.where(x > LARGEST_FACTORIAL, ratio - torch.lgamma(r), rising)
         failures = self.total_count * nn.functional.logsigmoid(-self.logits)
         return failures + value * nn.functional.logsigmoid(self.logits) + constant.to(failures)
 

@@ -246,7 +246,7 @@ class _Path:
 
     def terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log r(z), and log p(x, z) - log r(z), each ``(chains, examples)``."""
-        log_likelihood = self.vae.likelihood(z).log_prob(self.x)
+        log_likelihood = self.vae.log_likelihood(self.x, z)
         log_start = self.start.log_prob(z)
         if self.from_prior:
             return log_start, log_likelihood

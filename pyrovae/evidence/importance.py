@@ -9,8 +9,8 @@ The mixture is fitted to each example by weighted draws:
 The mixture consists of the prior and the posterior and, if z is a real vector, of a Student t with
 the mean and covariance of earlier draws and of several more for a posterior with several modes.
 These are fitted by EM to draws made without q, which may cover one mode only. All parts are fitted
-in several rounds, each to the weighted draws of the previous one; the weights are flattened while
-few of them dominate. The prior's share bounds the weights: none exceeds
+in several rounds, each to the weighted draws of the previous one, until no weight dominates; while
+few of them dominate, the weights are flattened. The prior's share bounds the weights: none exceeds
 :math:`p(x \mid z) / \pi_p`.
 
 References:
@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from pyro import distributions as dist
 from torch import Tensor
 
 from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import is_point, is_real
+from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
 from pyrovae.evidence.results import NO_BOUND, Evidence, kind, weight_statistics
 from pyrovae.vae import VAE
@@ -58,9 +58,9 @@ ROUNDS = 10  # in which the mixture is fitted
 ROUND_DRAWS = 500  # draws in each round
 PRIOR_SHARE, POSTERIOR_SHARE = 0.1, 0.2  # of the mixture; the first bounds the weights
 COMPONENTS, STEPS = 12, 10  # Student t components, and EM iterations that fit them
-DEGREES = 5.0  # degrees of freedom of a Student t
 IMPOSSIBLE = -1e30  # lowest log weight: minus infinity cannot be raised to a power
 LEAST = 100.0  # effective sample size to which the weights of a round are flattened
+EVEN = 0.25  # effective share of the draws of a round, for all examples, that ends the rounds
 SEARCH_DRAWS, SEARCH_LEAST = 1_000, 400.0  # the same in the rounds without q
 
 
@@ -218,7 +218,7 @@ class Whole:
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x | z)."""
         parts = memory.in_chunks(z, self.examples)
-        return torch.cat([self.vae.likelihood(part).log_prob(self.x) for part in parts])
+        return torch.cat([self.vae.log_likelihood(self.x, part) for part in parts])
 
     def posterior(self, z: Tensor, log_w: Tensor) -> Any:
         """q(z | x), independent of the draws."""
@@ -244,11 +244,13 @@ def adapted(target: Target) -> Fitted:
     log_w = _flattened(target.log_likelihood(z).double(), LEAST)
     for _ in range(ROUNDS):
         z, log_w = from_mixture(target, Fitted(z, log_w, several), ROUND_DRAWS)
+        if _even(log_w):
+            break
         log_w = _flattened(log_w, LEAST)
     return Fitted(z, log_w, several)
 
 
-def _found(target: Target) -> Any:
+def _found(target: Target) -> StudentMixture | None:
     """Student t distributions where the mass is, fitted without q, which may miss parts of it."""
     if not is_real(target.p):
         return None
@@ -258,6 +260,8 @@ def _found(target: Target) -> Any:
     for _ in range(ROUNDS):
         several = _several(z, _flattened(log_w, SEARCH_LEAST))
         z, log_w = _weighed(target, [(target.p, own), (several, SEARCH_DRAWS - own)])
+        if _even(log_w):
+            break
     return _several(z, _flattened(log_w, SEARCH_LEAST))
 
 
@@ -290,7 +294,8 @@ def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, 
         parts.append((q, max(1, round(POSTERIOR_SHARE * samples / _draws_of(q, target)))))
     if is_real(target.p):
         left = samples - sum(_draws_of(part, target) * count for part, count in parts)
-        around = dist.MultivariateStudentT(DEGREES, *weighted_moments(z, log_w))
+        loc, tril = (moment.unsqueeze(1) for moment in weighted_moments(z, log_w))
+        around = StudentMixture(loc, tril, torch.ones_like(loc[..., 0]))
         parts.append((around, max(1, left // 2)))
         parts.append((fitted.several, max(1, left - left // 2)))
     return _weighed(target, parts)
@@ -317,36 +322,38 @@ def _draws_of(part: Any, target: Target) -> int:
     return max(1, part.batch_shape.numel() // target.examples)
 
 
-def _several(z: Tensor, log_w: Tensor) -> Any:
+def _several(z: Tensor, log_w: Tensor) -> StudentMixture:
     """A mixture of Student t distributions, by EM for normals on weighted draws.
 
     The fewer draws a component rests on, the closer its covariance is to a diagonal, and the wider:
     up to the covariance of all draws.
     """
-    w = log_w.softmax(0).unsqueeze(-1).to(z)  # (draws, examples, 1)
+    w = log_w.softmax(0).to(z).T.unsqueeze(1)  # (examples, 1, draws)
     middle, factor = weighted_moments(z, log_w)
     whole = factor.square().sum(-1).unsqueeze(1)  # (examples, 1, latent_dim)
     loc = _apart(z, log_w, whole.squeeze(1).sqrt()).transpose(0, 1)  # (examples, components, ...)
     tril = factor.unsqueeze(1).expand(*loc.shape, -1) / COMPONENTS
     share = torch.full_like(loc[..., 0], 1 / COMPONENTS)
     dimensions, nothing = z.shape[-1], 1e-6
+    z = z.transpose(0, 1)  # (examples, draws, latent_dim)
+    apart = z.unsqueeze(1) - loc.unsqueeze(2)  # (examples, components, draws, latent_dim)
     for _ in range(STEPS):
-        log_r = dist.MultivariateNormal(loc, scale_tril=tril).log_prob(z.unsqueeze(2))
-        r = w * (log_r + share.log()).softmax(-1)  # (draws, examples, components)
-        mass = r.sum(0)
-        weight = r / (mass + nothing)
+        size = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_r = (share.log() - size).unsqueeze(-1) - mahalanobis(apart, tril) / 2
+        r = w * log_r.softmax(1)  # (examples, components, draws)
+        mass = r.sum(-1)
+        weight = r / (mass + nothing).unsqueeze(-1)
         left = nothing / (mass + nothing)  # 1 if a component has lost its draws
-        loc = torch.einsum("kbc,kbi->bci", weight, z) + left.unsqueeze(-1) * middle.unsqueeze(1)
-        apart = z.unsqueeze(2) - loc  # (draws, examples, components, latent_dim)
-        covariance = torch.einsum("kbci,kbcj->bcij", weight.unsqueeze(-1) * apart, apart)
-        count = (mass.square() / (r.square().sum(0) + nothing**2)).clamp_min(1)[..., None]
+        loc = weight @ z + left.unsqueeze(-1) * middle.unsqueeze(1)
+        apart = z.unsqueeze(1) - loc.unsqueeze(2)
+        covariance = (weight.unsqueeze(-1) * apart).mT @ apart
+        count = (mass.square() / (r.square().sum(-1) + nothing**2)).clamp_min(1)[..., None]
         shrunk = dimensions / (dimensions + count)
         diagonal = shrunk * covariance.diagonal(dim1=-2, dim2=-1) + whole / count.square()
         mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(diagonal)
         tril = torch.linalg.cholesky(mixed)
         share = (mass + nothing) / (mass + nothing).sum(-1, keepdim=True)
-    several = dist.MultivariateStudentT(DEGREES, loc, tril)
-    return dist.MixtureSameFamily(dist.Categorical(probs=share), several)
+    return StudentMixture(loc, tril, share)
 
 
 def _apart(z: Tensor, log_w: Tensor, unit: Tensor) -> Tensor:
@@ -390,6 +397,12 @@ def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
     tiny = 1e-6 * diagonal.mean(-1, keepdim=True) + torch.finfo(z.dtype).tiny
     mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(shrunk * diagonal + tiny)
     return loc, torch.linalg.cholesky(mixed)
+
+
+def _even(log_w: Tensor) -> bool:
+    """Whether the mixture resembles every target so much that another round gains little."""
+    w = log_w.softmax(0)
+    return bool((w.square().sum(0) * len(w) * EVEN <= 1).all())
 
 
 def _flattened(log_w: Tensor, least: float) -> Tensor:

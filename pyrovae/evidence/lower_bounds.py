@@ -24,10 +24,17 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from pyrovae import distributions
 from pyrovae._process import choices, files, isolation, processes
 from pyrovae._process.compilation import compiled, has_compiler, in_one_line, side_by_side, traced
 from pyrovae._process.memory import rows_per_chunk
-from pyrovae.estimates import Examples, batches, number_of_examples
+from pyrovae.estimates import (
+    AnyExamples,
+    Examples,
+    as_examples,
+    batches,
+    number_of_examples,
+)
 from pyrovae.evidence.results import WeightedBounds, weight_statistics
 from pyrovae.vae import VAE
 
@@ -59,7 +66,7 @@ log p(z), and the logarithm of the sum of the weights; last the log weights ``(d
 
 def per_example(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     samples: int = DRAWS,
     limit: int | None = None,
@@ -75,7 +82,8 @@ def per_example(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
-        data: one part of a dataset, usually the test set.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them.
         samples: draws of z for each example.
         limit: use only the first ``limit`` examples.
         seed: seed of the draws; those of a batch depend only on it and on the batch's position.
@@ -101,6 +109,7 @@ def per_example(
     """
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
+    data = as_examples(data)
     count, size = number_of_examples(data, limit), batch_size(samples)
     mode = _mode(compile, vae, count, samples)
     settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
@@ -112,7 +121,8 @@ def per_example(
         torch.manual_seed(isolation.derived(seed, place))
         return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
 
-    with torch.random.fork_rng(), isolation.evaluating(vae):
+    known = distributions.missing_values(getattr(data, "gaps", None))
+    with torch.random.fork_rng(), isolation.evaluating(vae), known:
         whole = min(size, count)  # examples in each batch except perhaps the last
         if mode == "inductor" and len(kept.parts) < count // whole:
             compiled = _compiled_chunk(vae, data, whole, samples)
@@ -202,7 +212,7 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None
     if compiled is not None:
         # the distributions check their arguments and the data, which compiled chunks do not
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            vae.likelihood(q.sample((1,))).log_prob(x)
+            vae.log_likelihood(x, q.sample((1,)))
     for start in range(0, samples, size):
         draws = min(size, samples - start)
         if compiled is not None and (x.shape, draws) == (compiled.shape, compiled.draws):
@@ -270,7 +280,7 @@ def chunk(
     """
     z = q.sample(torch.Size([draws]))  # (draws, batch, latent_dim)
     parts = z.split(at_once or draws)
-    log_likelihood = torch.cat([vae.likelihood(part).log_prob(x) for part in parts]).double()
+    log_likelihood = torch.cat([vae.log_likelihood(x, part) for part in parts]).double()
     log_ratio = q.log_prob(z).double() - p.log_prob(z).double()
     log_weights = log_likelihood - log_ratio
     log_sum = torch.logsumexp(log_weights, 0)
@@ -305,7 +315,8 @@ class Compiled:
 
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             try:
-                self._graph = compiled(traced(eager, x))
+                with distributions.missing_values(distributions.has_missing(x)):
+                    self._graph = compiled(traced(eager, x))
                 pairs = list(side_by_side(lambda xs: eager(*xs), lambda xs: self._graph(*xs), [x]))
             except Exception as error:
                 raise NotCompiledError(in_one_line(error)) from error
@@ -404,7 +415,7 @@ def _fingerprint(vae: VAE, data: Examples) -> str:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     for batch in data.batches(1_000):
         digest.update(batch.numpy().tobytes())
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), isolation.evaluating(vae):
         torch.manual_seed(0)
         first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
     digest.update(first.elbo.cpu().numpy().tobytes())

@@ -1,15 +1,15 @@
 r"""Every method of estimating log p(x), by name, and its mean over a dataset."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
+from torch import Tensor
 
 from pyrovae._process.choices import check_choice
-from pyrovae.estimates import Estimate, Examples, Result, batches
+from pyrovae.estimates import AnyExamples, Estimate, Examples, Result, as_examples, batches
 from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
@@ -22,6 +22,9 @@ __all__ = ["METHODS", "SIMULATED", "Evaluation", "MeanEvidence", "MeanSandwich",
 
 SIMULATED = 100
 """Default number of examples that ``bdmc`` draws from the model."""
+
+DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corrected")
+"""Results for each example that are log densities of x, so that they depend on its units."""
 
 READ = 1_000  # examples that are read at a time
 
@@ -144,7 +147,7 @@ class MeanSandwich(Result):
 @overload
 def evaluate(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     method: Literal["iw"] = ...,
     proposal: Literal["posterior"] | None = ...,
@@ -153,25 +156,26 @@ def evaluate(
     seed: int = ...,
     compile: str | None = ...,
     progress: Callable[[int], None] | None = ...,
-    store: Path | None = ...,
+    scaled: bool = ...,
+    **options: Any,
 ) -> Evaluation: ...
 
 
 @overload
 def evaluate(
-    vae: VAE, data: Examples | None, *, method: Literal["bdmc"], **options: Any
+    vae: VAE, data: AnyExamples | None, *, method: Literal["bdmc"], **options: Any
 ) -> MeanSandwich: ...
 
 
 @overload
 def evaluate(
-    vae: VAE, data: Examples | None, *, method: str = ..., **options: Any
+    vae: VAE, data: AnyExamples | None, *, method: str = ..., **options: Any
 ) -> Evaluation | MeanEvidence | MeanSandwich: ...
 
 
 def evaluate(
     vae: VAE,
-    data: Examples | None,
+    data: AnyExamples | None,
     *,
     method: str = "iw",
     proposal: str | None = None,
@@ -180,7 +184,7 @@ def evaluate(
     seed: int = 0,
     compile: str | None = None,
     progress: Callable[[int], None] | None = None,
-    store: Path | None = None,
+    scaled: bool = False,
     **options: Any,
 ) -> Evaluation | MeanEvidence | MeanSandwich:
     """Estimate the mean of log p(x) over a dataset, with its standard error over examples.
@@ -190,8 +194,9 @@ def evaluate(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
-        data: one part of a dataset, usually the test set; None for ``bdmc``, which draws its own
-            examples from the model.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them; a ``DataLoader`` is gone through once, in its
+            order. None for ``bdmc``, which draws its own examples from the model.
         method: one of ``METHODS``. ``"iw"``: importance weighting. ``"ais"``: annealed importance
             sampling. ``"quadrature"``: for one or two latent dimensions. ``"exact"``: for
             linear-Gaussian models and a categorical z. ``"bdmc"``: two bounds, one on either side
@@ -205,16 +210,19 @@ def evaluate(
         seed: seed of the draws.
         compile: for ``iw`` from the posterior, as for :func:`per_example`. None for ``"auto"``.
         progress: callback, called with the number of examples finished.
-        store: for ``iw`` from the posterior, a file from which an interrupted evaluation resumes.
+        scaled: whether densities are those of the scaled values that the VAE sees. By default they
+            are those of the data in their own units: standardizing and dividing change a density
+            by a factor, which is undone.
         options: options of the method: ``temperatures``, ``leapfrog`` and ``start`` for ``ais`` and
-            ``bdmc``, as for :func:`annealed`.
+            ``bdmc``, as for :func:`annealed`; for ``iw`` from the posterior ``store``, a file from
+            which an interrupted evaluation resumes.
 
     Returns:
         For ``iw`` from the posterior an :class:`Evaluation`, for ``bdmc`` a
         :class:`MeanSandwich`, and a :class:`MeanEvidence` otherwise. In nats per example.
 
     Raises:
-        TypeError: if the method does not have one of the options.
+        TypeError: if the method does not have one of the options, or the data are no examples.
         ValueError: if there is no such method, it does not apply to the model, or the value of an
             option is outside its range.
 
@@ -226,10 +234,17 @@ def evaluate(
         'exact to the error of integration'
     """
     check_choice("method", method, METHODS)
-    own = {"proposal": proposal, "compile": compile, "store": store}
+    own = {"proposal": proposal, "compile": compile}
     options |= {name: value for name, value in own.items() if value is not None}
     return METHODS[method](
-        vae, data, samples=samples, limit=limit, seed=seed, progress=progress, **options
+        vae,
+        None if data is None else as_examples(data),
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        progress=progress,
+        scaled=scaled,
+        **options,
     )
 
 
@@ -240,14 +255,23 @@ def _by_weighting(
         rest |= {"proposal": proposal, "samples": samples}
         return _by_example("iw", importance_weighted, vae, data, **rest)
     samples = DRAWS if samples is None else samples
+    slope = _log_slope(data, rest["limit"], rest.pop("scaled"))
     every = per_example(vae, data, samples=samples, **rest)
+    every = results.WeightedBounds(**_moved(every.arrays(), slope))
     return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
 def _by_example(
-    name: str, function: Method, vae: VAE, data: Examples, limit: int | None = None, **options: Any
+    name: str,
+    function: Method,
+    vae: VAE,
+    data: Examples,
+    limit: int | None = None,
+    scaled: bool = False,
+    **options: Any,
 ) -> MeanEvidence:
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
+    found = _in_units(found, _log_slope(data, limit, scaled))
     weights = None
     if function is importance_weighted:
         weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
@@ -262,9 +286,16 @@ def _by_example(
 
 
 def _by_simulation(
-    vae: VAE, data: Examples | None, *, limit: int | None = None, **options: Any
+    vae: VAE,
+    data: Examples | None,
+    *,
+    limit: int | None = None,
+    scaled: bool = False,
+    **options: Any,
 ) -> MeanSandwich:
     both = sandwich(vae, SIMULATED if limit is None else limit, **options)
+    slope = None if data is None else _log_slope(data, 1, scaled)  # simulated examples have no gaps
+    both = replace(both, lower=_in_units(both.lower, slope), upper=_in_units(both.upper, slope))
     return MeanSandwich(
         method="bdmc",
         lower=both.lower.mean(),
@@ -273,6 +304,23 @@ def _by_simulation(
         examples=len(both.x),
         per_example=both,
     )
+
+
+def _log_slope(data: Examples, limit: int | None, scaled: bool) -> Tensor | None:
+    """What to add to log densities of scaled values to have them in the units of the data."""
+    of_data = getattr(data, "log_slope", None)
+    return None if scaled or of_data is None else of_data(limit)
+
+
+def _moved(values: Mapping[str, Tensor], slope: Tensor | None) -> dict[str, Tensor]:
+    """The same values, those that are log densities of x in the units of the data."""
+    moved = {} if slope is None else {n: v + slope for n, v in values.items() if n in DENSITIES}
+    return dict(values) | moved
+
+
+def _in_units(found: results.Evidence, slope: Tensor | None) -> results.Evidence:
+    value = _moved({"log_evidence": found.log_evidence}, slope)["log_evidence"]
+    return replace(found, log_evidence=value, details=_moved(found.details, slope))
 
 
 METHODS: dict[str, Callable[..., Evaluation | MeanEvidence | MeanSandwich]] = {

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae._process.memory import in_chunks
-from pyrovae.distributions import base, is_point, is_real, moments
+from pyrovae.distributions import base, is_point, is_real, moments, observed_log_prob
 from pyrovae.evidence.results import Evidence
 from pyrovae.vae import VAE
 
@@ -287,7 +287,7 @@ def _rounding(mesh: _Mesh, vae: VAE, x: Tensor, sums: "_Sums", nodes: Tensor) ->
     for some, z, weight in zip(*map(in_chunks, (cells.owner, cells.mean, mass)), strict=True):
         at = z.to(x)
         log_joint = _log_joint(vae, mesh.prior, at, x[some])
-        terms = base(vae.likelihood(at)).log_prob(x[some]).reshape(len(at), -1)
+        terms = observed_log_prob(base(vae.likelihood(at)), x[some]).reshape(len(at), -1)
         off = digits * (mesh.prior.log_prob(at).abs() + terms.abs().sum(1)).double()
         for move in moves:
             moved = (z + move * (mesh.loc.abs() + (z - mesh.loc).abs())).to(x)

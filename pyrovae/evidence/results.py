@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
+from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples, Result
 from pyrovae.vae import VAE
@@ -373,7 +374,7 @@ def kind(vae: VAE, data: Examples, samples: int) -> str:
         >>> kind(vae, data, samples=1_000)
         'importance-weighted lower bound'
     """
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(vae):
         q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
     if isinstance(q, Delta):
         return NO_BOUND

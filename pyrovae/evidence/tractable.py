@@ -24,7 +24,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 
 from pyrovae._process.isolation import evaluating
 from pyrovae._process.memory import in_chunks
-from pyrovae.distributions import base, is_discrete
+from pyrovae.distributions import base, is_discrete, observed_values
 from pyrovae.evidence.results import Evidence
 from pyrovae.networks import Linear
 from pyrovae.vae import VAE
@@ -75,8 +75,17 @@ class LinearGaussian:
             x: data ``(batch, *event_shape)``.
 
         Returns:
-            Multivariate normals with batch shape ``(batch,)``.
+            Multivariate normals with batch shape ``(batch,)``; p(z | x_obs) where values of x are
+            NaN, which are missing.
         """
+        parts = self._by_pattern(x)
+        if parts is not None:
+            loc = self.prior_loc.new_empty(len(x), len(self.prior_loc))
+            covariance = loc.new_empty(*loc.shape, loc.shape[-1])
+            for some, model, seen in parts:
+                q: Any = model.posterior(seen)
+                loc[some], covariance[some] = q.loc, q.covariance_matrix
+            return dist.MultivariateNormal(loc, covariance)
         _, root, solved = self._solved(x)
         loc = self.prior_loc + solved @ self.prior_tril.mT
         half = torch.linalg.solve_triangular(root, self.prior_tril.mT, upper=False)
@@ -86,6 +95,8 @@ class LinearGaussian:
     def log_evidence(self, x: Tensor) -> Tensor:
         r"""Compute log p(x) ``(batch,)``, accurately even if S is small.
 
+        Where values are NaN, they are missing, and this is log p of the observed ones.
+
         :meth:`marginal` subtracts two squares of the size of :math:`|x - W m - b|^2 / S`. Here
         log p(z | x) is subtracted from log p(x, z) at the mean of p(z | x), where all terms are
         small: with g the gradient of log p(x, z) that rounding leaves,
@@ -94,6 +105,12 @@ class LinearGaussian:
         Args:
             x: data ``(batch, *event_shape)``.
         """
+        parts = self._by_pattern(x)
+        if parts is not None:
+            total = self.weight.new_zeros(len(x))
+            for some, model, seen in parts:
+                total[some] = model.log_evidence(seen)
+            return total
         scaled, root, w = self._solved(x)  # z = m + P^(1/2) w
         scale = self.variance.sqrt()
         z = self.prior_loc + w @ self.prior_tril.mT
@@ -102,6 +119,22 @@ class LinearGaussian:
         constant = scale.log().sum() + len(scale) / 2 * math.log(2 * math.pi)
         squares = off.square().sum(-1) + w.square().sum(-1) - left.square().sum(0)
         return -squares / 2 - constant - root.diagonal().log().sum()
+
+    def _by_pattern(self, x: Tensor) -> list[tuple[Tensor, "LinearGaussian", Tensor]] | None:
+        """Examples by what is missing: which they are, the model of what is left, and that."""
+        observed = observed_values(x)
+        if observed is None or bool(observed.all()):
+            return None
+        patterns, owner = observed.flatten(1).unique(dim=0, return_inverse=True)
+        prior = self.prior_loc, self.prior_tril
+        return [
+            (
+                owner == pattern,
+                LinearGaussian(*prior, self.weight[seen], self.bias[seen], self.variance[seen]),
+                x[owner == pattern].flatten(1)[:, seen],
+            )
+            for pattern, seen in enumerate(patterns)
+        ]
 
     def _solved(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W P^(1/2) / S^(1/2), and for z in units of P a root of its precision, and its mean."""

@@ -28,7 +28,7 @@ from torch.distributions import Distribution
 
 from pyrovae import distributions
 from pyrovae._process.isolation import derived, evaluating
-from pyrovae.estimates import Estimate, Examples, batches
+from pyrovae.estimates import AnyExamples, Estimate, as_examples, batches
 from pyrovae.kl.formulas import closed_form, divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import integrate
 from pyrovae.kl.results import Bracket, Computed, Integrated, Ledger, Sampled
@@ -79,7 +79,7 @@ def compare(
 
 def ledger(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     samples: Sequence[int] = SAMPLES,
     limit: int | None = None,
@@ -90,7 +90,8 @@ def ledger(
 
     Args:
         vae: the model; it is evaluated without dropout, and its mode is restored.
-        data: one split of a dataset, usually the test set.
+        data: one split of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them.
         samples: numbers of draws for each example, one row of the result for each number.
         limit: use only the first `limit` examples.
         seed: seed of the draws; those of a batch depend on the seed and the batch's position only.
@@ -110,7 +111,7 @@ def ledger(
     """
     parts: list[_Part] = []
     with torch.random.fork_rng(), torch.no_grad(), evaluating(vae):
-        for place, x in enumerate(batches(data, BATCH, limit)):
+        for place, x in enumerate(batches(as_examples(data), BATCH, limit)):
             q, p = vae.posterior(vae.place(x)), vae.prior()
             _check(q, p, samples)
             torch.manual_seed(derived(seed, place))

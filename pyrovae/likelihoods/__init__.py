@@ -1,8 +1,9 @@
 """Likelihoods p(x | z): modules whose ``forward(z)`` returns a Pyro distribution over x.
 
-``bits`` describes binary pixels, ``counts`` integers, ``reals`` real numbers. A new likelihood goes
-into the file for its data, or a new one, and gets one line in ``LIKELIHOODS`` below; a likelihood
-of your own is any module that meets :class:`pyrovae.vae.Likelihood`.
+``bits`` describes binary pixels, ``counts`` integers, ``reals`` real numbers, and ``columns``
+tables whose columns differ. A new likelihood goes into the file for its data, or a new one, and
+gets one line in ``LIKELIHOODS`` below; a likelihood of your own is any module that meets
+:class:`pyrovae.vae.Likelihood`.
 
 Each likelihood keeps its normalizing constant: log p(x | z) is in nats per example, and can be
 compared between two models of the same data.
@@ -19,16 +20,17 @@ training data's. Probabilities of levels and counts are at most 1 and need no su
 
 from torch import nn
 
-from pyrovae.likelihoods import bits, counts, reals
+from pyrovae.likelihoods import bits, columns, counts, reals
 from pyrovae.likelihoods._base import Spread
 from pyrovae.likelihoods.bits import *
+from pyrovae.likelihoods.columns import *
 from pyrovae.likelihoods.counts import *
 from pyrovae.likelihoods.reals import *
 
 __all__ = [
     "LIKELIHOODS",
     "Spread",
-    *(name for file in (bits, counts, reals) for name in file.__all__),
+    *(name for file in (bits, columns, counts, reals) for name in file.__all__),
 ]
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {
@@ -36,6 +38,7 @@ LIKELIHOODS: dict[str, type[nn.Module]] = {
     "binomial": Binomial,
     "continuous_bernoulli": ContinuousBernoulli,
     "normal": Normal,
+    "log_normal": LogNormal,
     "laplace": Laplace,
     "student_t": StudentT,
     "beta": Beta,
@@ -43,5 +46,6 @@ LIKELIHOODS: dict[str, type[nn.Module]] = {
     "categorical": Categorical,
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
+    "columns": Columns,
 }
 """Likelihoods by name."""

@@ -89,7 +89,7 @@ class Poisson(Elementwise):
         latent_dim: number of dimensions of z.
         event_shape: shape of one example.
         network: factory of the decoder, called with ``((latent_dim,), event_shape)``; its outputs
-            are :math:`\log \lambda`.
+            are :math:`\log \lambda`, bounded as in :func:`pyrovae.distributions.bounded_exp`.
 
     Example:
         >>> from pyrovae.likelihoods import Poisson
@@ -106,7 +106,7 @@ class Poisson(Elementwise):
         super().__init__(latent_dim, event_shape, network)
 
     def element(self, log_rate: Tensor) -> dist.Distribution:
-        return dist.Poisson(log_rate.exp())
+        return distributions.Poisson(distributions.bounded_exp(log_rate))
 
     def starting_values(self, x: Tensor) -> Tensor:
         return log_of_mean(x)
@@ -127,8 +127,9 @@ class NegativeBinomial(Elementwise):
         latent_dim: number of dimensions of z.
         event_shape: shape of one example.
         network: factory of the decoder, called with ``((latent_dim,), event_shape)``; its outputs
-            are :math:`\log \mu`. With ``dispersion="decoder"`` it is called for
-            ``(2, *event_shape)``, and the second half of its outputs is :math:`\log \delta`.
+            are :math:`\log \mu`, bounded as in :func:`pyrovae.distributions.bounded_exp`. With
+            ``dispersion="decoder"`` it is called for ``(2, *event_shape)``, and the second half of
+            its outputs is :math:`\log \delta`.
         dispersion: :math:`\delta`, or ``"learned"``, ``"dimension"`` or ``"decoder"``.
 
     Raises:
@@ -157,6 +158,7 @@ class NegativeBinomial(Elementwise):
         super().__init__(latent_dim, event_shape, network, spread=spread)
 
     def element(self, log_mean: Tensor, dispersion: Tensor | float) -> dist.Distribution:
+        log_mean = distributions.bounded(log_mean, distributions.LARGEST_LOG)
         delta = dispersion if isinstance(dispersion, Tensor) else log_mean.new_full((), dispersion)
         return distributions.NegativeBinomial(1 / delta, logits=log_mean + delta.log())
 

@@ -1,4 +1,4 @@
-r"""Likelihoods of real numbers: of any, and of those between 0 and 1."""
+r"""Likelihoods of real numbers: of any, of positive ones, and of those between 0 and 1."""
 
 import math
 from typing import ClassVar
@@ -11,7 +11,7 @@ from pyrovae import distributions
 from pyrovae.likelihoods._base import Elementwise, Spread, SpreadParameter, root
 from pyrovae.networks import NetworkFactory, Shape
 
-__all__ = ["Beta", "ContinuousBernoulli", "Laplace", "Normal", "StudentT"]
+__all__ = ["Beta", "ContinuousBernoulli", "Laplace", "LogNormal", "Normal", "StudentT"]
 
 
 class Normal(Elementwise):
@@ -40,6 +40,7 @@ class Normal(Elementwise):
         (0.1, True)
     """
 
+    column_scaling = "standardize"
     remedy: ClassVar[str] = "a Normal likelihood takes finite real numbers"
 
     def __init__(
@@ -62,9 +63,59 @@ class Normal(Elementwise):
         return dist.Normal(loc, scale)
 
     def starting_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean = x.mean(0)
-        variance = (x - mean).square().mean(0)
-        return mean, variance.mean().sqrt(), variance.sqrt()
+        return _mean_and_root_variance(x)
+
+
+class LogNormal(Elementwise):
+    r"""Independent positive variables whose logarithms are normal.
+
+    .. math:: p(x \mid z) = \prod_d \frac{1}{x_d} \mathcal{N}(\log x_d \mid \mu_d(z), \sigma_d^2)
+
+    The decoder's outputs are :math:`\mu`, so that the unit of x only moves them:
+    :math:`e^\mu` is the median, the mean is :math:`e^{\mu + \sigma^2 / 2}`, and :math:`\sigma` is
+    about the relative deviation where it is small.
+
+    Args:
+        latent_dim: number of dimensions of z.
+        event_shape: shape of one example.
+        network: factory of the decoder, called with ``((latent_dim,), event_shape)``. With
+            ``scale="decoder"`` it is called for ``(2, *event_shape)``, and the second half of its
+            outputs is :math:`\log \sigma`.
+        scale: :math:`\sigma`, of the logarithms, or ``"learned"``, ``"dimension"`` or
+            ``"decoder"``.
+
+    Raises:
+        ValueError: if ``scale`` is none of these.
+
+    Example:
+        >>> from pyrovae.likelihoods import LogNormal
+        >>> from pyrovae.networks import MLP
+        >>> bool((LogNormal(2, (3,), MLP)(torch.zeros(5, 2)).sample() > 0).all())
+        True
+    """
+
+    column_scaling = "divide"
+    remedy: ClassVar[str] = (
+        "a log-normal likelihood takes positive numbers; for those that are also zero or negative "
+        "choose normal, for counts negative_binomial"
+    )
+
+    def __init__(
+        self,
+        latent_dim: int,
+        event_shape: Shape,
+        network: NetworkFactory,
+        *,
+        scale: Spread = "learned",
+    ) -> None:
+        spread = SpreadParameter("scale", scale, event_shape)
+        super().__init__(latent_dim, event_shape, network, spread=spread)
+
+    def element(self, loc: Tensor, scale: Tensor | float) -> dist.Distribution:
+        return distributions.LogNormal(loc, scale)
+
+    def starting_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _mean_and_root_variance(x.log())
 
 
 class Laplace(Elementwise):
@@ -90,6 +141,7 @@ class Laplace(Elementwise):
         (2, 3)
     """
 
+    column_scaling = "standardize"
     remedy: ClassVar[str] = "a Laplace likelihood takes finite real numbers"
 
     def __init__(
@@ -136,6 +188,7 @@ class StudentT(Elementwise):
         torch.Size([3])
     """
 
+    column_scaling = "standardize"
     remedy: ClassVar[str] = "a Student t likelihood takes finite real numbers"
 
     def __init__(
@@ -254,7 +307,10 @@ class Beta(Elementwise):
     def element(self, logits: Tensor, dispersion: Tensor | float) -> dist.Distribution:
         tiny = torch.finfo(logits.dtype).tiny
         mean, rest = logits.sigmoid().clamp_min(tiny), (-logits).sigmoid().clamp_min(tiny)
-        return distributions.Beta(mean / dispersion, rest / dispersion)
+        least = tiny**0.75  # whose digamma function is finite, too
+        return distributions.Beta(
+            (mean / dispersion).clamp_min(least), (rest / dispersion).clamp_min(least)
+        )
 
     def starting_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = x.mean(0)
@@ -263,6 +319,12 @@ class Beta(Elementwise):
             share.clamp(1e-3, 0.9) for share in (variance.sum() / largest.sum(), variance / largest)
         )
         return mean.logit(), pooled / (1 - pooled), each / (1 - each)
+
+
+def _mean_and_root_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean = x.mean(0)
+    variance = (x - mean).square().mean(0)
+    return mean, variance.mean().sqrt(), variance.sqrt()
 
 
 def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

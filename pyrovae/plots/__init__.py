@@ -7,16 +7,16 @@ subject, or a new file; colors and settings that all figures share are in ``styl
 """
 
 from pyrovae.plots import (
+    curves,
     diagnosis,
-    elbo,
     examples,
     latent_space,
     posterior_checks,
     run_figures,
     style,
 )
+from pyrovae.plots.curves import *
 from pyrovae.plots.diagnosis import *
-from pyrovae.plots.elbo import *
 from pyrovae.plots.examples import *
 from pyrovae.plots.latent_space import *
 from pyrovae.plots.posterior_checks import *
@@ -25,6 +25,6 @@ from pyrovae.plots.style import *
 
 __all__ = [
     name
-    for file in (diagnosis, elbo, examples, latent_space, posterior_checks, run_figures, style)
+    for file in (diagnosis, curves, examples, latent_space, posterior_checks, run_figures, style)
     for name in file.__all__
 ]

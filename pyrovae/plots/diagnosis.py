@@ -13,12 +13,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from pyrovae._process.isolation import evaluating
+from pyrovae.data import Dataset
 from pyrovae.diagnostics import Diagnosis, DimensionTerms, Surgery, marginal_density
 from pyrovae.distributions import fills_space, is_discrete
 from pyrovae.plots import style
-from pyrovae.plots.examples import column_histograms, image_panels, image_shape
+from pyrovae.plots.examples import image_panels, image_shape
 from pyrovae.plots.latent_space import contours, discrete
 from pyrovae.plots.style import Array, as_array, styled, typeset
+from pyrovae.plots.tables import column_histograms
 from pyrovae.vae import VAE
 
 __all__ = ["diagnosis_figures"]
@@ -35,12 +37,16 @@ _TERMS = (
 )
 
 
-def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
+def diagnosis_figures(
+    vae: VAE, diagnosis: Diagnosis, dataset: Dataset | None = None
+) -> dict[str, Figure]:
     """Draw every figure that applies to a diagnosis.
 
     Args:
         vae: the VAE that was diagnosed.
         diagnosis: its diagnosis.
+        dataset: that it was diagnosed with; the columns of a table are drawn in its units, under
+            their names.
 
     Returns:
         Figures by name: ``surgery``, the terms of the bound, if they could be computed;
@@ -62,7 +68,7 @@ def diagnosis_figures(vae: VAE, diagnosis: Diagnosis) -> dict[str, Figure]:
     with torch.no_grad(), torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(diagnosis.seed)
         pictures["aggregate"] = _aggregate(vae, diagnosis)
-    pictures["decoded"] = _decoded(diagnosis)
+    pictures["decoded"] = _decoded(diagnosis, dataset)
     return pictures
 
 
@@ -245,12 +251,12 @@ def _limits(points: Array, prior: Array) -> Array:
 
 
 @styled()
-def _decoded(diagnosis: Diagnosis) -> Figure:
+def _decoded(diagnosis: Diagnosis, dataset: Dataset | None) -> Figure:
     """Draw real data, and data decoded from draws of the prior and the aggregate posterior."""
     decoded = diagnosis.figure_data.decoded
     shape = image_shape(decoded["real"].shape[1:])
     if shape is None:
-        return _columns(decoded)
+        return _columns(decoded, dataset)
     titles = {
         "real": "test data",
         "prior": r"mean of $p(x|z)$, $z \sim p(z)$",
@@ -264,24 +270,23 @@ def _decoded(diagnosis: Diagnosis) -> Figure:
                 f"{100 * value:.0f} ± {100 * error:.0f} % right, of {row.test.tested}"
             )
     kinds = [decoded[kind].reshape(-1, *shape) for kind in titles]
-    size = (12, 3.95 * shape[1] / shape[2] + 1.1)
-    figure = image_panels(size, list(titles.values()), kinds, most=_IMAGES)
+    figure = image_panels((12, 3.95, 1.1), list(titles.values()), kinds, most=_IMAGES)
     figure.suptitle(
         "Test data, samples of the model, and samples from encodings of training data x'"
     )
     return figure
 
 
-def _columns(decoded: Mapping[str, Array]) -> Figure:
+def _columns(decoded: Mapping[str, Array], dataset: Dataset | None) -> Figure:
     real, prior, aggregate = (
-        decoded[kind].reshape(len(decoded[kind]), -1) for kind in ("real", "prior", "aggregate")
+        decoded[kind] if dataset is None else dataset.test.original(decoded[kind])
+        for kind in ("real", "prior", "aggregate")
     )
+    real, prior, aggregate = (x.reshape(len(x), -1) for x in (real, prior, aggregate))
     drawn = [
         ("mean of p(x|z), z of the prior", prior, style.MODEL),
         ("mean of p(x|z), z of the aggregate", aggregate, style.RATE),
     ]
-    figure = column_histograms(real, drawn, binned=prior, linewidth=1.0)
-    figure.suptitle("Columns of test data, and of what is decoded")
-    figure.supxlabel("x (units of the data)")
-    figure.supylabel("density")
-    return figure
+    title = "Columns of test data, and of what is decoded"
+    schema = None if dataset is None else dataset.schema
+    return column_histograms(real, drawn, title, binned=prior, schema=schema, linewidth=1.0)

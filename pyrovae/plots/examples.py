@@ -1,8 +1,7 @@
-r"""Examples: images in rows, tables column by column; samples, reconstructions and completions."""
+r"""Examples: images in rows; samples, reconstructions and completions of images and tables."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,16 +9,22 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pyrovae.plots.style import DISTORTION, MODEL, REAL, Array, Shape, styled, typeset
+from pyrovae.data import Schema
+from pyrovae.plots.style import DISTORTION, MODEL, Array, Shape, styled, typeset
+from pyrovae.plots.tables import column_histograms, column_points, point_pairs, shortened
 
 __all__ = ["completions", "grid", "images", "prior_swap", "reconstructions", "samples"]
 
 _HIDDEN = "#88CCEE"
-_SHOWN = 12  # the most columns that stay readable
+_PIXELS = 2_000  # of the longer side of a mosaic, about; larger images are thinned out
+_IMAGES = 50  # the most rows of completions, and the most pairs, in a figure
+_DRAWS = 20  # the most completions of an image in a figure
+_RATIO = 3.0  # the largest ratio of sides that a figure makes room for
+_TALLEST = 30.0  # inches
 
 
 @styled()
-def samples(real: Array, sampled: Array) -> Figure:
+def samples(real: Array, sampled: Array, schema: Schema | None = None) -> Figure:
     """Draw real data beside what the model makes of draws from its prior.
 
     Images become two grids, a table of two columns its points, any other table a histogram of each
@@ -29,6 +34,7 @@ def samples(real: Array, sampled: Array) -> Figure:
         real: data, images ``(n, C, H, W)`` with C 1 or 3, or a table ``(n, columns)``.
         sampled: images: the means of p(x | z) at draws of z from p(z). Tables: draws from p(x | z)
             at such z. ``(m, C, H, W)`` or ``(m, columns)``.
+        schema: of a table in the units of the data, whose names are written; None without names.
 
     Returns:
         The figure.
@@ -40,37 +46,25 @@ def samples(real: Array, sampled: Array) -> Figure:
         >>> [axes.get_title() for axes in plots.samples(x.numpy(), drawn.numpy()).axes]
         ['real', 'from the prior: mean of $p(x|z)$, $z \\\\sim p(z)$']
     """
-    if real.ndim != 4 and real.shape[1] != 2:
-        drawn = [("sampled", sampled, MODEL)]
-        figure = column_histograms(real, drawn, binned=sampled, alpha=0.45, beside=True)
-        figure.suptitle("Columns of the data, real and drawn from the model")
-        figure.supxlabel("x (units of the data)")
-        figure.supylabel("density (per unit of the data)")
-        return figure
+    title = "Real data, and what the model makes of draws from its prior"
     if real.ndim == 4:
         titles = ("real", r"from the prior: mean of $p(x|z)$, $z \sim p(z)$")
-        size = (9, 4.35 * real.shape[2] / real.shape[3] + 0.6)
-        figure = image_panels(size, titles, (real, sampled))
-    else:
-        figure = _points(real, sampled)
-    figure.suptitle("Real data, and what the model makes of draws from its prior")
-    return figure
-
-
-def _points(real: Array, sampled: Array) -> Figure:
-    figure = Figure(figsize=(9, 4.95), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.set_title("real")
-    right.set_title(r"from the model: $x \sim p(x|z)$, $z \sim p(z)$")
-    for axes, values, color in ((left, real, REAL), (right, sampled, MODEL)):
-        axes.plot(*values.T, ".", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
-        axes.set(xlabel="$x_1$ (units of the data)", ylabel="$x_2$ (units of the data)")
-        axes.label_outer()
-    return figure
+        figure = image_panels((9, 4.35, 0.6), titles, (real, sampled))
+        figure.suptitle(title)
+        return figure
+    if real.shape[1] == 2:
+        return point_pairs(real, sampled, title, schema)
+    title = "Columns of the data, real and drawn from the model"
+    drawn = [("sampled", sampled, MODEL)]
+    return column_histograms(
+        real, drawn, title, binned=sampled, schema=schema, alpha=0.45, beside=True
+    )
 
 
 @styled()
-def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str) -> Figure:
+def prior_swap(
+    real: Array, before: Array, after: Array, prior: str, other: str, schema: Schema | None = None
+) -> Figure:
     """Draw real data beside samples under two priors.
 
     Images become three grids, a table a histogram of each of its first twelve columns.
@@ -81,6 +75,7 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
         after: likewise, from the second prior.
         prior: name of the first.
         other: name of the second.
+        schema: of a table in the units of the data, whose names are written; None without names.
 
     Returns:
         The figure.
@@ -93,23 +88,17 @@ def prior_swap(real: Array, before: Array, after: Array, prior: str, other: str)
     """
     if real.ndim == 4:
         titles = ("real", f"before: $p(z)$ {prior}", f"after: $p(z)$ {other}")
-        size = (12, 3.9 * real.shape[2] / real.shape[3] + 0.8)
-        figure = image_panels(size, [_short(title) for title in titles], (real, before, after))
+        short = [shortened(title, 48) for title in titles]
+        figure = image_panels((12, 3.9, 0.8), short, (real, before, after))
         figure.suptitle("Means of $p(x|z)$, $z \\sim p(z)$: the same decoder under two priors")
         return figure
     drawn = [
-        (_short(f"before: p(z) {prior}"), before, DISTORTION),
-        (_short(f"after: p(z) {other}"), after, MODEL),
+        (shortened(f"before: p(z) {prior}", 48), before, DISTORTION),
+        (shortened(f"after: p(z) {other}", 48), after, MODEL),
     ]
-    figure = column_histograms(real, drawn, binned=np.concatenate([before, after]))
-    figure.suptitle("Columns of the data, and draws of the same decoder under two priors")
-    figure.supylabel("density (per unit of the data)")
-    return figure
-
-
-def _short(text: str) -> str:
-    """Shorten text to fit above a panel."""
-    return text if len(text) <= 48 else f"{text[:47]}…"
+    title = "Columns of the data, and draws of the same decoder under two priors"
+    both = np.concatenate([before, after])
+    return column_histograms(real, drawn, title, binned=both, schema=schema)
 
 
 @styled()
@@ -132,9 +121,9 @@ def images(x: Array, title: str) -> Figure:
         'Handwritten digits'
     """
     check_images(x, ".csv, .npy or .npz")
-    columns = math.ceil(math.sqrt(len(x)))
+    columns = _columns(x)
     ratio = math.ceil(len(x) / columns) * x.shape[2] / (columns * x.shape[3])
-    figure = Figure(figsize=(6, 6 * ratio + 0.4), layout="constrained")
+    figure = Figure(figsize=(6, 6 * _bounded(ratio) + 0.4), layout="constrained")
     figure.suptitle(title)
     show_mosaic(figure.subplots(), rgb(x, x), columns)
     return figure
@@ -168,7 +157,7 @@ def completions(
 ) -> Figure:
     """Draw each image, its observed part, several completions, and their mean.
 
-    Hidden pixels are blue.
+    Hidden pixels are blue. At most 50 images and 20 completions are drawn.
 
     Args:
         x: images ``(n, C, H, W)`` with C 1 or 3; NaN pixels count as hidden.
@@ -194,20 +183,26 @@ def completions(
         ['x', 'observed', 'draw 1', 'mean']
     """
     check_images(x, ".npz")
+    count, draws = x.shape[0], drawn.shape[1]
+    x, observed, mean = x[:_IMAGES], observed[:_IMAGES], mean[:_IMAGES]
+    drawn = drawn[:_IMAGES, :_DRAWS]
+    if (len(x), drawn.shape[1]) != (count, draws):
+        title += f"\n{len(x)} of {count:,} images, {drawn.shape[1]} of {draws:,} draws"
     known, there = np.nan_to_num(x), np.isfinite(x)
     whole, part = (_hiding(rgb(known, known), seen) for seen in (there, observed & there))
     others = [rgb(images, known) for images in (*drawn.swapaxes(0, 1), mean)]
     rows = np.stack([whole, part, *others], 1)  # (n, columns, H, W, 3)
     columns, side = rows.shape[1], 0.85
-    tall = side * x.shape[2] / x.shape[3]
-    figure = Figure(figsize=(1.7 + side * columns, 0.9 + tall * len(x)), layout="constrained")
+    tall = side * _bounded(x.shape[2] / x.shape[3])
+    size = (1.7 + side * columns, min(_TALLEST, 0.9 + tall * len(x)))
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title)
     axes = figure.add_subplot()
     across, down = show_mosaic(axes, rows.reshape(-1, *rows.shape[2:]), columns)
     names = [f"draw {number}" for number in range(1, drawn.shape[1] + 1)]
     axes.set_xticks(across, ["x", "observed", *names, "mean"])
     axes.xaxis.tick_top()
-    axes.set_yticks(down, list(captions))
+    axes.set_yticks(down, list(captions)[: len(x)])
     return figure
 
 
@@ -217,14 +212,17 @@ def _hiding(images: Array, seen: Array) -> Array:
 
 
 @styled()
-def reconstructions(x: Array, means: Array, labels: Array | None = None) -> Figure:
+def reconstructions(
+    x: Array, means: Array, labels: Array | None = None, schema: Schema | None = None
+) -> Figure:
     """Draw data beside their reconstructions through a draw of z.
 
     Args:
-        x: data, images ``(n, C, H, W)`` with C 1 or 3, or a table ``(n, columns)``, whose first
-            twelve columns are drawn.
+        x: data, images ``(n, C, H, W)`` with C 1 or 3, of which at most 50 are drawn; or a table
+            ``(n, columns)``, of which the first twelve columns are.
         means: the means of p(x | z) at z drawn from q(z | x), in the shape of x.
         labels: the class of each image ``(n,)``, written above it.
+        schema: of a table in the units of the data, whose names are written; None without names.
 
     Returns:
         The figure.
@@ -239,26 +237,20 @@ def reconstructions(x: Array, means: Array, labels: Array | None = None) -> Figu
     """
     if x.ndim == 4:
         return _image_pairs(x, means, labels)
-    figure, panels = column_panels(x.shape[1])
-    for panel, truth, mean in zip(panels, x.T, means.T, strict=False):
-        panel.plot(truth, mean, ".", color=MODEL, alpha=0.5, markersize=5, markeredgewidth=0)
-        ends = [min(truth.min(), mean.min()), max(truth.max(), mean.max())]
-        panel.plot(ends, ends, color=REAL, linewidth=1)
-        if truth.var() > 0:
-            explained = 1 - ((truth - mean) ** 2).mean() / truth.var()
-            panel.set_title(typeset(f"$R^2$ = {explained:.2f}"), loc="right")
-    figure.suptitle("Each column against its reconstruction; on the line it would be perfect")
-    figure.supxlabel("x (units of the data)")
-    figure.supylabel(r"mean of $p(x|z)$, $z \sim q(z|x)$ (units of the data)")
-    return figure
+    return column_points(x, means, schema)
 
 
 def _image_pairs(x: Array, means: Array, labels: Array | None) -> Figure:
+    title = r"Images x, and below each the mean of $p(x|z)$ at a draw $z \sim q(z|x)$"
+    if len(x) > _IMAGES:
+        title += f"\n{_IMAGES} of {len(x):,} images"
+        x, means = x[:_IMAGES], means[:_IMAGES]
     columns = min(10, len(x))
     starts = range(0, len(x), columns)
-    height = len(starts) * (1.7 * x.shape[2] / x.shape[3] * 10 / columns + 0.35) + 0.35
+    tall = 1.7 * _bounded(x.shape[2] / x.shape[3] * 10 / columns)
+    height = min(_TALLEST, len(starts) * (tall + 0.35) + 0.35)
     figure = Figure(figsize=(9, height), layout=ConstrainedLayoutEngine(h_pad=0.1))
-    figure.suptitle(r"Images x, and below each the mean of $p(x|z)$ at a draw $z \sim q(z|x)$")
+    figure.suptitle(title)
     for axes, start in zip(figure.subplots(len(starts), squeeze=False)[:, 0], starts, strict=True):
         band = slice(start, start + columns)
         above, below = rgb(x[band], x), rgb(means[band], x)
@@ -296,7 +288,8 @@ def grid(images: Array, z: Array, quantiles: Array) -> Figure:
         >>> figure = plots.grid(means.numpy(), torch.stack([z, z], 1).numpy(), quantiles.numpy())
     """
     count, shape = len(quantiles), images.shape[2:]
-    figure = Figure(figsize=(8, 7.2 * shape[1] / shape[2] + 1), layout="constrained")
+    tall = 7.2 * _bounded(shape[1] / shape[2])
+    figure = Figure(figsize=(8, tall + 1), layout="constrained")
     axes = figure.add_subplot()
     top_first = images[::-1].reshape(-1, *shape)
     across, down = show_mosaic(axes, rgb(top_first, images), count)
@@ -344,11 +337,14 @@ def show_mosaic(axes: Axes, images: Array, columns: int) -> tuple[Array, Array]:
     Returns:
         The centers of the columns ``(columns,)`` and of the rows ``(rows,)``, for ticks.
     """
-    enlarged = max(1, 64 // max(images.shape[1:3]))
+    rows = -(-len(images) // columns)
+    side = max(rows * images.shape[1], columns * images.shape[2])
+    thinned = -(-side // _PIXELS)
+    images = images[:, ::thinned, ::thinned]
+    enlarged = max(1, min(64 // max(images.shape[1:3]), _PIXELS // side))
     images = images.repeat(enlarged, 1).repeat(enlarged, 2)
     height, width = images.shape[1:3]
     gap = max(2, height // 20)
-    rows = -(-len(images) // columns)
     canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for index, image in enumerate(images):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
@@ -364,7 +360,7 @@ def show_mosaic(axes: Axes, images: Array, columns: int) -> tuple[Array, Array]:
 
 
 def image_panels(
-    size: tuple[float, float],
+    size: tuple[float, float, float],
     titles: Sequence[str],
     kinds: Sequence[Array],
     most: int | None = None,
@@ -372,73 +368,35 @@ def image_panels(
     """Make a figure of images of several kinds side by side, each in a square of rows.
 
     Args:
-        size: of the figure, in inches.
+        size: in inches: the width of the figure, that of a panel, and the height of what is beside
+            the panels.
         titles: of the panels.
         kinds: images of each kind ``(n, C, H, W)``; the first is the data, which set the scale.
         most: largest number of images of a kind that are drawn.
     """
-    figure = Figure(figsize=size, layout="constrained")
+    shown = [rgb(images[:most], kinds[0]) for images in kinds]
+    height, width = kinds[0].shape[2:]
+    ratio = height / width
+    if not 1 / _RATIO <= ratio <= _RATIO:  # no square
+        columns = _columns(kinds[0][:most])
+        ratio = -(-len(shown[0]) // columns) * ratio / columns
+    whole, panel, beside = size
+    figure = Figure(figsize=(whole, panel * _bounded(ratio) + beside), layout="constrained")
     panels = figure.subplots(1, len(kinds))
-    for axes, title, images in zip(panels, titles, kinds, strict=True):
-        shown = rgb(images[:most], kinds[0])
-        show_mosaic(axes, shown, max(1, math.ceil(math.sqrt(len(shown)))))
+    for axes, title, images in zip(panels, titles, shown, strict=True):
+        show_mosaic(axes, images, _columns(images.transpose(0, 3, 1, 2)))
         axes.set_title(title)
     return figure
 
 
-def column_panels(columns: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure with a titled panel for each of the first twelve columns.
-
-    Args:
-        columns: in the table.
-    """
-    shown = min(columns, _SHOWN)
-    across = min(4, shown)
-    down = -(-shown // across)
-    figure = Figure(figsize=(max(6, 2.4 * across), 2 * down + 1), layout="constrained")
-    panels = [figure.add_subplot(down, across, index + 1) for index in range(shown)]
-    for index, panel in enumerate(panels, 1):
-        panel.set_title(f"$x_{{{index}}}$", loc="left")
-    return figure, panels
+def _columns(images: Array) -> int:
+    """How many images ``(n, C, H, W)`` go into a row: as many as rows, unless they are slim."""
+    count, ratio = len(images), images.shape[2] / images.shape[3]
+    if 1 / _RATIO <= ratio <= _RATIO:
+        ratio = 1.0
+    return min(count, max(1, math.ceil(math.sqrt(count * ratio))))
 
 
-def column_histograms(
-    real: Array,
-    drawn: Sequence[tuple[str, Array, str]],
-    *,
-    binned: Array,
-    alpha: float = 0.4,
-    linewidth: float = 1.6,
-    beside: bool = False,
-) -> Figure:
-    """Make a figure of each column: filled for real data, an outline for each other table.
-
-    Args:
-        real: data ``(n, columns)``.
-        drawn: label, values ``(m, columns)`` and color of each other table.
-        binned: the table whose range, with that of ``real``, sets the bins.
-        alpha: opacity of the filled histogram.
-        linewidth: of the outlines.
-        beside: whether the legend is at the right, and not below.
-    """
-    figure, panels = column_panels(real.shape[1])
-    for d, panel in enumerate(panels):
-        bins = _bins(real[:, d], binned[:, d])
-        panel.hist(real[:, d], bins=bins, density=True, color=REAL, alpha=alpha, label="real")
-        outline: dict[str, Any] = {"density": True, "histtype": "step", "lw": linewidth}
-        for label, values, color in drawn:
-            panel.hist(values[:, d], bins=bins, color=color, label=label, **outline)
-    handles, labels = panels[0].get_legend_handles_labels()
-    if beside:
-        figure.legend(handles, labels, loc="outside right upper")
-    else:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    return figure
-
-
-def _bins(real: Array, sampled: Array) -> list[float]:
-    values = np.unique(real)
-    if len(values) <= 30 and (values == values.round()).all():
-        return list(np.arange(values[0] - 0.5, values[-1] + 1))
-    low, high = np.quantile(np.concatenate([real, sampled]), (0.002, 0.998))
-    return list(np.linspace(low, high, int(np.clip(1.5 * np.sqrt(len(real)), 10, 40))))
+def _bounded(ratio: float) -> float:
+    """The ratio of height to width that a figure makes room for."""
+    return min(_RATIO, max(1 / _RATIO, ratio))

@@ -4,7 +4,7 @@ The random state and the training mode are restored afterwards.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pyrovae import diagnostics
 from pyrovae._process.isolation import evaluating, isolated, seed_device
-from pyrovae.data import Split
+from pyrovae.data import Schema, Split
 from pyrovae.distributions import fills_space, is_discrete, moments
-from pyrovae.plots.elbo import bound
+from pyrovae.plots.curves import bound
 from pyrovae.plots.examples import grid, image_shape, prior_swap, reconstructions, samples
 from pyrovae.plots.latent_space import discrete, latent
 from pyrovae.plots.style import Array, Shape, as_array, save
@@ -38,6 +38,8 @@ def draw_vae(
     directory: Path,
     *,
     seed: int = 0,
+    schema: Schema | None = None,
+    units: Callable[[Tensor], Array] | None = None,
 ) -> list[Path]:
     """Draw and save every picture that applies to a trained VAE.
 
@@ -53,6 +55,8 @@ def draw_vae(
         metrics: see :func:`bound`.
         directory: where the pictures go; created if missing.
         seed: of every random draw and choice of data.
+        schema: of a table, whose names are written.
+        units: returns values of a table in the units of the data; None leaves them as they are.
 
     Returns:
         The files, in the order above.
@@ -79,19 +83,25 @@ def draw_vae(
     if metrics:
         pictures["bound"] = bound(metrics, unit="image" if len(shape) == 3 else "example")
     device = next(vae.parameters(), x_test).device
+
+    def display(x: Tensor) -> Array:
+        whole = x if units is None or len(shape) == 3 else torch.as_tensor(units(x.cpu()))
+        return _display(whole, shape)
+
     with isolated(device), evaluating(vae):
         seed_device(device, seed)
         order = np.random.default_rng(seed).permutation(len(x_test))
         count = 64 if len(shape) == 3 else 2_000
-        x = _display(x_test[order[:count]], shape)
-        pictures["samples"] = samples(x, _display(_drawn(vae, len(x), len(shape) == 3), shape))
+        x = display(x_test[order[:count]])
+        drawn = display(_drawn(vae, len(x), len(shape) == 3))
+        pictures["samples"] = samples(x, drawn, schema)
         rows = order[:_LATENTS] if len(shape) == 1 else _evenly(order, classes, 20)
         few, many = (
             (x_test[chosen].to(device), None if labels is None else classes[chosen])
             for chosen in (rows, order[:_LATENTS])
         )
-        means = _display(vae.reconstruct(few[0]), shape)
-        pictures["reconstructions"] = reconstructions(_display(few[0], shape), means, few[1])
+        means = display(vae.reconstruct(few[0]))
+        pictures["reconstructions"] = reconstructions(display(few[0]), means, few[1], schema)
         pictures["latent"] = _latent_of(vae, *many)
         if vae.latent_dim == 2 and len(shape) == 3 and fills_space(vae.prior()):
             pictures["grid"] = _grid_of(vae, shape)
@@ -104,7 +114,14 @@ def draw_vae(
 
 @torch.no_grad()
 def refit_samples(
-    before: VAE, after: VAE, test: Split, prior: str, other: str, *, seed: int = 0
+    before: VAE,
+    after: VAE,
+    test: Split,
+    prior: str,
+    other: str,
+    *,
+    seed: int = 0,
+    schema: Schema | None = None,
 ) -> Figure:
     """Draw real data, and samples of the same decoder under each of two priors.
 
@@ -114,6 +131,7 @@ def refit_samples(
         test: real data.
         prior, other: names of the two priors.
         seed: of all draws.
+        schema: of a table, whose names are written.
 
     Example:
         >>> from pyrovae import plots
@@ -123,15 +141,14 @@ def refit_samples(
     """
     images = len(test.event_shape) == 3 and test.event_shape[0] in (1, 3)
     count = min(64 if images else 2_000, len(test))
-    real = np.asarray(test.batch(np.random.default_rng(seed).permutation(len(test))[:count]))
-    drawn = []
+    real = test.batch(np.random.default_rng(seed).permutation(len(test))[:count])
+    tables = [real]
     for vae in (before, after):
         with isolated(torch.device("cpu")), evaluating(vae):
             torch.manual_seed(seed)
-            drawn.append(as_array(_drawn(vae, count, images)))
-    if not images:
-        real, *drawn = (x.reshape(count, -1) for x in (real, *drawn))
-    return prior_swap(real, drawn[0], drawn[1], prior, other)
+            tables.append(_drawn(vae, count, images))
+    shown = [np.asarray(x) if images else test.original(x).reshape(count, -1) for x in tables]
+    return prior_swap(shown[0], shown[1], shown[2], prior, other, schema)
 
 
 def _drawn(vae: VAE, count: int, images: bool) -> Tensor:

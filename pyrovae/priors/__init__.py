@@ -1,8 +1,9 @@
 """Priors p(z): modules whose ``forward()`` returns a Pyro distribution over z.
 
 ``fixed`` has priors without parameters, ``learned`` those that training adapts. A new prior goes
-into one of the two and gets one line in ``PRIORS`` below; a prior of your own is any module that
-meets :class:`pyrovae.vae.Prior`.
+into one of the two and gets one line in ``PRIORS`` below; on a space that no posterior is over, it
+needs a posterior as well. A prior of your own is any module that meets
+:class:`pyrovae.vae.Prior`.
 """
 
 from torch import nn

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import moments
-from pyrovae.estimates import Examples, batches
+from pyrovae.estimates import AnyExamples, as_examples, batches
 from pyrovae.vae import VAE
 
 __all__ = ["encodings"]
@@ -15,13 +15,13 @@ __all__ = ["encodings"]
 
 @torch.no_grad()
 def encodings(
-    vae: VAE, data: Examples, *, progress: Callable[[int], None] | None = None
+    vae: VAE, data: AnyExamples, *, progress: Callable[[int], None] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute the mean and standard deviation of q(z | x) for each example, in order.
 
     Args:
         vae: whose posterior to use; evaluated in eval mode.
-        data: the examples.
+        data: the examples, a split or as :func:`pyrovae.data.as_split` takes them.
         progress: callback, called with the number of examples finished.
 
     Returns:
@@ -36,8 +36,8 @@ def encodings(
     loc, scale = [], []
     with torch.random.fork_rng(), evaluating(vae):
         torch.manual_seed(0)  # for posteriors whose moments come from draws
-        for x in batches(data, 1_000):
-            mean, variance = moments(vae.posterior(x))
+        for x in batches(as_examples(data), 1_000):
+            mean, variance = moments(vae.posterior(vae.place(x)))
             loc.append(mean)
             scale.append(variance.sqrt())
             if progress is not None:

@@ -22,13 +22,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
 from pyrovae._process.memory import in_chunks, rows_per_chunk
-from pyrovae.distributions import base, is_discrete, is_real, name
+from pyrovae.distributions import base, is_real, name
+from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence import (
     FEWEST,
     RELIABLE,
@@ -61,12 +63,13 @@ CHAIN_EXAMPLES = 10  # examples that are sampled together
 
 def impute(
     vae: VAE,
-    x: Tensor,
-    observed: Tensor,
+    x: AnyExamples,
+    observed: Tensor | np.ndarray,
     *,
     method: str = "importance",
     completions: int = 5,
     samples: int | None = None,
+    level: float = 0.9,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Imputed:
@@ -81,8 +84,8 @@ def impute(
 
     Args:
         vae: the model; ``importance`` also uses its posterior, if that has a density.
-        x: examples ``(examples, *event_shape)``; values at missing pixels are ignored, and NaN
-            counts as missing.
+        x: examples ``(examples, *event_shape)``, or as :func:`pyrovae.data.as_split` takes them;
+            values at missing pixels are ignored, and NaN counts as missing.
         observed: booleans, true at observed pixels, ``event_shape`` or
             ``(examples, *event_shape)``.
         method: ``"importance"`` or ``"nuts"``.
@@ -90,12 +93,13 @@ def impute(
             comes from a z that is resampled by weight, with replacement.
         samples: number of draws of z per example, by default ``SAMPLES``; under ``nuts`` over all
             chains together.
+        level: probability that a missing value lies in its interval, as the model has it.
         seed: seed of all draws.
         progress: callback, called with the amount of :func:`work` finished.
 
     Returns:
-        Completions, means and errors, in the order of x. The VAE's mode, the param store and the
-        random state are left unchanged.
+        Completions, means, errors and intervals, in the order of x. The VAE's mode, the param store
+        and the random state are left unchanged.
 
     Raises:
         ValueError: if the data do not fit the likelihood, ``observed`` is not boolean or has the
@@ -116,8 +120,11 @@ def impute(
     for option, value, least in (("completions", completions, 1), ("samples", samples, FEWEST)):
         if value < least:
             raise ValueError(f"{option} must be at least {least}, got {value}")
-    given_x, x = x, vae.place(x)
-    observed = _mask(observed.to(x.device), x) & ~x.isnan()
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level:g}, e.g. 0.9")
+    given_x = as_tensor(x)
+    x = vae.place(given_x)
+    observed = _mask(torch.as_tensor(observed).to(x.device), x) & ~x.isnan()
     size = _together_in(method, samples)
     parts: list[dict[str, Tensor]] = []
     with isolated(x.device), evaluating(vae):
@@ -127,13 +134,13 @@ def impute(
             with torch.no_grad():
                 given = _Given(vae, some, seen)
                 if method == "importance":
-                    parts.append(_by_weights(given, samples, completions))
+                    parts.append(_by_weights(given, samples, completions, level))
                     if progress is not None:
                         progress(len(some))
                 else:
-                    parts.append(_by_chains(given, samples, completions, stream, progress))
+                    parts.append(_by_chains(given, samples, completions, level, stream, progress))
     joined = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    result = Imputed(method, samples, given_x.cpu(), observed.cpu(), **joined)
+    result = Imputed(method, samples, level, given_x.cpu(), observed.cpu(), **joined)
     _warn(result)
     return result
 
@@ -174,7 +181,7 @@ class _Given:
     """A VAE with some pixels of a batch observed."""
 
     def __init__(self, vae: VAE, x: Tensor, observed: Tensor) -> None:
-        self.vae, self.observed, self.examples = vae, observed, len(x)
+        self.vae, self.examples = vae, len(x)
         self.p = vae.prior()
         likelihood: Any = vae.likelihood(self.p.sample(torch.Size([len(x)])))
         pixel = base(likelihood)
@@ -185,15 +192,15 @@ class _Given:
                 "likelihood with independent pixels, such as those in pyrovae.likelihoods"
             )
         self.event_dims = len(likelihood.event_shape)
-        anything = likelihood.sample() if is_discrete(pixel) else likelihood.mean
-        if observed.shape[1:] == anything.shape[1:]:  # else check_data raises
-            x = torch.where(observed, x, anything)
-        vae.check_data(x)
-        self.x = x
+        self.x = torch.where(observed, x, torch.full_like(x, math.nan))
+        vae.check_data(self.x)
+        self.observed = observed
+        nominal: Tensor | None = getattr(vae.likelihood, "nominal", None)
+        self.nominal = nominal if nominal is not None and bool(nominal.any()) else None
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x_obs | z), from z ``(draws, examples, latent_dim)`` to ``(draws, examples)``."""
-        return torch.cat([self._log_likelihood(part) for part in self._parts(z)])
+        return torch.cat([self.vae.log_likelihood(self.x, part) for part in self._parts(z)])
 
     def complete(self, z: Tensor) -> Tensor:
         """Draws of x ``(draws, examples, *event_shape)``, one for each z."""
@@ -208,28 +215,22 @@ class _Given:
         means = torch.cat([self.vae.likelihood(part).mean for part in self._parts(z)])
         return torch.where(self.observed, self.x, means)
 
-    def _log_likelihood(self, z: Tensor) -> Tensor:
-        each = base(self.vae.likelihood(z)).log_prob(self.x)
-        seen = torch.where(self.observed, each, torch.zeros_like(each))
-        return seen.flatten(-self.event_dims).sum(-1)
-
     def _parts(self, z: Tensor) -> Iterator[Tensor]:
         yield from in_chunks(z, self.examples)
 
 
-def _by_weights(given: _Given, samples: int, completions: int) -> dict[str, Tensor]:
+def _by_weights(given: _Given, samples: int, completions: int, level: float) -> dict[str, Tensor]:
     z, log_w = from_mixture(given, adapted(given), samples)
     log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
     found = weight_statistics(log_w)
-    w = log_w.softmax(0)  # (samples, examples)
     means = given.means(z)  # (samples, examples, *event_shape)
-    w = w.to(means).reshape(*w.shape, *[1] * given.event_dims)
+    w = log_w.softmax(0).to(means).reshape(*log_w.shape, *[1] * given.event_dims)
     mean = torch.where(given.observed, given.x, (w * means).sum(0))
     mean_error = (w * (means - mean)).square().sum(0).sqrt()
     drawn = given.complete(resampled(z, log_w, completions)).transpose(0, 1)
     return {
         "completions": drawn,
-        "mean": mean,
+        **_summary(given, z, w, mean, level),
         "mean_error": mean_error,
         "effective": found.ess,
         "log_evidence": log_evidence,
@@ -242,6 +243,7 @@ def _by_chains(
     given: _Given,
     samples: int,
     completions: int,
+    level: float,
     seed: int,
     progress: Callable[[int], None] | None,
 ) -> dict[str, Tensor]:
@@ -282,13 +284,42 @@ def _by_chains(
     )
     even = torch.zeros(z.shape[:2].numel(), given.examples, dtype=z.dtype, device=z.device)
     drawn = given.complete(resampled(z.flatten(0, 1), even, completions)).transpose(0, 1)
+    w = even.softmax(0).to(means).reshape(*even.shape, *[1] * given.event_dims)
     return {
         "completions": drawn,
-        "mean": mean,
+        **_summary(given, z.flatten(0, 1), w, mean, level),
         "mean_error": error,
         "effective": effective,
         "r_hat": r_hat,
     }
+
+
+def _summary(given: _Given, z: Tensor, w: Tensor, mean: Tensor, level: float) -> dict[str, Tensor]:
+    """Means and intervals, from draws of the missing values, one for each z.
+
+    Args:
+        given: the examples.
+        z: draws ``(draws, examples, latent_dim)``.
+        w: their weights, which sum to one over the draws, ``(draws, examples, 1, ...)``.
+        mean: mean of x ``(examples, *event_shape)``, replaced by the most frequent code where x is
+            a code of a category.
+        level: probability of an interval.
+    """
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(mean)
+    bounds = mean.repeat(2, *[1] * mean.dim())  # (2, examples, *event_shape)
+    for example, draws in enumerate(given.complete(z).unbind(1)):
+        missing = ~given.observed[example]
+        values, order = draws[:, missing].sort(0)  # (draws, missing)
+        passed = w[:, example].flatten()[order].cumsum(0)
+        places = torch.searchsorted(passed.mT.contiguous(), tails.repeat(values.shape[1], 1))
+        bounds[:, example, missing] = values.gather(0, places.mT.clamp_max(len(values) - 1))
+        column = missing if given.nominal is None else missing & given.nominal
+        if given.nominal is not None and column.any():
+            codes = nn.functional.one_hot(draws[:, column].long())  # (draws, columns, codes)
+            votes = (w[:, example].reshape(-1, 1, 1) * codes).sum(0)
+            mean[example, column] = votes.argmax(-1).to(mean)
+            bounds[:, example, column] = mean[example, column]
+    return {"mean": mean, "lower": bounds[0], "upper": bounds[1]}
 
 
 def _mask(observed: Tensor, x: Tensor) -> Tensor:

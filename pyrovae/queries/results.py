@@ -55,11 +55,15 @@ class Imputed(Result):
     Attributes:
         method: ``"importance"`` or ``"nuts"``.
         samples: number of draws of z per example.
+        level: probability that a missing value lies in its interval.
         x: the examples ``(examples, *event_shape)``, as passed in.
         observed: booleans ``(examples, *event_shape)``, true at observed pixels.
         completions: draws ``(examples, completions, *event_shape)``, equal to x at observed pixels.
         mean: :math:`\mathbb{E}[x \mid x_\text{obs}]`, ``(examples, *event_shape)``, equal to x at
-            observed pixels.
+            observed pixels; for the code of a category, the most probable one.
+        lower, upper: bounds of the central interval of each missing value,
+            ``(examples, *event_shape)``; both equal x at observed pixels, and the most probable
+            code of a category, whose codes have no order.
         mean_error: standard error of ``mean``, zero at observed pixels; under ``nuts`` computed as
             if every pixel mixed as slowly as the slowest dimension of z.
         effective: effective number of independent draws of z ``(examples,)``: for weights
@@ -77,15 +81,18 @@ class Imputed(Result):
         >>> found.completions.shape
         torch.Size([2, 3, 1, 8, 8])
         >>> list(found.to_dict())
-        ['method', 'samples', 'kind', 'completions', 'images', 'rows']
+        ['method', 'samples', 'level', 'kind', 'completions', 'images', 'rows']
     """
 
     method: str
     samples: int
+    level: float
     x: Tensor
     observed: Tensor
     completions: Tensor
     mean: Tensor
+    lower: Tensor
+    upper: Tensor
     mean_error: Tensor
     effective: Tensor
     log_evidence: Tensor | None = None
@@ -128,7 +135,15 @@ class Imputed(Result):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, without those that the method does not have."""
-        numbers = ("mean", "mean_error", "effective", "log_evidence", "standard_error")
+        numbers = (
+            "mean",
+            "lower",
+            "upper",
+            "mean_error",
+            "effective",
+            "log_evidence",
+            "standard_error",
+        )
         return _arrays(self, ("completions", "x", *numbers, "pareto_k", "r_hat", "observed"))
 
     def to_dict(self) -> dict[str, object]:
@@ -136,6 +151,7 @@ class Imputed(Result):
         return {
             "method": self.method,
             "samples": self.samples,
+            "level": self.level,
             "kind": self.kind,
             "completions": self.completions.shape[1],
             "images": len(self.x),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from pyrovae.estimates import Examples, batches
+from pyrovae.estimates import AnyExamples, as_examples, batches
 from pyrovae.evidence import importance_weighted
 from pyrovae.queries.results import Scores
 from pyrovae.vae import VAE
@@ -16,11 +16,12 @@ BATCH = 1_000  # examples that are checked at a time
 
 def score(
     vae: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     samples: int = 1_000,
     proposal: str = "posterior",
     limit: int | None = None,
+    scaled: bool = False,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
@@ -33,11 +34,13 @@ def score(
 
     Args:
         vae: the model and its posterior; dropout is switched off during the call.
-        data: the examples, in any number.
+        data: the examples, in any number, a split or as :func:`pyrovae.data.as_split` takes them.
         samples: number of draws of z per example.
         proposal: the distribution to draw z from: ``"posterior"``, q(z | x), or ``"mixture"``, a
             mixture fitted to each example, which takes longer and needs fewer draws.
         limit: use only the first `limit` examples.
+        scaled: whether densities are those of the scaled values that the VAE sees, not of the data
+            in their own units.
         seed: seed of all draws.
         progress: callback, called with the number of examples finished.
 
@@ -54,14 +57,17 @@ def score(
         >>> bool((found.log_evidence < 0).all()), found.heavy_tails <= len(data)
         (True, True)
     """
+    data = as_examples(data)
     x = torch.cat(list(batches(data, BATCH, limit)))
     for batch in x.split(BATCH):
         vae.check_data(vae.place(batch))
     found = importance_weighted(
         vae, x, samples=samples, seed=seed, proposal=proposal, progress=progress
     )
+    of_data = getattr(data, "log_slope", None)
+    slope = None if scaled or of_data is None else of_data(limit)
     return Scores(
-        log_evidence=found.log_evidence,
+        log_evidence=found.log_evidence if slope is None else found.log_evidence + slope,
         standard_error=found.standard_error,
         ess=found.details["ess"],
         pareto_k=found.details["pareto_k"],

@@ -4,7 +4,8 @@
 it fills in the settings and builds the VAE. ``run`` is the folder, and ``starting`` trains into
 one. ``comparison`` trains several, one for each combination of components, and ``refitting`` fits
 another prior to a VAE or to a whole run. ``results`` has what they return, ``description`` puts
-runs into words, and ``export`` writes results to files.
+runs into words, ``export`` writes results to files, and ``tables`` has the columns of tables: a
+likelihood for each, and values written as the table had them.
 """
 
 from pyrovae.runs import (
@@ -17,6 +18,7 @@ from pyrovae.runs import (
     run,
     specs,
     starting,
+    tables,
 )
 from pyrovae.runs.comparison import *
 from pyrovae.runs.config import *
@@ -27,9 +29,21 @@ from pyrovae.runs.results import *
 from pyrovae.runs.run import *
 from pyrovae.runs.specs import *
 from pyrovae.runs.starting import *
+from pyrovae.runs.tables import *
 
 __all__ = [
     name
-    for file in (comparison, config, description, export, refitting, results, run, specs, starting)
+    for file in (
+        comparison,
+        config,
+        description,
+        export,
+        refitting,
+        results,
+        run,
+        specs,
+        starting,
+        tables,
+    )
     for name in file.__all__
 ]

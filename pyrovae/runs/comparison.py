@@ -25,7 +25,7 @@ from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import is_discrete
 from pyrovae.estimates import number_of_examples
-from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, kind, per_example
+from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, evaluate, kind
 from pyrovae.runs.config import SETTINGS, Config, Settings
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import ComparedModel, Comparison, SeedEstimate
@@ -279,7 +279,7 @@ def _trained(
     run = Run.open(path, trusted=trusted)
     evaluation["store"] = path / BOUNDS
     with counting(about, number_of_examples(dataset.test, evaluation["limit"])) as progress:
-        bounds = per_example(vae, dataset.test, progress=progress, **evaluation)
+        bounds = evaluate(vae, dataset.test, progress=progress, **evaluation).per_example
     if fitted is not None:
         run.finish(vae, dataset, fitted, **evaluation)
     active, seconds = active_units(vae, dataset.test, limit=LATENTS), run.summary().seconds
@@ -356,7 +356,7 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
         distortion=SeedEstimate.from_runs(-values["reconstruction"]),
         kind=kind(vae, candidate.dataset.test, samples),
         measure="probability" if discrete else "density",
-        treatment=f"binarization {data['binarization']}, scaling {data['scaling']}",
+        treatment=f"binarization {data['binarization']}",
         bits_per_dimension=bits,
         active_units=sum(run.active_units for run in runs) / len(runs),
         latent_dim=vae.latent_dim,

@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,29 @@ from torch import nn
 import pyrovae
 from pyrovae._process.choices import nearest
 from pyrovae._process.isolation import stream
-from pyrovae.data import DATASETS, RECIPES, Dataset, Recipe, for_array, prepare, read
+from pyrovae.data import (
+    DATASETS,
+    RECIPES,
+    Dataset,
+    Recipe,
+    Schema,
+    Source,
+    for_array,
+    prepare,
+    read,
+)
 from pyrovae.likelihoods import LIKELIHOODS
-from pyrovae.networks import NETWORKS, Divided, Shape
+from pyrovae.networks import NETWORKS, Divided, Filled, Shape, TableInput
 from pyrovae.objectives import OBJECTIVES
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.specs import Option, Spec, context_of, failure, find, resolve
+from pyrovae.runs.tables import (
+    column_levels,
+    column_scalings,
+    likelihood_by_column,
+    scaling_of,
+)
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
@@ -59,7 +76,8 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
 DATA_SETTINGS: dict[str, Option] = {
     "name": Option("name", str, "digits"),
     "data_dir": Option("data_dir", str | None, None),
-    "image_size": Option("image_size", int | None, None),
+    "image_size": Option("image_size", int | str | None, None),
+    "id_column": Option("id_column", str | None, None),
     "binarization": Option("binarization", str, None),
     "scaling": Option("scaling", str, None),
 }
@@ -69,6 +87,7 @@ MODEL_SETTINGS: dict[str, Option] = {
     **{role: Option(role, str, None) for role in FAMILIES if role != "objective"},
     "latent_dim": Option("latent_dim", int, None),
     "input_divisor": Option("input_divisor", float, None),
+    "columns": Option("columns", str | None, None),
 }
 """The settings of the table ``[model]``."""
 
@@ -84,6 +103,7 @@ TRAINING_SETTINGS: dict[str, Option] = {"objective": Option("objective", str, "e
 _FOUND: dict[str, Option] = {
     "maximum": Option("maximum", int | None, None),
     "event_shape": Option("event_shape", tuple[int, ...], None),
+    "gaps": Option("gaps", bool, False),
 }
 """Found in the data and written to a run's file; these cannot be set."""
 
@@ -98,11 +118,13 @@ class Config:
     """A run with every setting resolved.
 
     Attributes:
-        data: settings of the dataset: ``name`` (or path), ``data_dir``, ``image_size``,
-            ``binarization``, ``scaling``; and what was found in it: ``maximum``, ``event_shape``.
+        data: settings of the dataset: ``name`` (or path), ``data_dir``, ``image_size`` (a number
+            or ``HxW``), ``id_column``, ``binarization``, ``scaling``; and what was found in it:
+            ``maximum``, ``event_shape``, and ``gaps``, whether values are missing.
         model: a spec with all its options for each of ``prior``, ``likelihood``, ``posterior``,
-            ``encoder`` and ``decoder``; ``latent_dim``; and ``input_divisor``, by which the
-            encoder divides x.
+            ``encoder`` and ``decoder``; ``latent_dim``; ``input_divisor``, by which the encoder
+            divides x; and ``columns``, likelihoods of single columns of a table, such as
+            ``"age=poisson; income=student_t:df=3"``, which the likelihood ``columns`` takes up.
         training: keyword arguments of :func:`pyrovae.fit`; the objective as a spec.
 
     Example:
@@ -119,7 +141,11 @@ class Config:
 
     @classmethod
     def resolve(
-        cls, settings: Settings | None = None, *, trusted: Collection[str] = ()
+        cls,
+        settings: Settings | None = None,
+        *,
+        trusted: Collection[str] = (),
+        schema: Schema | None = None,
     ) -> tuple["Config", Dataset]:
         """Fill in the settings that are not given, from the data's recipe and the defaults.
 
@@ -127,6 +153,7 @@ class Config:
             settings: tables ``data``, ``model`` and ``training``, as in :class:`Config`; any part
                 may be left out: ``{"data": {"name": "mnist"}, "model": {"prior": "laplace"}}``.
             trusted: ``module:attribute`` names of user-defined code that may be imported.
+            schema: of a table that was read before, whose columns are taken by their names.
 
         Returns:
             The complete configuration, and the dataset it describes.
@@ -142,44 +169,57 @@ class Config:
             data["name"] = str(Path(name).expanduser().resolve())
         if data["data_dir"] is not None:
             data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
-        source = read(data["name"], data_dir=data["data_dir"], image_size=data["image_size"])
-        event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
-        examples = sum(len(part.x) for part in source.parts.values())
-        recipe = RECIPES.get(name) or for_array(
-            source.maximum, source.unit_interval, event_shape, examples
+        source = read(
+            data["name"],
+            data_dir=data["data_dir"],
+            image_size=data["image_size"],
+            id_column=data["id_column"],
+            schema=schema,
         )
+        event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
+        recipe = RECIPES.get(name) or _recipe(source)
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | given["training"]
         chosen: dict[str, Any] = {
             "prior": "normal",
-            "posterior": "diagonal",
+            "posterior": recipe.posterior,
             "likelihood": recipe.likelihood,
             "encoder": recipe.encoder,
             "decoder": recipe.decoder,
             "latent_dim": recipe.latent_dim,
             "input_divisor": None,
+            "columns": None,
             "objective": training["objective"],
         } | given["model"]
+        if chosen["columns"] is not None and "likelihood" not in given["model"]:
+            chosen["likelihood"] = "columns"
         specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
         natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
         likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
         if data["binarization"] is None:
             data["binarization"] = recipe.binarization if natural else "none"
         if data["scaling"] is None:
-            data["scaling"] = _scaling(likelihood, natural, data, source.maximum, recipe)
-        dataset = prepare(source, binarization=data["binarization"], scaling=data["scaling"])
+            data["scaling"] = scaling_of(likelihood, natural, data, source.maximum, recipe)
+        specs["likelihood"] = likelihood_by_column(
+            specs["likelihood"], source.schema, chosen["columns"]
+        )
+        by_column = str(specs["likelihood"].options.get("columns", ""))
+        columns = column_scalings(by_column, event_shape) or None
+        treatment = {name: data[name] for name in ("binarization", "scaling")}
+        dataset = prepare(source, columns=columns, **treatment)
         largest = source.maximum if data["binarization"] == "none" else 1
         known = {"total_count": largest, "levels": None if largest is None else largest + 1}
         divisor = chosen["input_divisor"]
         model = {
             "latent_dim": chosen["latent_dim"],
             "input_divisor": _input_divisor(dataset) if divisor is None else divisor,
+            "columns": None,  # the likelihood has them all
         }
         for role, family in FAMILIES.items():
             component = find(role, family, specs[role], trusted)
             model[role] = str(resolve(role, component, specs[role], known)[0])
         training["objective"] = model.pop("objective")
-        data |= {"maximum": source.maximum, "event_shape": event_shape}
+        data |= {"maximum": source.maximum, "event_shape": event_shape, "gaps": source.gaps}
         return cls(data, model, training), dataset
 
     def build(self, *, trusted: Collection[str] = ()) -> VAE:
@@ -205,13 +245,24 @@ class Config:
             return lambda in_shape, out_shape: make(role, in_shape=in_shape, out_shape=out_shape)
 
         def encoder(in_shape: Shape, out_shape: Shape) -> nn.Module:
+            inner = network("encoder")
+            if tuple(in_shape) != event_shape:  # other inputs than x are read as they are
+                return inner(in_shape, out_shape)
+            if likelihood_spec.name == "columns":
+                levels = column_levels(str(likelihood_spec.options["columns"]))
+                start = {"loc": [0.0] * len(levels), "scale": [1.0] * len(levels)}
+                gaps = self.data["gaps"]
+                return TableInput(
+                    in_shape, out_shape, network=inner, levels=levels, gaps=gaps, **start
+                )
+            if self.data["gaps"]:
+                inner = partial(Filled, network=inner)
             divisor = model["input_divisor"]
-            if (
-                divisor == 1 or tuple(in_shape) != event_shape
-            ):  # other inputs than x keep their unit
-                return network("encoder")(in_shape, out_shape)
-            return Divided(in_shape, out_shape, network=network("encoder"), divisor=divisor)
+            if divisor == 1:
+                return inner(in_shape, out_shape)
+            return Divided(in_shape, out_shape, network=inner, divisor=divisor)
 
+        likelihood_spec = Spec.parse(model["likelihood"])
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
         with torch.random.fork_rng():
             torch.manual_seed(stream(seed, "build"))
@@ -302,7 +353,10 @@ def _read(path: Path, wanted: Mapping[str, Mapping[str, Option]]) -> dict[str, d
         raise ValueError(f"{path}: {error}") from error
     if complete:  # the file of a run, which may be older than these settings
         settings["model"].setdefault("input_divisor", 1.0)
+        settings["model"].setdefault("columns", None)
         settings["training"].setdefault("precision", "float32")
+        settings["training"].setdefault("drop_last", False)
+        settings["data"] = {"id_column": None, "gaps": False} | settings["data"]
     return settings
 
 
@@ -342,18 +396,17 @@ def _read_table(table: str, wanted: Mapping[str, Option], values: Any) -> dict[s
         raise ValueError(f"[{table}] {error}") from error
 
 
-def _scaling(
-    likelihood: Callable[..., Any],
-    natural: bool,
-    data: Mapping[str, Any],
-    maximum: int | None,
-    recipe: Recipe,
-) -> str:
-    if data["binarization"] != "none":
-        return "none"
-    if natural:
-        return recipe.scaling
-    return str(getattr(likelihood, "scaling", "unit")) if maximum is not None else "none"
+def _recipe(source: Source) -> Recipe:
+    first = next(iter(source.parts.values()))
+    return for_array(
+        source.maximum,
+        source.unit_interval,
+        tuple(first.x.shape[1:]),
+        sum(len(part.x) for part in source.parts.values()),
+        source.schema,
+        source.black_and_white,
+        source.gaps,
+    )
 
 
 def _input_divisor(dataset: Dataset) -> float:

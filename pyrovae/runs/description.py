@@ -2,11 +2,12 @@ r"""Runs and components in words: the lines that the command line prints about t
 
 import importlib.util
 import inspect
+import math
 import re
 import shutil
 import subprocess
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from pyrovae._process.files import write_bytes
 from pyrovae.data import Dataset
 from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
+from pyrovae.likelihoods import read_columns, write_columns
 from pyrovae.runs.config import FAMILIES, Config
 from pyrovae.runs.results import Summary
 from pyrovae.runs.run import Run
 from pyrovae.runs.specs import Spec, options_of, write
+from pyrovae.runs.tables import abbreviated, describe_columns
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -37,6 +40,8 @@ __all__ = [
 
 TABLE_WIDTH = 96
 REAL = ("normal", "laplace", "student_t")  # likelihoods of columns in any units
+CONTINUOUS = (*REAL, "log_normal", "beta")  # likelihoods whose scale a constant column lacks
+MOST_LINES = 12  # likelihoods of columns that are named before training
 
 
 class OptionEntry(Result):
@@ -134,9 +139,10 @@ def text_table(families: Mapping[str, Mapping[str, ComponentEntry]]) -> list[str
 
 
 def headline(config: Config, dataset: Dataset) -> str:
-    """Describe a run in one line: its data and its model.
+    """Describe a run before it is trained: a line about its data and its model.
 
-    A second line warns of columns that keep their units.
+    Further lines say the kind and the likelihood of the columns of a table and how many values are
+    missing, and warn of columns that keep their units or hold a single number.
 
     Args:
         config: of the run.
@@ -148,16 +154,41 @@ def headline(config: Config, dataset: Dataset) -> str:
         digits: 1,258 train, 180 validation, 359 test; prior norma
     """
     model = config.model
+    spec = Spec.parse(model["likelihood"])
+    likelihood = spec.name if spec.name == "columns" else model["likelihood"]
     line = (
         f"{dataset.name}: {len(dataset.train):,} train, {len(dataset.validation):,} validation, "
-        f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {model['likelihood']}, "
+        f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {likelihood}, "
         f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
     )
-    likelihood = Spec.parse(model["likelihood"]).name
+    lines = [line, *_columns(spec, dataset)]
     in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
-    if likelihood in REAL and in_units:
-        line += "\nthe columns are not standardized: --scaling standardize does that"
-    return line
+    if spec.name in REAL and in_units:
+        lines.append("the columns are not standardized: --scaling standardize does that")
+    return "\n".join(lines)
+
+
+def _columns(spec: Spec, dataset: Dataset) -> Iterator[str]:
+    """Lines about the columns of a table, its missing values, and columns without a scale."""
+    count = dataset.event_shape[0]
+    described: list[tuple[str, dict[str, str]]] = [(spec.name, {})] * count
+    if spec.name == "columns":
+        described = read_columns(str(spec.options["columns"]))
+        named = describe_columns(dataset.schema, write_columns(described), width=TABLE_WIDTH - 2)
+        yield from (f"  {line}" for line in named[:MOST_LINES])
+        if len(named) > MOST_LINES:
+            yield f"  and {len(named) - MOST_LINES:,} more likelihoods"
+    parts = (dataset.train, dataset.validation, dataset.test)
+    if missing := sum(part.missing() for part in parts):
+        values = sum(map(len, parts)) * math.prod(dataset.event_shape)
+        yield f"{missing:,} of {values:,} values are missing ({missing / values:.1%})"
+    flat = [d for d in dataset.flat if described[d][0] in CONTINUOUS]
+    if flat:
+        names = [f"x{d + 1}" if dataset.schema is None else dataset.schema.names[d] for d in flat]
+        yield (
+            f"in the training rows one number, up to rounding, fills {abbreviated(names, 60)}: "
+            "densities there are of rounding errors; drop such columns, or subtract the number"
+        )
 
 
 def in_words(found: Evaluation | Summary) -> list[str]:

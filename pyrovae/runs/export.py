@@ -11,6 +11,7 @@ import numpy as np
 
 from pyrovae import plots
 from pyrovae._process.files import atomic_file
+from pyrovae.runs.tables import write_frame
 
 __all__ = ["as_json", "destination", "write_arrays"]
 
@@ -63,8 +64,9 @@ def write_arrays(
     """Write arrays, or a picture of them, in the format of the file's ending.
 
     Args:
-        path: ``.npz`` takes all arrays, ``.npy`` and ``.csv`` the first, ``.png`` the picture;
-            in ``.csv`` one-dimensional arrays are the columns of a table with their names.
+        path: ``.npz`` takes all arrays, ``.npy``, ``.csv`` and ``.parquet`` the first, ``.png`` the
+            picture; in the two formats of tables one-dimensional arrays are columns with their
+            names, and numbers read back equal.
         arrays: by name.
         figure: function that draws the picture.
 
@@ -80,17 +82,21 @@ def write_arrays(
     if path.suffix == ".png" and figure is not None:
         plots.save(figure(), path)
         return
+    if path.suffix == ".parquet" or (path.suffix == ".csv" and first.ndim == 1):
+        import pandas
+
+        table = arrays if first.ndim == 1 else {f"x{d + 1}": x for d, x in enumerate(first.T)}
+        write_frame(pandas.DataFrame(dict(table)), path)
+        return
     try:
         with atomic_file(path) as file:
             if path.suffix == ".npz":
                 np.savez(file, **dict(arrays))  # type: ignore[arg-type]
             elif path.suffix == ".npy":
                 np.save(file, first, allow_pickle=False)
-            elif first.ndim == 1:
-                table, header = np.column_stack(list(arrays.values())), ",".join(arrays)
-                np.savetxt(file, table, delimiter=",", fmt="%.9g", header=header, comments="")
             else:
-                np.savetxt(file, first, delimiter=",", fmt="%.9g")
+                lines = (",".join(str(x).removesuffix(".0") for x in row) for row in first)
+                file.write("".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from pyrovae import plots
 from pyrovae._process.files import whole_folder, write_bytes, write_tensors, write_text
 from pyrovae._process.isolation import evaluating, isolated, stream
-from pyrovae.data import Dataset, Split
+from pyrovae.data import DataLike, Dataset, as_split
 from pyrovae.distributions import is_discrete, is_point
-from pyrovae.estimates import Estimate, Examples, number_of_examples
-from pyrovae.evidence import kind, per_example
+from pyrovae.estimates import AnyExamples, Estimate, as_examples, number_of_examples
+from pyrovae.evidence import evaluate, kind
 from pyrovae.objectives import Elbo
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
@@ -69,7 +69,7 @@ _TRAINING: Mapping[str, Any] = {
 def refit(
     vae: VAE,
     prior: Callable[[], Any],
-    data: Dataset | Split | Tensor | np.ndarray,
+    data: Dataset | DataLike,
     *,
     epochs: int = 100,
     batch_size: int = 128,
@@ -86,7 +86,8 @@ def refit(
         vae: trained; it is not changed.
         prior: p(z) over the same space. A prior built from a posterior, such as ``vamp``, must be
             built from this VAE's.
-        data: the data that ``vae`` was trained on.
+        data: the data that ``vae`` was trained on, a dataset or as
+            :func:`pyrovae.data.as_split` takes them.
         epochs, batch_size, learning_rate, seed, report: as for :func:`pyrovae.fit`.
 
     Returns:
@@ -111,8 +112,7 @@ def refit(
             f"the prior is over z of {held.latent_dim} dimensions, and the VAE's z has "
             f"{vae.latent_dim}; give it latent_dim={vae.latent_dim}"
         )
-    train = data.train if isinstance(data, Dataset) else data
-    train = train if isinstance(train, Split) else Split.from_array(train)
+    train = data.train if isinstance(data, Dataset) else as_split(data)
     index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
     x = vae.place(train.batch(index, np.random.default_rng(0)))
     device = x.device
@@ -126,7 +126,7 @@ def refit(
             start(x)
         fitted = fit(
             held,
-            data,
+            data if isinstance(data, Dataset) else train,
             objective=Elbo(),
             epochs=epochs,
             batch_size=batch_size,
@@ -142,7 +142,7 @@ def refit(
 def change(
     before: VAE,
     after: VAE,
-    data: Examples,
+    data: AnyExamples,
     *,
     samples: int = 1_000,
     limit: int | None = None,
@@ -156,12 +156,14 @@ def change(
         = \mathbb{E}_{q(z)} [\log p(z) - \log p'(z)]
 
     Both are evaluated on the same draws of z for each example, so the standard errors of the
-    differences are those of paired values.
+    differences are those of paired values. Bounds of a split that scales are in the units of the
+    data.
 
     Args:
         before: with the prior p.
         after: with the prior p', and the same posterior and likelihood.
-        data: one part of a dataset, usually the test set; :math:`q(z)` averages over its examples.
+        data: one part of a dataset, usually the test set, or examples as
+            :func:`pyrovae.data.as_split` takes them; :math:`q(z)` averages over them.
         samples: draws for each example.
         limit: use only the first ``limit`` examples.
         seed: of the draws.
@@ -178,8 +180,9 @@ def change(
         >>> round(found.elbo.change.value + found.marginal_kl.value, 6)
         0.0
     """
+    data = as_examples(data)
     old, new = (
-        per_example(vae, data, samples=samples, limit=limit, seed=seed, progress=progress)
+        evaluate(vae, data, samples=samples, limit=limit, seed=seed, progress=progress).per_example
         for vae in (before, after)
     )
     return PriorChange(
@@ -293,7 +296,9 @@ def refit_run(
         change=changed,
     )
     names = _short(result.before, result.after)
-    drawn = plots.refit_samples(before, after, dataset.test, *names, seed=seed)
+    drawn = plots.refit_samples(
+        before, after, dataset.test, *names, seed=seed, schema=dataset.schema
+    )
     with whole_folder(out) as folder:
         for name, contents in files_of(config, dataset).items():
             write_bytes(folder / name, contents)

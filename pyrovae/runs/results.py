@@ -136,7 +136,8 @@ class ComparedModel(Result):
         distortion: minus the mean of log p(x | z).
         kind: what ``log_evidence`` is, in words.
         measure: ``"probability"`` or ``"density"``, as x is discrete or continuous.
-        treatment: how the data were prepared, in words.
+        treatment: how the data were made binary, in words; scaling does not matter, since densities
+            are of the data in their own units.
         bits_per_dimension: ``log_evidence`` in this unit; None for a density.
         active_units: latent dimensions in use, mean over seeds.
         latent_dim: latent dimensions in total.
@@ -150,7 +151,7 @@ class ComparedModel(Result):
     Example:
         >>> from pyrovae.runs import ComparedModel, SeedEstimate
         >>> bound, kind = SeedEstimate(-20.5, 0.3, 0.3, None), "importance-weighted lower bound"
-        >>> others = (kind, "density", "unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
+        >>> others = (kind, "density", "none", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
         >>> ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *others)
         flow: log p(x) at least -20.50 ± 0.30
     """
@@ -178,7 +179,7 @@ class ComparedModel(Result):
         return ", ".join(self.chosen.values())
 
     def is_comparable(self, other: "ComparedModel") -> bool:
-        """Whether both evaluate the same treatment of x, and both densities or probabilities."""
+        """Whether both evaluate the same x, and both densities or probabilities."""
         return (self.measure, self.treatment) == (other.measure, other.treatment)
 
     def to_dict(self) -> dict[str, object]:
@@ -207,7 +208,7 @@ class Comparison(Result):
     Example:
         >>> from pyrovae.runs import ComparedModel, Comparison, SeedEstimate
         >>> bound, kind = SeedEstimate(-20.5, 0.3, 0.3, None), "importance-weighted lower bound"
-        >>> others = (kind, "density", "unit", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
+        >>> others = (kind, "density", "none", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
         >>> row = ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *others)
         >>> found = Comparison("runs/compare", "digits", 359, 100, 1, ["prior"], [], [row])
         >>> print(found.table()[0])

@@ -5,18 +5,20 @@ r"""A run: the folder that a training leaves behind, and what can be asked of it
 ``last.safetensors``   everything needed to resume
 ``metrics.jsonl``      a line per epoch
 ``statistics.safetensors``  means and scales by which the data were standardized, if they were
+``schema.json``        names, kinds and categories of the columns, if the data are a table
 ``summary.json``       the test bounds, once training has ended
 ``figures/``           pictures
 """
 
 import contextlib
 import json
+import math
 import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,20 +27,25 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_text
-from pyrovae.data import Dataset, Split, load_all
+from pyrovae.data import Dataset, Schema, Split, Standardize, Unit, load_all
 from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
+from pyrovae.queries import Imputed
 from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
 from pyrovae.runs.specs import Spec
+from pyrovae.runs.tables import check_unchanged, rounded
 from pyrovae.training import METRICS, MODEL, Fit, History
 from pyrovae.vae import VAE
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["CHANGEABLE", "Run", "load"]
 
 CONFIG, SUMMARY, FIGURES = "config.toml", "summary.json", "figures"
-DIGEST = "data.sha256"
+DIGEST, SCHEMA = "data.sha256", "schema.json"
 STATISTICS, EVALUATION = "statistics.safetensors", "unfinished-evaluation.safetensors"
 
 CHANGEABLE = ("data_dir", "device", "max_minutes")
@@ -89,12 +96,13 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
     except (FileNotFoundError, ValueError) as error:
         again = f"pyrovae fit --config {path / CONFIG} --out NEW"
         raise type(error)(f"{error}; restore it from a copy, or train again: {again}") from error
-    differences = _differences(vae.state_dict(), weights)
-    if differences:
+    try:
+        vae.load_state_dict(weights)
+    except RuntimeError as error:
+        differences = _differences(vae.state_dict(), weights)
         raise ValueError(
             f"the weights in {path} belong to another model than its {CONFIG}: {differences}"
-        )
-    vae.load_state_dict(weights)
+        ) from error
     return vae.eval()
 
 
@@ -238,31 +246,102 @@ class Run:
         """
         data = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
         settings = {"data": data, "model": self.config.model}
-        return Config.resolve(settings, trusted=self.trusted)[1]
+        dataset = Config.resolve(settings, trusted=self.trusted, schema=self.schema)[1]
+        check_unchanged(dataset, self.folder, data["event_shape"], self.statistics())
+        return dataset
 
-    def treat(self, data: str, data_dir: str | None = None) -> Split:
-        """Read other data, all examples in order, binarized or scaled like the training data.
-
-        Args:
-            data: name or path.
-            data_dir: folder of named datasets.
+    @property
+    def schema(self) -> Schema | None:
+        """The columns of the table that it was trained on; None for other data.
 
         Raises:
-            ValueError: if the examples have another shape.
+            ValueError: if the file is damaged.
+        """
+        path = self.folder / SCHEMA
+        if not path.is_file():
+            return None
+        try:
+            return Schema.of(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); restore it from a copy") from error
+
+    @property
+    def is_unscaled(self) -> bool:
+        """Whether the VAE sees the data in their own units."""
+        return bool(self.config.data["scaling"] == "none")
+
+    def statistics(self) -> Mapping[str, np.ndarray]:
+        """Means and scales by which the data were standardized; empty if they were not."""
+        if self.config.data["scaling"] not in ("standardize", "columns"):
+            return {}
+        tensors, _ = read_tensors(self.folder / STATISTICS)
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+    def original(self, values: Tensor) -> np.ndarray:
+        """Return values that the VAE works with in the units of the data.
+
+        Args:
+            values: ``(..., *event_shape)``.
+        """
+        statistics = self.statistics()
+        if statistics:
+            return Standardize(statistics["loc"], statistics["scale"]).undo(values.numpy())
+        if self.config.data["scaling"] == "unit":
+            return Unit(self.config.data["maximum"] or 1).undo(values.numpy())
+        return values.numpy()
+
+    def readable(self, values: np.ndarray) -> np.ndarray:
+        """Values in the units of the data, rounded to the digits that the VAE computes with.
+
+        Args:
+            values: ``(..., *event_shape)``.
+        """
+        return rounded(values, self.statistics().get("loc", np.zeros(())))
+
+    def in_units(self, found: Imputed) -> Imputed:
+        """The same completions, log p(x_obs) being that of the data in their own units."""
+        statistics, slopes = self.statistics(), np.zeros(())
+        if statistics:
+            slopes = -np.log(statistics["scale"])
+        elif self.config.data["scaling"] == "unit":
+            slopes = np.asarray(-math.log(self.config.data["maximum"] or 1))
+        if found.log_evidence is None:
+            return found
+        moved = (found.observed.numpy() * slopes).reshape(len(found.x), -1).sum(1)
+        return replace(found, log_evidence=found.log_evidence + torch.from_numpy(moved))
+
+    def treat(
+        self,
+        data: "str | pandas.DataFrame",
+        data_dir: str | None = None,
+        id_column: str | None = None,
+    ) -> Split:
+        """Read other data, all examples in order, binarized or scaled like the training data.
+
+        The columns of a table are taken by their names, in any order; further ones are ignored.
+
+        Args:
+            data: name or path, or a table in memory.
+            data_dir: folder of named datasets.
+            id_column: name of the column of a table that identifies rows; by default that of the
+                training data, where the table has it.
+
+        Raises:
+            ValueError: if the examples have another shape, or a column is missing.
         """
         settings = self.config.data
-        statistics: Mapping[str, np.ndarray] = {}
-        if settings["scaling"] == "standardize":
-            tensors, _ = read_tensors(self.folder / STATISTICS)
-            statistics = {name: tensor.numpy() for name, tensor in tensors.items()}
         split = load_all(
             data,
             data_dir=data_dir or settings["data_dir"],
             binarization=settings["binarization"],
             scaling=settings["scaling"],
-            statistics=statistics,
-            image_size=settings["image_size"] if Path(data).is_dir() else None,
+            statistics=self.statistics(),
+            image_size=settings["image_size"]
+            if isinstance(data, str) and Path(data).is_dir()
+            else None,
             maximum=settings["maximum"],
+            id_column=id_column,
+            schema=self.schema,
         )
         if split.event_shape != settings["event_shape"]:
             channels, *sides = shape = settings["event_shape"]
@@ -333,10 +412,11 @@ class Run:
         summary = Summary.of(found.to_dict() | self.roles() | training)
         if not processes.is_first():
             return summary
-        (self.folder / FIGURES).mkdir(exist_ok=True)
+        figures, units = self.folder / FIGURES, dataset.test.original
+        figures.mkdir(exist_ok=True)
         x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
         labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        plots.draw_vae(vae, x, labels, trained.metrics, self.folder / FIGURES)
+        plots.draw_vae(vae, x, labels, trained.metrics, figures, schema=dataset.schema, units=units)
         write_text(self.folder / SUMMARY, as_json(summary.to_dict(), indent=2) + "\n")
         return summary
 

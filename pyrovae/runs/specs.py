@@ -156,13 +156,13 @@ class Option:
             return self.read(os.fspath(value))
         if isinstance(value, list | tuple) and any(map(_is_sequence, kinds)):
             return self.read(write(value))
-        if isinstance(value, Real) and str not in kinds:
+        if isinstance(value, Real) and (str not in kinds or int in kinds):
             return self.read(str(value))
         raise ValueError(f"{self.name} takes {self.describe()}, got {value!r}")
 
     def describe(self) -> str:
         """The values it takes, in words."""
-        return " or ".join(_in_words(kind) for kind in _alternatives(self.annotation))
+        return " or ".join(dict.fromkeys(map(_in_words, _alternatives(self.annotation))))
 
 
 def options_of(component: Callable[..., Any]) -> dict[str, Option]:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,7 +20,7 @@ from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.config import Config, build_component
-from pyrovae.runs.run import CONFIG, DIGEST, STATISTICS, Run, plain_resume_command
+from pyrovae.runs.run import CONFIG, DIGEST, SCHEMA, STATISTICS, Run, plain_resume_command
 from pyrovae.runs.specs import Arguments, Spec
 from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE, SpaceError
@@ -66,6 +67,8 @@ def files_of(config: Config, dataset: Dataset) -> dict[str, bytes]:
     if dataset.statistics:
         statistics = {name: torch.from_numpy(array) for name, array in dataset.statistics.items()}
         files[STATISTICS] = tensor_bytes(statistics)
+    if dataset.schema is not None:
+        files[SCHEMA] = json.dumps(dataset.schema.to_dict(), indent=1).encode()
     return files
 
 

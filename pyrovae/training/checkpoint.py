@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -43,6 +42,7 @@ class TrainingOptions:
 
     epochs: int
     batch_size: int
+    drop_last: bool
     learning_rate: float
     warmup: float
     schedule: str
@@ -72,6 +72,15 @@ class TrainingOptions:
             self.learning_rate, self.warmup, self.schedule, self.weight_decay, self.clip_norm
         )
 
+    def steps_per_epoch(self, examples: int) -> int:
+        """Count the batches of an epoch.
+
+        A last batch of one example joins the one before it: alone it has no variance, which batch
+        normalization divides by. With ``drop_last`` a smaller last batch is left out.
+        """
+        whole, left = divmod(examples, self.batch_size)
+        return max(1, whole + (left > 1 and not self.drop_last))
+
 
 class TrainingState:
     """Everything that training changes.
@@ -79,19 +88,22 @@ class TrainingState:
     Args:
         vae: trained in place.
         options: of the run.
-        examples: number of training examples.
+        examples: number of training examples; None if it is unknown.
+        steps: number of steps in an epoch.
 
     Attributes:
         best: the weights that are kept.
     """
 
-    def __init__(self, vae: VAE, options: TrainingOptions, examples: int) -> None:
+    def __init__(
+        self, vae: VAE, options: TrainingOptions, examples: int | None, steps: int
+    ) -> None:
         self.vae, self.options, self.examples = vae, options, examples
-        self.progress = Progress(options.epochs, math.ceil(examples / options.batch_size))
+        self.progress = Progress(options.epochs, steps)
         self.optimizer = FusedAdam(
             vae.parameters(),
             learning_rate=options.learning_rate,
-            total_steps=options.epochs * self.progress.steps_per_epoch,
+            total_steps=options.epochs * steps,
             warmup=options.warmup,
             schedule=options.schedule,
             weight_decay=options.weight_decay,
@@ -222,7 +234,14 @@ class TrainingCheckpoint:
         if self.settings["compile"] == "auto":
             self.settings["compile"] = about["options"]["compile"]
         self._compare(about["options"])
-        self.state.progress = Progress(**about["progress"])
+        progress, steps = Progress(**about["progress"]), self.state.progress.steps_per_epoch
+        if progress.steps_per_epoch != steps:
+            raise ValueError(
+                f"the run in {self.folder} has {progress.steps_per_epoch} steps in an epoch, got "
+                f"{steps}: its loader had another length, or its last batch was a single example, "
+                "which now joins the batch before it; train again in another folder"
+            )
+        self.state.progress = progress
         best, _ = files.read_tensors(self.folder / MODEL)
         try:
             self.state.load(tensors, best)

@@ -33,7 +33,7 @@ from pyrovae.objectives import Terms
 from pyrovae.training.checkpoint import TrainingState
 from pyrovae.training.optim import NonFiniteGradientError
 from pyrovae.training.staging import Stage, Staged
-from pyrovae.training.steps import Step
+from pyrovae.training.steps import Batches, Step
 
 READ_STEPS = 50  # steps between readings of the sums
 
@@ -54,6 +54,7 @@ class DeviceStep(Step):
             one by one.
     """
 
+    batches: Batches
     staged: Staged
     data: Resident
     capture: Callable[[Operations], Operations] | None
@@ -71,7 +72,7 @@ class DeviceStep(Step):
         step, failed, sums, self.record.terms = self._operations.read()
         self._unread = False
         position = step - progress.epoch * progress.steps_per_epoch
-        progress.reach(step, min(position * self.batches.size, len(self.data)), sums)
+        progress.reach(step, self.batches.seen(position), sums)
         if failed:
             raise NonFiniteGradientError("the gradient is not finite")
 

@@ -12,14 +12,18 @@ import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pyrovae._process import processes
 from pyrovae._process.isolation import isolated, stream
-from pyrovae.data import Dataset, Split
+from pyrovae.data import DataLike, Dataset, Split, as_split
+from pyrovae.distributions import missing_values, observed_values
 from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingOptions, TrainingState
+from pyrovae.training.loaders import Loaded
 from pyrovae.training.loop import TrainingLoop
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Fit, Progress, TrainingDisplay
+from pyrovae.training.running_statistics import has_running_statistics
 from pyrovae.training.steps import check_sum, training_device
 from pyrovae.vae import VAE
 
@@ -28,11 +32,12 @@ __all__ = ["check", "fit"]
 
 def fit(
     vae: VAE,
-    data: Dataset | Split | Tensor | np.ndarray,
+    data: Dataset | DataLike,
     *,
     objective: ELBO | None = None,
     epochs: int = 100,
     batch_size: int = 128,
+    drop_last: bool = False,
     learning_rate: float = 1e-3,
     warmup: float = 0.02,
     schedule: str = "cosine",
@@ -65,13 +70,22 @@ def fit(
     Args:
         vae: trained in place, and left in eval mode on the device that trained it. Its prior,
             likelihood and posterior may have a method ``at(progress)``, as the objective may.
-        data: a ``Dataset``, whose validation part chooses the weights; or examples
-            ``(examples, *event_shape)``, all of which are trained on, and the last weights kept.
+        data: a ``Dataset``, whose validation part chooses the weights, and of whose test part only
+            the likelihood's support is checked; or examples ``(examples, *event_shape)`` as
+            :func:`pyrovae.data.as_split` takes them, such as an array, a DataFrame or a torch
+            ``Dataset``, all of which are trained on, and the last weights kept. The batches of a
+            ``DataLoader`` are taken as they come, with a warning: an epoch is ``len(loader)`` of
+            them, ``batch_size`` and ``drop_last`` are the loader's, the first examples stand for
+            all where the model is checked and initialized, and a resumed run trains on without
+            being equal to an uninterrupted one.
         objective: a Pyro ELBO; ``Trace_ELBO()`` by default. If it has a method ``at(progress)``,
             that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
         batch_size: examples per step, in all processes together; the last step of an epoch takes
-            the remainder.
+            the remainder, and a remainder of one example joins the step before, since batch
+            normalization needs two.
+        drop_last: leave out the last batch of an epoch if it is smaller than the others; each epoch
+            leaves out other examples.
         learning_rate: largest step size of Adam.
         warmup: fraction of all steps over which the step size rises linearly.
         schedule: of the step size after the warm-up, one of :data:`pyrovae.training.SCHEDULES`:
@@ -79,7 +93,9 @@ def fit(
         weight_decay: decoupled weight decay of matrices.
         clip_norm: largest norm of the gradient of the loss per example; None for no clipping.
         averaging: decay of the exponential moving average of the weights that is validated and
-            kept, below 1; 0 keeps the weights themselves.
+            kept, below 1; 0 keeps the weights themselves. Running statistics, such as those of
+            batch normalization, are gathered anew for the average, in a pass over the training
+            data.
         validate_every: epochs between validation bounds; the last epoch always has one.
         patience: stop after this many validation bounds without a better one; None never stops.
         max_minutes: stop after this wall-clock time, resumable; None for no limit.
@@ -104,7 +120,7 @@ def fit(
         The metrics of each epoch, and why training ended.
 
     Raises:
-        TypeError: if the objective is not a Pyro ELBO.
+        TypeError: if the objective is not a Pyro ELBO, or the data are no examples.
         ValueError: if an option is outside its range, or the data outside the likelihood's support;
             with several processes, if the objective is not a sum over examples.
         FileExistsError: if ``out`` exists and ``resume`` is False.
@@ -128,6 +144,7 @@ def fit(
     options = TrainingOptions(
         epochs=epochs,
         batch_size=batch_size,
+        drop_last=drop_last,
         learning_rate=learning_rate,
         warmup=warmup,
         schedule=schedule,
@@ -142,42 +159,56 @@ def fit(
     )
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
-    folder = None if out is None else Path(out)
-    if folder is None and resume:
-        raise ValueError("resume needs out, the folder of the run to resume")
-    if processes.is_first() and folder is not None and folder.exists() and not resume:
-        raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
-    train, validation = _parts(data)
+    folder = _folder(out, resume)
+    train, validation = (Loaded(data, seed), None) if isinstance(data, DataLoader) else _parts(data)
+    some = train.first if isinstance(train, Loaded) else train  # on which the model is tried
     where = training_device(device)
     objective = objective or Trace_ELBO()
-    with isolated(where):
+    every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
+    gaps = any(part.gaps for part in every)
+    with isolated(where), missing_values(gaps):
         torch.manual_seed(stream(seed, "initialize"))
-        _check_data(vae.to(where), train)
+        for name, part in zip((None, "validation", "test"), every, strict=False):
+            _check_data(vae.to(where), part, name)
         if initialize and not resume:
-            _initialize(vae, train)
+            _initialize(vae, some)
         processes.from_first([*vae.parameters(), *vae.buffers()])
         check_sum(objective)
-        state = TrainingState(vae, options, len(train))
+        state = _state(vae, options, train)
         checkpoint = TrainingCheckpoint(folder, state, _described(objective))
         if resume:
             checkpoint.restore()
         else:
             with products_in(precision, vae):
-                _try(vae, train, objective)
+                _try(vae, some, objective)
             checkpoint.create(files or {})
+        state.progress.log_slope = _mean_log_slope(some)
+        has_statistics = averaging > 0 and has_running_statistics(vae, objective, _some(vae, some))
         max_seconds = math.inf if max_minutes is None else 60 * max_minutes
-        with _reporting(report, f"{len(train):,} training examples") as shown:
-            loop = TrainingLoop(checkpoint, train, validation, objective, max_seconds, shown)
+        with _reporting(report, _about(train)) as shown:
+            loop = TrainingLoop(
+                checkpoint, train, validation, objective, max_seconds, shown, has_statistics
+            )
             stopped = loop.run()
         state.take_best()
     progress = state.progress
-    return Fit(
-        metrics=progress.metrics,
-        stopped=stopped,
-        best_epoch=progress.best_epoch,
-        best_validation_elbo=progress.best_validation_elbo,
-        seconds=progress.seconds,
-    )
+    best = progress.best_epoch, progress.best_validation_elbo
+    return Fit(progress.metrics, stopped, *best, seconds=progress.seconds)
+
+
+def _mean_log_slope(data: Split) -> float:
+    slope = data.log_slope()
+    return 0.0 if slope is None else slope.mean().item()
+
+
+def _folder(out: str | Path | None, resume: bool) -> Path | None:
+    """The folder of the run, which exists if and only if it is resumed."""
+    folder = None if out is None else Path(out)
+    if folder is None and resume:
+        raise ValueError("resume needs out, the folder of the run to resume")
+    if processes.is_first() and folder is not None and folder.exists() and not resume:
+        raise FileExistsError(f"{folder} exists; resume that run, or choose another folder")
+    return folder
 
 
 def check(vae: VAE, data: Split, objective: ELBO) -> None:
@@ -199,7 +230,7 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
         >>> check(vae, data, Elbo())
     """
     trial = copy.deepcopy(vae)
-    with isolated(next(vae.parameters(), torch.empty(0)).device):
+    with isolated(next(vae.parameters(), torch.empty(0)).device), missing_values(data.gaps):
         trial.check_data(_some(trial, data))
         _initialize(trial, data)
         _try(trial, data, objective)
@@ -213,16 +244,35 @@ def _reporting(
     return contextlib.nullcontext(report or (lambda progress: None))
 
 
-def _parts(data: Dataset | Split | Tensor | np.ndarray) -> tuple[Split, Split | None]:
+def _parts(data: Dataset | DataLike) -> tuple[Split, Split | None]:
     if isinstance(data, Dataset):
         return data.train, data.validation
-    return (data if isinstance(data, Split) else Split.from_array(data)), None
+    return as_split(data), None
 
 
-def _check_data(vae: VAE, train: Split) -> None:
+def _state(vae: VAE, options: TrainingOptions, train: Split | Loaded) -> TrainingState:
+    if isinstance(train, Loaded):
+        return TrainingState(vae, train.options(options), None, train.steps)
+    return TrainingState(vae, options, len(train), options.steps_per_epoch(len(train)))
+
+
+def _about(train: Split | Loaded) -> str:
+    if isinstance(train, Loaded):
+        return f"{train.steps:,} batches of a DataLoader in an epoch"
+    return f"{len(train):,} training examples"
+
+
+def _check_data(vae: VAE, split: Split, part: str | None = None) -> None:
+    """Refuse examples that the model does not describe; a part is named in the message."""
     rng = np.random.default_rng(0)
-    for index in torch.arange(len(train)).split(4096):
-        vae.check_data(vae.place(train.batch(index.numpy(), rng)))
+    with missing_values(split.gaps):
+        for index in torch.arange(len(split)).split(4096):
+            try:
+                vae.check_data(vae.place(split.batch(index.numpy(), rng)))
+            except ValueError as error:
+                if part is None:
+                    raise
+                raise type(error)(f"{part} part: {error}") from error
 
 
 def _try(vae: VAE, train: Split, objective: ELBO) -> None:
@@ -240,10 +290,22 @@ def _some(vae: VAE, train: Split) -> Tensor:
 def _initialize(vae: VAE, train: Split) -> None:
     """Initialize components that can be, from up to 10,000 evenly spaced training examples."""
     index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
-    x = vae.place(train.batch(index, np.random.default_rng(0)))
+    x = _completed(vae.place(train.batch(index, np.random.default_rng(0))))
     for component in (vae.posterior, vae.likelihood, vae.prior):
         if hasattr(component, "initialize"):
             component.initialize(x)
+
+
+def _completed(x: Tensor) -> Tensor:
+    """The same examples, missing values replaced by observed ones of the same column in turn."""
+    observed = observed_values(x)
+    if observed is None or bool(observed.all()):
+        return x
+    columns, seen = x.flatten(1).clone(), observed.flatten(1)
+    for d in (~seen).any(0).nonzero().flatten().tolist():
+        values, gaps = columns[seen[:, d], d], ~seen[:, d]
+        columns[gaps, d] = values.repeat(int(gaps.sum()) // max(len(values), 1) + 1)[: gaps.sum()]
+    return columns.reshape(x.shape)
 
 
 def _described(objective: ELBO) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO, SVI
 from torch import Tensor
@@ -16,9 +16,11 @@ from pyrovae.evidence import evaluate
 from pyrovae.objectives import recording
 from pyrovae.training.checkpoint import TrainingCheckpoint
 from pyrovae.training.device_step import DEVICES, DeviceStep
+from pyrovae.training.loaders import Loaded, LoaderBatches
 from pyrovae.training.optim import NonFiniteGradientError
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Progress
+from pyrovae.training.running_statistics import renew_statistics
 from pyrovae.training.staging import Staged
 from pyrovae.training.steps import Batches, Requests, Step, Summed, resident_on
 
@@ -57,19 +59,21 @@ class TrainingLoop:
 
     Args:
         checkpoint: saves the state.
-        train: the training data.
+        train: the training data, or the loader that gives them.
         validation: data whose bound chooses the weights; None keeps the last weights.
         objective: a Pyro ELBO.
         max_seconds: the wall-clock time after which to stop.
         report: called with the progress after each step and epoch.
+        has_statistics: whether averaged weights need running statistics of their own.
     """
 
     checkpoint: TrainingCheckpoint
-    train: Split
+    train: Split | Loaded
     validation: Split | None
     objective: ELBO
     max_seconds: float
     report: Callable[[Progress], None]
+    has_statistics: bool
     requests: Requests = field(init=False)
     step: Step = field(init=False)
 
@@ -101,8 +105,13 @@ class TrainingLoop:
     def _choose_step(self) -> Step:
         """Choose how steps are run: once, before the first of them."""
         state, vae, where = self.state, self.state.vae, next(self.state.vae.parameters()).device
-        resident = resident_on(where, self.train) if where.type in DEVICES else None
-        batches = Batches(self.train, resident, state)
+        batches: Batches | LoaderBatches
+        resident = None
+        if isinstance(self.train, Loaded):
+            batches = LoaderBatches(self.train, state)
+        else:
+            resident = resident_on(where, self.train) if where.type in DEVICES else None
+            batches = Batches(self.train, resident, state)
         staged: Staged | None = None
         loss = self.objective
         if (mode := self.checkpoint.settings["compile"]) != "off":
@@ -112,10 +121,11 @@ class TrainingLoop:
         if processes.count() > 1:
             loss = Summed(loss, vae, self.record, self.requests)
         svi = SVI(vae.model, vae.guide, state.optimizer, loss)
-        if staged is None or resident is None or processes.count() > 1:  # sums within a step
-            return Step(state, batches, svi, self.record, staged)
-        capture = DEVICES[where.type]
-        return DeviceStep(state, batches, svi, self.record, staged, resident, capture)
+        alone = processes.count() == 1  # else there are sums within a step
+        if staged is not None and resident is not None and isinstance(batches, Batches) and alone:
+            capture = DEVICES[where.type]
+            return DeviceStep(state, batches, svi, self.record, staged, resident, capture)
+        return Step(state, batches, svi, self.record, staged)
 
     def _run(self) -> str:
         progress, stopped = self.state.progress, "finished"
@@ -145,6 +155,7 @@ class TrainingLoop:
                     stopped = "patience"
             self.step.synchronize()
             if progress.best_epoch == 0:  # out of time before the first validation bound
+                self._renew_statistics()
                 self.state.keep()
             self._save()
         except NonFiniteGradientError as error:
@@ -170,6 +181,8 @@ class TrainingLoop:
         progress.epoch += 1
         elbo, best = None, self.validation is None
         due = progress.epoch % every == 0 or progress.epoch == progress.epochs
+        if best or due:
+            self._renew_statistics()
         if self.validation is not None and due:
             start = time.monotonic()
             result = evaluate(self.state.kept, self.validation, samples=1, seed=self.options.seed)
@@ -180,6 +193,18 @@ class TrainingLoop:
             self.state.keep()
             progress.best_epoch = progress.epoch
         progress.end_epoch(elbo)
+
+    def _renew_statistics(self) -> None:
+        """Gather running statistics of the averaged weights, if the model has any."""
+        if not self.has_statistics:
+            return
+        start, vae, batches = time.monotonic(), self.state.kept, self.step.batches
+        whole = replace(self.state.progress, position=0)
+        shares = (batches.share(each, place) for place, each in enumerate(batches.left(whole)))
+        # a process may have no share of a small batch
+        renew_statistics(vae, self.objective, (x for x in shares if len(x)))
+        processes.from_first(list(vae.buffers()))
+        self.state.progress.seconds += time.monotonic() - start
 
     def _save(self) -> None:
         self.step.synchronize()
@@ -205,6 +230,7 @@ class TrainingLoop:
         return (
             f"training diverged at step {progress.step + 1} (epoch {progress.epoch + 1}): {what}; "
             f"the most likely cause is a learning rate ({self.options.learning_rate:g}) that is "
-            f"too large for these data: lower it, or set clip_norm (now {self.options.clip_norm})"
+            f"too large for these data: lower it, set clip_norm (now {self.options.clip_norm}), or "
+            "scale columns that are in units of their own (scaling standardize)"
             f"{kept}"
         )

@@ -36,6 +36,8 @@ class Progress:
         best_epoch, best_validation_elbo: of the best validation bound; None before the first.
         stale: number of validation bounds since then.
         metrics: a dict for each finished epoch, see :class:`pyrovae.training.Fit`.
+        log_slope: what turns a mean log density of scaled data into one of the data in their own
+            units, in nats per example, see :meth:`pyrovae.data.Split.log_slope`.
 
     Example:
         >>> from pyrovae.training import Progress
@@ -62,6 +64,7 @@ class Progress:
     best_validation_elbo: float | None = None
     stale: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    log_slope: float = 0.0
 
     def reach(self, step: int, images: int, sums: Sequence[float]) -> None:
         """Set how far the running epoch has come.
@@ -74,6 +77,10 @@ class Progress:
         self.step, self.position = step, step - self.epoch * self.steps_per_epoch
         self.images = images
         self.objective, self.reconstruction, self.kl = sums
+
+    def means(self) -> tuple[float, float]:
+        """Means of log p(x | z), in the units of the data, and of the KL term in this epoch."""
+        return self.reconstruction / self.images + self.log_slope, self.kl / self.images
 
     def validate(self, elbo: float) -> bool:
         """Note a validation bound, and return whether it is the best so far."""
@@ -90,14 +97,15 @@ class Progress:
         Args:
             validation_elbo: its validation bound; None where it was not measured.
         """
+        reconstruction, kl = self.means()
         self.metrics.append(
             {
                 "epoch": self.epoch,
                 "step": self.step,
-                "elbo": (self.reconstruction - self.kl) / self.images,
-                "reconstruction": self.reconstruction / self.images,
-                "kl": self.kl / self.images,
-                "objective": self.objective / self.images,
+                "elbo": reconstruction - kl,
+                "reconstruction": reconstruction,
+                "kl": kl,
+                "objective": self.objective / self.images + self.log_slope,
                 "validation_elbo": validation_elbo,
                 "seconds": round(self.seconds, 3),
                 "images_per_second": round(self.images / self.epoch_seconds, 1),
@@ -281,8 +289,7 @@ def numbers(progress: Progress, width: int = 2 * WIDE) -> str:
         width: columns of the terminal; a narrow one gets short names.
     """
     if progress.images:
-        reconstruction = progress.reconstruction / progress.images
-        kl = progress.kl / progress.images
+        reconstruction, kl = progress.means()
         speed = progress.images / max(progress.epoch_seconds, 1e-9)
     elif progress.metrics:
         last = progress.metrics[-1]

@@ -20,9 +20,8 @@ of the graph; numbers that a schedule changes are therefore inputs, named in the
 ``scheduled`` of the object that has them. An ``if`` on the value of a tensor has no single branch,
 and ``make_fx`` refuses it. ``Tensor.item``, with which an objective turns its loss into a float,
 would leave the graph; a mode of torch keeps it inside. A program that cannot be recorded, or whose
-replay differs, runs as before, with one warning that gives the reason.
-
-A graph is for one shape of the batch, so a smaller last batch of an epoch has its own graph.
+replay differs, runs as before, with one warning that gives the reason. A graph is for one shape of
+the batch, so a smaller last batch of an epoch has its own graph.
 """
 
 import copy
@@ -45,13 +44,13 @@ from torch.overrides import TorchFunctionMode
 
 from pyrovae._process.choices import check_choice
 from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
+from pyrovae.distributions import has_missing, missing_values
 from pyrovae.objectives import Terms
 
 __all__ = ["MODES", "Staged"]
 
 MODES = ("off", "graph", "inductor")
 """Ways to run a step: as written, as a graph, as a compiled graph."""
-
 NORM = 3  # position of the norm among the results of a graph
 
 
@@ -248,7 +247,8 @@ def _trace(program: Program, used: Sequence[nn.Parameter], args: Sequence[Tensor
         terms = Terms(loss, loss) if program.record is None else program.record.terms
         return (loss, terms.reconstruction, terms.kl, get_total_norm(gradients), *gradients)
 
-    graph = traced(losses, *program.tensors(args))
+    with missing_values(has_missing(*args)):
+        graph = traced(losses, *program.tensors(args))
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten.detach.default:  # of use to autograd alone
             node.replace_all_uses_with(node.args[0])

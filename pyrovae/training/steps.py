@@ -18,6 +18,7 @@ from pyrovae._process.processes import StoppedError, is_first, joined
 from pyrovae.data import Resident, Split
 from pyrovae.objectives import Terms
 from pyrovae.training.checkpoint import TrainingState
+from pyrovae.training.loaders import LoaderBatches
 from pyrovae.training.progress import Progress
 from pyrovae.training.staging import Staged, Wrapped
 
@@ -90,7 +91,8 @@ class Batches:
         self.train, self.resident, self.vae = train, resident, state.vae
         self.device = next(state.vae.parameters()).device
         self.size, self.seed = state.options.batch_size, state.options.seed
-        self.whole = min(self.size, len(train))  # examples in each batch but a smaller last one
+        self.steps, self.drop_last = state.progress.steps_per_epoch, state.options.drop_last
+        self.whole = self.seen(1)  # examples in each batch but perhaps the last one
 
     def left(self, progress: Progress) -> Iterator[Tensor]:
         """The batches that are left of the running epoch.
@@ -106,7 +108,13 @@ class Batches:
         if self.resident is not None:
             permutation = permutation.to(self.device)
         for position in range(progress.position, progress.steps_per_epoch):
-            yield permutation[position * self.size : (position + 1) * self.size]
+            yield permutation[self.seen(position) : self.seen(position + 1)]
+
+    def seen(self, position: int) -> int:
+        """Count the examples in the first ``position`` batches of an epoch."""
+        if position == self.steps and not self.drop_last:
+            return len(self.train)
+        return min(position * self.size, len(self.train))
 
     def share(self, index: Tensor, step: int) -> Tensor:
         """This process's share of a batch; seeds the device for everything that a step draws.
@@ -137,7 +145,7 @@ class Step:
 
     Args:
         state: the VAE, its optimizer and the progress.
-        batches: the training data.
+        batches: the training data, in batches.
         svi: model, guide, optimizer and objective.
         record: the terms of the objective, see :func:`pyrovae.objectives.recording`.
         staged: the staged objective, which that of ``svi`` may sum over processes; None if steps
@@ -145,13 +153,16 @@ class Step:
     """
 
     state: TrainingState
-    batches: Batches
+    batches: Batches | LoaderBatches
     svi: SVI
     record: Any
     staged: Staged | None
 
     def __call__(self, index: Tensor) -> None:
         """Move the weights by the batch at ``index``, and count the step in the progress.
+
+        Args:
+            index: as the batches yield it: indices into the training data, or the batch itself.
 
         Raises:
             NonFiniteGradientError: if the gradient is not finite; the weights are those before

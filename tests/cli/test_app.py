@@ -47,7 +47,7 @@ class Fixed(torch.nn.Module):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_a_wrong_file_is_refused(refused, tmp_path, text, part):
         ("reconstruct run --out x.csv", "its ending must be .png or .npz"),
         ("reconstruct run --count -1", "-1 is not in the range x>=1"),
         ("encode run --data digits", "missing option '--out'"),
-        ("encode run --data digits --out x.npy", "its ending must be .npz, such as x.npz"),
+        ("encode run --data digits --out x.npy", "its ending must be .npz or .csv or .parquet"),
         ("encode run --data shape.npy --out x.npz", "was trained on examples of shape"),
         ("score run --data shape.npy --out x.npz", "have (1, 7, 7); give data of shape (N, 8, 8)"),
         ("encode run --data scale.npy --out x.npz", "the model was trained on counts out of 16"),
@@ -559,7 +559,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(command, run, monkey
 
 
 def test_an_interruption_after_training_says_how_to_go_on(command, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pyrovae.plots.draw_vae", interrupted)

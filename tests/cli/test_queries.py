@@ -97,7 +97,7 @@ def test_nan_in_a_file_is_missing(command, run, tmp_path, some_digits):
     np.save(tmp_path / "nothing.npy", np.full_like(x, np.nan))
     refused = command("impute", run, "--data", tmp_path / "nothing.npy")
     assert refused.status == 2
-    assert "nothing but NaN" in refused.err
+    assert "holds no value, since all are missing (NaN)" in refused.err
 
 
 def test_impute_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
@@ -105,7 +105,7 @@ def test_impute_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
     np.save(tmp_path / "small.npy", np.ones((10, 1, 4, 4), np.int64))
     before = {path.name for path in (run / "figures").glob("*")}
     for options, message in (
-        ((), "nothing is missing in the test set; hide pixels with --mask"),
+        ((), "nothing is missing in the 8 examples; hide some values with --mask"),
         (("--mask", "middle"), "unknown mask 'middle'"),
         (("--mask", tmp_path / "other.npy"), "has the shape (1, 4, 4)"),
         (("--mask", "lower", "--method", "gibbs"), "'gibbs' is not one of importance, nuts"),
@@ -166,7 +166,7 @@ def test_score_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
     np.save(tmp_path / "small.npy", np.ones((10, 1, 4, 4), np.int64))
     np.save(tmp_path / "real.npy", np.full((10, 1, 8, 8), 0.5))
     for options, message in (
-        (("--out", "x.txt"), "its ending must be .csv or .npz"),
+        (("--out", "x.txt"), "its ending must be .csv or .parquet or .npz"),
         (("--out", "x.csv", "--data", tmp_path / "small.npy"), "of shape (1, 8, 8)"),
         (("--out", "x.csv", "--data", tmp_path / "real.npy"), "counts out of 16"),
         (("--out", "x.csv", "--data", "nothing"), "unknown dataset 'nothing'"),

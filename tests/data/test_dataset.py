@@ -16,7 +16,11 @@ from pyrovae.data import (
     BINARIZATIONS,
     SCALINGS,
     STATIC_SEEDS,
+    Column,
     Dataset,
+    Rows,
+    Schema,
+    Source,
     Split,
     load,
     load_all,
@@ -215,7 +219,8 @@ def test_a_tensor_is_taken_as_it_is() -> None:
         (torch.zeros(4), ValueError, r"give scalars the shape \(N, 1\)"),
         (torch.zeros(0, 4), ValueError, "not empty"),
         (np.full((4, 4), "a"), ValueError, "must be real numbers"),
-        (torch.tensor([[0.0], [torch.nan]]), ValueError, r"x\[1, 0\] is nan"),
+        (torch.tensor([[0.0], [torch.inf]]), ValueError, r"x\[1, 0\] is inf"),
+        (torch.full((4, 2), torch.nan), ValueError, "x holds no value, since all are missing"),
         ([[1.0]], TypeError, r"got list; use torch\.as_tensor"),
     ],
 )
@@ -324,7 +329,7 @@ def test_other_real_numbers_cannot_be_made_binary(tmp_path: Path, binarization: 
 def test_unknown_options_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match="one of none, dynamic, static, threshold, got 'dynamo'"):
         load(binarization="dynamo")
-    with pytest.raises(ValueError, match="one of none, unit, standardize, got 'minmax'"):
+    with pytest.raises(ValueError, match="one of none, unit, standardize, columns, got 'minmax'"):
         load(scaling="minmax")
     with pytest.raises(ValueError, match="scaling 'unit' would undo"):
         load(binarization="static", scaling="unit")
@@ -426,20 +431,22 @@ def test_parts_of_a_file_follow_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "maximum", "message"),
+    ("x", "maximum", "options", "message"),
     [
-        (np.full((3, 4), 9, np.uint8), 16, r"counts out of 255, .* counts out of 16; give integ"),
-        (np.eye(3, dtype=np.uint8), 255, "counts out of 1, .* counts out of 255"),
-        (np.full((3, 4), 9), 1, r"counts out of 9, .* out of 1; .* \(a bool array\)"),
-        (np.full((3, 4), 0.5), 255, "real or negative numbers, .* counts out of 255"),
-        (np.full((3, 4), 9, np.uint8), None, "counts out of 255, .* real numbers; save them as fl"),
+        (np.full((3, 4), 9, np.uint8), 1, {}, r"out of 255, .* out of 1; .* \(a bool array\)"),
+        (np.full((3, 4), 17, np.uint8), 16, {"scaling": "unit"}, "of 255, .* out of 16; give int"),
+        (np.eye(3, dtype=bool), 255, {}, "counts out of 1, .* counts out of 255"),
+        (np.full((3, 4), 9), 1, {"binarization": "dynamic"}, "counts out of 9, .* out of 1"),
+        (np.full((3, 4), 9), 8, {"binarization": "threshold"}, "counts out of 9, .* out of 8"),
+        (np.full((3, 4), 0.5), 255, {}, "real or negative numbers, .* counts out of 255"),
+        (np.full((3, 4), 9, np.uint8), None, {}, "counts out of 255, .* numbers; save them as fl"),
     ],
 )
 def test_numbers_on_another_scale_are_refused(
-    tmp_path: Path, x: np.ndarray, maximum: int | None, message: str
+    tmp_path: Path, x: np.ndarray, maximum: int | None, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        load_all(saved(tmp_path, x), maximum=maximum)
+        load_all(saved(tmp_path, x), maximum=maximum, **options)
 
 
 @pytest.mark.parametrize(
@@ -450,6 +457,12 @@ def test_numbers_on_another_scale_are_refused(
         (np.full((3, 4), 9), None, "none"),
         (np.full((3, 4), 90), 16, "standardize"),
         (np.full((3, 4), 255, np.uint8), 255, "unit"),
+        (np.full((3, 4), 60), 10, "none"),  # counts beyond the largest in training
+        (np.full((3, 4), 60, np.uint8), 10, "none"),
+        (np.full((3, 4), 9, np.uint8), 16, "unit"),
+        (np.full((3, 4), 4096, np.uint16), 4095, "unit"),
+        (np.zeros((3, 4), np.uint8), 255, "none"),  # black
+        (np.eye(3, dtype=np.uint8), 255, "unit"),
     ],
 )
 def test_numbers_on_the_same_scale_are_accepted(
@@ -457,7 +470,8 @@ def test_numbers_on_the_same_scale_are_accepted(
 ) -> None:
     statistics = {"loc": np.zeros(4), "scale": np.ones(4)} if scaling == "standardize" else {}
     split = load_all(saved(tmp_path, x), maximum=maximum, scaling=scaling, statistics=statistics)
-    assert (every_row(split) == (x / 255 if scaling == "unit" else x)).all()
+    expected = x / np.float32(maximum or 1) if scaling == "unit" else x
+    assert (every_row(split) == expected).all()
 
 
 def test_counts_cannot_be_made_binary_for_a_model_of_real_numbers(tmp_path: Path) -> None:
@@ -586,3 +600,20 @@ def test_bits_are_drawn_anew_on_a_device_from_rows_as_they_are_stored(tmp_path, 
     assert_within(draws.mean(0), host.mean(0), error, 5)
     torch.manual_seed(0)
     assert torch.equal(resident.batch(index), draws[0])
+
+
+# Names
+
+
+def test_names_classes_and_ids_follow_the_rows(tmp_path: Path) -> None:
+    schema = Schema((Column("a"), Column("b")), id_name="who")
+    x = np.arange(60, dtype=np.float64).reshape(30, 2)
+    rows = Rows(x, np.arange(30) % 2, ids=np.array([f"row {i}" for i in range(30)]))
+    source = Source("mine", {"all": rows}, None, schema=schema, classes=("cat", "dog"))
+    dataset = prepare(source)
+    assert (dataset.schema, dataset.classes) == (schema, ("cat", "dog"))
+    for split in parts(dataset):
+        assert split.ids is not None
+        assert split.ids.tolist() == [f"row {x:.0f}" for x in every_row(split)[:, 0] / 2]
+    assert load("digits").schema is None
+    assert load("digits").train.ids is None

@@ -9,13 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from pyrovae.data import BINARIZATIONS, DATASETS, RECIPES, SCALINGS, Recipe, for_array, load
+from pyrovae.data import (
+    BINARIZATIONS,
+    DATASETS,
+    RECIPES,
+    SCALINGS,
+    Column,
+    Recipe,
+    Schema,
+    for_array,
+    load,
+)
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
+from pyrovae.posteriors import POSTERIORS
 from pyrovae.runs import Spec, resolve
 
 OWN = {
-    (maximum, unit_interval, event_shape): for_array(maximum, unit_interval, event_shape, 500)
+    (maximum, unit_interval, event_shape, gaps): for_array(
+        maximum, unit_interval, event_shape, 500, gaps=gaps
+    )
+    for gaps in (False, True)
     for maximum in (None, 1, 16, 255)
     for unit_interval in (False, True)
     for event_shape in ((1, 28, 28), (3, 32, 32), (1,), (2,), (784,))
@@ -56,6 +70,7 @@ def test_training_holds_the_arguments_of_fit(recipe: Recipe) -> None:
 def test_components_are_written_as_on_the_command_line(recipe: Recipe) -> None:
     for family, text in (
         (NETWORKS, recipe.encoder),
+        (POSTERIORS, recipe.posterior),
         (NETWORKS, recipe.decoder),
         (LIKELIHOODS, recipe.likelihood),
     ):
@@ -100,6 +115,70 @@ def test_the_likelihood_of_own_data_follows_from_their_numbers(
     assert (recipe.likelihood, recipe.binarization, recipe.scaling) == expected
 
 
+def schema(*kinds: str, integer: bool = False, words: tuple[str, ...] = ()) -> Schema:
+    return Schema(tuple(Column(f"x{i}", kind, integer, words) for i, kind in enumerate(kinds)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "maximum", "unit_interval", "expected"),
+    [
+        (schema("real", "real"), None, False, ("normal", "standardize")),
+        (schema("positive", "positive"), None, False, ("normal", "standardize")),
+        (schema("real", "positive"), None, False, ("columns", "columns")),
+        (schema("proportion", "proportion"), None, True, ("continuous_bernoulli", "none")),
+        (schema("proportion", "real"), None, True, ("continuous_bernoulli", "none")),
+        (schema("proportion", "real"), None, False, ("columns", "columns")),
+        (schema("count", "boolean", integer=True), 9, False, ("normal", "standardize")),
+        (schema("count", "count", integer=True), 9, False, ("normal", "standardize")),
+        (schema("boolean", "boolean", integer=True), 1, False, ("bernoulli", "none")),
+        (
+            schema("category", "category", integer=True, words=("a", "b")),
+            None,
+            False,
+            ("columns", "columns"),
+        ),
+        (
+            schema("boolean", "boolean", integer=True, words=("False", "True")),
+            1,
+            False,
+            ("bernoulli", "none"),
+        ),
+    ],
+)
+def test_columns_of_several_kinds_each_have_their_likelihood(
+    columns: Schema, maximum: int | None, unit_interval: bool, expected: tuple[str, str]
+) -> None:
+    recipe = for_array(maximum, unit_interval, (2,), 500, columns)
+    assert (recipe.likelihood, recipe.scaling) == expected
+
+
+@pytest.mark.parametrize("event_shape", [(1, 28, 28), (3, 8, 8), (20,)])
+def test_black_and_white_is_made_binary(event_shape: tuple[int, ...]) -> None:
+    recipe = for_array(255, False, event_shape, 500, black_and_white=True)
+    assert (recipe.likelihood, recipe.binarization, recipe.scaling) == (
+        "bernoulli",
+        "threshold",
+        "none",
+    )
+
+
+def test_a_table_with_gaps_gets_a_simple_model_that_its_rows_can_tell() -> None:
+    found = [
+        for_array(None, False, (columns,), rows, gaps=True)
+        for columns, rows in ((13, 178), (4, 150), (10, 442), (30, 569), (64, 1797), (9, 20))
+    ]
+    assert [recipe.latent_dim for recipe in found] == [2, 2, 5, 9, 10, 1]
+    for recipe in found:
+        assert (recipe.decoder, recipe.posterior) == ("linear", "full")
+        assert recipe.likelihood == "normal:scale=dimension"
+    mixed = for_array(None, False, (2,), 500, schema("real", "count"), gaps=True)
+    assert (mixed.likelihood, mixed.decoder) == ("columns", "linear")
+    for event_shape, gaps in (((1, 8, 8), True), ((13,), False)):
+        recipe = for_array(None, False, event_shape, 178, gaps=gaps)
+        assert (recipe.likelihood, recipe.posterior) == ("normal", "diagonal")
+        assert recipe.decoder.startswith("mlp")
+
+
 def test_a_table_gets_at_most_half_as_many_latent_dimensions_as_columns() -> None:
     assert [for_array(None, False, (d,), 500).latent_dim for d in (1, 2, 5, 20, 500)] == [
         1,
@@ -111,9 +190,10 @@ def test_a_table_gets_at_most_half_as_many_latent_dimensions_as_columns() -> Non
 
 
 def test_recipes_need_the_standard_library_only() -> None:
-    path = Path(inspect.getfile(Recipe))
+    paths = [Path(inspect.getfile(each)) for each in (Recipe, Schema)]
     imported = {
-        name.split(".")[0]
+        name if name == "pyrovae.data.schema" else name.split(".")[0]
+        for path in paths
         for node in ast.walk(ast.parse(path.read_text()))
         for name in (
             [alias.name for alias in node.names]
@@ -123,7 +203,7 @@ def test_recipes_need_the_standard_library_only() -> None:
             else []
         )
     }
-    assert imported <= sys.stdlib_module_names
+    assert imported - {"pyrovae.data.schema"} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("rows", [10, 178, 2_000, 60_000, 1_000_000])

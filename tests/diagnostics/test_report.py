@@ -194,7 +194,7 @@ SMALL = ["--encoder", "mlp:hidden_dims=8", "--decoder", "mlp:hidden_dims=8", "--
 
 @pytest.fixture
 def run(command, monkeypatch):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
     command("fit", *SMALL, "--epochs", 1, "--out", "run")
     return "run"
 

@@ -12,14 +12,14 @@ from pyrovae.evidence.annealing import annealed, sandwich, sigmoidal
 from pyrovae.evidence.lower_bounds import bounds
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
-from pyrovae.likelihoods import LIKELIHOODS, Bernoulli
+from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import Linear
 from pyrovae.posteriors import DiagonalNormal, Point
 from pyrovae.priors import StandardNormal
 from pyrovae.vae import VAE
 from tests import models
 from tests.conftest import EXPENSIVE_SEEDS, SEEDS
-from tests.models import EVERY_PAIR, SHAPE, with_likelihood
+from tests.models import ELEMENTWISE, EVERY_PAIR, SHAPE, of_bits, with_likelihood
 from tests.models import make_pair as make
 from tests.oracles import assert_finite, assert_no_less, assert_within
 
@@ -167,11 +167,11 @@ def test_every_pair_is_annealed_or_refused_in_one_line(prior, posterior, digits)
         assert_within(found.log_evidence, truth.log_evidence, error, 4.5)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_every_likelihood_is_annealed_and_sandwiched(name, network, digits):
     """Within 4.5 errors of quadrature for two digits; bounds are in order for six other x."""
     vae, options = with_likelihood(name, network), {"temperatures": 6, "leapfrog": 2}
-    x = 0.25 + digits[:2] / 2 if name == "beta" else digits[:2]
+    x = of_bits(name, digits[:2])
     found, truth = annealed(vae, x, samples=100, **options), integrated(vae, x)
     error = torch.hypot(found.standard_error, truth.standard_error)
     assert_within(found.log_evidence, truth.log_evidence, error, 4.5)

@@ -35,7 +35,15 @@ from pyrovae.priors import Categorical as CategoricalPrior
 from pyrovae.priors import Laplace, StandardNormal
 from pyrovae.vae import VAE
 from tests.conftest import EXPENSIVE_SEEDS, SEEDS
-from tests.models import EVERY_PAIR, SHAPE, linear_gaussian, loose, with_likelihood
+from tests.models import (
+    ELEMENTWISE,
+    EVERY_PAIR,
+    SHAPE,
+    linear_gaussian,
+    loose,
+    of_bits,
+    with_likelihood,
+)
 from tests.models import make_pair as make
 from tests.oracles import assert_adds_up, assert_finite, assert_no_less, assert_within
 
@@ -362,9 +370,9 @@ def test_chunks_of_every_pair_are_traced_exactly(prior, posterior, digits, monke
     assert_traced(make(prior, posterior), digits[:6], monkeypatch)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_chunks_of_every_likelihood_are_traced_exactly(name, network, digits, monkeypatch):
-    x = 0.25 + digits / 2 if name == "beta" else digits
+    x = of_bits(name, digits)
     assert_traced(with_likelihood(name, network), x[:6], monkeypatch)
 
 

@@ -447,3 +447,23 @@ def test_labels_of_another_split_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one per example: got 7 for 30"):
         pictures.draw_vae(make_vae(), make_data(), np.zeros(7, int), [], tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "real",
+    [[100.5], [-100.5, 100.5], [7.0], [np.nan], [0.25, 0.25, np.nan], [3.0, 2.0]],
+    ids=str,
+)
+def test_histograms_of_few_rows_do_not_divide_by_nothing(tmp_path, real):
+    """A row outside of the bins, a column without a value, a constant."""
+    table = np.repeat(np.array(real)[:, None], 3, axis=1)
+    for drawn in (np.random.default_rng(0).normal(size=(500, 3)), np.full((5, 3), 0.25)):
+        figure = plots.samples(table, drawn)
+        figure.savefig(tmp_path / "x.png")
+
+
+def test_histograms_are_densities_of_all_values():
+    real, drawn = np.random.default_rng(1).normal(size=(2, 4000, 3))
+    panel = plots.samples(real, drawn).axes[0]
+    shares = sum(bar.get_width() * bar.get_height() for bar in panel.patches if bar.get_alpha())
+    assert 0.985 < shares <= 1

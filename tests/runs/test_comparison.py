@@ -26,14 +26,14 @@ FEW = {"seeds": 2, "samples": 5, "limit": 150}
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A comparison of two priors with two seeds, and its folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+        patch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
         folder = tmp_path_factory.mktemp("runs") / "compared"
         return compare(SMALL, PRIORS, out=folder, **FEW), folder
 
@@ -269,6 +269,22 @@ def test_likelihoods_of_one_treatment_are_compared_in_bits_and_others_are_told_a
     assert lines[-1].startswith("not to be compared with binomial")
     assert lines[-1].endswith(": normal")
     assert first.treatment == second.treatment
+
+
+def test_densities_under_two_scalings_are_compared_in_the_units_of_the_data(tmp_path):
+    """The recipe standardizes for the normal alone; standardizing too changes no conclusion."""
+    path = tmp_path / "table.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(60, 3)) * [1, 10, 100])
+    settings = {"data": {"name": str(path)}, "training": {"epochs": 1}}
+    varied = {"likelihood": ["normal", "student_t"]}
+    summary = compare(settings, varied, seeds=1, samples=2, out=tmp_path / "compared")
+    assert summary.rows[1].difference is not None
+    run = Run.open(summary.rows[0].runs[0])
+    assert run.config.data["scaling"] == "standardize"
+    found = pyrovae.evaluate(run.vae(), run.dataset().test, samples=2)
+    assert summary.rows[0].elbo.value == pytest.approx(found.elbo.value)
+    scaled = pyrovae.evaluate(run.vae(), run.dataset().test, samples=2, scaled=True)
+    assert scaled.elbo.value > found.elbo.value + 3  # about log 1,000
 
 
 def test_a_point_has_no_bound_to_compare(tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def test_columns_that_keep_their_units_are_told_of(tmp_path, monkeypatch):
         lines("digits", "normal"),
     ):
         assert len(quiet) == 1
+
+
+def test_kind_and_likelihood_of_each_column_are_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i / 7},{i % 5},{word},{i}" for i, word in enumerate(["red", "blue"] * 20)]
+    Path("mixed.csv").write_text("\n".join(["weight,visits,color,age", *rows]))
+    model = {"columns": "age=poisson"}
+    settings = {"data": {"name": "mixed.csv"}, "model": model}
+    first, *listed = description.headline(*Config.resolve(settings)).splitlines()
+    assert "likelihood columns, " in first
+    assert listed == [
+        "  real, normal(scale=dimension): weight",
+        "  count, negative_binomial: visits",
+        "  category, categorical(levels=2): color",
+        "  count, poisson: age",
+    ]
 
 
 def test_a_description_names_roles_distributions_shapes_and_counts(run):

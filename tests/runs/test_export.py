@@ -19,7 +19,7 @@ def test_arrays_come_back(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["y"], 2 * X)
     np.testing.assert_array_equal(np.loadtxt(tmp_path / "x.csv", delimiter=","), X)
     write_arrays(tmp_path / "table.csv", {"a": X[:, 0], "b": np.arange(3)})
-    assert (tmp_path / "table.csv").read_text() == "a,b\n0,0\n2,1\n4,2\n"
+    assert (tmp_path / "table.csv").read_text() == "a,b\n0.0,0\n2.0,1\n4.0,2\n"
     assert len(list(tmp_path.iterdir())) == 4
 
 

@@ -75,7 +75,7 @@ def test_the_history_has_a_line_for_each_epoch(trained):
 
 
 def test_the_summary_is_what_finish_returns(folder, resolved, trained, monkeypatch):
-    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments: None)
+    monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
     summary = Run.open(folder).finish(trained[1], resolved[1], trained[2], samples=2)
     assert json.loads((folder / "summary.json").read_text()) == summary.to_dict()
     assert Run.open(folder).summary() == summary

@@ -410,7 +410,8 @@ def test_on_a_gpu_in_name_no_number_comes_from_elsewhere(monkeypatch):
             for name, p in module._parameters.items():
                 module._parameters[name] = nn.Parameter(torch.empty(p.shape, device=gpu))
             for name, b in module._buffers.items():
-                module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=gpu)
+                if b is not None:
+                    module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=gpu)
         optimizer = FusedAdam(vae.parameters(), learning_rate=1e-3, total_steps=9, clip_norm=1.0)
         updates = []
 

@@ -19,7 +19,7 @@ from pyrovae._process.files import read_tensors
 from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
 from pyrovae.likelihoods import Bernoulli, Binomial, Normal
-from pyrovae.networks import Linear
+from pyrovae.networks import MLP, Linear
 from pyrovae.objectives import FreeBits
 from pyrovae.posteriors import DiagonalNormal, RelaxedCategorical
 from pyrovae.priors import Categorical, GaussianMixture, StandardNormal
@@ -27,7 +27,7 @@ from pyrovae.training import TrainingDivergedError, TrainingInterrupted, check, 
 from pyrovae.vae import VAE
 from tests.conftest import EXPENSIVE_SEEDS
 from tests.models import StopAfter
-from tests.oracles import assert_adds_up, assert_finite, same
+from tests.oracles import assert_adds_up, assert_finite, assert_within, same
 
 SHORT = {"epochs": 3, "batch_size": 24, "warmup": 0.1, "averaging": 0.9, "device": "cpu"}
 
@@ -438,3 +438,18 @@ def test_a_check_leaves_everything_as_it_was(vae, digits):
     assert torch.equal(torch.get_rng_state(), state)
     assert vae.training == training
     assert not list(pyro.get_param_store().keys())
+
+
+@pytest.mark.parametrize(
+    ("units", "scale", "entropy"),
+    [([1, 1e3, 1e6], "dimension", -24.9800), ([1e4] * 6, "learned", -63.7750)],
+)
+def test_raw_units_train_to_the_entropy(units, scale, entropy):
+    """Independent normal columns: the bound is minus their entropy, whatever their units."""
+    torch.manual_seed(0)
+    x = torch.randn(1_000, len(units)) * torch.tensor(units)
+    shape = (len(units),)
+    vae = VAE(StandardNormal(2), Normal(2, shape, MLP, scale=scale), DiagonalNormal(2, shape, MLP))
+    fit(vae, x, epochs=10)
+    found = evaluate(vae, Split.from_array(x), samples=5).elbo
+    assert_within(found.value, entropy, found.standard_error, floor=0.1)

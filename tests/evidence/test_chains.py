@@ -7,7 +7,7 @@ import pytest
 import torch
 from pyro import distributions as dist
 
-from pyrovae.evidence.nuts import draw_chains, log_joint, posterior_draws
+from pyrovae.evidence.chains import draw_chains, log_joint, posterior_draws
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.posteriors import InverseAutoregressive
 from pyrovae.priors import Flow, GaussianMixture, Laplace

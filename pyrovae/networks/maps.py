@@ -1,18 +1,9 @@
-r"""Deterministic maps from one shape to another: the bodies of encoders and decoders.
-
-No probability lives here. ``Network(in_shape, out_shape, ...)`` makes a network, which maps
-``(*batch, *in_shape)`` to ``(*batch, *out_shape)``. The class that puts a distribution on top
-decides both shapes and therefore takes a *network factory*: any callable of
-``(in_shape, out_shape)``, such as ``functools.partial(MLP, hidden_dims=(500, 500))``.
-
-A network may have two attributes that only initialization uses: ``output_bias``, with as many
-entries as ``out_shape``, and ``input_weight``. A network without them keeps its random start.
-"""
+r"""Networks: a linear map, perceptrons and convolutions."""
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +16,6 @@ __all__ = [
     "NETWORKS",
     "Activation",
     "Conv",
-    "Divided",
     "Gated",
     "Linear",
     "NetworkFactory",
@@ -59,11 +49,38 @@ class _Network(nn.Module):
     """A map between two shapes.
 
     Its first parameter is the weight of its first layer, its last one the bias of its last layer.
+    ``unit`` is None, or what the input is divided by, see :meth:`initialize`.
     """
+
+    unit: Tensor | None
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
         self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        self.register_buffer("unit", None)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Choose a unit in which the input is read, a power of two, if that of x is far from one.
+
+        A step of an optimizer moves each weight by about the step size, and thus the output in
+        proportion to x. Numbers between 1/32 and 32, by their root mean square, are read as they
+        are.
+
+        Args:
+            x: training data ``(batch, *in_shape)``.
+        """
+        size = float(x.double().square().mean().sqrt())
+        usual = 1 / 32 <= size <= 32 or not 0 < size < math.inf
+        self.unit = None if usual else x.new_tensor(2.0 ** round(math.log2(size)))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return x if self.unit is None else x / self.unit
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        found = state.get(f"{prefix}unit")
+        self.unit = None if found is None else next(self.parameters()).new_empty(())
+        super()._load_from_state_dict(state, prefix, *rest)
 
     @property
     def input_weight(self) -> Tensor:
@@ -106,7 +123,8 @@ class _Flat(_Network):
         return cast("Tensor", self.last(self.hidden(x)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.flat(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+        read = self.prepared(x).flatten(-len(self.in_shape))
+        return self.flat(read).unflatten(-1, self.out_shape)
 
 
 class Linear(_Flat):
@@ -324,56 +342,9 @@ class Conv(_Network):
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]
-        y: Tensor = self.body(x.reshape(-1, *self.in_shape))  # (*batch, ...) -> (rows, ...)
+        rows = self.prepared(x).reshape(-1, *self.in_shape)  # (*batch, ...) -> (rows, ...)
+        y: Tensor = self.body(rows)
         return y.reshape(*batch, *self.out_shape)
-
-
-class Divided(nn.Module):
-    r"""A network that divides its input by a constant, :math:`h = f(x / c)`.
-
-    A step of Adam moves each weight by about the step size, whatever the unit of x, and thus
-    :math:`W x` in proportion to x. With raw levels up to 255, training diverges at step sizes that
-    suit binary data, and smaller starting weights do not help. Only the network reads x / c: the
-    likelihood remains one of x, so bounds stay comparable.
-
-    Args:
-        in_shape: shape of one input.
-        out_shape: shape of one output.
-        network: factory of f.
-        divisor: c.
-
-    Raises:
-        ValueError: if ``divisor`` is not positive and finite.
-
-    Example:
-        >>> from pyrovae.networks import MLP, Divided
-        >>> divided = Divided((1, 8, 8), (2,), network=MLP, divisor=255)
-        >>> torch.equal(divided(255 * x), divided.network(x))
-        True
-    """
-
-    def __init__(
-        self, in_shape: Shape, out_shape: Shape, *, network: NetworkFactory, divisor: float
-    ) -> None:
-        super().__init__()
-        if not 0 < divisor < math.inf:
-            raise ValueError(
-                f"the divisor of the input must be positive and finite, got {divisor:g}; 1 leaves "
-                "the input as it is"
-            )
-        self.network = network(in_shape, out_shape)
-        self.divisor = float(divisor)
-
-    @property
-    def input_weight(self) -> Tensor:
-        return cast("Tensor", self.network.input_weight)
-
-    @property
-    def output_bias(self) -> Tensor:
-        return cast("Tensor", self.network.output_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.network(x / self.divisor))
 
 
 class _PixelBias(nn.Module):
