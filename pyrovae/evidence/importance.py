@@ -60,7 +60,7 @@ PRIOR_SHARE, POSTERIOR_SHARE = 0.1, 0.2  # of the mixture; the first bounds the 
 COMPONENTS, STEPS = 12, 10  # Student t components, and EM iterations that fit them
 IMPOSSIBLE = -1e30  # lowest log weight: minus infinity cannot be raised to a power
 LEAST = 100.0  # effective sample size to which the weights of a round are flattened
-EVEN = 0.25  # effective share of the draws of a round, for all examples, that ends the rounds
+EVEN = 0.5  # effective share of the draws of a round, for all examples, that ends the rounds
 SEARCH_DRAWS, SEARCH_LEAST = 1_000, 400.0  # the same in the rounds without q
 
 

