@@ -19,6 +19,7 @@ __all__ = [
     "as_examples",
     "as_tensor",
     "batches",
+    "log_slope_of",
     "number_of_examples",
 ]
 
@@ -190,6 +191,24 @@ class Estimate(Result):
         digits = spec.partition(".")[2]
         error = "" if self.standard_error is None else f" +- {self.standard_error:.{digits}}"
         return f"{self.value:{spec}}{error}"
+
+
+def log_slope_of(data: object, limit: int | None = None) -> Tensor | None:
+    """What to add to log densities of scaled examples to have them in the units of the data.
+
+    Args:
+        data: the examples; a :class:`pyrovae.data.Split` knows how it was scaled.
+        limit: of the first ``limit`` examples only.
+
+    Returns:
+        For each example ``(examples,)``, in nats; None if the examples were not scaled.
+
+    Example:
+        >>> log_slope_of(data) is None
+        True
+    """
+    of_data = getattr(data, "log_slope", None)
+    return None if of_data is None else of_data(limit)
 
 
 def number_of_examples(data: Examples, limit: int | None = None, *, at_least: int = 1) -> int:

@@ -26,7 +26,7 @@ from pyrovae._process.isolation import derived, evaluating, isolated, seed_devic
 from pyrovae.diagnostics._counting import Counting, silent
 from pyrovae.diagnostics.evidence_identity import Term, batch_terms, chosen, grid, in_parts
 from pyrovae.diagnostics.optimal_posterior import best_posterior, with_outputs
-from pyrovae.estimates import AnyExamples, Result, as_examples, batches
+from pyrovae.estimates import AnyExamples, Result, as_examples, batches, log_slope_of
 from pyrovae.evidence import Draws, check_real, log_joint, posterior_draws
 from pyrovae.vae import VAE
 
@@ -236,8 +236,7 @@ def gap(
                 parts.append(batch_terms(vae, block, of_block, method, draws, samples, seeds))
                 progress(len(block))
     joined = {name: _joined([terms[name] for terms, _ in parts]) for name in parts[0][0]}
-    of_data = getattr(data, "log_slope", None)
-    slope = None if of_data is None else of_data(len(x))
+    slope = log_slope_of(data, len(x))
     if slope is not None:
         for name in ("log_evidence", "elbo", "best_elbo"):
             joined[name] = Term(joined[name].value + slope, joined[name].error)

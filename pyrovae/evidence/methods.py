@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from pyrovae._process.choices import check_choice
-from pyrovae.estimates import AnyExamples, Estimate, Examples, Result, as_examples, batches
+from pyrovae.estimates import (
+    AnyExamples,
+    Estimate,
+    Examples,
+    Result,
+    as_examples,
+    batches,
+    log_slope_of,
+)
 from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
@@ -255,7 +263,7 @@ def _by_weighting(
         rest |= {"proposal": proposal, "samples": samples}
         return _by_example("iw", importance_weighted, vae, data, **rest)
     samples = DRAWS if samples is None else samples
-    slope = _log_slope(data, rest["limit"], rest.pop("scaled"))
+    slope = None if rest.pop("scaled") else log_slope_of(data, rest["limit"])
     every = per_example(vae, data, samples=samples, **rest)
     every = results.WeightedBounds(**_moved(every.arrays(), slope))
     return Evaluation.of(every, samples, results.kind(vae, data, samples))
@@ -271,7 +279,7 @@ def _by_example(
     **options: Any,
 ) -> MeanEvidence:
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
-    found = _in_units(found, _log_slope(data, limit, scaled))
+    found = _in_units(found, None if scaled else log_slope_of(data, limit))
     weights = None
     if function is importance_weighted:
         weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
@@ -294,7 +302,8 @@ def _by_simulation(
     **options: Any,
 ) -> MeanSandwich:
     both = sandwich(vae, SIMULATED if limit is None else limit, **options)
-    slope = None if data is None else _log_slope(data, 1, scaled)  # simulated examples have no gaps
+    slopes = None if scaled else getattr(data, "log_slopes", None)
+    slope = None if slopes is None else torch.tensor(slopes.sum())  # simulated rows have no gaps
     both = replace(both, lower=_in_units(both.lower, slope), upper=_in_units(both.upper, slope))
     return MeanSandwich(
         method="bdmc",
@@ -304,12 +313,6 @@ def _by_simulation(
         examples=len(both.x),
         per_example=both,
     )
-
-
-def _log_slope(data: Examples, limit: int | None, scaled: bool) -> Tensor | None:
-    """What to add to log densities of scaled values to have them in the units of the data."""
-    of_data = getattr(data, "log_slope", None)
-    return None if scaled or of_data is None else of_data(limit)
 
 
 def _moved(values: Mapping[str, Tensor], slope: Tensor | None) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from pyrovae.estimates import AnyExamples, as_examples, batches
+from pyrovae.estimates import AnyExamples, as_examples, batches, log_slope_of
 from pyrovae.evidence import importance_weighted
 from pyrovae.queries.results import Scores
 from pyrovae.vae import VAE
@@ -64,8 +64,7 @@ def score(
     found = importance_weighted(
         vae, x, samples=samples, seed=seed, proposal=proposal, progress=progress
     )
-    of_data = getattr(data, "log_slope", None)
-    slope = None if scaled or of_data is None else of_data(limit)
+    slope = None if scaled else log_slope_of(data, limit)
     return Scores(
         log_evidence=found.log_evidence if slope is None else found.log_evidence + slope,
         standard_error=found.standard_error,

@@ -92,6 +92,16 @@ def test_the_terms_of_the_columns_add_up_to_the_reconstruction_term():
         assert part.value == pytest.approx(other.value + share * log_slope)
 
 
+def test_simulated_examples_have_no_gaps_whatever_the_data_have():
+    data, vae = dataset(0, gaps=True), model(0)
+    options = {"method": "bdmc", "limit": 4, "samples": 4, "temperatures": 20}
+    units, scaled = (evaluate(vae, data.test, scaled=each, **options) for each in (False, True))
+    shift = data.test.log_slopes.sum()
+    for side in ("lower", "upper"):
+        moved = getattr(units, side).value - getattr(scaled, side).value
+        assert moved == pytest.approx(shift)
+
+
 def test_training_counts_in_the_units_of_the_data():
     data, vae = dataset(2, gaps=True), model(2)
     result = fit(vae, data, epochs=2, batch_size=16)
