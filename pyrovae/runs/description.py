@@ -161,6 +161,8 @@ def headline(config: Config, dataset: Dataset) -> str:
         f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {likelihood}, "
         f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
     )
+    objective = Spec.parse(config.training["objective"]).name
+    line += "" if objective == "elbo" else f", objective {objective}"
     lines = [line, *_columns(spec, dataset)]
     in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
     if spec.name in REAL and in_units:
