@@ -1,11 +1,8 @@
 r"""Seeds of random streams, and blocks that leave global state as they found it."""
 
 import contextlib
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyro
@@ -48,32 +45,6 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         yield
     finally:
         cudnn.deterministic, cudnn.benchmark = kept
-
-
-@contextlib.contextmanager
-def interrupt_after_step() -> Iterator[threading.Event]:
-    """A block in which the first Ctrl-C sets an event, and the second interrupts at once.
-
-    Python delivers signals to the main thread only; in other threads the event is never set.
-
-    Yields:
-        The event.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -126,7 +126,8 @@ def fit(
         FileExistsError: if ``out`` exists and ``resume`` is False.
         TrainingDivergedError: if the loss is no longer finite; the message has the step and the
             likely cause.
-        TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved.
+        TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved;
+            SIGTERM and SIGHUP save too, and then act as they would have without ``fit``.
         StoppedError: if another process has ended.
 
     Example:

@@ -10,7 +10,7 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor
 
 from pyrovae._process import processes
-from pyrovae._process.isolation import interrupt_after_step
+from pyrovae._process.interruption import AbandonedStep, after_step, held
 from pyrovae.data import Split
 from pyrovae.evidence import evaluate
 from pyrovae.objectives import recording
@@ -44,7 +44,7 @@ class TrainingDivergedError(ArithmeticError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C, after the running step was finished and saved.
+    """Training was stopped by a signal, such as Ctrl-C, after the running step was saved.
 
     Example:
         >>> from pyrovae.training import TrainingInterrupted
@@ -92,15 +92,18 @@ class TrainingLoop:
 
         Raises:
             TrainingDivergedError: if the gradient is not finite.
-            TrainingInterrupted: on Ctrl-C.
+            TrainingInterrupted: on Ctrl-C, SIGTERM or SIGHUP.
         """
         progress = self.state.progress
-        with interrupt_after_step() as interrupted:
+        with after_step() as interrupted:
             self.requests = Requests(
                 lambda: (interrupted.is_set(), progress.seconds > self.max_seconds)
             )
             with contextlib.closing(self._choose_step()) as self.step:
-                return self._run()
+                stopped = self._run()
+            if interrupted.is_set():  # too late to stop training, but not what follows it
+                raise TrainingInterrupted
+        return stopped
 
     def _choose_step(self) -> Step:
         """Choose how steps are run: once, before the first of them."""
@@ -158,6 +161,8 @@ class TrainingLoop:
                 self._renew_statistics()
                 self.state.keep()
             self._save()
+        except AbandonedStep:
+            self._interrupt()
         except NonFiniteGradientError as error:
             self.checkpoint.save()
             processes.wait()
@@ -207,8 +212,9 @@ class TrainingLoop:
         self.state.progress.seconds += time.monotonic() - start
 
     def _save(self) -> None:
-        self.step.synchronize()
-        self.checkpoint.save()
+        with held():
+            self.step.synchronize()
+            self.checkpoint.save()
 
     def _interrupt(self) -> None:
         self._save()
