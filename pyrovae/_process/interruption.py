@@ -167,28 +167,29 @@ def after_step() -> Iterator[Request]:
             signal.raise_signal(number)
 
 
-@contextlib.contextmanager
-def held() -> Iterator[None]:
+def held() -> contextlib.AbstractContextManager[None]:
     """A block inside of :func:`after_step` that no signal breaks off, such as one that saves."""
-    _state.held += 1
-    try:
-        yield
-    finally:
-        _state.held -= 1
+    return _counted("held")
 
 
-@contextlib.contextmanager
-def at_once() -> Iterator[None]:
+def at_once() -> contextlib.AbstractContextManager[None]:
     """A block inside of a step that the first signal abandons, since it has changed nothing yet.
 
-    Raises:
-        AbandonedStep: on a signal inside of :func:`after_step`.
+    Inside of :func:`after_step` the signal raises :class:`AbandonedStep`.
     """
-    _state.at_once += 1
+    return _counted("at_once")
+
+
+@contextlib.contextmanager
+def _counted(name: str) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    setattr(_state, name, getattr(_state, name) + 1)
     try:
         yield
     finally:
-        _state.at_once -= 1
+        setattr(_state, name, getattr(_state, name) - 1)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ from pyrovae.training.steps import check_sum, training_device
 from pyrovae.vae import VAE
 
 __all__ = ["check", "fit"]
+
+_trained: set[int] = set()  # the parameters that some thread is training, by their identity
 
 
 def fit(
@@ -62,6 +64,10 @@ def fit(
     The caller's param store, random state and warning filters are restored on return. The same seed
     gives the same result, bit for bit, on one machine. Each step draws from its own random stream,
     so a resumed run equals an uninterrupted one.
+
+    Several threads may train, evaluate and draw at the same time. They take turns, training after
+    each step, so each gets the result that it would get alone, and none is faster than alone. Draws
+    of your own from torch's default generator are not in turn, and change what others draw.
 
     Several processes, inside :func:`pyrovae.training.joined`, each take a share of every batch and
     make the same steps. The first process sends its weights to the others at the start, and is the
@@ -129,6 +135,7 @@ def fit(
         TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved;
             SIGTERM and SIGHUP save too, and then act as they would have without ``fit``.
         StoppedError: if another process has ended.
+        RuntimeError: if another thread is training the same parameters.
 
     Example:
         >>> fitted = pyrovae.fit(vae, x, epochs=5, learning_rate=0.01)
@@ -167,7 +174,7 @@ def fit(
     objective = objective or Trace_ELBO()
     every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
     gaps = any(part.gaps for part in every)
-    with isolated(where), missing_values(gaps):
+    with isolated(where), missing_values(gaps), _not_elsewhere(vae):
         torch.manual_seed(stream(seed, "initialize"))
         for name, part in zip((None, "validation", "test"), every, strict=False):
             _check_data(vae.to(where), part, name)
@@ -239,10 +246,26 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
 
 def _reporting(
     report: Callable[[Progress], None] | None, about: str
-) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
+) -> contextlib.AbstractContextManager[Callable[[Progress], None] | None]:
     if report is None and sys.stderr.isatty():
         return TrainingDisplay(about)
-    return contextlib.nullcontext(report or (lambda progress: None))
+    return contextlib.nullcontext(report)
+
+
+@contextlib.contextmanager
+def _not_elsewhere(vae: VAE) -> Iterator[None]:
+    """A block that trains the parameters of a VAE, which no other thread may train meanwhile."""
+    parameters = {id(parameter) for parameter in vae.parameters()}
+    if parameters & _trained:
+        raise RuntimeError(
+            "another thread is training parameters of this VAE; wait until it has finished, or "
+            "train a copy: copy.deepcopy(vae)"
+        )
+    _trained.update(parameters)
+    try:
+        yield
+    finally:
+        _trained.difference_update(parameters)
 
 
 def _parts(data: Dataset | DataLike) -> tuple[Split, Split | None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae._process import processes
 from pyrovae._process.interruption import AbandonedStep, after_step, held
+from pyrovae._process.isolation import others
 from pyrovae.data import Split
 from pyrovae.evidence import evaluate
 from pyrovae.objectives import recording
@@ -19,7 +20,7 @@ from pyrovae.training.device_step import DEVICES, DeviceStep
 from pyrovae.training.loaders import Loaded, LoaderBatches
 from pyrovae.training.optim import NonFiniteGradientError
 from pyrovae.training.precision import products_in
-from pyrovae.training.progress import Progress
+from pyrovae.training.progress import Progress, TrainingDisplay
 from pyrovae.training.running_statistics import renew_statistics
 from pyrovae.training.staging import Staged
 from pyrovae.training.steps import Batches, Requests, Step, Summed, resident_on
@@ -63,7 +64,7 @@ class TrainingLoop:
         validation: data whose bound chooses the weights; None keeps the last weights.
         objective: a Pyro ELBO.
         max_seconds: the wall-clock time after which to stop.
-        report: called with the progress after each step and epoch.
+        report: called with the progress after each step and epoch; None for nothing.
         has_statistics: whether averaged weights need running statistics of their own.
     """
 
@@ -72,7 +73,7 @@ class TrainingLoop:
     validation: Split | None
     objective: ELBO
     max_seconds: float
-    report: Callable[[Progress], None]
+    report: Callable[[Progress], None] | None
     has_statistics: bool
     requests: Requests = field(init=False)
     step: Step = field(init=False)
@@ -134,12 +135,12 @@ class TrainingLoop:
         progress, stopped = self.state.progress, "finished"
         self.state.vae.train()
         try:
-            self.report(progress)
+            self._report()
             saved = time.monotonic()
             while progress.epoch < progress.epochs and stopped == "finished":
                 for index in self.step.batches.left(progress):
                     self._step(index)
-                    self.report(progress)
+                    self._report()
                     interrupted, time_is_up = self.requests()
                     if interrupted:
                         self._interrupt()
@@ -151,7 +152,7 @@ class TrainingLoop:
                         saved = time.monotonic()
                 if progress.position == progress.steps_per_epoch:
                     self._end_epoch()
-                    self.report(progress)
+                    self._report()
                     if self.requests()[0] and progress.epoch < progress.epochs:
                         self._interrupt()
                 if self.options.patience is not None and progress.stale >= self.options.patience:
@@ -169,6 +170,13 @@ class TrainingLoop:
             raise TrainingDivergedError(self._why_diverged()) from error
         processes.wait()  # another process may read these files, or end and so stop all
         return stopped
+
+    def _report(self) -> None:
+        """Report the progress, and let other threads go ahead, which the callback may wait for."""
+        waits = self.report is not None and not isinstance(self.report, TrainingDisplay)
+        with others(always=waits):
+            if self.report is not None:
+                self.report(self.state.progress)
 
     def _step(self, index: Tensor) -> None:
         start = time.monotonic()
