@@ -21,6 +21,7 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae._process.choices import check_choice
 from pyrovae._process.files import check_writable, contents, expanded, write_text
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import ColumnProduct, base, is_discrete
@@ -345,7 +346,7 @@ def _rows(
 def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> ComparedModel:
     values = {field.name: _stacked(runs, field.name) for field in fields(Bounds)}
     vae, data = runs[0].vae, candidate.config.data
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), isolated():
         measure = _measure(vae.likelihood(vae.prior().sample()))
     bits = None
     if measure == "probability":
@@ -389,7 +390,7 @@ def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:
 @torch.no_grad()
 def _draw(found: Comparison, vaes: Sequence[VAE], folder: Path) -> None:
     images = []
-    with torch.random.fork_rng():
+    with isolated():
         for vae in vaes:
             torch.manual_seed(0)
             images.append(vae.decode(vae.prior().sample((DRAWS,))).cpu().numpy())

@@ -20,7 +20,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae._process.files import FORMAT, expanded
-from pyrovae._process.isolation import stream
+from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import (
     DATASETS,
     RECIPES,
@@ -216,7 +216,7 @@ class Config:
 
         likelihood_spec = Spec.parse(model["likelihood"])
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
-        with torch.random.fork_rng():
+        with isolated():
             torch.manual_seed(stream(seed, "build"))
             posterior = make("posterior", **known, network=encoder)
             likelihood = make("likelihood", **known, network=network("decoder"))

@@ -15,6 +15,7 @@ import pyro
 import torch
 
 from pyrovae._process.files import write_bytes
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
@@ -254,7 +255,7 @@ def describe(run: Run, vae: VAE) -> list[str]:
     """
     config = run.config
     event_shape, latent_dim = tuple(config.data["event_shape"]), config.model["latent_dim"]
-    with torch.random.fork_rng():
+    with isolated():
         prior = vae.prior()
         likelihood = vae.likelihood(prior.sample())
         posterior = vae.posterior(likelihood.mean)
@@ -310,7 +311,7 @@ def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
             "programs    not drawn: install graphviz (the program dot, and pip install "
             "'pyrovae[graph]')"
         )
-    with torch.random.fork_rng(), pyro.get_param_store().scope():
+    with isolated():
         x = vae.likelihood(vae.prior().sample((2,))).sample().reshape(2, *event_shape)
         paths = []
         try:
