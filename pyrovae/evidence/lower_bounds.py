@@ -33,9 +33,10 @@ from pyrovae.estimates import (
     Examples,
     as_examples,
     batches,
+    log_slope_of,
     number_of_examples,
 )
-from pyrovae.evidence.results import WeightedBounds, weight_statistics
+from pyrovae.evidence.results import WeightedBounds, in_units, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["DRAWS", "MODES", "batch_size", "bounds", "per_example"]
@@ -74,6 +75,7 @@ def per_example(
     compile: str = "auto",
     progress: Callable[[int], None] | None = None,
     store: Path | None = None,
+    scaled: bool = False,
 ) -> WeightedBounds:
     """Compute bounds for each example of a dataset, in order.
 
@@ -95,6 +97,8 @@ def per_example(
         progress: callback, called with the number of examples finished.
         store: a file that keeps finished bounds, so that the same evaluation can resume after an
             interruption; only the first process reads and writes it.
+        scaled: whether densities are those of the scaled values that the VAE sees, not of the data
+            in their own units.
 
     Returns:
         Bounds and statistics of the weights, each ``(examples,)``.
@@ -136,7 +140,9 @@ def per_example(
                     progress(part.shape[1])
         finally:
             kept.save()
-    return WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
+    found = WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
+    slope = None if scaled else log_slope_of(data, limit)
+    return WeightedBounds(**in_units(found.arrays(), slope))
 
 
 def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:

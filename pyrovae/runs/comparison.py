@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyrovae import plots
@@ -23,7 +24,7 @@ from pyrovae._process.choices import check_choice
 from pyrovae._process.files import write_text
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
-from pyrovae.distributions import is_discrete
+from pyrovae.distributions import ColumnProduct, base, is_discrete
 from pyrovae.estimates import number_of_examples
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, evaluate, kind
 from pyrovae.runs.config import SETTINGS, Config, Settings
@@ -343,9 +344,9 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
     values = {field.name: _stacked(runs, field.name) for field in fields(Bounds)}
     vae, data = runs[0].vae, candidate.config.data
     with torch.no_grad(), torch.random.fork_rng():
-        discrete = is_discrete(vae.likelihood(vae.prior().sample()))
+        measure = _measure(vae.likelihood(vae.prior().sample()))
     bits = None
-    if discrete:
+    if measure == "probability":
         each = bits_per_dimension(1.0, data["event_shape"])  # of one nat
         bits = SeedEstimate.from_runs(each * values["log_evidence"])
     return ComparedModel(
@@ -355,7 +356,7 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
         rate=SeedEstimate.from_runs(values["kl"]),
         distortion=SeedEstimate.from_runs(-values["reconstruction"]),
         kind=kind(vae, candidate.dataset.test, samples),
-        measure="probability" if discrete else "density",
+        measure=measure,
         treatment=f"binarization {data['binarization']}",
         bits_per_dimension=bits,
         active_units=sum(run.active_units for run in runs) / len(runs),
@@ -366,6 +367,16 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
         reused=[run.reused for run in runs],
         difference=None,
     )
+
+
+def _measure(likelihood: Distribution) -> str:
+    """What log p(x | z) is of x: a probability, a density, or one in some columns."""
+    product = base(likelihood)
+    if is_discrete(likelihood) or not isinstance(product, ColumnProduct):
+        return "probability" if is_discrete(likelihood) else "density"
+    parts = zip(product.groups, product.columns, strict=True)
+    columns = sorted(1 + int(at) for group, part in parts if is_discrete(group) for at in part)
+    return f"density, but probability in columns {columns}" if columns else "density"
 
 
 def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:

@@ -193,6 +193,8 @@ class Config:
         } | given["model"]
         if chosen["columns"] is not None and "likelihood" not in given["model"]:
             chosen["likelihood"] = "columns"
+        if Spec.parse(chosen["posterior"]).name == "point" and "objective" not in given["training"]:
+            chosen["objective"] = TRAINING_SETTINGS["objective"].default  # a point has no weights
         specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
         natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
         likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
