@@ -355,6 +355,7 @@ def test_an_archive_that_grows_a_thousandfold_is_refused_before_it_is_unpacked(t
 NAMES = ("<script>alert(1)</script>", "</svg><b>", "$\\frac{$", "$x$", "%s{0}", "a\\nb", "_^&#")
 
 
+@pytest.mark.slow
 def test_names_that_are_markup_are_names(tmp_path, command):
     """In messages, files and pictures, where matplotlib would read them as formulas."""
     import matplotlib.pyplot as plt

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from pyrovae import plots
 from pyrovae.cli import app
 from pyrovae.training import loop
 
@@ -74,8 +76,8 @@ SHORT: dict[str, tuple[str, ...]] = {
 }
 """Commands that open a run, by name; resuming one reads what the others do not."""
 
-TIMES = ("seconds", "images_per_second")
-"""Keys of results that are times."""
+PASSING = ("seconds", "images_per_second", "reused")
+"""Keys of results that may differ between runs: times, and what was there already."""
 
 UNFORESEEN = ("Traceback", "unexpected error", "not foreseen", "TORCH_CHECK", "frame #")
 
@@ -109,7 +111,9 @@ def command(
     """
     texts = [folder.parent / f".{folder.name}.{name}" for name in ("out", "err")]
     began = time.monotonic()
-    child = os.fork()
+    with warnings.catch_warnings():  # newer Pythons warn of forks beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         _be_the_command(arguments, folder, texts, prepare)
     if meanwhile is not None:
@@ -139,6 +143,10 @@ def _be_the_command(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+        warnings.resetwarnings()  # as a new process has them
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        loop.CHECKPOINT_SECONDS = 0.0  # save at each step, so that more is disturbed
         os.chdir(folder)
         sys.argv = ["pyrovae", *arguments]
         if prepare is not None:
@@ -202,7 +210,7 @@ def plain(text: str) -> Any:
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: without(item) for key, item in value.items() if key not in TIMES}
+            return {key: without(item) for key, item in value.items() if key not in PASSING}
         return [without(item) for item in value] if isinstance(value, list) else value
 
     try:
@@ -232,7 +240,7 @@ def files_of(folder: Path, but: Sequence[str] = ()) -> dict[str, Any]:
             found[name] = [plain(line) for line in path.read_text().splitlines()]
             found[name] = plain(path.read_text()) if path.suffix == ".json" else found[name]
         else:
-            found[name] = path.read_bytes().replace(bytes(folder), b".")
+            found[name] = path.read_bytes()
     return found
 
 
@@ -248,6 +256,10 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
         about = path.lstat()
         found[str(path.relative_to(folder))] = about.st_size, about.st_mtime_ns
     return found
+
+
+def _draw_nothing() -> None:
+    plots.draw_vae = lambda *arguments, **options: None
 
 
 class Workshop:
@@ -266,7 +278,6 @@ class Workshop:
             self._write_data()
             self._train()
             (folder / "whole").touch()
-        self.number = 0
 
     def _write_data(self) -> None:
         from sklearn.datasets import load_digits
@@ -298,16 +309,15 @@ class Workshop:
         }
         for name, (data, *more) in fits.items():
             line = ("fit", "--data", data, *TRAINED, *more, "--out", name)
-            found = command(line, self.base)
+            found = command(line, self.base, prepare=_draw_nothing)
             if found.status:
                 raise RuntimeError(f"{' '.join(line)}: {found.err}")
-            shutil.rmtree(self.base / name / "figures")
 
     @contextlib.contextmanager
     def copy(self, *names: str) -> Iterator[Path]:
         """A fresh folder with copies of what is named, or of everything; removed afterwards."""
-        self.number += 1
-        place = self.folder / f"case-{os.getpid()}-{self.number}"
+        place = self.folder / "case"  # always the same, since results name their folder
+        shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         try:
             for path in self.base.iterdir():
@@ -320,14 +330,13 @@ class Workshop:
 
 
 def started() -> None:
-    """Import what commands import, once for all forks, and save at each step."""
+    """Import what commands import, once for all forks."""
     import matplotlib.pyplot
     import pandas
     import sklearn.linear_model
     import sklearn.neighbors
 
-    from pyrovae import diagnostics, evidence, plots, queries, runs  # noqa: F401
+    from pyrovae import diagnostics, evidence, queries, runs  # noqa: F401
 
     del matplotlib, pandas, sklearn
     torch.set_num_threads(1)
-    loop.CHECKPOINT_SECONDS = 0.0
