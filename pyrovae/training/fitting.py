@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae._process import processes
+from pyrovae._process.files import expanded
 from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import DataLike, Dataset, Split, as_split
 from pyrovae.distributions import missing_values, observed_values
@@ -166,7 +167,7 @@ def fit(
     objective = objective or Trace_ELBO()
     every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
     gaps = any(part.gaps for part in every)
-    with isolated(where), missing_values(gaps):
+    with isolated(where), missing_values(gaps), contextlib.ExitStack() as held:
         torch.manual_seed(stream(seed, "initialize"))
         for name, part in zip((None, "validation", "test"), every, strict=False):
             _check_data(vae.to(where), part, name)
@@ -176,8 +177,9 @@ def fit(
         check_sum(objective)
         state = _state(vae, options, train)
         checkpoint = TrainingCheckpoint(folder, state, _described(objective))
+        held.callback(checkpoint.close)
         if resume:
-            checkpoint.restore()
+            checkpoint.restore(files or {})
         else:
             with products_in(precision, vae):
                 _try(vae, some, objective)
@@ -203,7 +205,7 @@ def _mean_log_slope(data: Split) -> float:
 
 def _folder(out: str | Path | None, resume: bool) -> Path | None:
     """The folder of the run, which exists if and only if it is resumed."""
-    folder = None if out is None else Path(out)
+    folder = None if out is None else expanded(out)
     if folder is None and resume:
         raise ValueError("resume needs out, the folder of the run to resume")
     if processes.is_first() and folder is not None and folder.exists() and not resume:
