@@ -103,7 +103,10 @@ def evaluate(
             "columns": {n: part.to_dict() for n, part in zip(schema.names, each, strict=True)}
         }
         lines += ["", "reconstruction by column (+- standard error over examples):"]
-        lines += [f"  {n:<24} {part:10.2f}" for n, part in zip(schema.names, each, strict=True)]
+        width = max(24, *map(len, schema.names))
+        lines += [
+            f"  {name:<{width}} {part:10.2f}" for name, part in zip(schema.names, each, strict=True)
+        ]
     if path is not None and processes.is_first():
         arrays = result.per_example.arrays()
         runs.write_arrays(path, {name: value.numpy() for name, value in arrays.items()})

@@ -33,9 +33,10 @@ from pyrovae.estimates import (
     Examples,
     as_examples,
     batches,
+    log_slope_of,
     number_of_examples,
 )
-from pyrovae.evidence.results import WeightedBounds, weight_statistics
+from pyrovae.evidence.results import WeightedBounds, in_units, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["DRAWS", "MODES", "batch_size", "bounds", "per_example"]
@@ -74,6 +75,7 @@ def per_example(
     compile: str = "auto",
     progress: Callable[[int], None] | None = None,
     store: Path | None = None,
+    scaled: bool = False,
 ) -> WeightedBounds:
     """Compute bounds for each example of a dataset, in order.
 
@@ -95,6 +97,8 @@ def per_example(
         progress: callback, called with the number of examples finished.
         store: a file that keeps finished bounds, so that the same evaluation can resume after an
             interruption; only the first process reads and writes it.
+        scaled: whether densities are those of the scaled values that the VAE sees, not of the data
+            in their own units.
 
     Returns:
         Bounds and statistics of the weights, each ``(examples,)``.
@@ -122,7 +126,7 @@ def per_example(
         return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
 
     known = distributions.missing_values(getattr(data, "gaps", None))
-    with torch.random.fork_rng(), isolation.evaluating(vae), known:
+    with isolation.isolated(), isolation.evaluating(vae), known:
         whole = min(size, count)  # examples in each batch except perhaps the last
         if mode == "inductor" and len(kept.parts) < count // whole:
             compiled = _compiled_chunk(vae, data, whole, samples)
@@ -136,7 +140,9 @@ def per_example(
                     progress(part.shape[1])
         finally:
             kept.save()
-    return WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
+    found = WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
+    slope = None if scaled else log_slope_of(data, limit)
+    return WeightedBounds(**in_units(found.arrays(), slope))
 
 
 def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
@@ -176,6 +182,7 @@ def _in_turns(tasks: Iterator[Task], compute: Callable[[int, Tensor], Tensor]) -
         yield from processes.summed(parts)
 
 
+@isolation.alone()
 @torch.no_grad()
 def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None) -> WeightedBounds:
     """Estimate the ELBO, its two parts and the importance-weighted bound from the same draws.
@@ -427,7 +434,7 @@ def _fingerprint(vae: VAE, data: Examples) -> str:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     for batch in data.batches(1_000):
         digest.update(batch.numpy().tobytes())
-    with torch.random.fork_rng(), isolation.evaluating(vae):
+    with isolation.isolated(), isolation.evaluating(vae):
         torch.manual_seed(0)
         first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
     digest.update(first.elbo.cpu().numpy().tobytes())

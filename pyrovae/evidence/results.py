@@ -8,7 +8,7 @@ themselves show by how much, as far as the draws have reached their tail.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from pyro.distributions import Delta
@@ -31,6 +31,7 @@ __all__ = [
     "WeightedBounds",
     "Weights",
     "bits_per_dimension",
+    "in_units",
     "kind",
     "pareto_shape",
     "weight_statistics",
@@ -40,6 +41,9 @@ NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has 
 """Name of the estimate for a posterior that is a point."""
 RELIABLE = 0.7
 """The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
+
+DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corrected")
+"""Results for each example that are log densities of x, so that they depend on its units."""
 
 PRIOR_WEIGHT = 10  # tail weights that the prior on the shape, centered at a half, is worth
 TAIL = 5  # fewest weights in a tail that is fitted
@@ -259,6 +263,26 @@ class WeightedBounds(Weights, Bounds):
     def arrays(self) -> dict[str, Tensor]:
         """All numbers by name, for a file."""
         return dict(vars(self))
+
+
+def in_units(found: Mapping[str, Tensor], log_slope: Tensor | None) -> dict[str, Tensor]:
+    """Turn results for scaled examples into those for the data in their own units.
+
+    Args:
+        found: results for each example ``(examples,)`` by name.
+        log_slope: what a log density gains, ``(examples,)``, see
+            :meth:`pyrovae.data.Split.log_slope`; None if nothing was scaled.
+
+    Returns:
+        The results; those that are no log densities of x, such as a KL term, are as they were.
+
+    Example:
+        >>> in_units({"elbo": torch.zeros(2), "kl": torch.ones(2)}, torch.ones(2))
+        {'elbo': tensor([1., 1.]), 'kl': tensor([1., 1.])}
+    """
+    if log_slope is None:
+        return dict(found)
+    return {n: v + log_slope if n in DENSITIES else v for n, v in found.items()}
 
 
 def weight_statistics(log_weights: Tensor) -> Weights:

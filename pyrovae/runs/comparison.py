@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyrovae import plots
 from pyrovae._process.choices import check_choice
 from pyrovae._process.files import contents, expanded, write_text
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
-from pyrovae.distributions import is_discrete
+from pyrovae.distributions import ColumnProduct, base, is_discrete
 from pyrovae.estimates import number_of_examples
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, evaluate, kind
 from pyrovae.runs.config import Config
@@ -351,10 +353,10 @@ def _rows(
 def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> ComparedModel:
     values = {field.name: _stacked(runs, field.name) for field in fields(Bounds)}
     vae, data = runs[0].vae, candidate.config.data
-    with torch.no_grad(), torch.random.fork_rng():
-        discrete = is_discrete(vae.likelihood(vae.prior().sample()))
+    with torch.no_grad(), isolated():
+        measure = _measure(vae.likelihood(vae.prior().sample()))
     bits = None
-    if discrete:
+    if measure == "probability":
         each = bits_per_dimension(1.0, data["event_shape"])  # of one nat
         bits = SeedEstimate.from_runs(each * values["log_evidence"])
     return ComparedModel(
@@ -364,7 +366,7 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
         rate=SeedEstimate.from_runs(values["kl"]),
         distortion=SeedEstimate.from_runs(-values["reconstruction"]),
         kind=kind(vae, candidate.dataset.test, samples),
-        measure="probability" if discrete else "density",
+        measure=measure,
         treatment=f"binarization {data['binarization']}",
         bits_per_dimension=bits,
         active_units=sum(run.active_units for run in runs) / len(runs),
@@ -377,6 +379,16 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
     )
 
 
+def _measure(likelihood: Distribution) -> str:
+    """What log p(x | z) is of x: a probability, a density, or one in some columns."""
+    product = base(likelihood)
+    if is_discrete(likelihood) or not isinstance(product, ColumnProduct):
+        return "probability" if is_discrete(likelihood) else "density"
+    parts = zip(product.groups, product.columns, strict=True)
+    columns = sorted(1 + int(at) for group, part in parts if is_discrete(group) for at in part)
+    return f"density, but probability in columns {columns}" if columns else "density"
+
+
 def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:
     """One quantity of all runs of a model ``(seeds, examples)``."""
     return torch.stack([getattr(run.bounds, name).double() for run in runs])
@@ -385,7 +397,7 @@ def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:
 @torch.no_grad()
 def _draw(found: Comparison, vaes: Sequence[VAE], folder: Path) -> None:
     images = []
-    with torch.random.fork_rng():
+    with isolated():
         for vae in vaes:
             torch.manual_seed(0)
             images.append(vae.decode(vae.prior().sample((DRAWS,))).cpu().numpy())

@@ -20,7 +20,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae._process.files import FORMAT, expanded
-from pyrovae._process.isolation import stream
+from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import (
     DATASETS,
     RECIPES,
@@ -143,6 +143,8 @@ class Config:
         } | given["model"]
         if chosen["columns"] is not None and "likelihood" not in given["model"]:
             chosen["likelihood"] = "columns"
+        if Spec.parse(chosen["posterior"]).name == "point" and "objective" not in given["training"]:
+            chosen["objective"] = TRAINING_SETTINGS["objective"].default  # a point has no weights
         specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
         natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
         likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
@@ -214,7 +216,7 @@ class Config:
 
         likelihood_spec = Spec.parse(model["likelihood"])
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
-        with torch.random.fork_rng():
+        with isolated():
             torch.manual_seed(stream(seed, "build"))
             posterior = make("posterior", **known, network=encoder)
             likelihood = make("likelihood", **known, network=network("decoder"))

@@ -15,6 +15,7 @@ import pyro
 import torch
 
 from pyrovae._process.files import write_bytes
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
@@ -163,6 +164,8 @@ def headline(config: Config, dataset: Dataset) -> str:
         f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {likelihood}, "
         f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
     )
+    objective = Spec.parse(config.training["objective"]).name
+    line += "" if objective == "elbo" else f", objective {objective}"
     lines = [line, *_columns(spec, dataset)]
     in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
     if spec.name in REAL and in_units:
@@ -253,7 +256,7 @@ def describe(run: Run, vae: VAE) -> list[str]:
     """
     config = run.config
     event_shape, latent_dim = tuple(config.data["event_shape"]), config.model["latent_dim"]
-    with torch.random.fork_rng():
+    with isolated():
         prior = vae.prior()
         likelihood = vae.likelihood(prior.sample())
         posterior = vae.posterior(likelihood.mean)
@@ -311,7 +314,7 @@ def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
             "programs    not drawn: install graphviz (the program dot, and pip install "
             "'pyrovae[graph]')"
         )
-    with torch.random.fork_rng(), pyro.get_param_store().scope():
+    with isolated():
         x = vae.likelihood(vae.prior().sample((2,))).sample().reshape(2, *event_shape)
         paths = []
         try:

@@ -15,6 +15,7 @@ from torch import nn
 
 from pyrovae._process import processes
 from pyrovae._process.files import check_writable, contents, expanded, tensor_bytes
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
@@ -103,7 +104,7 @@ def suggesting_pairs() -> Iterator[None]:
 
 def _match(prior: str, posterior: str) -> bool:
     known: Arguments = {"latent_dim": 2, "event_shape": (1,), "network": Linear}
-    with torch.random.fork_rng():
+    with isolated():
         try:
             q = build_component("posterior", posterior, known)
             p = build_component("prior", prior, known | {"posterior": q})

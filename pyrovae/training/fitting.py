@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ from pyrovae.training.steps import check_sum, training_device
 from pyrovae.vae import VAE
 
 __all__ = ["check", "fit"]
+
+_trained: set[int] = set()  # the parameters that some thread is training, by their identity
 
 
 def fit(
@@ -63,6 +65,10 @@ def fit(
     The caller's param store, random state and warning filters are restored on return. The same seed
     gives the same result, bit for bit, on one machine. Each step draws from its own random stream,
     so a resumed run equals an uninterrupted one.
+
+    Several threads may train, evaluate and draw at the same time. They take turns, training after
+    each step, so each gets the result that it would get alone, and none is faster than alone. Draws
+    of your own from torch's default generator are not in turn, and change what others draw.
 
     Several processes, inside :func:`pyrovae.training.joined`, each take a share of every batch and
     make the same steps. The first process sends its weights to the others at the start, and is the
@@ -127,8 +133,10 @@ def fit(
         FileExistsError: if ``out`` exists and ``resume`` is False.
         TrainingDivergedError: if the loss is no longer finite; the message has the step and the
             likely cause.
-        TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved.
+        TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved;
+            SIGTERM and SIGHUP save too, and then act as they would have without ``fit``.
         StoppedError: if another process has ended.
+        RuntimeError: if another thread is training the same parameters.
 
     Example:
         >>> fitted = pyrovae.fit(vae, x, epochs=5, learning_rate=0.01)
@@ -167,7 +175,7 @@ def fit(
     objective = objective or Trace_ELBO()
     every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
     gaps = any(part.gaps for part in every)
-    with isolated(where), missing_values(gaps), contextlib.ExitStack() as held:
+    with _alone_with(vae, where, gaps) as held:
         torch.manual_seed(stream(seed, "initialize"))
         for name, part in zip((None, "validation", "test"), every, strict=False):
             _check_data(vae.to(where), part, name)
@@ -196,6 +204,18 @@ def fit(
     progress = state.progress
     best = progress.best_epoch, progress.best_validation_elbo
     return Fit(progress.metrics, stopped, *best, seconds=progress.seconds)
+
+
+@contextlib.contextmanager
+def _alone_with(vae: VAE, device: torch.device, gaps: bool) -> Iterator[contextlib.ExitStack]:
+    """The block of a training; what is held in the stack is let go when it ends."""
+    with (
+        isolated(device),
+        missing_values(gaps),
+        _not_elsewhere(vae),
+        contextlib.ExitStack() as held,
+    ):
+        yield held
 
 
 def _mean_log_slope(data: Split) -> float:
@@ -240,10 +260,26 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
 
 def _reporting(
     report: Callable[[Progress], None] | None, about: str
-) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
+) -> contextlib.AbstractContextManager[Callable[[Progress], None] | None]:
     if report is None and sys.stderr.isatty():
         return TrainingDisplay(about)
-    return contextlib.nullcontext(report or (lambda progress: None))
+    return contextlib.nullcontext(report)
+
+
+@contextlib.contextmanager
+def _not_elsewhere(vae: VAE) -> Iterator[None]:
+    """A block that trains the parameters of a VAE, which no other thread may train meanwhile."""
+    parameters = {id(parameter) for parameter in vae.parameters()}
+    if parameters & _trained:
+        raise RuntimeError(
+            "another thread is training parameters of this VAE; wait until it has finished, or "
+            "train a copy: copy.deepcopy(vae)"
+        )
+    _trained.update(parameters)
+    try:
+        yield
+    finally:
+        _trained.difference_update(parameters)
 
 
 def _parts(data: Dataset | DataLike) -> tuple[Split, Split | None]:
