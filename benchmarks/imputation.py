@@ -5,11 +5,11 @@
     python benchmarks/imputation.py --read imputation.json --markdown
 
 Each table with gaps is written to a csv file and configured as by ``pyrovae fit --data table.csv
---likelihood normal:scale=dimension --scaling standardize --objective iwae``; the recipe for tables
-with gaps chooses the rest. As the other methods do, the model sees all rows: it is trained for
-6,000 steps on whatever is left of them, and the last weights fill the gaps as in ``pyrovae
-impute``. A run sees no hidden value; the recipe itself was chosen with masks of these tables in
-view. The others are scikit-learn's on standardized columns, with their defaults. With ``--json``,
+--likelihood normal:scale=dimension --scaling standardize``; the recipe for tables with gaps chooses
+the rest. As the other methods do, the model sees all rows: it is trained for 6,000 steps on
+whatever is left of them, and the last weights fill the gaps as in ``pyrovae impute``. A run sees no
+hidden value; the recipe was chosen on the masks of seeds 0 to 4 and 200 to 202. The others are
+scikit-learn's on standardized columns, with their defaults. With ``--json``,
 finished masks are kept and not run again.
 
 The error is the root of the mean squared error over the hidden cells, each in units of the standard
@@ -137,7 +137,7 @@ def by_pyrovae(
             {
                 "data": {"name": str(file), "scaling": "standardize"},
                 "model": {"likelihood": LIKELIHOOD},
-                "training": {"objective": "iwae", "seed": seed},
+                "training": {"seed": seed},
             }
         )
     vae = config.build()

@@ -174,6 +174,16 @@ def settings(config: str | None, given: Mapping[str, Any]) -> "Settings":
     }
 
 
+def drawn(run: "Run", figures: Mapping[str, Any]) -> list[str]:
+    """Save figures of a run by name, and name the files that could be written."""
+    from pyrovae import plots, runs
+
+    run.remove_leftovers()
+    paths = {run.folder / f"figures/{name}.png": figure for name, figure in figures.items()}
+    saved = (p for p, figure in paths.items() if runs.written(p, partial(plots.save, figure)))
+    return [f"figure   {path}" for path in saved]
+
+
 def printed(function: Callable[..., Found]) -> Callable[..., None]:
     """The option ``--json``, for a command that returns what it found."""
 

@@ -59,16 +59,15 @@ def kl(
     three estimators of the gradient of the ELBO with respect to the encoder on one batch of the
     first examples, at most 100, and draws RUN/figures/gradients.png.
     """
-    from pyrovae import diagnostics, plots, runs, training
+    from pyrovae import diagnostics, plots, training
     from pyrovae.kl import ledger
 
-    path = runs.destination(None, run.folder / "figures/kl.png", (".png",))
     vae, dataset = run.vae(), run.dataset(data_dir)
     with training.counting("KL(q || p)", min(limit, len(dataset.test))) as progress:
         result = ledger(
             vae, dataset.test, samples=samples, limit=limit, seed=seed, progress=progress
         )
-    pictures = {path: plots.divergence(result)}
+    pictures = {"kl": plots.divergence(result)}
     plain, lines = result.to_dict(), list(_lines_of_ledger(result))
     if gradients:
         with training.counting("gradients", draws) as progress:
@@ -77,11 +76,9 @@ def kl(
                 vae, dataset.test, draws=draws, limit=first, seed=seed, progress=progress
             )
         plain["gradients"] = found.to_dict()
-        pictures[path.with_name("gradients.png")] = plots.gradients(found)
+        pictures["gradients"] = plots.gradients(found)
         lines += _lines_of_gradients(found)
-    for path, picture in pictures.items():
-        plots.save(picture, path)
-    return plain, [*lines, *(f"figure   {path}" for path in pictures)]
+    return plain, [*lines, *options.drawn(run, pictures)]
 
 
 def _lines_of_ledger(result: "Ledger") -> Iterator[str]:
@@ -197,9 +194,8 @@ def gap(
     figure is written to RUN/figures/gap.png; a two-dimensional latent has another one in
     RUN/figures/posteriors.png.
     """
-    from pyrovae import diagnostics, plots, runs, training
+    from pyrovae import diagnostics, plots, training
 
-    path = runs.destination(None, run.folder / "figures/gap.png", (".png",))
     vae, dataset = run.vae(), run.dataset(data_dir)
     found = diagnostics.gap(
         vae,
@@ -213,13 +209,11 @@ def gap(
         seed=seed,
         counting=training.counting,
     )
-    pictures = {path: plots.gap(found)}
+    pictures = {"gap": plots.gap(found)}
     if vae.latent_dim == 2:
         panels = diagnostics.posterior_densities(vae, found)
-        pictures[path.with_name("posteriors.png")] = plots.posteriors(panels, found)
-    for path, picture in pictures.items():
-        plots.save(picture, path)
-    return found.to_dict(), [*_lines_of_gap(found), *(f"figure   {path}" for path in pictures)]
+        pictures["posteriors"] = plots.posteriors(panels, found)
+    return found.to_dict(), [*_lines_of_gap(found), *options.drawn(run, pictures)]
 
 
 _COLUMNS = {
@@ -281,16 +275,15 @@ def calibrate(run: "Run", simulations: int, draws: int, seed: int) -> options.Fo
     test does not cover real data or the quality of the model. The figure is written to
     RUN/figures/calibration.png.
     """
-    from pyrovae import diagnostics, plots, runs, training
+    from pyrovae import diagnostics, plots, training
 
-    path = runs.destination(None, run.folder / "figures/calibration.png", (".png",))
     vae, roles = run.vae(), run.roles()
     with training.counting("simulations", simulations) as progress:
         result = diagnostics.calibrate(
             vae, simulations=simulations, draws=draws, seed=seed, progress=progress
         )
-    plots.save(plots.calibration(result), path)
-    lines = [*_lines_of_calibration(result, roles), f"figure   {path}"]
+    drawn = options.drawn(run, {"calibration": plots.calibration(result)})
+    lines = [*_lines_of_calibration(result, roles), *drawn]
     return result.to_dict() | roles, lines
 
 

@@ -373,10 +373,15 @@ class Store:
         self.about: dict[str, Any] = {}
         if self.path is not None:
             self.about = dict(settings) | {"fields": NAMES, "of": _fingerprint(vae, data)}
-            if self.path.is_file():
+            self.about["format"] = files.FORMAT
+            try:
                 tensors, about = files.read_tensors(self.path)
                 if about == self.about:
                     self.parts = list(torch.stack([tensors[name] for name in NAMES], 1))
+            except FileNotFoundError:
+                pass
+            except (ValueError, OSError) as error:
+                warnings.warn(f"{error}; it is not used, and the work starts anew", stacklevel=2)
         count = torch.tensor(len(self.parts))
         processes.from_first([count])
         values = torch.zeros(int(count), len(NAMES), self.size, dtype=torch.float64)
@@ -410,8 +415,15 @@ class Store:
         self.saved = time.monotonic()
         if self.path is not None and self.parts:
             columns = torch.stack([part.cpu() for part in self.parts], 1)  # (names, batches, size)
-            self.path.parent.mkdir(exist_ok=True)
-            files.write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
+            try:
+                files.write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
+            except OSError as error:
+                self.path = None
+                warnings.warn(
+                    f"{error.filename}: {error.strerror}; the work goes on, and if it is "
+                    "interrupted it starts anew",
+                    stacklevel=2,
+                )
 
 
 def _fingerprint(vae: VAE, data: Examples) -> str:

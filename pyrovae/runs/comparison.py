@@ -6,7 +6,6 @@ that easy examples and lucky seeds cancel from their difference.
 
 import contextlib
 import itertools
-import json
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -21,17 +20,19 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae._process.choices import check_choice
-from pyrovae._process.files import write_text
+from pyrovae._process.files import check_writable, contents, expanded, write_text
 from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import ColumnProduct, base, is_discrete
 from pyrovae.estimates import number_of_examples
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, evaluate, kind
-from pyrovae.runs.config import SETTINGS, Config, Settings
+from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
+from pyrovae.runs.records import CONFIG, DIGEST, read_summary
 from pyrovae.runs.results import ComparedModel, Comparison, SeedEstimate
-from pyrovae.runs.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run
+from pyrovae.runs.run import CHANGEABLE, Run
+from pyrovae.runs.settings import SETTINGS, Settings
 from pyrovae.runs.starting import Counting, Reporting, silent, start, suggesting_pairs
 from pyrovae.training import check
 from pyrovae.vae import VAE
@@ -207,7 +208,8 @@ def compare(
             raise ValueError(f"{name} must be at least 1, got {value}")
     chosen, left_out = candidates(settings, varied, trusted=trusted)
     name = chosen[0].config.data["name"]
-    folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else Path(out)
+    folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else expanded(out)
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     train = partial(
         _trained,
@@ -299,7 +301,7 @@ def find_run(config: Config, dataset: Dataset, roots: Sequence[Path]) -> Path | 
     wanted, digest = _identity(config), dataset.digest()
     for path in (path for root in roots for path in sorted(root.glob(f"*/{CONFIG}"))):
         with contextlib.suppress(ValueError, OSError):  # a damaged or foreign folder
-            same_data = (path.parent / DIGEST).read_text().strip() == digest
+            same_data = contents(path.parent / DIGEST).decode().strip() == digest
             if same_data and _identity(Config.opened(path)) == wanted:
                 return path.parent
     return None
@@ -317,8 +319,8 @@ def _identity(config: Config) -> str:
 def _is_done(folder: Path) -> bool:
     """Whether a run has been trained to its end and has a summary."""
     try:
-        return bool(json.loads((folder / SUMMARY).read_text())["stopped"] != "max_minutes")
-    except (OSError, ValueError, KeyError):
+        return read_summary(folder).stopped != "max_minutes"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

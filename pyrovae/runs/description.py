@@ -20,9 +20,10 @@ from pyrovae.data import Dataset
 from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
 from pyrovae.likelihoods import read_columns, write_columns
-from pyrovae.runs.config import FAMILIES, Config
+from pyrovae.runs.config import Config
 from pyrovae.runs.results import Summary
 from pyrovae.runs.run import Run
+from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, options_of, write
 from pyrovae.runs.tables import abbreviated, describe_columns
 from pyrovae.vae import VAE
@@ -162,6 +163,8 @@ def headline(config: Config, dataset: Dataset) -> str:
         f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {likelihood}, "
         f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
     )
+    objective = Spec.parse(config.training["objective"]).name
+    line += "" if objective == "elbo" else f", objective {objective}"
     lines = [line, *_columns(spec, dataset)]
     in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
     if spec.name in REAL and in_units:
@@ -312,6 +315,8 @@ def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
         x = vae.likelihood(vae.prior().sample((2,))).sample().reshape(2, *event_shape)
         paths = []
         try:
+            if folder.is_symlink():
+                return f"programs    not drawn: {folder} is a link, which is not followed"
             folder.mkdir(exist_ok=True)
             for name in ("model", "guide"):
                 program = getattr(vae, name)

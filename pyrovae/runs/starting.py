@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from pyrovae._process import processes
-from pyrovae._process.files import tensor_bytes
+from pyrovae._process.files import contents, tensor_bytes
 from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.config import Config, build_component
-from pyrovae.runs.run import CONFIG, DIGEST, SCHEMA, STATISTICS, Run, plain_resume_command
+from pyrovae.runs.records import CONFIG, DIGEST, SCHEMA, STATISTICS
+from pyrovae.runs.run import Run, plain_resume_command
 from pyrovae.runs.specs import Arguments, Spec
 from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE, SpaceError
@@ -182,17 +183,17 @@ def start(
 
 def _check_digest(folder: Path, digest: bytes) -> None:
     path = folder / DIGEST
-    if path.is_file() and path.read_bytes() != digest:
+    if path.exists() and contents(path) != digest:
         raise ValueError(
-            f"the data have changed since the run in {folder} began; restore the old data to "
-            "resume it, or start a new run"
+            f"the data have changed since the run in {folder} began, or {path} is damaged; restore "
+            "the old data to resume it, or start a new run"
         )
 
 
 def _explained(error: OSError, out: Path) -> OSError:
     """Name the folder of the run in an error about creating it."""
     place = Path(error.filename or "/")
-    if out.exists() or (place.parent != out.parent and place not in out.parents):
+    if out.exists() or (place != out and place not in out.parents):
         return error
     return OSError(f"cannot create {out}: {place}: {error.strerror}; choose another with --out")
 
@@ -224,6 +225,7 @@ def with_resume_command(folder: Path) -> Iterator[None]:
     Raises:
         TrainingInterrupted: instead of any other ``KeyboardInterrupt``.
         StoppedError: with the command added.
+        OSError: with the command added, if a file cannot be written.
 
     Example:
         >>> from pathlib import Path
@@ -233,10 +235,14 @@ def with_resume_command(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, processes.StoppedError) as error:
-        if not (folder / LAST).is_file():
+    except (KeyboardInterrupt, processes.StoppedError, OSError) as error:
+        unreadable = isinstance(error, OSError) and not error.errno  # says what to do
+        if unreadable or not (folder / LAST).is_file():
             raise
         how = f"resume with: {resume_command(folder)}"
+        if isinstance(error, OSError):
+            file = f"{error.filename}: {error.strerror}"
+            raise OSError(f"{file}; free some space or allow writing, then {how}") from error
         if isinstance(error, processes.StoppedError):
             raise processes.StoppedError(f"{error}; {how}") from error
         raise TrainingInterrupted(f"interrupted; {how}") from error

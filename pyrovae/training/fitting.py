@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae._process import processes
+from pyrovae._process.files import expanded
 from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import DataLike, Dataset, Split, as_split
 from pyrovae.distributions import missing_values, observed_values
@@ -174,7 +175,7 @@ def fit(
     objective = objective or Trace_ELBO()
     every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
     gaps = any(part.gaps for part in every)
-    with isolated(where), missing_values(gaps), _not_elsewhere(vae):
+    with _alone_with(vae, where, gaps) as held:
         torch.manual_seed(stream(seed, "initialize"))
         for name, part in zip((None, "validation", "test"), every, strict=False):
             _check_data(vae.to(where), part, name)
@@ -184,8 +185,9 @@ def fit(
         check_sum(objective)
         state = _state(vae, options, train)
         checkpoint = TrainingCheckpoint(folder, state, _described(objective))
+        held.callback(checkpoint.close)
         if resume:
-            checkpoint.restore()
+            checkpoint.restore(files or {})
         else:
             with products_in(precision, vae), explaining_batches():
                 _try(vae, some, objective)
@@ -206,6 +208,18 @@ def fit(
     return Fit(progress.metrics, stopped, *best, seconds=progress.seconds)
 
 
+@contextlib.contextmanager
+def _alone_with(vae: VAE, device: torch.device, gaps: bool) -> Iterator[contextlib.ExitStack]:
+    """The block of a training; what is held in the stack is let go when it ends."""
+    with (
+        isolated(device),
+        missing_values(gaps),
+        _not_elsewhere(vae),
+        contextlib.ExitStack() as held,
+    ):
+        yield held
+
+
 def _mean_log_slope(data: Split) -> float:
     slope = data.log_slope()
     return 0.0 if slope is None else slope.mean().item()
@@ -213,7 +227,7 @@ def _mean_log_slope(data: Split) -> float:
 
 def _folder(out: str | Path | None, resume: bool) -> Path | None:
     """The folder of the run, which exists if and only if it is resumed."""
-    folder = None if out is None else Path(out)
+    folder = None if out is None else expanded(out)
     if folder is None and resume:
         raise ValueError("resume needs out, the folder of the run to resume")
     if processes.is_first() and folder is not None and folder.exists() and not resume:

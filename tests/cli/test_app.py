@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import pyrovae
+from pyrovae._process.files import digest_of, read_tensors, write_tensors
 from pyrovae.cli import app
 from pyrovae.data import default_data_dir
 from pyrovae.runs import DATA_SETTINGS, MODEL_SETTINGS, TRAINING_SETTINGS
@@ -285,7 +286,8 @@ def test_bernoulli_on_grey_mnist_is_refused_with_the_choices(refused):
 def test_json_is_one_object_and_nothing_else(command, no_figures):
     result = command("fit", *SHORT, "--json", "--out", "a")
     summary = json.loads(result.out)
-    assert summary == json.loads(Path("a/summary.json").read_text())
+    written = json.loads(Path("a/summary.json").read_text())
+    assert summary | {"digest": written["digest"]} == written
     result = command("evaluate", "a", "--samples", 3, "--limit", 20, "--json")
     value = json.loads(result.out)
     assert result.status == 0
@@ -448,8 +450,9 @@ def test_own_code_is_named_in_the_line_to_go_on_with(command, own, refused, no_f
 
 
 def test_own_code_is_never_imported_where_it_is_not_named(refused, run, own):
-    config = run / "config.toml"
+    config, weights = run / "config.toml", run / "model.safetensors"
     config.write_text(config.read_text().replace('"normal"', '"cli_components:MyPrior:rate=2.0"'))
+    write_tensors(weights, read_tensors(weights)[0], {"files": {config.name: digest_of(config)}})
     for arguments in (
         ("evaluate", "run"),
         ("sample", "run"),

@@ -315,6 +315,6 @@ def test_gaps_choose_an_objective_unless_the_posterior_has_no_weights(tmp_path):
         for posterior in ("full", "point")
     }
     assert chosen["full"].training["objective"] == "iwae:particles=10"
-    assert chosen["point"].training["objective"] == "elbo"
+    assert chosen["point"].training["objective"] == "elbo:particles=1"
     given = {"data": data, "training": {"objective": "stl"}}
-    assert Config.resolve(given)[0].training["objective"] == "stl"
+    assert Config.resolve(given)[0].training["objective"] == "stl:particles=1"
