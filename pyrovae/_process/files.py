@@ -137,7 +137,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: if that fails.
     """
-    folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
@@ -175,10 +175,8 @@ def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
             name = str(error.filename or path).replace(str(temporary), str(path))
             raise _about(error, Path(name)) from error
         finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 
 @contextlib.contextmanager
