@@ -118,8 +118,10 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         BlockingIOError: if another process is in it.
-        OSError: if nothing can be written into the folder.
+        OSError: if the folder is missing, or nothing can be written into it.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing")
     check_writable(folder)
     with _opened(folder) as descriptor:
         if lock(descriptor) is False:

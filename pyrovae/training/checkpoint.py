@@ -75,11 +75,13 @@ class TrainingOptions:
     def steps_per_epoch(self, examples: int) -> int:
         """Count the batches of an epoch.
 
-        A last batch of one example joins the one before it: alone it has no variance, which batch
-        normalization divides by. With ``drop_last`` a smaller last batch is left out.
+        A last batch of which some process would get a single example joins the one before it: one
+        alone has no variance, which batch normalization divides by. With ``drop_last`` a smaller
+        last batch is left out.
         """
         whole, left = divmod(examples, self.batch_size)
-        return max(1, whole + (left > 1 and not self.drop_last))
+        enough = left >= 2 * processes.count()
+        return max(1, whole + (enough and not self.drop_last))
 
 
 class TrainingState:
@@ -123,7 +125,9 @@ class TrainingState:
         """
         steps = self.optimizer.total_steps
         weights = sum(p.numel() for p in self.optimizer.parameters)
-        if 6 * steps * self.options.batch_size * weights >= COMPILED_PRODUCTS and has_compiler():
+        rows = self.options.batch_size  # which may be more than there are
+        rows = rows if self.examples is None else min(rows, self.examples)
+        if 6 * steps * rows * weights >= COMPILED_PRODUCTS and has_compiler():
             return "inductor"
         return "graph" if steps >= STAGED_STEPS else "off"
 

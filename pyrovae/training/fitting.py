@@ -25,7 +25,7 @@ from pyrovae.training.loop import TrainingLoop
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Fit, Progress, TrainingDisplay
 from pyrovae.training.running_statistics import has_running_statistics
-from pyrovae.training.steps import check_sum, training_device
+from pyrovae.training.steps import check_sum, explaining_batches, training_device
 from pyrovae.vae import VAE
 
 __all__ = ["check", "fit"]
@@ -189,8 +189,10 @@ def fit(
         if resume:
             checkpoint.restore(files or {})
         else:
-            with products_in(precision, vae):
+            with products_in(precision, vae), explaining_batches():
                 _try(vae, some, objective)
+                if min(state.options.batch_size, len(some)) < 2 * processes.count():
+                    _try(vae, some, objective, 1)
             checkpoint.create(files or {})
         state.progress.log_slope = _mean_log_slope(some)
         has_statistics = averaging > 0 and has_running_statistics(vae, objective, _some(vae, some))
@@ -313,11 +315,11 @@ def _check_data(vae: VAE, split: Split, part: str | None = None) -> None:
                 raise type(error)(f"{part} part: {error}") from error
 
 
-def _try(vae: VAE, train: Split, objective: ELBO) -> None:
+def _try(vae: VAE, train: Split, objective: ELBO, examples: int = 100) -> None:
     """Compute the loss and its gradients once, with Pyro's checks of shapes and supports."""
     trial = copy.deepcopy(vae).train()
     with pyro.get_param_store().scope(), pyro.validation_enabled():
-        objective.loss_and_grads(trial.model, trial.guide, _some(trial, train))
+        objective.loss_and_grads(trial.model, trial.guide, _some(trial, train)[:examples])
 
 
 def _some(vae: VAE, train: Split) -> Tensor:
