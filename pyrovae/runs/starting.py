@@ -21,10 +21,10 @@ from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.config import Config, build_component
-from pyrovae.runs.records import CONFIG, DIGEST, SCHEMA, STATISTICS
+from pyrovae.runs.records import CONFIG, DIGEST, SCHEMA, STATISTICS, SUMMARY
 from pyrovae.runs.run import Run, plain_resume_command
 from pyrovae.runs.specs import Arguments, Spec
-from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
+from pyrovae.training import LAST, METRICS, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE, SpaceError
 
 __all__ = ["next_folder", "resume_command", "start", "with_resume_command"]
@@ -159,7 +159,7 @@ def start(
     folder = None if folder is None else expanded(folder)
     files = files_of(config, dataset) | {DIGEST: f"{dataset.digest()}\n".encode()}
     if resume and folder is not None:
-        _check_digest(folder, files[DIGEST])
+        _check_resumable(folder, files[DIGEST])
     training = dict(config.training, objective=config.objective(trusted=trusted))
     while True:
         free = next_folder(config.data["name"], config.model["prior"])
@@ -182,7 +182,10 @@ def start(
                     raise FileExistsError(f"{out} exists; {remedy}") from error
 
 
-def _check_digest(folder: Path, digest: bytes) -> None:
+def _check_resumable(folder: Path, digest: bytes) -> None:
+    for name in (METRICS, SUMMARY):  # written anew, whatever is there now
+        if (folder / name).is_dir():
+            raise ValueError(f"{folder / name} is a folder, not a file; remove it to resume")
     path = folder / DIGEST
     if path.exists() and contents(path) != digest:
         raise ValueError(

@@ -253,3 +253,11 @@ def test_a_deep_file_of_settings_is_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=r"c\.toml") as caught:
             Config.read(tmp_path / "c.toml")
         assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json"])
+def test_a_folder_in_place_of_a_file_is_refused_before_the_work(folder, made, name):
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(ValueError, match=f"{name} is a folder, not a file; remove it to resume"):
+        start(*made[1:], folder, resume=True)
