@@ -21,6 +21,7 @@ from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
 from pyrovae.likelihoods import read_columns, write_columns
 from pyrovae.runs.config import Config
+from pyrovae.runs.records import origin
 from pyrovae.runs.results import Summary
 from pyrovae.runs.run import Run
 from pyrovae.runs.settings import FAMILIES
@@ -280,6 +281,8 @@ def describe(run: Run, vae: VAE) -> list[str]:
             f"{sum(p.numel() for p in module.parameters()):,} parameters"
         )
     lines.append(f"parameters  {sum(p.numel() for p in vae.parameters()):,} in all")
+    if origin(run.folder) is None:
+        lines.append("format      1, without digests: damage to its files may not be noticed")
     history = run.history
     if len(history):
         lines.append(

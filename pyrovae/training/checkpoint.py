@@ -217,7 +217,11 @@ class TrainingCheckpoint:
     def save(self) -> None:
         """Bring the folder up to date."""
         if self.folder is not None and processes.is_first():
-            self.folder.stat()  # a folder that is gone is not made again without its other files
+            if not self.folder.is_dir():  # it is not made again without its other files
+                raise FileNotFoundError(
+                    f"{self.folder} was moved or removed while it was trained; move it back to "
+                    "resume it, or train again"
+                )
             self._write(self.folder)
 
     def _write(self, folder: Path) -> None:
@@ -246,7 +250,7 @@ class TrainingCheckpoint:
             ValueError: if it is a run with other settings, or of another model, or damaged.
         """
         assert self.folder is not None
-        if processes.is_first():
+        if processes.is_first() and self.folder.is_dir():
             self._held.enter_context(files.locked(self.folder))
             files.remove_leftovers(self.folder)
         tensors, about = files.read_tensors(self.folder / LAST)
