@@ -89,8 +89,8 @@ def fit(
             that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
         batch_size: examples per step, in all processes together; the last step of an epoch takes
-            the remainder, and a remainder of one example joins the step before, since batch
-            normalization needs two.
+            the remainder. A remainder of less than two examples for each process joins the step
+            before, since batch normalization needs two.
         drop_last: leave out the last batch of an epoch if it is smaller than the others; each epoch
             leaves out other examples.
         learning_rate: largest step size of Adam.
