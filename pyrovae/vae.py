@@ -11,7 +11,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyrovae._process.isolation import evaluating
+from pyrovae._process.isolation import alone, evaluating, isolated
 from pyrovae.distributions import base, moments, observed_log_prob, observed_part
 
 __all__ = ["VAE", "Likelihood", "Posterior", "Prior", "SpaceError"]
@@ -242,6 +242,7 @@ class VAE(nn.Module):
             if isinstance(part, nn.Module):
                 pyro.module(role, part)
 
+    @alone()
     def encode(self, x: Tensor) -> Tensor:
         """The mean of q(z | x), by formula or else from 1,000 draws.
 
@@ -264,6 +265,7 @@ class VAE(nn.Module):
         """
         return self.likelihood(z).mean
 
+    @alone()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x | z) at one draw of z from q(z | x).
 
@@ -275,6 +277,7 @@ class VAE(nn.Module):
         """
         return self.decode(self.posterior(x).sample())
 
+    @alone()
     def sample(self, n: int) -> Tensor:
         """Draw examples: z from p(z), then x from p(x | z).
 
@@ -313,7 +316,7 @@ class VAE(nn.Module):
                 that value and the remedy.
             SpaceError: as :meth:`check_spaces`.
         """
-        with torch.random.fork_rng(), evaluating(self):  # batch normalization has one z here
+        with isolated(), evaluating(self):  # batch normalization has one z here
             likelihood = self.likelihood(self.prior().sample(torch.Size([1])))
         event_shape = tuple(likelihood.event_shape)
         if tuple(x.shape[1:]) != event_shape:
@@ -345,7 +348,7 @@ class VAE(nn.Module):
         """
         x = x / x.abs().max().clamp_min(1)  # an encoder before initialization may overflow
         try:
-            with torch.random.fork_rng(), evaluating(self):
+            with isolated(), evaluating(self):
                 p, q = self.prior(), self.posterior(x)
                 same = q.event_shape == p.event_shape and bool(
                     p.support.check(q.sample((_DRAWS,))).all()

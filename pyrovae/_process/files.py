@@ -118,8 +118,10 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         BlockingIOError: if another process is in it.
-        OSError: if nothing can be written into the folder.
+        OSError: if the folder is missing, or nothing can be written into it.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing")
     check_writable(folder)
     with _opened(folder) as descriptor:
         if lock(descriptor) is False:
@@ -135,7 +137,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: if that fails.
     """
-    folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
@@ -173,10 +175,8 @@ def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
             name = str(error.filename or path).replace(str(temporary), str(path))
             raise _about(error, Path(name)) from error
         finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 
 @contextlib.contextmanager

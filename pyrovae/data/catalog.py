@@ -46,7 +46,7 @@ def default_data_dir() -> Path:
         >>> default_data_dir().is_absolute()
         True
     """
-    return Path(os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae").expanduser()
+    return expanded(os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae")
 
 
 def read(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae import distributions
-from pyrovae._process.isolation import derived, evaluating
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
 from pyrovae.estimates import (
     AnyExamples,
@@ -157,7 +157,7 @@ def aggregate_draws(
     x: list[Tensor] = []
     posteriors: list[Any] = []
     drawn: list[Tensor] = []
-    with torch.random.fork_rng(), evaluating(vae):
+    with isolated(), evaluating(vae):
         for place, batch in enumerate(batches(data, size, limit)):
             x.append(vae.place(batch))
             posteriors.append(vae.posterior(x[-1]))

@@ -126,7 +126,7 @@ def per_example(
         return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
 
     known = distributions.missing_values(getattr(data, "gaps", None))
-    with torch.random.fork_rng(), isolation.evaluating(vae), known:
+    with isolation.isolated(), isolation.evaluating(vae), known:
         whole = min(size, count)  # examples in each batch except perhaps the last
         if mode == "inductor" and len(kept.parts) < count // whole:
             compiled = _compiled_chunk(vae, data, whole, samples)
@@ -182,6 +182,7 @@ def _in_turns(tasks: Iterator[Task], compute: Callable[[int, Tensor], Tensor]) -
         yield from processes.summed(parts)
 
 
+@isolation.alone()
 @torch.no_grad()
 def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None) -> WeightedBounds:
     """Estimate the ELBO, its two parts and the importance-weighted bound from the same draws.
@@ -433,7 +434,7 @@ def _fingerprint(vae: VAE, data: Examples) -> str:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     for batch in data.batches(1_000):
         digest.update(batch.numpy().tobytes())
-    with torch.random.fork_rng(), isolation.evaluating(vae):
+    with isolation.isolated(), isolation.evaluating(vae):
         torch.manual_seed(0)
         first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
     digest.update(first.elbo.cpu().numpy().tobytes())

@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.distributions import bounded_exp
-from pyrovae.networks import NetworkFactory, Shape
+from pyrovae.networks import NetworkFactory, Shape, batched
 
 __all__ = [
     "Elementwise",
@@ -159,7 +159,7 @@ class Elementwise(nn.Module):
         self.decoder = network((latent_dim,), out_shape)
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        return self.elements(self.decoder(z)).to_event(len(self.event_shape))
+        return self.elements(batched(self.decoder, z, 1)).to_event(len(self.event_shape))
 
     def elements(self, output: Tensor) -> dist.Distribution:
         """The distribution of each element of x, from the decoder's output.

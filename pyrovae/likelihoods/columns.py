@@ -22,7 +22,7 @@ from pyrovae import likelihoods
 from pyrovae._process.choices import check_choice, nearest
 from pyrovae.distributions import ColumnProduct
 from pyrovae.likelihoods._base import Elementwise
-from pyrovae.networks import NetworkFactory, Shape
+from pyrovae.networks import NetworkFactory, Shape, batched
 
 __all__ = ["Columns", "LikelihoodFactory", "check_columns", "read_columns", "write_columns"]
 
@@ -106,7 +106,7 @@ class Columns(nn.Module):
         self.register_buffer("positions", together, persistent=False)
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        output = self.decoder(z)  # (*batch, outputs)
+        output = batched(self.decoder, z, 1)  # (*batch, outputs)
         elements = [
             group.elements(cast("_Slice", group.decoder).part(output))
             for group, _ in self._groups()

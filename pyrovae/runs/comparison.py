@@ -20,7 +20,8 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae._process.choices import check_choice
-from pyrovae._process.files import check_writable, contents, expanded, write_text
+from pyrovae._process.files import contents, expanded, write_text
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import ColumnProduct, base, is_discrete
@@ -32,7 +33,7 @@ from pyrovae.runs.records import CONFIG, DIGEST, read_summary
 from pyrovae.runs.results import ComparedModel, Comparison, SeedEstimate
 from pyrovae.runs.run import CHANGEABLE, Run
 from pyrovae.runs.settings import SETTINGS, Settings
-from pyrovae.runs.starting import Counting, Reporting, silent, start, suggesting_pairs
+from pyrovae.runs.starting import Counting, Reporting, check_place, silent, start, suggesting_pairs
 from pyrovae.training import check
 from pyrovae.vae import VAE
 
@@ -208,7 +209,7 @@ def compare(
     chosen, left_out = candidates(settings, varied, trusted=trusted)
     name = chosen[0].config.data["name"]
     folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else expanded(out)
-    check_writable(folder)
+    check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     train = partial(
         _trained,
@@ -228,6 +229,13 @@ def compare(
             trained.append(train(candidate, seed, about))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
+    except OSError as error:
+        if not error.errno:  # it says what to do
+            raise
+        raise OSError(
+            f"{error.filename}: {error.strerror}; free some space or allow writing, then repeat "
+            "the command to resume"
+        ) from error
     found = Comparison(
         folder=str(folder),
         data=chosen[0].dataset.name,
@@ -345,7 +353,7 @@ def _rows(
 def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> ComparedModel:
     values = {field.name: _stacked(runs, field.name) for field in fields(Bounds)}
     vae, data = runs[0].vae, candidate.config.data
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), isolated():
         measure = _measure(vae.likelihood(vae.prior().sample()))
     bits = None
     if measure == "probability":
@@ -389,7 +397,7 @@ def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:
 @torch.no_grad()
 def _draw(found: Comparison, vaes: Sequence[VAE], folder: Path) -> None:
     images = []
-    with torch.random.fork_rng():
+    with isolated():
         for vae in vaes:
             torch.manual_seed(0)
             images.append(vae.decode(vae.prior().sample((DRAWS,))).cpu().numpy())

@@ -20,7 +20,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae._process.files import FORMAT, expanded
-from pyrovae._process.isolation import stream
+from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import (
     DATASETS,
     RECIPES,
@@ -130,21 +130,7 @@ class Config:
         recipe = RECIPES.get(name) or _recipe(source)
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | given["training"]
-        chosen: dict[str, Any] = {
-            "prior": "normal",
-            "posterior": recipe.posterior,
-            "likelihood": recipe.likelihood,
-            "encoder": recipe.encoder,
-            "decoder": recipe.decoder,
-            "latent_dim": recipe.latent_dim,
-            "input_divisor": None,
-            "columns": None,
-            "objective": training["objective"],
-        } | given["model"]
-        if chosen["columns"] is not None and "likelihood" not in given["model"]:
-            chosen["likelihood"] = "columns"
-        if Spec.parse(chosen["posterior"]).name == "point" and "objective" not in given["training"]:
-            chosen["objective"] = TRAINING_SETTINGS["objective"].default  # a point has no weights
+        chosen = _chosen(given, recipe, training)
         specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
         natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
         likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
@@ -216,7 +202,7 @@ class Config:
 
         likelihood_spec = Spec.parse(model["likelihood"])
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
-        with torch.random.fork_rng():
+        with isolated():
             torch.manual_seed(stream(seed, "build"))
             posterior = make("posterior", **known, network=encoder)
             likelihood = make("likelihood", **known, network=network("decoder"))
@@ -301,6 +287,28 @@ def _plain(value: Any) -> Any:
     if value is None:
         return "none"
     return list(value) if isinstance(value, tuple) else value
+
+
+def _chosen(
+    given: Mapping[str, Mapping[str, Any]], recipe: Recipe, training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The components as they are named, by a person or by the recipe, and the latent space."""
+    chosen: dict[str, Any] = {
+        "prior": "normal",
+        "posterior": recipe.posterior,
+        "likelihood": recipe.likelihood,
+        "encoder": recipe.encoder,
+        "decoder": recipe.decoder,
+        "latent_dim": recipe.latent_dim,
+        "input_divisor": None,
+        "columns": None,
+        "objective": training["objective"],
+    } | dict(given["model"])
+    if chosen["columns"] is not None and "likelihood" not in given["model"]:
+        chosen["likelihood"] = "columns"
+    if Spec.parse(chosen["posterior"]).name == "point" and "objective" not in given["training"]:
+        chosen["objective"] = TRAINING_SETTINGS["objective"].default  # a point has no weights
+    return chosen
 
 
 def _recipe(source: Source) -> Recipe:

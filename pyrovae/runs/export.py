@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyrovae import plots
-from pyrovae._process.files import atomic_file, expanded
+from pyrovae._process.files import atomic_file, check_regular, expanded
 from pyrovae.runs.tables import write_frame
 
 __all__ = ["as_json", "destination", "write_arrays", "written"]
@@ -51,6 +51,8 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
+    if path.exists():
+        check_regular(path)
     folder = path.parent
     if out is None and not folder.exists():
         folder = folder.parent  # the file's own folder is made with the file
@@ -89,8 +91,8 @@ def written(path: Path, write: Callable[[Path], object]) -> bool:
             raise PermissionError(errno.EPERM, "a link, which is not followed", str(path.parent))
         write(path)
     except OSError as error:
-        reason = f"{error.filename or path}: {error.strerror or error}"
-        warnings.warn(f"{path} is not written ({reason})", stacklevel=2)
+        place = "" if error.filename in (None, str(path)) else f"{error.filename}: "
+        warnings.warn(f"{path} is not written: {place}{error.strerror or error}", stacklevel=2)
         return False
     return True
 

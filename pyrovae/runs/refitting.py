@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from pyrovae import plots
 from pyrovae._process.files import (
-    check_writable,
     digest_of,
     expanded,
     lines_of,
@@ -46,6 +45,7 @@ from pyrovae.runs.specs import Spec
 from pyrovae.runs.starting import (
     Counting,
     Reporting,
+    check_place,
     files_of,
     first_free,
     silent,
@@ -263,7 +263,7 @@ def refit_run(
     out = _free(run.folder, prior) if out is None else expanded(out)
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another folder with --out")
-    check_writable(out.parent)
+    check_place(out)
     trusted = frozenset(trusted) | run.trusted
     settings = {
         "data": run.located(data_dir),

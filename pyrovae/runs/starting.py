@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from pyrovae._process import processes
-from pyrovae._process.files import contents, tensor_bytes
+from pyrovae._process.files import check_writable, contents, expanded, tensor_bytes
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
@@ -103,7 +104,7 @@ def suggesting_pairs() -> Iterator[None]:
 
 def _match(prior: str, posterior: str) -> bool:
     known: Arguments = {"latent_dim": 2, "event_shape": (1,), "network": Linear}
-    with torch.random.fork_rng():
+    with isolated():
         try:
             q = build_component("posterior", posterior, known)
             p = build_component("prior", prior, known | {"posterior": q})
@@ -121,7 +122,7 @@ def _listed(role: str, names: Sequence[str]) -> str:
 def start(
     config: Config,
     dataset: Dataset,
-    folder: Path | None,
+    folder: str | Path | None,
     *,
     trusted: Collection[str] = (),
     resume: bool = False,
@@ -155,6 +156,7 @@ def start(
         >>> print(folder)
         runs/digits-normal-1
     """
+    folder = None if folder is None else expanded(folder)
     files = files_of(config, dataset) | {DIGEST: f"{dataset.digest()}\n".encode()}
     if resume and folder is not None:
         _check_digest(folder, files[DIGEST])
@@ -172,7 +174,7 @@ def start(
             except OSError as error:
                 taken = isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY
                 if not taken or not out.is_dir():
-                    raise _explained(error, out) from error
+                    raise explained(error, out) from error
                 if folder is not None or processes.count() > 1:
                     remedy = "choose another folder"
                     if (out / LAST).is_file():
@@ -189,10 +191,26 @@ def _check_digest(folder: Path, digest: bytes) -> None:
         )
 
 
-def _explained(error: OSError, out: Path) -> OSError:
-    """Name the folder of the run in an error about creating it."""
+def check_place(out: Path) -> None:
+    """Check that a folder can be made or written into, before the work that fills it begins.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise explained(error, out) from error
+
+
+def explained(error: OSError, out: Path) -> OSError:
+    """Name the folder that is made in an error about making it."""
     place = Path(error.filename or "/")
-    if out.exists() or (place != out and place not in out.parents):
+    if (
+        not error.errno
+        or out.exists()
+        or (out not in (place, *place.parents) and place not in out.parents)
+    ):
         return error
     return OSError(f"cannot create {out}: {place}: {error.strerror}; choose another with --out")
 

@@ -75,11 +75,13 @@ class TrainingOptions:
     def steps_per_epoch(self, examples: int) -> int:
         """Count the batches of an epoch.
 
-        A last batch of one example joins the one before it: alone it has no variance, which batch
-        normalization divides by. With ``drop_last`` a smaller last batch is left out.
+        A last batch of which some process would get a single example joins the one before it: one
+        alone has no variance, which batch normalization divides by. With ``drop_last`` a smaller
+        last batch is left out.
         """
         whole, left = divmod(examples, self.batch_size)
-        return max(1, whole + (left > 1 and not self.drop_last))
+        enough = left >= 2 * processes.count()
+        return max(1, whole + (enough and not self.drop_last))
 
 
 class TrainingState:
@@ -123,7 +125,9 @@ class TrainingState:
         """
         steps = self.optimizer.total_steps
         weights = sum(p.numel() for p in self.optimizer.parameters)
-        if 6 * steps * self.options.batch_size * weights >= COMPILED_PRODUCTS and has_compiler():
+        rows = self.options.batch_size  # which may be more than there are
+        rows = rows if self.examples is None else min(rows, self.examples)
+        if 6 * steps * rows * weights >= COMPILED_PRODUCTS and has_compiler():
             return "inductor"
         return "graph" if steps >= STAGED_STEPS else "off"
 
@@ -213,7 +217,11 @@ class TrainingCheckpoint:
     def save(self) -> None:
         """Bring the folder up to date."""
         if self.folder is not None and processes.is_first():
-            self.folder.stat()  # a folder that is gone is not made again without its other files
+            if not self.folder.is_dir():  # it is not made again without its other files
+                raise FileNotFoundError(
+                    f"{self.folder} was moved or removed while it was trained; move it back to "
+                    "resume it, or train again"
+                )
             self._write(self.folder)
 
     def _write(self, folder: Path) -> None:
@@ -242,7 +250,7 @@ class TrainingCheckpoint:
             ValueError: if it is a run with other settings, or of another model, or damaged.
         """
         assert self.folder is not None
-        if processes.is_first():
+        if processes.is_first() and self.folder.is_dir():
             self._held.enter_context(files.locked(self.folder))
             files.remove_leftovers(self.folder)
         tensors, about = files.read_tensors(self.folder / LAST)

@@ -3,6 +3,7 @@ r"""How far training has come: what it counts, saves and returns, and how it is 
 Long computations show a live line in a terminal, and plain lines elsewhere.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,10 +84,14 @@ class Progress:
         return self.reconstruction / self.images + self.log_slope, self.kl / self.images
 
     def validate(self, elbo: float) -> bool:
-        """Note a validation bound, and return whether it is the best so far."""
+        """Note a validation bound, and return whether it is the best so far.
+
+        A bound that is not finite, since an example has no density, is worse than any other one,
+        and no better than those after it.
+        """
         best = self.best_validation_elbo
         self.stale += 1
-        if best is not None and not elbo > best:
+        if best is not None and math.isfinite(best) and not elbo > best:
             return False
         self.best_validation_elbo, self.stale = elbo, 0
         return True
