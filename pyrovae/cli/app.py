@@ -71,20 +71,19 @@ def _main() -> int:
 
 def _warn(message: Warning | str, *place: Any, **more: Any) -> None:
     if processes.is_first() and interruption.status() is None:
-        click.echo(f"pyrovae: {' '.join(str(message).split())}", err=True)
+        _say(str(message))
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone
+        click.echo(f"pyrovae: {' '.join(message.split())}", err=True)
 
 
 def _fail(message: str, status: int) -> NoReturn:
     by_signal = interruption.status()
     if by_signal is not None and status != 130:  # what fails after a signal fails because of it
         message = "interrupted"
-    line = f"pyrovae: {' '.join(message.split())}"
-
-    def say() -> None:
-        with contextlib.suppress(OSError):  # the terminal is gone
-            click.echo(line, err=True)
-
-    processes.leave(processes.stop(say, by_signal or status))
+    processes.leave(processes.stop(lambda: _say(message), by_signal or status))
 
 
 def _usage(error: click.UsageError) -> str:

@@ -26,6 +26,8 @@ from pyrovae._process.files import (
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
+from pyrovae.runs.settings import FAMILIES
+from pyrovae.runs.specs import Spec, find
 from pyrovae.training import LAST, METRICS, MODEL, History
 from pyrovae.vae import VAE
 
@@ -68,14 +70,17 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
     path = expanded(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no run at {path}")
-    origin(path)
     if vae is None:
         if not (path / CONFIG).is_file():
             raise FileNotFoundError(
                 f"{path} has no {CONFIG}; if its VAE was built in Python, build it again and pass "
                 "it: load(folder, vae=...)"
             )
-        vae = Config.opened(path / CONFIG).build(trusted=trusted)
+        config = Config.opened(path / CONFIG)
+        check_config(path, config, trusted)
+        vae = config.build(trusted=trusted)
+    else:
+        origin(path)
     try:
         weights, _ = read_tensors(path / MODEL)
     except (FileNotFoundError, ValueError) as error:
@@ -96,11 +101,24 @@ def _again(folder: Path) -> str:
     return f"restore it from a copy, or train again: pyrovae fit --config {config} --out NEW"
 
 
-def origin(folder: Path) -> Mapping[str, str] | None:
+def check_config(folder: Path, config: Config, trusted: Collection[str]) -> None:
+    """Check the configuration of a run, before anything is made of it.
+
+    Raises:
+        ValueError: if it names code that is not trusted, which is said first, or has changed.
+    """
+    for role, family in FAMILIES.items():
+        if role in config.model:
+            find(role, family, Spec.parse(config.model[role]), trusted)
+    origin(folder)
+
+
+def origin(folder: Path, *names: str) -> Mapping[str, str] | None:
     """Check that the files a run began with are as they were.
 
     Args:
         folder: of the run.
+        names: of the files to check; all by default.
 
     Returns:
         Their digests by name, which the weights name as their origin; None for an older run, which
@@ -117,7 +135,9 @@ def origin(folder: Path) -> Mapping[str, str] | None:
     except ValueError as error:
         raise ValueError(f"{error}; {_again(folder)}") from error
     known: Mapping[str, str] | None = about.get("files") if isinstance(about, dict) else None
-    check_unchanged(folder, known or {})
+    check_unchanged(
+        folder, {n: found for n, found in (known or {}).items() if n in names or not names}
+    )
     return known
 
 

@@ -39,6 +39,7 @@ from pyrovae.runs.records import (
     SCHEMA,
     STATISTICS,
     SUMMARY,
+    check_config,
     load,
     origin,
     read_history,
@@ -96,7 +97,7 @@ class Run:
 
         Raises:
             FileNotFoundError: if it is not a run.
-            ValueError: if its configuration cannot be read, or a file has changed since it began.
+            ValueError: if its configuration cannot be read.
         """
         path = expanded(folder)
         if not path.exists():
@@ -109,7 +110,6 @@ class Run:
             raise FileNotFoundError(
                 f"{path} is not a run: it has no {CONFIG}; pyrovae fit makes runs"
             )
-        origin(path)
         return cls(path, Config.opened(path / CONFIG), frozenset(trusted))
 
     def check_named(self, given: Mapping[str, str | None]) -> None:
@@ -216,6 +216,7 @@ class Run:
             FileNotFoundError: if the data are missing.
             ValueError: if they have changed.
         """
+        check_config(self.folder, self.config, self.trusted)
         data = self.located(data_dir)
         settings = {"data": data, "model": self.config.model}
         dataset = Config.resolve(
@@ -231,6 +232,7 @@ class Run:
         Raises:
             ValueError: if the file is damaged.
         """
+        origin(self.folder, SCHEMA)
         path = self.folder / SCHEMA
         if not path.exists():
             return None
@@ -248,6 +250,7 @@ class Run:
         """Means and scales by which the data were standardized; empty if they were not."""
         if self.config.data["scaling"] not in ("standardize", "columns"):
             return {}
+        origin(self.folder, STATISTICS)
         tensors, _ = read_tensors(self.folder / STATISTICS)
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
