@@ -225,6 +225,7 @@ class Whole:
         return self.q
 
 
+@isolation.alone()
 def adapted(target: Target) -> Fitted:
     """Make draws of z with weights that are flat enough to fit a mixture to.
 
@@ -265,6 +266,7 @@ def _found(target: Target) -> StudentMixture | None:
     return _several(z, _flattened(log_w, SEARCH_LEAST))
 
 
+@isolation.alone()
 def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, Tensor]:
     """Draw from the mixture that weighted draws define, and weight the new draws.
 

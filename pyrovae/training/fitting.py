@@ -136,7 +136,8 @@ def fit(
         TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved;
             SIGTERM and SIGHUP save too, and then act as they would have without ``fit``.
         StoppedError: if another process has ended.
-        RuntimeError: if another thread is training the same parameters.
+        RuntimeError: if another thread is training the same parameters, or seeds torch's generator
+            during a step.
 
     Example:
         >>> fitted = pyrovae.fit(vae, x, epochs=5, learning_rate=0.01)
