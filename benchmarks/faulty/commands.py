@@ -340,6 +340,7 @@ class Workshop:
 def started() -> None:
     """Import what commands import, once for all forks, some of whom may not read the library."""
     import encodings.cp437  # of names in archives
+
     import matplotlib.pyplot
     import pandas
     import sklearn.linear_model
