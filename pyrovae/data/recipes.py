@@ -171,8 +171,9 @@ def for_array(
     In a table of which more than a twentieth is missing, fewer rows hold any two columns together,
     so its model is a simple one: a linear decoder, a noise of its own for each column, one latent
     dimension for 60 rows or less, and a posterior with all correlations, as the observed values of
-    a row leave them. It is trained with the importance-weighted bound (MIWAE; Mattei and Frellsen 2019, arXiv:1812.02633)
-    and keeps its last weights: few validation rows with gaps choose worse ones.
+    a row leave them. It is trained with the importance-weighted bound (MIWAE; Mattei and Frellsen
+    2019, arXiv:1812.02633) and keeps its last weights: few validation rows with gaps choose worse
+    ones.
 
     Args:
         maximum: largest count of integer values, or None for real numbers.
