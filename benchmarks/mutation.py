@@ -39,7 +39,7 @@ TESTS = (
     *("test_derivation.py", "test_docstrings.py", "test_estimates.py", "test_likelihoods.py"),
     *("test_mixed_tables.py", "test_pairs.py", "test_posteriors.py", "test_priors.py"),
     *("test_standard_errors.py", "test_vae.py", "test_wrong_formulas.py", "test_networks.py"),
-    *("runs", "training/test_fitting.py"),
+    *("plots", "runs", "training/test_fitting.py"),
 )
 
 SWAPS: dict[type, type] = {

@@ -338,7 +338,9 @@ class Workshop:
 
 
 def started() -> None:
-    """Import what commands import, once for all forks."""
+    """Import what commands import, once for all forks, some of whom may not read the library."""
+    import encodings.cp437  # of names in archives
+
     import matplotlib.pyplot
     import pandas
     import sklearn.linear_model
@@ -346,5 +348,5 @@ def started() -> None:
 
     from pyrovae import diagnostics, evidence, queries, runs  # noqa: F401
 
-    del matplotlib, pandas, sklearn
+    del encodings, matplotlib, pandas, sklearn
     torch.set_num_threads(1)
