@@ -325,8 +325,7 @@ class Workshop:
     def copy(self, *names: str) -> Iterator[Path]:
         """A fresh folder with copies of what is named, or of everything; removed afterwards."""
         place = self.folder / "case"  # always the same, since results name their folder
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        place.mkdir()  # one at a time
         try:
             for path in self.base.iterdir():
                 if not names or path.name in names:
