@@ -43,6 +43,7 @@ def diagnose(run: "Run", limit: int, draws: int, seed: int, data_dir: str | None
     from pyrovae import diagnostics, plots, runs, training
     from pyrovae._process.files import write_text
 
+    options.check_data_dir(run.config.data["name"])
     path = runs.destination(None, run.folder / "diagnosis.json", (".json",))
     folder = runs.destination(None, run.folder / "figures/surgery.png", (".png",)).parent
     vae, dataset = run.vae(), run.dataset(data_dir)

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from pyrovae._process.allocation import within_memory
 from pyrovae._process.choices import check_choice
 
 __all__ = [
@@ -143,6 +144,7 @@ class Linear(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
         self.layer = nn.Linear(*self.sizes)
@@ -170,6 +172,7 @@ class MLP(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,
@@ -210,6 +213,7 @@ class Residual(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,
@@ -256,6 +260,7 @@ class Gated(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,
@@ -295,6 +300,7 @@ class Conv(_Network):
         torch.Size([5, 1, 8, 8])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,
