@@ -13,7 +13,7 @@ from pyrovae.networks import NetworkFactory, Shape
 
 __all__ = ["Beta", "ContinuousBernoulli", "Laplace", "LogNormal", "Normal", "StudentT"]
 
-LARGEST_SCALE = 1e18  # of a normal density, whose square and its inverse fit in float32
+LEAST, MOST = 1e-18, 1e15  # scales of a normal density: float32 holds the square of a distance
 
 
 class Normal(Elementwise):
@@ -338,9 +338,8 @@ def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check_scale(scale: Spread) -> None:
-    if isinstance(scale, int | float) and 0 < scale < math.inf:
-        if not 1 / LARGEST_SCALE <= scale <= LARGEST_SCALE:
-            raise ValueError(
-                f"scale must be between {1 / LARGEST_SCALE:.0e} and {LARGEST_SCALE:.0e}, whose "
-                f"squares float32 holds, got {scale}; scale the data instead"
-            )
+    if isinstance(scale, int | float) and 0 < scale < math.inf and not LEAST <= scale <= MOST:
+        raise ValueError(
+            f"scale must be between {LEAST:.0e} and {MOST:.0e}, so that float32 holds its square, "
+            f"got {scale}; scale the data instead"
+        )
