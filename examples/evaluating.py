@@ -151,8 +151,8 @@ def main() -> None:
     density = per_example(unit, dataset.test, samples=100, limit=limit).log_evidence
     first = bounds[PRIORS[0]][0]
     print("\na density depends on the unit of x, a probability does not")
-    print(f"  {f'density of x / {top}':<32}{text(density):>16}")
-    print(f"  {'density of x':<32}{text(density - dimensions * math.log(top)):>16}")
+    print(f"  {f'density of x / {top}':<32}{text(density + dimensions * math.log(top)):>16}")
+    print(f"  {'density of x':<32}{text(density):>16}")
     print(f"  {'probability of the counts x':<32}{text(first):>16}")
 
     count = len(first)

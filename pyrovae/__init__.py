@@ -34,7 +34,7 @@ _HOMES = {
     "Config": "pyrovae.runs.config",
     "evaluate": "pyrovae.evidence",
     "fit": "pyrovae.training",
-    "load": "pyrovae.runs.run",
+    "load": "pyrovae.runs.records",
 }
 
 

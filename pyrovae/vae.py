@@ -11,7 +11,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyrovae._process.isolation import evaluating
+from pyrovae._process.isolation import alone, evaluating, isolated
 from pyrovae._process.memory import check_memory
 from pyrovae.distributions import (
     base,
@@ -270,6 +270,7 @@ class VAE(nn.Module):
             if isinstance(part, nn.Module):
                 pyro.module(role, part)
 
+    @alone()
     def encode(self, x: AnyExamples) -> Tensor:
         """The mean of q(z | x), by formula or else from 1,000 draws.
 
@@ -292,6 +293,7 @@ class VAE(nn.Module):
         """
         return self.likelihood(self.place(z)).mean
 
+    @alone()
     def reconstruct(self, x: AnyExamples) -> Tensor:
         """The mean of p(x | z) at one draw of z from q(z | x).
 
@@ -303,6 +305,7 @@ class VAE(nn.Module):
         """
         return self.decode(self.posterior(self.place(x)).sample())
 
+    @alone()
     def sample(self, n: int) -> Tensor:
         """Draw examples: z from p(z), then x from p(x | z).
 
@@ -336,7 +339,7 @@ class VAE(nn.Module):
         if n < 0:
             raise ValueError(f"n must not be negative, got {n}")
         prior = self.prior()
-        with torch.no_grad(), torch.random.fork_rng(), evaluating(self):
+        with torch.no_grad(), isolated(), evaluating(self):
             shape = self.likelihood(prior.sample(torch.Size([1]))).event_shape
         size = n * (4 * self.latent_dim + _BYTES * shape.numel())
         check_memory(f"{n} examples of shape {tuple(shape)}", size, "draw fewer")
@@ -377,7 +380,7 @@ class VAE(nn.Module):
             SpaceError: as :meth:`check_spaces`.
         """
         x = self.place(x)
-        with torch.random.fork_rng(), evaluating(self):  # batch normalization has one z here
+        with isolated(), evaluating(self):  # batch normalization has one z here
             likelihood = self.likelihood(self.prior().sample(torch.Size([1])))
         event_shape = tuple(likelihood.event_shape)
         if tuple(x.shape[1:]) != event_shape:
@@ -398,7 +401,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def _check_shapes(self) -> None:
         """Refuse components that were not built for one latent_dim and one event_shape."""
-        with torch.random.fork_rng(), evaluating(self):
+        with isolated(), evaluating(self):
             prior = self.prior()
             z = prior.sample(torch.Size([2]))
             p = returned("the likelihood", self.likelihood, z, "as the prior draws it")
@@ -425,7 +428,7 @@ class VAE(nn.Module):
         """
         x = x / x.abs().max().clamp_min(1)  # an encoder before initialization may overflow
         try:
-            with torch.random.fork_rng(), evaluating(self):
+            with isolated(), evaluating(self):
                 p, q = self.prior(), self.posterior(x)
                 same = q.event_shape == p.event_shape and bool(
                     p.support.check(q.sample((_DRAWS,))).all()

@@ -1,7 +1,9 @@
 """Shared by all tests: a clean param store, one thread, and small components."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -68,6 +70,23 @@ def vae(network: Callable[..., nn.Module]) -> VAE:
 
     shape = (1, 8, 8)
     return VAE(StandardNormal(2), Bernoulli(2, shape, network), DiagonalNormal(2, shape, network))
+
+
+@pytest.fixture
+def full_disk(monkeypatch) -> Callable[[], AbstractContextManager[None]]:
+    """A block in which no file can be finished, since no space is left."""
+
+    def fails(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with monkeypatch.context() as full:
+            full.setattr("os.fsync", fails)
+            full.setattr("pyrovae._process.files.tempfile.TemporaryFile", fails)
+            yield
+
+    return block
 
 
 class Result(NamedTuple):

@@ -224,11 +224,11 @@ class Rows:
 
 
 class StopAfter:
-    """Sends the signal of Ctrl-C after a given number of steps."""
+    """Sends a signal, that of Ctrl-C by default, after a given number of steps."""
 
-    def __init__(self, steps):
-        self.steps = steps
+    def __init__(self, steps, number=signal.SIGINT):
+        self.steps, self.number = steps, number
 
     def __call__(self, progress):
         if progress.step == self.steps:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)

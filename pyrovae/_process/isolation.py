@@ -1,11 +1,16 @@
-r"""Seeds of random streams, and blocks that leave global state as they found it."""
+r"""Seeds of random streams, and blocks that leave global state as they found it.
+
+Torch's default generator and Pyro's param store belong to the process. Threads therefore take turns
+at them: a block of :func:`alone` or :func:`isolated` waits until no other thread is in one, and
+training lets the others go ahead between its steps, in a block of :func:`others`. Each gets the
+numbers that it would get without the others.
+"""
 
 import contextlib
-import signal
+import os
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyro
@@ -16,80 +21,170 @@ PURPOSES = ("build", "initialize", "order", "step")
 """Purposes of random streams; each purpose has its own streams."""
 
 
-@contextlib.contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
-    """A block that restores param store, random state and warning filters when it ends.
-
-    On a GPU, convolutions use deterministic algorithms inside the block.
+class _Surroundings:
+    """The state of the process that :func:`isolated` restores, as it is now.
 
     Args:
-        device: whose random state is restored, besides the CPU's.
+        device: whose random state is restored, besides the CPU's; None for all GPUs.
     """
-    with (
-        _repeatable(device),
-        pyro.get_param_store().scope(),
-        torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]),
-        warnings.catch_warnings(),
-    ):
-        # Pyro warns of a loss that is not finite; here such a loss is an error with its reason.
-        warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
-        yield
+
+    def __init__(self, device: torch.device | None) -> None:
+        self.device = device
+        self.gpus: list[torch.device | int] = []
+        if device is not None and device.type != "cpu":
+            self.gpus = [device]
+        elif device is None:
+            self.gpus = [*range(torch.cuda.device_count())]
+        self.gpus = self.gpus if torch.cuda.is_available() else []
+        self.read()
+
+    def read(self) -> None:
+        """Replace what is held by the current state."""
+        cudnn = torch.backends.cudnn
+        self.random = torch.get_rng_state()
+        self.of_gpus = [torch.cuda.get_rng_state(gpu) for gpu in self.gpus]
+        self.store = pyro.get_param_store().get_state()
+        self.filters = warnings.filters
+        self.cudnn = cudnn.deterministic, cudnn.benchmark
+
+    def put_back(self) -> None:
+        """Make the state that is held the current one."""
+        cudnn = torch.backends.cudnn
+        torch.set_rng_state(self.random)
+        for gpu, state in zip(self.gpus, self.of_gpus, strict=True):
+            torch.cuda.set_rng_state(state, gpu)
+        pyro.get_param_store().clear()
+        pyro.get_param_store().set_state(self.store)
+        warnings.filters = self.filters
+        with warnings.catch_warnings():  # which makes other filters take effect
+            pass
+        cudnn.deterministic, cudnn.benchmark = self.cudnn
+
+
+class _Turns:
+    """The turns of threads, in the order in which they asked.
+
+    Attributes:
+        queue: threads by their number; the first one has its turn.
+        outside: what the isolated blocks of that thread restore, the outermost one first.
+    """
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.queue: list[int] = []
+        self.outside: list[_Surroundings] = []
+
+    def is_mine(self) -> bool:
+        """Whether it is the turn of the current thread."""
+        return self.queue[:1] == [threading.get_ident()]
+
+    def take(self) -> None:
+        """Wait for the turn of the current thread."""
+        with self.changed:
+            self.queue.append(threading.get_ident())
+            try:
+                self.changed.wait_for(self.is_mine)
+            except BaseException:
+                self.queue.remove(threading.get_ident())
+                self.changed.notify_all()
+                raise
+
+    def give(self) -> None:
+        """End the turn of the current thread."""
+        with self.changed:
+            self.queue.pop(0)
+            self.changed.notify_all()
+
+    def fork(self) -> None:
+        """Forget the other threads, which do not exist in a process that was forked."""
+        self.changed = threading.Condition()
+        self.queue = self.queue[:1] if self.is_mine() else []
+        self.outside = self.outside if self.queue else []
+
+
+_turns = _Turns()
+os.register_at_fork(after_in_child=_turns.fork)
 
 
 @contextlib.contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
+def alone() -> Iterator[None]:
+    """A block during which no other thread is in such a block; blocks may be nested."""
+    if _turns.is_mine():
         yield
         return
-    cudnn = torch.backends.cudnn
-    kept = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    _turns.take()
     try:
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = kept
+        _turns.give()
 
 
 @contextlib.contextmanager
-def interrupt_after_step() -> Iterator[threading.Event]:
-    """A block in which the first Ctrl-C sets an event, and the second interrupts at once.
+def others(*, always: bool) -> Iterator[None]:
+    """A pause in isolated blocks, during which other threads have their turns.
 
-    Python delivers signals to the main thread only; in other threads the event is never set.
-
-    Yields:
-        The event.
+    Args:
+        always: whether to pause even if no other thread waits, since one may do so in the pause.
     """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
+    if not always and len(_turns.queue) == 1:
+        yield
         return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
+    outside = _turns.outside
+    inside = _Surroundings(outside[0].device)
+    outside[0].put_back()
+    _turns.outside = []
+    _turns.give()
     try:
-        yield event
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        _turns.take()
+        _turns.outside = outside
+        outside[0].read()
+        inside.put_back()
+
+
+@contextlib.contextmanager
+def isolated(device: torch.device | None = None) -> Iterator[None]:
+    """A block that restores param store, random state and warning filters when it ends.
+
+    On a GPU, convolutions use deterministic algorithms inside the block. Other threads wait.
+
+    Args:
+        device: whose random state is restored, besides the CPU's; None for all GPUs.
+    """
+    with alone():
+        before = _Surroundings(device)
+        _turns.outside.append(before)
+        try:
+            pyro.get_param_store().clear()
+            if device is not None and device.type == "cuda":
+                torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            with warnings.catch_warnings():
+                # Pyro warns of a loss that is not finite; here it is an error with its reason.
+                warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
+                yield
+        finally:
+            _turns.outside.pop()
+            before.put_back()
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """A block with a module in eval mode; afterwards each submodule has its own mode again.
 
+    Other threads wait, as for :func:`alone`.
+
     Args:
         module: put in eval mode, with all its submodules.
     """
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with alone():
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
 
 
 def seed_device(device: torch.device, seed: int) -> None:

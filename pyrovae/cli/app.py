@@ -1,14 +1,16 @@
 r"""The command line: the group, its errors, and the commands that describe and list."""
 
+import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import pyrovae
-from pyrovae._process import processes
+from pyrovae._process import interruption, processes
 from pyrovae.cli import diagnose, evaluate, fitting, options, posterior, queries
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ def main() -> NoReturn:
     """Run the command line; an error is one line on standard error.
 
     Exit status: 0 on success; 1 if training diverged, the reader of standard output closed it, or
-    for an unexpected error (``PYROVAE_TRACEBACK=1`` shows where); 2 for bad input; 130 if
-    interrupted. With several processes, the first to stop reports why, and all have its status.
+    for an unexpected error (``PYROVAE_TRACEBACK=1`` shows where); 2 for bad input; 130, 143 or 129
+    if interrupted by Ctrl-C, SIGTERM or SIGHUP. With several processes, the first to stop reports
+    why, and all have its status.
     """
     # Set before torch is loaded: threads that wait for each other spin for some microseconds and
     # then sleep. Sleeping at once makes a step twice as slow; spinning for long makes it many times
@@ -32,12 +35,14 @@ def main() -> NoReturn:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with processes.joined():
-            status = _main()
-        processes.leave(status)
-    except processes.StoppedError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:  # while processes waited for each other
+        with interruption.heeded():
+            try:
+                with processes.joined():
+                    status = _main()
+                processes.leave(status)
+            except processes.StoppedError as error:
+                _fail(str(error), 1)
+    except KeyboardInterrupt:  # outside a command, as while processes waited for each other
         _fail("interrupted", 130)
 
 
@@ -46,13 +51,14 @@ def _main() -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             status = cli(prog_name="pyrovae", standalone_mode=False)
+        interruption.check()
         sys.stdout.flush()
     except click.UsageError as error:
         _fail(_usage(error), error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt) as error:
-        _fail(str(error) or str(error.__cause__ or "") or "interrupted", 130)
+    except (InterruptedCommandError, KeyboardInterrupt) as error:
+        _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -64,13 +70,20 @@ def _main() -> int:
 
 
 def _warn(message: Warning | str, *place: Any, **more: Any) -> None:
-    if processes.is_first():
-        options.echo(f"pyrovae: {' '.join(str(message).split())}", err=True)
+    if processes.is_first() and interruption.status() is None:
+        _say(str(message))
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone
+        options.echo(f"pyrovae: {' '.join(message.split())}", err=True)
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    line = f"pyrovae: {' '.join(message.split())}"
-    processes.leave(processes.stop(lambda: options.echo(line, err=True), status))
+    by_signal = interruption.status()
+    if by_signal is not None and status != 130:  # what fails after a signal fails because of it
+        message = "interrupted"
+    processes.leave(processes.stop(lambda: _say(message), by_signal or status))
 
 
 def _usage(error: click.UsageError) -> str:
@@ -104,7 +117,30 @@ def _reason(error: Exception) -> tuple[str, int]:
     ), 1
 
 
+class InterruptedCommandError(Exception):
+    """A ``KeyboardInterrupt`` that click passes on; the other it answers with an empty line."""
+
+
+@contextlib.contextmanager
+def _passed_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedCommandError(str(error)) from error
+
+
+class _Commands(click.Group):
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _passed_on():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, context: click.Context) -> Any:
+        with _passed_on():
+            return super().invoke(context)
+
+
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

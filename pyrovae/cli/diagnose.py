@@ -43,20 +43,18 @@ def diagnose(run: "Run", limit: int, draws: int, seed: int, data_dir: str | None
     from pyrovae import diagnostics, plots, runs, training
     from pyrovae._process.files import write_text
 
-    options.check_data_dir(run.config.data["name"])
-    path = runs.destination(None, run.folder / "diagnosis.json", (".json",))
-    folder = runs.destination(None, run.folder / "figures/surgery.png", (".png",)).parent
+    options.check_data_dir(run=run)
     vae, dataset = run.vae(), run.dataset(data_dir)
     found = diagnostics.diagnose(
         vae, dataset, draws=draws, limit=limit, seed=seed, counting=training.counting
     )
     pictures = plots.diagnosis_figures(vae, found, dataset)
     report = found.to_dict() | {"sweep": None}  # the key that older files have
-    for name, picture in pictures.items():
-        plots.save(picture, folder / f"{name}.png")
-    write_text(path, runs.as_json(report, indent=2) + "\n")
-    figures = ", ".join(f"{folder / name}.png" for name in pictures)
-    return report, [*_lines(found, dataset.name), "", f"numbers  {path}", f"figures  {figures}"]
+    text = runs.as_json(report, indent=2) + "\n"
+    path = run.folder / "diagnosis.json"
+    saved = runs.written(path, lambda path: write_text(path, text))
+    lines = [f"numbers  {path}"] if saved else []
+    return report, [*_lines(found, dataset.name), "", *lines, *options.drawn(run, pictures)]
 
 
 def _lines(found: "diagnostics.Diagnosis", data: str) -> Iterator[str]:

@@ -78,7 +78,7 @@ def evaluate(
     simulated = method == "bdmc"
     reads = not simulated or not run.is_unscaled
     options.refuse_without("data_dir", "data, and bdmc simulates its own", met=reads)
-    options.check_data_dir(run.config.data["name"])
+    options.check_data_dir(run=run)
     path = None if out is None else runs.destination(out, Path(out), (".npz",))
     vae = run.vae()
     data = run.dataset(data_dir).test if reads else None
@@ -107,7 +107,10 @@ def evaluate(
             "columns": {n: part.to_dict() for n, part in zip(schema.names, each, strict=True)}
         }
         lines += ["", "reconstruction by column (+- standard error over examples):"]
-        lines += [f"  {n:<24} {part:10.2f}" for n, part in zip(schema.names, each, strict=True)]
+        width = max(24, *map(len, schema.names))
+        lines += [
+            f"  {name:<{width}} {part:10.2f}" for name, part in zip(schema.names, each, strict=True)
+        ]
     if path is not None and processes.is_first():
         arrays = result.per_example.arrays()
         runs.write_arrays(path, {name: value.numpy() for name, value in arrays.items()})

@@ -42,20 +42,23 @@ def fit(
     that are not given come from --config, then from the recipe of the data, then from the defaults.
     """
     from pyrovae import runs, training
+    from pyrovae._process.files import expanded
 
     roles = (*options.ROLES, "objective")
     trusted = options.own_code(given.get(role) for role in roles)
     if resume is None:
         chosen = options.settings(config, given)
         options.check_data_dir(chosen["data"].get("name", "digits"))
-        folder = None if out is None else Path(out)
+        folder = None if out is None else expanded(out)
     else:
         run = options.opened_run(resume, {role: given.pop(role, None) for role in roles})
-        options.check_data_dir(run.config.data["name"])
+        options.check_data_dir(run=run)
         given |= {"config": config, "out": out, "columns": given["columns"] or None}
         changes = {name: value for name, value in given.items() if value is not None}
         chosen, folder = run.settings_to_resume(changes), run.folder
-    resolved, dataset = runs.Config.resolve(chosen, trusted=trusted)
+    resolved, dataset = runs.Config.resolve(
+        chosen, trusted=trusted, download=resume is None or given["data_dir"] is not None
+    )
     with training.TrainingDisplay(runs.headline(resolved, dataset)) as display:
         folder, vae, trained = runs.start(
             resolved, dataset, folder, trusted=trusted, resume=resume is not None, report=display
@@ -172,7 +175,7 @@ def refit(
 
     own = {role: given.pop(role) for role in NOT_PRIOR}
     opened = options.opened_run(run, own | {"prior": old_prior})
-    options.check_data_dir(opened.config.data["name"])
+    options.check_data_dir(run=opened)
     found = runs.refit_run(
         opened,
         prior,

@@ -70,16 +70,21 @@ def refuse_without(name: str, condition: str, *, met: bool) -> None:
         raise click.UsageError(f"--{option} applies to {condition}; leave it out")
 
 
-def check_data_dir(data: str) -> None:
-    """Refuse the folder of torchvision's datasets for other data."""
+def check_data_dir(data: str | None = None, run: "Run | None" = None) -> None:
+    """Refuse the folder of torchvision's datasets for other data.
+
+    Args:
+        data: name or path of the data.
+        run: whose own data are read, which may also be a file that has moved.
+    """
     from pyrovae.data import DATASETS, TorchvisionSet
 
-    if click.get_current_context().params.get("data_dir") is not None:
-        refuse_without(
-            "data_dir",
-            f"the datasets of torchvision, not to {data}",
-            met=isinstance(DATASETS.get(data), TorchvisionSet),
-        )
+    if click.get_current_context().params.get("data_dir") is None:
+        return
+    name = str(data) if run is None else run.config.data["name"]
+    moved = run is not None and name not in DATASETS
+    known = isinstance(DATASETS.get(name), TorchvisionSet)
+    refuse_without("data_dir", f"the datasets of torchvision, not to {name}", met=known or moved)
 
 
 data_dir = text("--data-dir", metavar="DIR", help="Folder of the torchvision datasets.")
@@ -164,7 +169,7 @@ def other_data(function: Callable[..., Any]) -> Callable[..., Any]:
         run: "Run", data: str | None, id_column: str | None, data_dir: str | None, **given: Any
     ) -> Any:
         refuse_without("id_column", "the table of --data", met=data is not None)
-        check_data_dir(run.config.data["name"] if data is None else data)
+        check_data_dir(data, run if data is None else None)
         split = run.dataset(data_dir).test if data is None else run.treat(data, data_dir, id_column)
         return function(run, split, **given)
 
@@ -201,6 +206,16 @@ def settings(config: str | None, given: Mapping[str, Any]) -> "Settings":
         table: dict(written.get(table, {})) | {n: v for n, v in chosen.items() if n in names}
         for table, names in SETTINGS.items()
     }
+
+
+def drawn(run: "Run", figures: Mapping[str, Any]) -> list[str]:
+    """Save figures of a run by name, and name the files that could be written."""
+    from pyrovae import plots, runs
+
+    run.remove_leftovers()
+    paths = {run.folder / f"figures/{name}.png": figure for name, figure in figures.items()}
+    saved = (p for p, figure in paths.items() if runs.written(p, partial(plots.save, figure)))
+    return [f"figure   {path}" for path in saved]
 
 
 def printed(function: Callable[..., Found]) -> Callable[..., None]:

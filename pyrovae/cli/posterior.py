@@ -59,18 +59,17 @@ def kl(
     three estimators of the gradient of the ELBO with respect to the encoder on one batch of the
     first examples, at most 100, and draws RUN/figures/gradients.png.
     """
-    from pyrovae import diagnostics, plots, runs, training
+    from pyrovae import diagnostics, plots, training
     from pyrovae.kl import ledger
 
     options.refuse_without("draws", "--gradients", met=gradients)
-    options.check_data_dir(run.config.data["name"])
-    path = runs.destination(None, run.folder / "figures/kl.png", (".png",))
+    options.check_data_dir(run=run)
     vae, dataset = run.vae(), run.dataset(data_dir)
     with training.counting("KL(q || p)", min(limit, len(dataset.test))) as progress:
         result = ledger(
             vae, dataset.test, samples=samples, limit=limit, seed=seed, progress=progress
         )
-    pictures = {path: plots.divergence(result)}
+    pictures = {"kl": plots.divergence(result)}
     plain, lines = result.to_dict(), list(_lines_of_ledger(result))
     if gradients:
         with training.counting("gradients", draws) as progress:
@@ -79,11 +78,9 @@ def kl(
                 vae, dataset.test, draws=draws, limit=first, seed=seed, progress=progress
             )
         plain["gradients"] = found.to_dict()
-        pictures[path.with_name("gradients.png")] = plots.gradients(found)
+        pictures["gradients"] = plots.gradients(found)
         lines += _lines_of_gradients(found)
-    for path, picture in pictures.items():
-        plots.save(picture, path)
-    return plain, [*lines, *(f"figure   {path}" for path in pictures)]
+    return plain, [*lines, *options.drawn(run, pictures)]
 
 
 def _lines_of_ledger(result: "Ledger") -> Iterator[str]:
@@ -199,10 +196,9 @@ def gap(
     figure is written to RUN/figures/gap.png; a two-dimensional latent has another one in
     RUN/figures/posteriors.png.
     """
-    from pyrovae import diagnostics, plots, runs, training
+    from pyrovae import diagnostics, plots, training
 
-    path = runs.destination(None, run.folder / "figures/gap.png", (".png",))
-    options.check_data_dir(run.config.data["name"])
+    options.check_data_dir(run=run)
     vae = run.vae()
     sampled = vae.latent_dim == 2 or diagnostics.chosen(vae, method) == "bridge"
     options.refuse_without("draws", "bridge sampling and two latent dimensions", met=sampled)
@@ -219,13 +215,11 @@ def gap(
         seed=seed,
         counting=training.counting,
     )
-    pictures = {path: plots.gap(found)}
+    pictures = {"gap": plots.gap(found)}
     if vae.latent_dim == 2:
         panels = diagnostics.posterior_densities(vae, found)
-        pictures[path.with_name("posteriors.png")] = plots.posteriors(panels, found)
-    for path, picture in pictures.items():
-        plots.save(picture, path)
-    return found.to_dict(), [*_lines_of_gap(found), *(f"figure   {path}" for path in pictures)]
+        pictures["posteriors"] = plots.posteriors(panels, found)
+    return found.to_dict(), [*_lines_of_gap(found), *options.drawn(run, pictures)]
 
 
 _COLUMNS = {
@@ -287,16 +281,15 @@ def calibrate(run: "Run", simulations: int, draws: int, seed: int) -> options.Fo
     test does not cover real data or the quality of the model. The figure is written to
     RUN/figures/calibration.png.
     """
-    from pyrovae import diagnostics, plots, runs, training
+    from pyrovae import diagnostics, plots, training
 
-    path = runs.destination(None, run.folder / "figures/calibration.png", (".png",))
     vae, roles = run.vae(), run.roles()
     with training.counting("simulations", simulations) as progress:
         result = diagnostics.calibrate(
             vae, simulations=simulations, draws=draws, seed=seed, progress=progress
         )
-    plots.save(plots.calibration(result), path)
-    lines = [*_lines_of_calibration(result, roles), f"figure   {path}"]
+    drawn = options.drawn(run, {"calibration": plots.calibration(result)})
+    lines = [*_lines_of_calibration(result, roles), *drawn]
     return result.to_dict() | roles, lines
 
 

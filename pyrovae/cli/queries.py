@@ -38,10 +38,11 @@ def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> N
     import torch
 
     from pyrovae import plots
+    from pyrovae._process.isolation import isolated
 
     path = _destination(run, out, "drawn", (".npy", ".npz"))
     vae = run.vae()
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), isolated():
         torch.manual_seed(seed)
         if means:
             x = torch.cat([vae.decode(z) for z in vae.sample_prior(count).split(ROWS)])
@@ -73,12 +74,13 @@ def reconstruct(run: "Run", split: "Split", count: int, out: str | None, seed: i
     import torch
 
     from pyrovae import plots, runs
+    from pyrovae._process.isolation import isolated
 
     endings = (".png", ".npz") if _has_images(run) else (".png", ".npz", ".csv", ".parquet")
     path = runs.destination(out, run.folder / "figures/reconstructed.png", endings)
     vae = run.vae()
     x = split.batch(np.arange(min(count, len(split))))
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), isolated():
         torch.manual_seed(seed)
         means = vae.reconstruct(x)
     original = run.original(means)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae._process.files import check_regular, expanded
 from pyrovae._process.optional_imports import import_for
 from pyrovae.data.readers import READERS, read_path, suffix_of
 from pyrovae.data.schema import Schema
@@ -45,7 +46,7 @@ def default_data_dir() -> Path:
         >>> default_data_dir().is_absolute()
         True
     """
-    return Path(os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae").expanduser()
+    return expanded(os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae")
 
 
 def read(
@@ -95,7 +96,7 @@ def read(
             "or a tensor use Split.from_array"
         )
     text = os.fspath(data)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if text in DATASETS:
         for option, use, value in (
             ("image_size", "a folder of images", image_size),
@@ -105,9 +106,10 @@ def read(
                 raise TypeError(
                     f"{option} is for {use}, and {text} is a named dataset; leave it out"
                 )
-        folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+        folder = default_data_dir() if data_dir is None else expanded(data_dir)
         return DATASETS[text](text, folder, download)
     if text and path.exists():
+        check_regular(path)
         return read_path(path, image_size, id_column=id_column, schema=schema)
     if suffix_of(path) is not None or os.sep in text:
         raise FileNotFoundError(f"no file or folder at {path}; check the path")
@@ -214,9 +216,15 @@ class TorchvisionSet:
         """Read the dataset from `data_dir`, and download it first if it is missing."""
         datasets = import_for("torchvision.datasets", "torchvision", f"the dataset {name}")
         reader = getattr(datasets, self.reader)
-        if not self._present(data_dir):
-            reason = self._download(reader, data_dir) if download else "download=False"
-            if not self._present(data_dir):
+        if not self.present(data_dir):
+            if not download:
+                raise FileNotFoundError(
+                    f"{name} is not in {data_dir} ({', '.join(self.files)}), and nothing is made "
+                    "or downloaded without your word; name the folder that holds it, or that it "
+                    "may be downloaded into (--data-dir, or data_dir in Python)"
+                )
+            reason = self._download(reader, data_dir)
+            if not self.present(data_dir):
                 raise FileNotFoundError(
                     f"{name} is not in {data_dir} and was not downloaded ({reason}); "
                     f"put {', '.join(self.files)} there, or name another folder "
@@ -239,7 +247,8 @@ class TorchvisionSet:
             ) from error
         return Source(name, parts, maximum=255, holdout=OFFICIAL_HOLDOUT)
 
-    def _present(self, data_dir: Path) -> bool:
+    def present(self, data_dir: Path) -> bool:
+        """Whether a folder holds the dataset."""
         return all((data_dir / file).exists() for file in self.files)
 
     def _download(self, reader: Any, data_dir: Path) -> str:

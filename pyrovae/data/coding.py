@@ -117,7 +117,8 @@ def code(table: Table, field: Field) -> Coded:
             return Coded(values.astype(np.float64), False)
         return Coded(values, True, BOOLEAN_WORDS if boolean else ())
     if api.is_float_dtype(series.dtype):
-        return Coded(numbers(series), False)
+        values = numbers(series)
+        return Coded(values, _whole_beside_gaps(values))
     kind = api.infer_dtype(series, skipna=True)
     if kind == "empty":
         return Coded(np.full(len(series), np.nan), False)
@@ -197,6 +198,14 @@ def _whole(series: Any, kind: str) -> bool:
     return all(value.as_tuple().exponent >= 0 for value in series.dropna())
 
 
+def _whole_beside_gaps(values: np.ndarray) -> bool:
+    """Whether all numbers beside gaps are whole: numpy and pandas have no integer that is missing,
+    and so turn whole numbers beside gaps into 3.0."""
+    present = values[~np.isnan(values)]
+    whole = np.abs(present) < WHOLE_IN_FLOAT
+    return 0 < len(present) < len(values) and bool(np.all(whole & (present == np.floor(present))))
+
+
 def _called(series: Any, kind: str) -> str:
     """A word for what a column holds that is neither numbers nor words."""
     if "date" in kind or kind in ("time", "period", "interval", "timedelta", "timedelta64"):
@@ -208,11 +217,11 @@ def _called(series: Any, kind: str) -> str:
 
 
 def _categorical(series: Any) -> Coded:
-    """Code a categorical column: in its own order if it has one, otherwise sorted."""
-    words = words_of(series)
-    if series.cat.ordered:
-        return _coded_words(words, tuple(filter(None, map(_word, series.cat.categories))))
-    return _coded_words(words, tuple(sorted({word for word in words if word is not None})))
+    """Code a categorical column by the categories it declares: in their order if it has one,
+    otherwise sorted."""
+    declared = filter(None, map(_word, series.cat.categories))
+    ordered = tuple(declared) if series.cat.ordered else tuple(sorted(set(declared)))
+    return _coded_words(words_of(series), ordered)
 
 
 def _coded_words(words: Sequence[str | None], categories: tuple[str, ...]) -> Coded:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pyrovae.data.batching import Split, portions
 from pyrovae.data.dataset import Dataset
-from pyrovae.data.sources import float_range
+from pyrovae.data.sources import Source, float_range
 from pyrovae.data.tables import from_frame
 
 __all__ = ["DataLike", "as_split", "loaded"]
@@ -48,8 +48,9 @@ def as_split(data: DataLike) -> Split:
     Args:
         data: a split, returned as it is; a tensor or an array ``(N, *event_shape)`` of real
             numbers of any type, where a masked array has missing values; a sparse matrix of SciPy
-            (N, D), of which a batch at a time becomes dense; a pandas DataFrame, whose words become
-            the codes of their categories; a torch ``Dataset`` of tensors, or of tuples that begin
+            (N, D), of which a batch at a time becomes dense; a pandas DataFrame of numbers,
+            booleans and categories, which become the positions of their words (in the order of the
+            type, or sorted if it has none); a torch ``Dataset`` of tensors, or of tuples that begin
             with a tensor and, if they have a second entry that is an integer, a label, whose
             examples are asked for a batch at a time; or a ``DataLoader`` of batches of these, which
             is gone through once, in its order, and whose examples are held in memory.
@@ -83,6 +84,7 @@ def as_split(data: DataLike) -> Split:
         return _of_loader(data)
     if type(data).__name__ == "DataFrame":
         source = from_frame(data)
+        _check_words(data, source)
         rows = source.parts["all"]
         return Split(rows.x, rows.labels, rows.x.shape[1:], gaps=source.gaps, ids=rows.ids)
     if hasattr(data, "tocsr") and len(getattr(data, "shape", ())) == 2:
@@ -94,6 +96,21 @@ def as_split(data: DataLike) -> Split:
         "a DataFrame, a Split, a torch Dataset with a length and a DataLoader: convert them, such "
         "as by numpy.asarray(data)"
     )
+
+
+def _check_words(frame: Any, source: Source) -> None:
+    """Refuse words whose codes would depend on the rows at hand, and so differ between frames."""
+    columns = source.schema.columns if source.schema else ()
+    for position, column in enumerate(columns):
+        dtype = frame.iloc[:, position].dtype
+        if column.kind == "category" and not hasattr(dtype, "categories"):
+            words = ", ".join(map(repr, column.categories))
+            raise ValueError(
+                f"column {column.name} holds words, whose codes must not depend on the rows at "
+                "hand; make it a category of all its words, such as by "
+                f"frame[{column.name!r}].astype(pandas.CategoricalDtype([{words}])), or load the "
+                "table by pyrovae.data.load"
+            )
 
 
 def loaded(loader: DataLoader[Any]) -> Iterator[Tensor]:

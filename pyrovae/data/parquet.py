@@ -227,6 +227,19 @@ def _readable(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} cannot be read as parquet ({reason}); write it again") from error
 
 
+@contextlib.contextmanager
+def _notes(path: Path) -> Iterator[None]:
+    """A block that reads what pandas wrote about its index and types, which may be damaged."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{path} cannot be read as parquet, its notes of pandas are damaged ({reason}); write "
+            "it again"
+        ) from error
+
+
 def _table(path: Path, rows: Any, start: int = 0) -> Table:
     """A table of pyarrow, or a part of one whose first row has the number `start`."""
     pandas = import_for("pandas", "pandas", f"reading {path}")
@@ -235,18 +248,21 @@ def _table(path: Path, rows: Any, start: int = 0) -> Table:
     nullable = {getattr(pyarrow, f"int{n}")(): getattr(pandas, f"Int{n}Dtype")() for n in sizes}
     nullable |= {getattr(pyarrow, f"uint{n}")(): getattr(pandas, f"UInt{n}Dtype")() for n in sizes}
     nullable[pyarrow.bool_()] = pandas.BooleanDtype()
-    frame = rows.to_pandas(types_mapper=nullable.get)
-    if PARQUET_INDEX in frame:  # the notes of pandas on its index were lost
-        frame = frame.set_index(PARQUET_INDEX).rename_axis(index=None)
-    notes = rows.schema.pandas_metadata or {}
-    categories = {
-        note["name"] for note in notes.get("columns", ()) if note["pandas_type"] == "categorical"
-    }
-    frame = frame.astype({name: "category" for name in frame.columns if name in categories})
-    for index in notes.get("index_columns", ()):
-        if isinstance(index, dict) and index["kind"] == "range":  # of the whole table
-            numbers = pandas.RangeIndex(index["start"], index["stop"], index["step"])
-            if not numbers.equals(pandas.RangeIndex(len(numbers))):
-                frame.index = numbers[start : start + len(frame)].rename(index["name"])
+    with _notes(path):
+        frame = rows.to_pandas(types_mapper=nullable.get)
+        if PARQUET_INDEX in frame:  # the notes of pandas on its index were lost
+            frame = frame.set_index(PARQUET_INDEX).rename_axis(index=None)
+        notes = rows.schema.pandas_metadata or {}
+        categories = {
+            note["name"]
+            for note in notes.get("columns", ())
+            if note["pandas_type"] == "categorical"
+        }
+        frame = frame.astype({name: "category" for name in frame.columns if name in categories})
+        for index in notes.get("index_columns", ()):
+            if isinstance(index, dict) and index["kind"] == "range":  # of the whole table
+                numbers = pandas.RangeIndex(index["start"], index["stop"], index["step"])
+                if not numbers.equals(pandas.RangeIndex(len(numbers))):
+                    frame.index = numbers[start : start + len(frame)].rename(index["name"])
     table = table_of_frame(str(path), frame)
     return replace(table, where=lambda row, position: table.where(start + row, position))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae import distributions
-from pyrovae._process.isolation import derived, evaluating
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae._process.memory import check_draws
 from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
 from pyrovae.estimates import (
@@ -35,6 +35,7 @@ from pyrovae.estimates import (
     Result,
     as_examples,
     batches,
+    log_slope_of,
     number_of_examples,
 )
 from pyrovae.evidence import batch_size
@@ -117,6 +118,7 @@ def aggregate_draws(
     labels: NDArray[Any] | None = None,
     draws: int = DRAWS,
     limit: int | None = None,
+    scaled: bool = False,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> AggregateDraws:
@@ -131,6 +133,8 @@ def aggregate_draws(
         labels: the class of each example, for mixtures over classes.
         draws: draws per example, at least two.
         limit: use only the first ``limit`` examples.
+        scaled: whether log p(x | z) is of the scaled values that the VAE sees, not of the data in
+            their own units.
         seed: seed of the draws; those of a batch depend only on it and on the batch's position.
         progress: callback, called with the number of examples finished.
 
@@ -155,7 +159,7 @@ def aggregate_draws(
     x: list[Tensor] = []
     posteriors: list[Any] = []
     drawn: list[Tensor] = []
-    with torch.random.fork_rng(), evaluating(vae):
+    with isolated(), evaluating(vae):
         for place, batch in enumerate(batches(data, size, limit)):
             x.append(vae.place(batch))
             posteriors.append(vae.posterior(x[-1]))
@@ -169,12 +173,13 @@ def aggregate_draws(
             torch.cat([vae.log_likelihood(b, at) for at, b in zip(given, x, strict=True)], 1)
             for given in (drawn, others)
         )
-        p = vae.prior()
+        p, slope = vae.prior(), None if scaled else log_slope_of(data, limit)
+        slope = torch.zeros(count) if slope is None else slope
         found = _densities(z.transpose(0, 1), posteriors, p, classes, progress)
     return AggregateDraws(
         z=z.transpose(0, 1).double().cpu(),
-        log_likelihood=log_likelihood.T.double().cpu(),
-        log_likelihood_of_others=of_others.T.double().cpu(),
+        log_likelihood=log_likelihood.T.double().cpu() + slope[:, None],
+        log_likelihood_of_others=of_others.T.double().cpu() + slope[:, None],
         labels=classes,
         available=len(data),
         names=(distributions.name(posteriors[0]), distributions.name(p)),

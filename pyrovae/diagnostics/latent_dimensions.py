@@ -13,7 +13,7 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae._process.isolation import evaluating
+from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.distributions import factorizes, fills_space, moments
 from pyrovae.estimates import AnyExamples, as_examples, batches, number_of_examples
 from pyrovae.vae import VAE
@@ -66,7 +66,7 @@ def activity(vae: VAE, data: AnyExamples, *, limit: int | None = None, seed: int
     data = as_examples(data)
     number_of_examples(data, limit, at_least=2)
     means = []
-    with torch.random.fork_rng(), evaluating(vae):
+    with isolated(), evaluating(vae):
         torch.manual_seed(seed)
         for x in batches(data, BATCH, limit):
             means.append(moments(vae.posterior(vae.place(x)))[0].cpu())

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae._process.isolation import derived, evaluating
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.data import Dataset, Split
 from pyrovae.diagnostics import aggregate_posterior
 from pyrovae.diagnostics._counting import Counting, silent
@@ -249,7 +249,7 @@ def diagnose(
     labels = None if test.labels is None else test.labels[:count]
     every = activity(vae, test, limit=count, seed=seed)
     active = int((every > ACTIVE).sum())
-    with torch.random.fork_rng(), evaluating(vae):
+    with isolated(), evaluating(vae):
         torch.manual_seed(derived(seed, 2))
         x = _rows(test, np.arange(count), seed)
         prior = vae.prior().sample((count,)).double().cpu()

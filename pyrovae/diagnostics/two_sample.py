@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from pyrovae._process.interruption import unswallowed
+from pyrovae._process.isolation import alone
 from pyrovae.estimates import Estimate, Result
 
 __all__ = ["FEWEST", "NEIGHBORS", "Accuracy", "Probe", "TwoSampleTest", "probe", "two_samples"]
@@ -184,7 +186,7 @@ def _right(model: Any, train: Array, of_train: Array, test: Array, of_test: Arra
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    with warnings.catch_warnings():
+    with alone(), unswallowed(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a weaker classifier is still valid
         gaps = np.isnan(train).any() or np.isnan(test).any()
         means = [SimpleImputer(keep_empty_features=True)] if gaps else []

@@ -3,7 +3,7 @@ r"""The reconstruction term of the bound, taken apart by the elements of x."""
 import torch
 from torch import Tensor
 
-from pyrovae._process.isolation import derived, evaluating
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.distributions import base, missing_values, observed_log_prob
 from pyrovae.estimates import AnyExamples, Estimate, as_examples, batches
 from pyrovae.vae import VAE
@@ -57,7 +57,7 @@ def reconstruction_by_element(
     parts: list[Tensor] = []
     known = missing_values(getattr(data, "gaps", None))
     size = max(1, ROWS // samples)
-    with torch.random.fork_rng(), evaluating(vae), known:
+    with isolated(), evaluating(vae), known:
         for place, batch in enumerate(batches(data, size, limit)):
             torch.manual_seed(derived(seed, place))
             x = vae.place(batch)

@@ -31,7 +31,8 @@ from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import is_point, is_real
 from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
-from pyrovae.evidence.results import NO_BOUND, Evidence, kind, possible, weight_statistics
+from pyrovae.evidence.outliers import possible
+from pyrovae.evidence.results import NO_BOUND, Evidence, kind, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = [

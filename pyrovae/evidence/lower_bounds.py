@@ -33,9 +33,10 @@ from pyrovae.estimates import (
     Examples,
     as_examples,
     batches,
+    log_slope_of,
     number_of_examples,
 )
-from pyrovae.evidence.results import WeightedBounds, weight_statistics
+from pyrovae.evidence.results import WeightedBounds, in_units, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["DRAWS", "MODES", "batch_size", "bounds", "per_example"]
@@ -74,6 +75,7 @@ def per_example(
     compile: str = "auto",
     progress: Callable[[int], None] | None = None,
     store: Path | None = None,
+    scaled: bool = False,
 ) -> WeightedBounds:
     """Compute bounds for each example of a dataset, in order.
 
@@ -95,6 +97,8 @@ def per_example(
         progress: callback, called with the number of examples finished.
         store: a file that keeps finished bounds, so that the same evaluation can resume after an
             interruption; only the first process reads and writes it.
+        scaled: whether densities are those of the scaled values that the VAE sees, not of the data
+            in their own units.
 
     Returns:
         Bounds and statistics of the weights, each ``(examples,)``.
@@ -123,7 +127,7 @@ def per_example(
         return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
 
     known = distributions.missing_values(getattr(data, "gaps", None))
-    with torch.random.fork_rng(), isolation.evaluating(vae), known:
+    with isolation.isolated(), isolation.evaluating(vae), known:
         whole = min(size, count)  # examples in each batch except perhaps the last
         if mode == "inductor" and len(kept.parts) < count // whole:
             compiled = _compiled_chunk(vae, data, whole, samples)
@@ -137,7 +141,9 @@ def per_example(
                     progress(part.shape[1])
         finally:
             kept.save()
-    return WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
+    found = WeightedBounds(*torch.cat([part.cpu() for part in parts], 1))
+    slope = None if scaled else log_slope_of(data, limit)
+    return WeightedBounds(**in_units(found.arrays(), slope))
 
 
 def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
@@ -177,6 +183,7 @@ def _in_turns(tasks: Iterator[Task], compute: Callable[[int, Tensor], Tensor]) -
         yield from processes.summed(parts)
 
 
+@isolation.alone()
 @torch.no_grad()
 def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None) -> WeightedBounds:
     """Estimate the ELBO, its two parts and the importance-weighted bound from the same draws.
@@ -367,10 +374,15 @@ class Store:
         self.about: dict[str, Any] = {}
         if self.path is not None:
             self.about = dict(settings) | {"fields": NAMES, "of": _fingerprint(vae, data)}
-            if self.path.is_file():
+            self.about["format"] = files.FORMAT
+            try:
                 tensors, about = files.read_tensors(self.path)
                 if about == self.about:
                     self.parts = list(torch.stack([tensors[name] for name in NAMES], 1))
+            except FileNotFoundError:
+                pass
+            except (ValueError, OSError) as error:
+                warnings.warn(f"{error}; it is not used, and the work starts anew", stacklevel=2)
         count = torch.tensor(len(self.parts))
         processes.from_first([count])
         values = torch.zeros(int(count), len(NAMES), self.size, dtype=torch.float64)
@@ -404,8 +416,15 @@ class Store:
         self.saved = time.monotonic()
         if self.path is not None and self.parts:
             columns = torch.stack([part.cpu() for part in self.parts], 1)  # (names, batches, size)
-            self.path.parent.mkdir(exist_ok=True)
-            files.write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
+            try:
+                files.write_tensors(self.path, dict(zip(NAMES, columns, strict=True)), self.about)
+            except OSError as error:
+                self.path = None
+                warnings.warn(
+                    f"{error.filename}: {error.strerror}; the work goes on, and if it is "
+                    "interrupted it starts anew",
+                    stacklevel=2,
+                )
 
 
 def _fingerprint(vae: VAE, data: Examples) -> str:
@@ -416,7 +435,7 @@ def _fingerprint(vae: VAE, data: Examples) -> str:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     for batch in data.batches(1_000):
         digest.update(batch.numpy().tobytes())
-    with torch.random.fork_rng(), isolation.evaluating(vae):
+    with isolation.isolated(), isolation.evaluating(vae):
         torch.manual_seed(0)
         first = bounds(vae, vae.place(next(iter(data.batches(100)))), 1)
     digest.update(first.elbo.cpu().numpy().tobytes())

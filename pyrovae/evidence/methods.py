@@ -32,9 +32,6 @@ __all__ = ["METHODS", "SIMULATED", "Evaluation", "MeanEvidence", "MeanSandwich",
 SIMULATED = 100
 """Default number of examples that ``bdmc`` draws from the model."""
 
-DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corrected")
-"""Results for each example that are log densities of x, so that they depend on its units."""
-
 READ = 1_000  # examples that are read at a time
 
 Method = Callable[..., results.Evidence]
@@ -282,9 +279,7 @@ def _by_weighting(
         rest |= {"proposal": proposal, "samples": samples}
         return _by_example("iw", importance_weighted, vae, data, **rest)
     samples = DRAWS if samples is None else samples
-    slope = None if rest.pop("scaled") else log_slope_of(data, rest["limit"])
     every = per_example(vae, data, samples=samples, **rest)
-    every = results.WeightedBounds(**_moved(every.arrays(), slope))
     return Evaluation.of(every, samples, results.kind(vae, data, samples))
 
 
@@ -335,15 +330,9 @@ def _by_simulation(
     )
 
 
-def _moved(values: Mapping[str, Tensor], slope: Tensor | None) -> dict[str, Tensor]:
-    """The same values, those that are log densities of x in the units of the data."""
-    moved = {} if slope is None else {n: v + slope for n, v in values.items() if n in DENSITIES}
-    return dict(values) | moved
-
-
 def _in_units(found: results.Evidence, slope: Tensor | None) -> results.Evidence:
-    value = _moved({"log_evidence": found.log_evidence}, slope)["log_evidence"]
-    return replace(found, log_evidence=value, details=_moved(found.details, slope))
+    own = results.in_units({"log_evidence": found.log_evidence}, slope)["log_evidence"]
+    return replace(found, log_evidence=own, details=results.in_units(found.details, slope))
 
 
 METHODS: dict[str, Callable[..., Evaluation | MeanEvidence | MeanSandwich]] = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.estimates import Estimate, Result
 
-__all__ = ["FarBelow", "far_below", "warn_of_rows"]
+__all__ = ["FarBelow", "error_of_mean", "far_below", "possible", "warn_of_rows"]
 
 SHARE = 0.1  # of the examples, those of the highest log p(x), by which the others are measured
 FACTOR = 1e3  # how many times their spread, or one nat, an example lies below the highest
@@ -115,3 +115,33 @@ def warn_of_rows(found: FarBelow | None, data: Any) -> None:
     if found is not None:
         # named after the caller of evaluate or score, which is two calls up
         warnings.warn(found.describe(getattr(data, "ids", None)), stacklevel=3)
+
+
+def possible(log_w: Tensor) -> Tensor:
+    """The same weights, and equal ones for examples all of whose weights are zero.
+
+    Args:
+        log_w: logarithms of weights ``(draws, examples)``.
+
+    Example:
+        >>> from pyrovae.evidence import possible
+        >>> possible(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]]))
+        tensor([[0., 0.],
+                [-inf, 0.]])
+    """
+    return torch.where(log_w.amax(0) == -math.inf, 0.0, log_w)
+
+
+def error_of_mean(errors: Tensor) -> float | None:
+    """The error of a mean of examples with independent errors; None if one is not a number.
+
+    Args:
+        errors: ``(examples,)``.
+
+    Example:
+        >>> from pyrovae.evidence import error_of_mean
+        >>> error_of_mean(torch.tensor([3.0, 4.0]))
+        2.5
+    """
+    error = errors.norm().item() / len(errors)
+    return error if math.isfinite(error) else None

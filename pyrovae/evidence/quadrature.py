@@ -127,7 +127,7 @@ def posterior_density(
         reach = deviations * covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         axes = mean[..., None] + reach[..., None] * torch.linspace(-1, 1, points).to(mean)
     found = []
-    with torch.random.fork_rng(), evaluating(vae), pyro.validation_enabled(False):
+    with isolated(), evaluating(vae), pyro.validation_enabled(False):
         p = vae.prior()
         for one, grid, log_evidence in zip(x, axes, evidence.log_evidence, strict=True):
             z = torch.stack(torch.meshgrid(*grid, indexing="ij"), -1)
@@ -139,7 +139,7 @@ def posterior_density(
 
 
 def _check(vae: VAE) -> None:
-    with torch.random.fork_rng(), evaluating(vae):
+    with isolated(), evaluating(vae):
         p = vae.prior()
     if not is_real(p) or is_point(p):
         raise ValueError(

@@ -8,7 +8,7 @@ themselves show by how much, as far as the draws have reached their tail.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from pyro.distributions import Delta
@@ -17,6 +17,7 @@ from torch import Tensor
 from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples, Result
+from pyrovae.evidence.outliers import error_of_mean
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -31,9 +32,9 @@ __all__ = [
     "WeightedBounds",
     "Weights",
     "bits_per_dimension",
+    "in_units",
     "kind",
     "pareto_shape",
-    "possible",
     "weight_statistics",
 ]
 
@@ -41,6 +42,9 @@ NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has 
 """Name of the estimate for a posterior that is a point."""
 RELIABLE = 0.7
 """The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
+
+DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corrected")
+"""Results for each example that are log densities of x, so that they depend on its units."""
 
 PRIOR_WEIGHT = 10  # tail weights that the prior on the shape, centered at a half, is worth
 TAIL = 5  # fewest weights in a tail that is fitted
@@ -266,6 +270,26 @@ class WeightedBounds(Weights, Bounds):
         return dict(vars(self))
 
 
+def in_units(found: Mapping[str, Tensor], log_slope: Tensor | None) -> dict[str, Tensor]:
+    """Turn results for scaled examples into those for the data in their own units.
+
+    Args:
+        found: results for each example ``(examples,)`` by name.
+        log_slope: what a log density gains, ``(examples,)``, see
+            :meth:`pyrovae.data.Split.log_slope`; None if nothing was scaled.
+
+    Returns:
+        The results; those that are no log densities of x, such as a KL term, are as they were.
+
+    Example:
+        >>> in_units({"elbo": torch.zeros(2), "kl": torch.ones(2)}, torch.ones(2))
+        {'elbo': tensor([1., 1.]), 'kl': tensor([1., 1.])}
+    """
+    if log_slope is None:
+        return dict(found)
+    return {n: v + log_slope if n in DENSITIES else v for n, v in found.items()}
+
+
 def weight_statistics(log_weights: Tensor) -> Weights:
     r"""Compute effective sample size, tail, standard error and bias of importance weighting.
 
@@ -310,27 +334,6 @@ def weight_statistics(log_weights: Tensor) -> Weights:
         tenth = (parts.logsumexp(1) - math.log(count // 10)).mean(0)
     size = torch.where(impossible, 0.0, 1 / squares)
     return Weights(error, size, pareto_shape(log_weights), corrected, tenth)
-
-
-def possible(log_w: Tensor) -> Tensor:
-    """The same weights, and equal ones for examples all of whose weights are zero.
-
-    Args:
-        log_w: logarithms of weights ``(draws, examples)``.
-
-    Example:
-        >>> from pyrovae.evidence import possible
-        >>> possible(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]]))
-        tensor([[0., 0.],
-                [-inf, 0.]])
-    """
-    return torch.where(log_w.amax(0) == -math.inf, 0.0, log_w)
-
-
-def error_of_mean(errors: Tensor) -> float | None:
-    """The error of a mean of examples with independent errors; None if one is not a number."""
-    error = errors.norm().item() / len(errors)
-    return error if math.isfinite(error) else None
 
 
 def _log_of_the_others(log_weights: Tensor, log_sum: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
-from pyrovae._process.isolation import evaluating
+from pyrovae._process.isolation import evaluating, isolated
 from pyrovae._process.memory import in_chunks
 from pyrovae.distributions import base, is_discrete, observed_values
 from pyrovae.evidence.results import Evidence
@@ -170,7 +170,7 @@ def linear_gaussian(vae: VAE) -> LinearGaussian:
         >>> linear_gaussian(model).weight.shape
         torch.Size([3, 2])
     """
-    with torch.no_grad(), torch.random.fork_rng(), evaluating(vae):
+    with torch.no_grad(), isolated(), evaluating(vae):
         torch.manual_seed(0)
         return _recognized(vae)
 
@@ -254,7 +254,7 @@ def exact(
     if samples is not None:
         raise ValueError(f"samples is {samples}, and an exact log p(x) takes none; leave it out")
     vae.check_data(vae.place(x))
-    with torch.random.fork_rng(), evaluating(vae):
+    with isolated(), evaluating(vae):
         p = vae.prior()
         if is_discrete(p):
             value, kind = _summed(vae, p, vae.place(x), progress)

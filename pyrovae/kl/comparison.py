@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyrovae import distributions
-from pyrovae._process.isolation import derived, evaluating
+from pyrovae._process.isolation import derived, evaluating, isolated
 from pyrovae.estimates import AnyExamples, Estimate, as_examples, batches
 from pyrovae.kl.formulas import closed_form, divergence_bounds, infinite_variance
 from pyrovae.kl.quadrature import integrate
@@ -72,7 +72,7 @@ def compare(
         True
     """
     _check(q, p, samples)
-    with torch.random.fork_rng():
+    with isolated():
         torch.manual_seed(seed)
         return _summary([_part(q, p, samples)], samples)
 
@@ -110,7 +110,7 @@ def ledger(
         (20, [10, 100])
     """
     parts: list[_Part] = []
-    with torch.random.fork_rng(), torch.no_grad(), evaluating(vae):
+    with isolated(), torch.no_grad(), evaluating(vae):
         for place, x in enumerate(batches(as_examples(data), BATCH, limit)):
             q, p = vae.posterior(vae.place(x)), vae.prior()
             _check(q, p, samples)

@@ -3,7 +3,7 @@ r"""The contract of a network: what it maps to what, checked wherever a componen
 from torch import Tensor, nn
 
 from pyrovae._process.allocation import is_of_memory
-from pyrovae.networks.maps import NetworkFactory, Shape
+from pyrovae.networks.maps import NetworkFactory, Shape, batched
 
 __all__ = ["applied", "built"]
 
@@ -75,7 +75,7 @@ def applied(network: nn.Module, x: Tensor, in_shape: Shape, out_shape: Shape) ->
             "latent_dim and event_shape"
         )
     try:
-        output = network(x)
+        output = batched(network, x, len(in_shape))
     except RuntimeError as error:
         if is_of_memory(error) or "dtype" in str(error):
             raise

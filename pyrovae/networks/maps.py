@@ -22,6 +22,7 @@ __all__ = [
     "NetworkFactory",
     "Residual",
     "Shape",
+    "batched",
 ]
 
 Shape = tuple[int, ...]
@@ -44,6 +45,39 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 """Activation functions by name."""
 
 Layer = Callable[[int, int], list[nn.Module]]
+
+
+_ONE_BATCH = (nn.modules.batchnorm._NormBase, nn.modules.conv._ConvNd)
+
+
+def batched(network: Any, x: Tensor, event_dim: int) -> Tensor:
+    """Apply a network to inputs with any number of batch dimensions.
+
+    Layers that take a single one, such as batch normalization and convolutions, get all of them
+    flattened into one. Any other network must map ``(*batch, *in_shape)`` to ``(*batch,
+    *out_shape)``: it gets several batch dimensions where there are several draws of z for each x.
+
+    Args:
+        network: of ``in_shape`` to ``out_shape``.
+        x: ``(*batch, *in_shape)``.
+        event_dim: number of dimensions of ``in_shape``.
+
+    Returns:
+        ``(*batch, *out_shape)``.
+
+    Example:
+        >>> from torch import nn
+        >>> from pyrovae.networks import batched
+        >>> network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        >>> batched(network, torch.zeros(10, 64, 2), 1).shape
+        torch.Size([10, 64, 3])
+    """
+    batch, shape = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
+    parts = network.modules() if isinstance(network, nn.Module) else ()
+    if len(batch) == 1 or not any(isinstance(part, _ONE_BATCH) for part in parts):
+        return cast("Tensor", network(x))
+    output: Tensor = network(x.reshape(-1, *shape))
+    return output.reshape(*batch, *output.shape[1:])
 
 
 class _Network(nn.Module):

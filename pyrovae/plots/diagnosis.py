@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from pyrovae._process.isolation import evaluating
+from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import Diagnosis, DimensionTerms, Surgery, marginal_density
 from pyrovae.distributions import fills_space, is_discrete
@@ -65,7 +65,7 @@ def diagnosis_figures(
     pictures = {}
     if diagnosis.surgery is not None and math.isfinite(diagnosis.surgery.kl.value):
         pictures["surgery"] = _surgery(diagnosis.surgery)
-    with torch.no_grad(), torch.random.fork_rng(), evaluating(vae):
+    with torch.no_grad(), isolated(), evaluating(vae):
         torch.manual_seed(diagnosis.seed)
         pictures["aggregate"] = _aggregate(vae, diagnosis)
     pictures["decoded"] = _decoded(diagnosis, dataset)

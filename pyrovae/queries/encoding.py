@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyrovae._process.isolation import evaluating
+from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.distributions import moments
 from pyrovae.estimates import AnyExamples, as_examples, batches
 from pyrovae.vae import VAE
@@ -34,7 +34,7 @@ def encodings(
         (torch.Size([64, 2]), True)
     """
     loc, scale = [], []
-    with torch.random.fork_rng(), evaluating(vae):
+    with isolated(), evaluating(vae):
         torch.manual_seed(0)  # for posteriors whose moments come from draws
         for x in batches(as_examples(data), 1_000):
             mean, variance = moments(vae.posterior(vae.place(x)))

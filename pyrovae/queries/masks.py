@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pyrovae._process.files import expanded
 from pyrovae._process.optional_imports import import_for
 
 __all__ = ["HALVES", "mask"]
@@ -64,7 +65,7 @@ def mask(
         return _half(text, event_shape)
     if text.partition(":")[0] == "random":
         return _random(text, event_shape, examples, seed)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"unknown mask {text!r}; allowed are {FORM}")
     if not path.is_file():

@@ -1,8 +1,9 @@
 """Runs: a training as text, the folder it leaves behind, and work with whole runs.
 
-``specs`` reads components written as text (``vamp:components=500``). ``config`` holds a whole run:
-it fills in the settings and builds the VAE. ``run`` is the folder, and ``starting`` trains into
-one. ``comparison`` trains several, one for each combination of components, and ``refitting`` fits
+``specs`` reads components written as text (``vamp:components=500``), ``settings`` the settings of a
+run. ``config`` holds a whole run: it fills in the settings and builds the VAE. ``run`` is the
+folder, ``records`` its files that are checked when they are read, and ``starting`` trains into one.
+``comparison`` trains several, one for each combination of components, and ``refitting`` fits
 another prior to a VAE or to a whole run. ``results`` has what they return, ``description`` puts
 runs into words, ``export`` writes results to files, and ``tables`` has the columns of tables: a
 likelihood for each, and values written as the table had them.
@@ -13,9 +14,11 @@ from pyrovae.runs import (
     config,
     description,
     export,
+    records,
     refitting,
     results,
     run,
+    settings,
     specs,
     starting,
     tables,
@@ -24,9 +27,11 @@ from pyrovae.runs.comparison import *
 from pyrovae.runs.config import *
 from pyrovae.runs.description import *
 from pyrovae.runs.export import *
+from pyrovae.runs.records import *
 from pyrovae.runs.refitting import *
 from pyrovae.runs.results import *
 from pyrovae.runs.run import *
+from pyrovae.runs.settings import *
 from pyrovae.runs.specs import *
 from pyrovae.runs.starting import *
 from pyrovae.runs.tables import *
@@ -38,9 +43,11 @@ __all__ = [
         config,
         description,
         export,
+        records,
         refitting,
         results,
         run,
+        settings,
         specs,
         starting,
         tables,

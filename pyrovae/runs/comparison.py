@@ -6,7 +6,6 @@ that easy examples and lucky seeds cancel from their difference.
 
 import contextlib
 import itertools
-import json
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -16,21 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyrovae import plots
 from pyrovae._process.choices import check_choice
-from pyrovae._process.files import write_text
+from pyrovae._process.files import contents, expanded, write_text
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
-from pyrovae.distributions import is_discrete
+from pyrovae.distributions import ColumnProduct, base, is_discrete
 from pyrovae.estimates import number_of_examples
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, evaluate, kind
-from pyrovae.runs.config import SETTINGS, Config, Settings
+from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
+from pyrovae.runs.records import CONFIG, DIGEST, read_summary
 from pyrovae.runs.results import ComparedModel, Comparison, SeedEstimate
-from pyrovae.runs.run import CHANGEABLE, CONFIG, DIGEST, SUMMARY, Run
-from pyrovae.runs.starting import Counting, Reporting, silent, start, suggesting_pairs
+from pyrovae.runs.run import CHANGEABLE, Run
+from pyrovae.runs.settings import SETTINGS, Settings
+from pyrovae.runs.starting import Counting, Reporting, check_place, silent, start, suggesting_pairs
 from pyrovae.training import check
 from pyrovae.vae import VAE
 
@@ -205,7 +208,8 @@ def compare(
             raise ValueError(f"{name} must be at least 1, got {value}")
     chosen, left_out = candidates(settings, varied, trusted=trusted)
     name = chosen[0].config.data["name"]
-    folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else Path(out)
+    folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else expanded(out)
+    check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     train = partial(
         _trained,
@@ -225,6 +229,13 @@ def compare(
             trained.append(train(candidate, seed, about))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
+    except OSError as error:
+        if not error.errno:  # it says what to do
+            raise
+        raise OSError(
+            f"{error.filename}: {error.strerror}; free some space or allow writing, then repeat "
+            "the command to resume"
+        ) from error
     found = Comparison(
         folder=str(folder),
         data=chosen[0].dataset.name,
@@ -297,7 +308,7 @@ def find_run(config: Config, dataset: Dataset, roots: Sequence[Path]) -> Path | 
     wanted, digest = _identity(config), dataset.digest()
     for path in (path for root in roots for path in sorted(root.glob(f"*/{CONFIG}"))):
         with contextlib.suppress(ValueError, OSError):  # a damaged or foreign folder
-            same_data = (path.parent / DIGEST).read_text().strip() == digest
+            same_data = contents(path.parent / DIGEST).decode().strip() == digest
             if same_data and _identity(Config.opened(path)) == wanted:
                 return path.parent
     return None
@@ -315,8 +326,8 @@ def _identity(config: Config) -> str:
 def _is_done(folder: Path) -> bool:
     """Whether a run has been trained to its end and has a summary."""
     try:
-        return bool(json.loads((folder / SUMMARY).read_text())["stopped"] != "max_minutes")
-    except (OSError, ValueError, KeyError):
+        return read_summary(folder).stopped != "max_minutes"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -342,10 +353,10 @@ def _rows(
 def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> ComparedModel:
     values = {field.name: _stacked(runs, field.name) for field in fields(Bounds)}
     vae, data = runs[0].vae, candidate.config.data
-    with torch.no_grad(), torch.random.fork_rng():
-        discrete = is_discrete(vae.likelihood(vae.prior().sample()))
+    with torch.no_grad(), isolated():
+        measure = _measure(vae.likelihood(vae.prior().sample()))
     bits = None
-    if discrete:
+    if measure == "probability":
         each = bits_per_dimension(1.0, data["event_shape"])  # of one nat
         bits = SeedEstimate.from_runs(each * values["log_evidence"])
     return ComparedModel(
@@ -355,7 +366,7 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
         rate=SeedEstimate.from_runs(values["kl"]),
         distortion=SeedEstimate.from_runs(-values["reconstruction"]),
         kind=kind(vae, candidate.dataset.test, samples),
-        measure="probability" if discrete else "density",
+        measure=measure,
         treatment=f"binarization {data['binarization']}",
         bits_per_dimension=bits,
         active_units=sum(run.active_units for run in runs) / len(runs),
@@ -368,6 +379,16 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
     )
 
 
+def _measure(likelihood: Distribution) -> str:
+    """What log p(x | z) is of x: a probability, a density, or one in some columns."""
+    product = base(likelihood)
+    if is_discrete(likelihood) or not isinstance(product, ColumnProduct):
+        return "probability" if is_discrete(likelihood) else "density"
+    parts = zip(product.groups, product.columns, strict=True)
+    columns = sorted(1 + int(at) for group, part in parts if is_discrete(group) for at in part)
+    return f"density, but probability in columns {columns}" if columns else "density"
+
+
 def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:
     """One quantity of all runs of a model ``(seeds, examples)``."""
     return torch.stack([getattr(run.bounds, name).double() for run in runs])
@@ -376,7 +397,7 @@ def _stacked(runs: Sequence[_Trained], name: str) -> Tensor:
 @torch.no_grad()
 def _draw(found: Comparison, vaes: Sequence[VAE], folder: Path) -> None:
     images = []
-    with torch.random.fork_rng():
+    with isolated():
         for vae in vaes:
             torch.manual_seed(0)
             images.append(vae.decode(vae.prior().sample((DRAWS,))).cpu().numpy())

@@ -4,9 +4,8 @@ Each setting comes from the first source that has it: the command line, a file, 
 dataset, the built-in default. The resolved :class:`Config` holds all of them, in three tables.
 """
 
-import inspect
 import math
-import tomllib
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,8 @@ from pyro.infer import ELBO
 from torch import nn
 
 import pyrovae
-from pyrovae._process.choices import nearest
-from pyrovae._process.isolation import stream
+from pyrovae._process.files import FORMAT, expanded
+from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import (
     DATASETS,
     RECIPES,
@@ -29,88 +28,36 @@ from pyrovae.data import (
     Recipe,
     Schema,
     Source,
+    TorchvisionSet,
+    default_data_dir,
     for_array,
     prepare,
     read,
 )
 from pyrovae.likelihoods import LIKELIHOODS
-from pyrovae.networks import NETWORKS, Divided, Filled, Shape, TableInput
-from pyrovae.objectives import OBJECTIVES
-from pyrovae.posteriors import POSTERIORS
-from pyrovae.priors import PRIORS
-from pyrovae.runs.specs import Option, Spec, context_of, failure, find, resolve
+from pyrovae.networks import Divided, Filled, Shape, TableInput
+from pyrovae.runs.settings import (
+    DATA_SETTINGS,
+    FAMILIES,
+    SETTINGS,
+    TRAINING_SETTINGS,
+    WRITTEN,
+    Settings,
+    checked,
+    read_settings,
+)
+from pyrovae.runs.specs import Spec, context_of, failure, find, resolve
 from pyrovae.runs.tables import (
     column_levels,
     column_scalings,
     likelihood_by_column,
     scaling_of,
 )
-from pyrovae.training import fit
 from pyrovae.vae import VAE
 
-__all__ = [
-    "DATA_SETTINGS",
-    "FAMILIES",
-    "MODEL_SETTINGS",
-    "SETTINGS",
-    "TRAINING_SETTINGS",
-    "Config",
-    "Settings",
-]
+__all__ = ["Config"]
 
 _MEASURED = 1_000  # training examples used to choose the encoder's unit
-
-Settings = Mapping[str, Mapping[str, Any]]
-"""Tables of settings by name, ``data``, ``model`` and ``training``: some or all of them."""
-
-FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "prior": PRIORS,
-    "likelihood": LIKELIHOODS,
-    "posterior": POSTERIORS,
-    "encoder": NETWORKS,
-    "decoder": NETWORKS,
-    "objective": OBJECTIVES,
-}
-"""The components that can be named for each role of the model, and for the objective."""
-
-DATA_SETTINGS: dict[str, Option] = {
-    "name": Option("name", str, "digits"),
-    "data_dir": Option("data_dir", str | None, None),
-    "image_size": Option("image_size", int | str | None, None),
-    "id_column": Option("id_column", str | None, None),
-    "binarization": Option("binarization", str, None),
-    "scaling": Option("scaling", str, None),
-}
-"""The settings of the table ``[data]``."""
-
-MODEL_SETTINGS: dict[str, Option] = {
-    **{role: Option(role, str, None) for role in FAMILIES if role != "objective"},
-    "latent_dim": Option("latent_dim", int, None),
-    "input_divisor": Option("input_divisor", float, None),
-    "columns": Option("columns", str | None, None),
-}
-"""The settings of the table ``[model]``."""
-
-_NOT_SETTINGS = ("objective", "out", "files", "initialize", "resume", "report")
-
-TRAINING_SETTINGS: dict[str, Option] = {"objective": Option("objective", str, "elbo")} | {
-    name: Option(name, parameter.annotation, parameter.default)
-    for name, parameter in inspect.signature(fit).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_SETTINGS
-}
-"""The settings of the table ``[training]``: keyword arguments of :func:`pyrovae.fit`."""
-
-_FOUND: dict[str, Option] = {
-    "maximum": Option("maximum", int | None, None),
-    "event_shape": Option("event_shape", tuple[int, ...], None),
-    "gaps": Option("gaps", bool, False),
-}
-"""Found in the data and written to a run's file; these cannot be set."""
-
-SETTINGS = {"data": DATA_SETTINGS, "model": MODEL_SETTINGS, "training": TRAINING_SETTINGS}
-"""All settings, by table."""
-
-_WRITTEN = SETTINGS | {"data": DATA_SETTINGS | _FOUND}
 
 
 @dataclass(frozen=True)
@@ -146,6 +93,7 @@ class Config:
         *,
         trusted: Collection[str] = (),
         schema: Schema | None = None,
+        download: bool = True,
     ) -> tuple["Config", Dataset]:
         """Fill in the settings that are not given, from the data's recipe and the defaults.
 
@@ -154,6 +102,7 @@ class Config:
                 may be left out: ``{"data": {"name": "mnist"}, "model": {"prior": "laplace"}}``.
             trusted: ``module:attribute`` names of user-defined code that may be imported.
             schema: of a table that was read before, whose columns are taken by their names.
+            download: whether a missing named dataset may be downloaded.
 
         Returns:
             The complete configuration, and the dataset it describes.
@@ -162,17 +111,18 @@ class Config:
             ValueError: if a setting or its value is unknown, with the allowed ones.
             FileNotFoundError: if the data are missing.
         """
-        given = _checked(settings or {})
+        given = checked(settings or {})
         data = {name: option.default for name, option in DATA_SETTINGS.items()} | given["data"]
         name = str(data["name"])
-        if name not in DATASETS and Path(name).expanduser().exists():
-            data["name"] = str(Path(name).expanduser().resolve())
+        if name not in DATASETS and expanded(name).exists():
+            data["name"] = str(expanded(name).resolve())
         if data["data_dir"] is not None:
-            data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
+            data["data_dir"] = str(expanded(data["data_dir"]).resolve())
         source = read(
             data["name"],
             data_dir=data["data_dir"],
             image_size=data["image_size"],
+            download=download,
             id_column=data["id_column"],
             schema=schema,
         )
@@ -180,19 +130,7 @@ class Config:
         recipe = RECIPES.get(name) or _recipe(source)
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
         training |= dict(recipe.training) | given["training"]
-        chosen: dict[str, Any] = {
-            "prior": "normal",
-            "posterior": recipe.posterior,
-            "likelihood": recipe.likelihood,
-            "encoder": recipe.encoder,
-            "decoder": recipe.decoder,
-            "latent_dim": recipe.latent_dim,
-            "input_divisor": None,
-            "columns": None,
-            "objective": training["objective"],
-        } | given["model"]
-        if chosen["columns"] is not None and "likelihood" not in given["model"]:
-            chosen["likelihood"] = "columns"
+        chosen = _chosen(given, recipe, training)
         specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
         natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
         likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
@@ -264,7 +202,7 @@ class Config:
 
         likelihood_spec = Spec.parse(model["likelihood"])
         known = {"latent_dim": latent_dim, "event_shape": event_shape}
-        with torch.random.fork_rng():
+        with isolated():
             torch.manual_seed(stream(seed, "build"))
             posterior = make("posterior", **known, network=encoder)
             likelihood = make("likelihood", **known, network=network("decoder"))
@@ -294,11 +232,14 @@ class Config:
             table: {name: _plain(value) for name, value in getattr(self, table).items()}
             for table in SETTINGS
         }
-        return tomli_w.dumps({"pyrovae": pyrovae.__version__} | plain)
+        return tomli_w.dumps({"pyrovae": pyrovae.__version__, "format": FORMAT} | plain)
 
     @staticmethod
     def read(path: Path) -> Settings:
         """Read settings from a TOML file, for :meth:`resolve`.
+
+        A run, which may be from elsewhere, does not decide where its data are downloaded to: the
+        folder that it names is left out with a warning, unless it holds the data.
 
         Args:
             path: of a file such as :meth:`to_toml` writes, or with a part of its settings.
@@ -307,7 +248,19 @@ class Config:
             FileNotFoundError: if there is no such file.
             ValueError: if it is not TOML, or a key is unknown.
         """
-        return _read(path, SETTINGS)
+        settings, is_of_run = read_settings(expanded(path), SETTINGS)
+        data = settings["data"]
+        named, folder = DATASETS.get(str(data.get("name"))), data.get("data_dir")
+        if is_of_run and folder is not None and isinstance(named, TorchvisionSet):
+            if named.present(expanded(folder)):
+                return settings
+            del data["data_dir"]
+            warnings.warn(
+                f"{path} names the folder {folder}, which does not hold {data['name']}: it is "
+                f"looked for in {default_data_dir()}; name another folder with --data-dir",
+                stacklevel=2,
+            )
+        return settings
 
     @classmethod
     def opened(cls, path: Path) -> "Config":
@@ -319,8 +272,8 @@ class Config:
         Raises:
             FileNotFoundError, ValueError: as :meth:`read`, and if a setting is missing.
         """
-        settings = _read(path, _WRITTEN)
-        for table, options in _WRITTEN.items():
+        settings, _ = read_settings(path, WRITTEN)
+        for table, options in WRITTEN.items():
             missing = [name for name in options if name not in settings[table]]
             if missing:
                 raise ValueError(
@@ -336,64 +289,26 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _read(path: Path, wanted: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
-    """Read the ``wanted`` settings of a TOML file, of which some may be missing."""
-    try:
-        tables = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not a TOML file; give {path}/config.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from error
-    complete = tables.pop("pyrovae", None) is not None
-    try:
-        settings = _checked(tables, wanted)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if complete:  # the file of a run, which may be older than these settings
-        settings["model"].setdefault("input_divisor", 1.0)
-        settings["model"].setdefault("columns", None)
-        settings["training"].setdefault("precision", "float32")
-        settings["training"].setdefault("drop_last", False)
-        settings["data"] = {"id_column": None, "gaps": False} | settings["data"]
-    return settings
-
-
-def _checked(
-    settings: Settings, wanted: Mapping[str, Mapping[str, Option]] = SETTINGS
-) -> dict[str, dict[str, Any]]:
-    """Read each of the ``wanted`` values as its option takes it, in all tables."""
-    for table in settings:
-        if table not in SETTINGS:
-            raise ValueError(
-                f"unknown table [{table}]{nearest(table, SETTINGS)}; allowed: "
-                + ", ".join(f"[{name}]" for name in SETTINGS)
-            )
-    return {
-        table: _read_table(table, options, settings.get(table, {}))
-        for table, options in wanted.items()
-    }
-
-
-def _read_table(table: str, wanted: Mapping[str, Option], values: Any) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"[{table}] is a table of settings, got {table} = {values!r}")
-    for name in values:
-        if name not in _WRITTEN[table]:
-            allowed = SETTINGS[table]
-            raise ValueError(
-                f"unknown key {name!r} in [{table}]{nearest(name, allowed)}; allowed: "
-                + ", ".join(allowed)
-            )
-    try:
-        return {
-            name: None if values[name] is None else option.take(values[name])
-            for name, option in wanted.items()
-            if name in values
-        }
-    except ValueError as error:
-        raise ValueError(f"[{table}] {error}") from error
+def _chosen(
+    given: Mapping[str, Mapping[str, Any]], recipe: Recipe, training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The components as they are named, by a person or by the recipe, and the latent space."""
+    chosen: dict[str, Any] = {
+        "prior": "normal",
+        "posterior": recipe.posterior,
+        "likelihood": recipe.likelihood,
+        "encoder": recipe.encoder,
+        "decoder": recipe.decoder,
+        "latent_dim": recipe.latent_dim,
+        "input_divisor": None,
+        "columns": None,
+        "objective": training["objective"],
+    } | dict(given["model"])
+    if chosen["columns"] is not None and "likelihood" not in given["model"]:
+        chosen["likelihood"] = "columns"
+    if Spec.parse(chosen["posterior"]).name == "point" and "objective" not in given["training"]:
+        chosen["objective"] = TRAINING_SETTINGS["objective"].default  # a point has no weights
+    return chosen
 
 
 def _recipe(source: Source) -> Recipe:

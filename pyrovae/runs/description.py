@@ -15,13 +15,16 @@ import pyro
 import torch
 
 from pyrovae._process.files import write_bytes
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.estimates import Result
 from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
 from pyrovae.likelihoods import read_columns, write_columns
-from pyrovae.runs.config import FAMILIES, Config
+from pyrovae.runs.config import Config
+from pyrovae.runs.records import origin
 from pyrovae.runs.results import Summary
 from pyrovae.runs.run import Run
+from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, options_of, write
 from pyrovae.runs.tables import abbreviated, describe_columns
 from pyrovae.vae import VAE
@@ -161,6 +164,8 @@ def headline(config: Config, dataset: Dataset) -> str:
         f"{len(dataset.test):,} test; prior {model['prior']}, likelihood {likelihood}, "
         f"posterior {model['posterior']}, {model['latent_dim']} latent dimensions"
     )
+    objective = Spec.parse(config.training["objective"]).name
+    line += "" if objective == "elbo" else f", objective {objective}"
     lines = [line, *_columns(spec, dataset)]
     in_units = config.data["scaling"] != "standardize" and len(dataset.event_shape) == 1
     if spec.name in REAL and in_units:
@@ -251,7 +256,7 @@ def describe(run: Run, vae: VAE) -> list[str]:
     """
     config = run.config
     event_shape, latent_dim = tuple(config.data["event_shape"]), config.model["latent_dim"]
-    with torch.random.fork_rng():
+    with isolated():
         prior = vae.prior()
         likelihood = vae.likelihood(prior.sample())
         posterior = vae.posterior(likelihood.mean)
@@ -276,6 +281,8 @@ def describe(run: Run, vae: VAE) -> list[str]:
             f"{sum(p.numel() for p in module.parameters()):,} parameters"
         )
     lines.append(f"parameters  {sum(p.numel() for p in vae.parameters()):,} in all")
+    if origin(run.folder) is None:
+        lines.append("format      1, without digests: damage to its files may not be noticed")
     history = run.history
     if len(history):
         lines.append(
@@ -307,10 +314,12 @@ def draw_programs(vae: VAE, event_shape: tuple[int, ...], folder: Path) -> str:
             "programs    not drawn: install graphviz (the program dot, and pip install "
             "'pyrovae[graph]')"
         )
-    with torch.random.fork_rng(), pyro.get_param_store().scope():
+    with isolated():
         x = vae.likelihood(vae.prior().sample((2,))).sample().reshape(2, *event_shape)
         paths = []
         try:
+            if folder.is_symlink():
+                return f"programs    not drawn: {folder} is a link, which is not followed"
             folder.mkdir(exist_ok=True)
             for name in ("model", "guide"):
                 program = getattr(vae, name)

@@ -1,8 +1,10 @@
 r"""Files of results: arrays, tables, pictures and JSON; the ending of the name sets the format."""
 
+import errno
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,20 @@ from typing import Any
 import numpy as np
 
 from pyrovae import plots
-from pyrovae._process.files import atomic_file
+from pyrovae._process.files import atomic_file, check_regular, expanded
 from pyrovae.runs.tables import write_frame
 
-__all__ = ["as_json", "destination", "write_arrays"]
+__all__ = ["as_json", "destination", "write_arrays", "written"]
+
+FIGURES = "figures"
+"""In the folder of a run: its pictures."""
 
 
 def destination(out: str | None, default: Path, allowed: Collection[str]) -> Path:
     """Check where a file will be written, before the work that fills it begins.
 
     Args:
-        out: as requested; None takes the default.
+        out: as requested, ``~`` being the home folder; None takes the default.
         default: a file whose folder may be missing; writing creates it.
         allowed: the endings that can be written.
 
@@ -38,7 +43,7 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
         >>> print(destination("codes.npz", Path("figures/codes.npz"), (".npz",)))
         codes.npz
     """
-    path = default if out is None else Path(out)
+    path = default if out is None else expanded(out)
     if path.suffix not in allowed:
         raise ValueError(
             f"cannot write {path}: its ending must be {' or '.join(allowed)}, "
@@ -46,9 +51,15 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
         )
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
+    if path.exists():
+        check_regular(path)
     folder = path.parent
     if out is None and not folder.exists():
         folder = folder.parent  # the file's own folder is made with the file
+    if out is None and folder.is_symlink():
+        raise PermissionError(
+            f"{folder} is a link, which is not followed; remove it, or name a file with --out"
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} to write {path.name} into")
     if not os.access(folder, os.W_OK):
@@ -56,6 +67,34 @@ def destination(out: str | None, default: Path, allowed: Collection[str]) -> Pat
             f"cannot write into the folder {folder}; name a file elsewhere with --out"
         )
     return path
+
+
+def written(path: Path, write: Callable[[Path], object]) -> bool:
+    """Write a file into a run if possible, and warn if it is not: the run may be read-only.
+
+    Args:
+        path: of the file. If its folder is missing, it is made, and if it is a link, as it may be
+            in a run from elsewhere, it is not followed.
+        write: writes to a path.
+
+    Returns:
+        Whether it was written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae.runs import written
+        >>> written(Path("note.txt"), lambda path: path.write_text("a note"))
+        True
+    """
+    try:
+        if path.parent.name == FIGURES and path.parent.is_symlink():
+            raise PermissionError(errno.EPERM, "a link, which is not followed", str(path.parent))
+        write(path)
+    except OSError as error:
+        place = "" if error.filename in (None, str(path)) else f"{error.filename}: "
+        warnings.warn(f"{path} is not written: {place}{error.strerror or error}", stacklevel=2)
+        return False
+    return True
 
 
 def write_arrays(

@@ -12,6 +12,7 @@ For a whole run, :func:`refit_run` writes the folder of a new one.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -21,7 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import plots
-from pyrovae._process.files import whole_folder, write_bytes, write_tensors, write_text
+from pyrovae._process.files import (
+    digest_of,
+    expanded,
+    lines_of,
+    whole_folder,
+    write_bytes,
+    write_tensors,
+    write_text,
+)
 from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.data import DataLike, Dataset, as_split
 from pyrovae.distributions import is_discrete, is_point
@@ -29,13 +38,14 @@ from pyrovae.estimates import AnyExamples, Estimate, as_examples, number_of_exam
 from pyrovae.evidence import evaluate, kind
 from pyrovae.objectives import Elbo
 from pyrovae.runs.config import Config
-from pyrovae.runs.export import as_json
+from pyrovae.runs.export import FIGURES, as_json
 from pyrovae.runs.results import Paired, PriorChange, Refit
-from pyrovae.runs.run import FIGURES, Run
+from pyrovae.runs.run import Run
 from pyrovae.runs.specs import Spec
 from pyrovae.runs.starting import (
     Counting,
     Reporting,
+    check_place,
     files_of,
     first_free,
     silent,
@@ -250,17 +260,17 @@ def refit_run(
         >>> Run.open(found.run).config.model["prior"]
         'learned_normal:covariance=diagonal'
     """
-    out = out or _free(run.folder, prior)
+    out = _free(run.folder, prior) if out is None else expanded(out)
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another folder with --out")
+    check_place(out)
     trusted = frozenset(trusted) | run.trusted
-    moved = {} if data_dir is None else {"data_dir": data_dir}
     settings = {
-        "data": dict(run.config.data) | moved,
+        "data": run.located(data_dir),
         "model": dict(run.config.model) | {"prior": prior},
         "training": dict(_TRAINING) | dict(fitting),
     }
-    config, dataset = Config.resolve(settings, trusted=trusted)
+    config, dataset = Config.resolve(settings, trusted=trusted, download=data_dir is not None)
     seed = config.training["seed"]
     before = run.vae()
     built = config.build(trusted=trusted)
@@ -302,8 +312,10 @@ def refit_run(
     with whole_folder(out) as folder:
         for name, contents in files_of(config, dataset).items():
             write_bytes(folder / name, contents)
-        write_tensors(folder / MODEL, after.state_dict())
-        write_text(folder / METRICS, "".join(as_json(row) + "\n" for row in fitted.metrics))
+        digests = {path.name: digest_of(path) for path in folder.iterdir()}
+        rows = json.loads(as_json(fitted.metrics))
+        write_tensors(folder / MODEL, after.state_dict(), {"files": digests, "metrics": rows})
+        write_text(folder / METRICS, lines_of(rows))
         write_text(folder / REFIT, as_json(result.to_dict(), indent=2) + "\n")
         Run.open(folder, trusted=trusted).finish(after, dataset, fitted, samples=SUMMARY_SAMPLES)
         plots.save(drawn, folder / FIGURES / "refit.png")

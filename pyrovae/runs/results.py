@@ -135,7 +135,8 @@ class ComparedModel(Result):
         rate: KL(q(z | x) || p(z)).
         distortion: minus the mean of log p(x | z).
         kind: what ``log_evidence`` is, in words.
-        measure: ``"probability"`` or ``"density"``, as x is discrete or continuous.
+        measure: ``"probability"`` or ``"density"``, as x is discrete or continuous, or which
+            columns of a table have which.
         treatment: how the data were made binary, in words; scaling does not matter, since densities
             are of the data in their own units.
         bits_per_dimension: ``log_evidence`` in this unit; None for a density.

@@ -11,10 +11,10 @@ r"""A run: the folder that a training leaves behind, and what can be asked of it
 """
 
 import contextlib
-import json
 import math
 import os
 import shlex
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,98 +26,40 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae._process import processes
-from pyrovae._process.files import read_tensors, write_text
-from pyrovae.data import Dataset, Schema, Split, Standardize, Unit, load_all
+from pyrovae._process.files import expanded, read_json, read_tensors, remove_leftovers
+from pyrovae.data import DATASETS, Dataset, Schema, Split, Standardize, Unit, load_all
 from pyrovae.estimates import batches
 from pyrovae.evidence import evaluate
 from pyrovae.queries import Imputed
-from pyrovae.runs.config import DATA_SETTINGS, FAMILIES, Config, Settings
-from pyrovae.runs.export import as_json
+from pyrovae.runs.config import Config
+from pyrovae.runs.export import FIGURES
+from pyrovae.runs.records import (
+    CONFIG,
+    EVALUATION,
+    SCHEMA,
+    STATISTICS,
+    SUMMARY,
+    check_config,
+    load,
+    origin,
+    read_history,
+    read_summary,
+    write_summary,
+)
 from pyrovae.runs.results import Summary
+from pyrovae.runs.settings import DATA_SETTINGS, FAMILIES, Settings
 from pyrovae.runs.specs import Spec
 from pyrovae.runs.tables import check_unchanged, rounded
-from pyrovae.training import METRICS, MODEL, Fit, History
+from pyrovae.training import METRICS, Fit, History
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CHANGEABLE", "Run", "load"]
-
-CONFIG, SUMMARY, FIGURES = "config.toml", "summary.json", "figures"
-DIGEST, SCHEMA = "data.sha256", "schema.json"
-STATISTICS, EVALUATION = "statistics.safetensors", "unfinished-evaluation.safetensors"
+__all__ = ["CHANGEABLE", "Run"]
 
 CHANGEABLE = ("data_dir", "device", "max_minutes")
 """Settings that a resumed run may change."""
-
-
-def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str] = ()) -> VAE:
-    """Load the trained VAE of a run.
-
-    Nothing outside pyrovae is imported unless it is named here: user-defined components are rebuilt
-    from ``trusted`` names, or passed in ``vae``.
-
-    Args:
-        folder: of the run.
-        vae: receives the weights in place of a VAE rebuilt from the run's configuration; for runs
-            whose components were built in Python.
-        trusted: ``module:attribute`` names in the run's configuration that may be imported.
-
-    Returns:
-        The VAE in eval mode, on the CPU.
-
-    Raises:
-        FileNotFoundError: if the folder is not a run, or its configuration or weights are missing.
-        ValueError: if a file is damaged, or the weights belong to another model.
-
-    Example:
-        >>> network = "mlp:hidden_dims=4"
-        >>> config, data = pyrovae.Config.resolve(
-        ...     {"model": {"encoder": network, "decoder": network}, "training": {"epochs": 1}}
-        ... )
-        >>> folder, trained, _ = pyrovae.runs.start(config, data, None)
-        >>> vae = pyrovae.load(folder)
-        >>> torch.equal(vae.encode(data.test.batch([0])), trained.encode(data.test.batch([0])))
-        True
-    """
-    path = Path(folder)
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no run at {path}")
-    if vae is None:
-        if not (path / CONFIG).is_file():
-            raise FileNotFoundError(
-                f"{path} has no {CONFIG}; if its VAE was built in Python, build it again and pass "
-                "it: load(folder, vae=...)"
-            )
-        vae = Config.opened(path / CONFIG).build(trusted=trusted)
-    try:
-        weights, _ = read_tensors(path / MODEL)
-    except (FileNotFoundError, ValueError) as error:
-        again = f"pyrovae fit --config {path / CONFIG} --out NEW"
-        raise type(error)(f"{error}; restore it from a copy, or train again: {again}") from error
-    try:
-        vae.load_state_dict(weights)
-    except RuntimeError as error:
-        differences = _differences(vae.state_dict(), weights)
-        raise ValueError(
-            f"the weights in {path} belong to another model than its {CONFIG}: {differences}"
-        ) from error
-    return vae.eval()
-
-
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """The first difference in name or shape between two sets of weights, and their number."""
-    here, there = (
-        {name: tuple(value.shape) for name, value in weights.items()}
-        for weights in (expected, found)
-    )
-    names = [name for name in here | there if here.get(name) != there.get(name)]
-    if not names:
-        return ""
-    more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-    first, absent = names[0], "absent"
-    return f"{first} should be {here.get(first, absent)} and is {there.get(first, absent)}{more}"
 
 
 @dataclass(frozen=True)
@@ -157,7 +99,7 @@ class Run:
             FileNotFoundError: if it is not a run.
             ValueError: if its configuration cannot be read.
         """
-        path = Path(folder)
+        path = expanded(folder)
         if not path.exists():
             raise FileNotFoundError(
                 f"there is no run at {path}; pyrovae fit makes runs, by default in runs/"
@@ -228,25 +170,58 @@ class Run:
                     f"--{name.replace('_', '-')} (--data-dir, --device and --max-minutes may "
                     f"change), or start a new run with --config {self.folder / CONFIG}"
                 )
-        data = {n: v for n, v in self.config.data.items() if n in DATA_SETTINGS}
+        located = self.located(changes.get("data_dir"))
+        data = {n: v for n, v in located.items() if n in DATA_SETTINGS}
         training = dict(self.config.training) | {"max_minutes": None}
-        for table in (data, training):
-            table |= {name: value for name, value in changes.items() if name in table}
+        training |= {name: value for name, value in changes.items() if name in training}
         return {"data": data, "model": dict(self.config.model), "training": training}
 
     def vae(self) -> VAE:
         """Load the trained VAE, in eval mode."""
         return load(self.folder, trusted=self.trusted)
 
+    def located(self, data_dir: str | None = None) -> dict[str, Any]:
+        """The settings of the data, where the data are now.
+
+        Args:
+            data_dir: folder of named datasets, or of the file, if they have moved.
+
+        Raises:
+            FileNotFoundError: if the file or folder that the run names is not there.
+        """
+        data = dict(self.config.data)
+        if data_dir is not None:
+            data["data_dir"] = data_dir
+        if data["name"] in DATASETS:
+            return data
+        moved = expanded(data_dir or "") / Path(data["name"]).name
+        if data_dir is not None and moved.exists():
+            data["name"] = str(moved)
+        elif not Path(data["name"]).exists():
+            where = f"at {data['name']}" if data_dir is None else f"in {data_dir}"
+            raise FileNotFoundError(
+                f"the data of {self.folder} are not {where}; if {Path(data['name']).name} has "
+                "moved, name the folder that holds it with --data-dir"
+            )
+        return data
+
     def dataset(self, data_dir: str | None = None) -> Dataset:
         """Read the data that it was trained on, prepared in the same way.
 
         Args:
-            data_dir: folder of named datasets, if they have moved.
+            data_dir: folder of named datasets, or of the file, if they have moved. A named dataset
+                is downloaded only into this folder, and nothing into the one that the run names.
+
+        Raises:
+            FileNotFoundError: if the data are missing.
+            ValueError: if they have changed.
         """
-        data = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
+        check_config(self.folder, self.config, self.trusted)
+        data = self.located(data_dir)
         settings = {"data": data, "model": self.config.model}
-        dataset = Config.resolve(settings, trusted=self.trusted, schema=self.schema)[1]
+        dataset = Config.resolve(
+            settings, trusted=self.trusted, schema=self.schema, download=data_dir is not None
+        )[1]
         check_unchanged(dataset, self.folder, data["event_shape"], self.statistics())
         return dataset
 
@@ -257,12 +232,13 @@ class Run:
         Raises:
             ValueError: if the file is damaged.
         """
+        origin(self.folder, SCHEMA)
         path = self.folder / SCHEMA
-        if not path.is_file():
+        if not path.exists():
             return None
         try:
-            return Schema.of(json.loads(path.read_text()))
-        except ValueError as error:
+            return Schema.of(read_json(path))
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); restore it from a copy") from error
 
     @property
@@ -274,6 +250,7 @@ class Run:
         """Means and scales by which the data were standardized; empty if they were not."""
         if self.config.data["scaling"] not in ("standardize", "columns"):
             return {}
+        origin(self.folder, STATISTICS)
         tensors, _ = read_tensors(self.folder / STATISTICS)
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
@@ -333,6 +310,7 @@ class Run:
         split = load_all(
             data,
             data_dir=data_dir or settings["data_dir"],
+            download=data_dir is not None or settings["data_dir"] is None,
             binarization=settings["binarization"],
             scaling=settings["scaling"],
             statistics=self.statistics(),
@@ -359,13 +337,12 @@ class Run:
         Raises:
             ValueError: if the file is damaged.
         """
-        path = self.folder / METRICS
         try:
-            lines = path.read_text().splitlines() if path.is_file() else []
-            return History.of([json.loads(line) for line in lines])
-        except (ValueError, KeyError) as error:
+            return read_history(self.folder)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"{path} is damaged ({error}); {self.resume_command()} writes it again"
+                f"{self.folder / METRICS} is damaged ({error}); {self.resume_command()} writes it "
+                "again"
             ) from error
 
     def roles(self) -> dict[str, str]:
@@ -380,12 +357,12 @@ class Run:
         Raises:
             ValueError: if it cannot be read.
         """
-        path = self.folder / SUMMARY
         try:
-            return Summary.of(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError) as error:
+            return read_summary(self.folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}); {self.resume_command()} writes it"
+                f"{self.folder / SUMMARY} cannot be read ({error}); {self.resume_command()} writes "
+                "it"
             ) from error
 
     def finish(self, vae: VAE, dataset: Dataset, trained: Fit, **evaluation: Any) -> Summary:
@@ -412,13 +389,23 @@ class Run:
         summary = Summary.of(found.to_dict() | self.roles() | training)
         if not processes.is_first():
             return summary
+        self.remove_leftovers()
         figures, units = self.folder / FIGURES, dataset.test.original
-        figures.mkdir(exist_ok=True)
-        x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
-        labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
-        plots.draw_vae(vae, x, labels, trained.metrics, figures, schema=dataset.schema, units=units)
-        write_text(self.folder / SUMMARY, as_json(summary.to_dict(), indent=2) + "\n")
+        if figures.is_symlink():
+            warnings.warn(f"{figures} is a link, which is not followed: no pictures", stacklevel=2)
+        else:
+            x = torch.cat(list(batches(dataset.test, 500, limit=2_000)))
+            labels = None if dataset.test.labels is None else dataset.test.labels[: len(x)]
+            metrics, schema = trained.metrics, dataset.schema
+            plots.draw_vae(vae, x, labels, metrics, figures, schema=schema, units=units)
+        write_summary(self.folder, summary)
         return summary
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files that killed processes left in the folder."""
+        remove_leftovers(self.folder)
+        if not (self.folder / FIGURES).is_symlink():
+            remove_leftovers(self.folder / FIGURES)
 
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path | None]:
@@ -430,6 +417,8 @@ class Run:
         if self.trusted or not os.access(self.folder, os.W_OK):
             yield None
             return
+        if processes.is_first():
+            self.remove_leftovers()
         try:
             yield path
         except KeyboardInterrupt as error:

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from pyrovae._process import processes
-from pyrovae._process.files import tensor_bytes
+from pyrovae._process.files import check_writable, contents, expanded, tensor_bytes
+from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.config import Config, build_component
-from pyrovae.runs.run import CONFIG, DIGEST, SCHEMA, STATISTICS, Run, plain_resume_command
+from pyrovae.runs.records import CONFIG, DIGEST, SCHEMA, STATISTICS
+from pyrovae.runs.run import Run, plain_resume_command
 from pyrovae.runs.specs import Arguments, Spec
 from pyrovae.training import LAST, Fit, Progress, TrainingInterrupted, fit
 from pyrovae.vae import VAE, SpaceError
@@ -101,7 +103,7 @@ def suggesting_pairs() -> Iterator[None]:
 
 def _match(prior: str, posterior: str) -> bool:
     known: Arguments = {"latent_dim": 2, "event_shape": (1,), "network": Linear}
-    with torch.random.fork_rng():
+    with isolated():
         try:
             q = build_component("posterior", posterior, known)
             p = build_component("prior", prior, known | {"posterior": q})
@@ -120,7 +122,7 @@ def _listed(role: str, names: Sequence[str]) -> str:
 def start(
     config: Config,
     dataset: Dataset,
-    folder: Path | None,
+    folder: str | Path | None,
     *,
     trusted: Collection[str] = (),
     resume: bool = False,
@@ -154,6 +156,7 @@ def start(
         >>> print(folder)
         runs/digits-normal-1
     """
+    folder = None if folder is None else expanded(folder)
     files = files_of(config, dataset) | {DIGEST: f"{dataset.digest()}\n".encode()}
     if resume and folder is not None:
         _check_digest(folder, files[DIGEST])
@@ -171,7 +174,7 @@ def start(
             except OSError as error:
                 taken = isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY
                 if not taken or not out.is_dir():
-                    raise _explained(error, out) from error
+                    raise explained(error, out) from error
                 if folder is not None or processes.count() > 1:
                     remedy = "choose another folder"
                     if (out / LAST).is_file():
@@ -181,17 +184,33 @@ def start(
 
 def _check_digest(folder: Path, digest: bytes) -> None:
     path = folder / DIGEST
-    if path.is_file() and path.read_bytes() != digest:
+    if path.exists() and contents(path) != digest:
         raise ValueError(
-            f"the data have changed since the run in {folder} began; restore the old data to "
-            "resume it, or start a new run"
+            f"the data have changed since the run in {folder} began, or {path} is damaged; restore "
+            "the old data to resume it, or start a new run"
         )
 
 
-def _explained(error: OSError, out: Path) -> OSError:
-    """Name the folder of the run in an error about creating it."""
+def check_place(out: Path) -> None:
+    """Check that a folder can be made or written into, before the work that fills it begins.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise explained(error, out) from error
+
+
+def explained(error: OSError, out: Path) -> OSError:
+    """Name the folder that is made in an error about making it."""
     place = Path(error.filename or "/")
-    if out.exists() or (place.parent != out.parent and place not in out.parents):
+    if (
+        not error.errno
+        or out.exists()
+        or (out not in (place, *place.parents) and place not in out.parents)
+    ):
         return error
     return OSError(f"cannot create {out}: {place}: {error.strerror}; choose another with --out")
 
@@ -223,6 +242,7 @@ def with_resume_command(folder: Path) -> Iterator[None]:
     Raises:
         TrainingInterrupted: instead of any other ``KeyboardInterrupt``.
         StoppedError: with the command added.
+        OSError: with the command added, if a file cannot be written.
 
     Example:
         >>> from pathlib import Path
@@ -232,10 +252,14 @@ def with_resume_command(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, processes.StoppedError) as error:
-        if not (folder / LAST).is_file():
+    except (KeyboardInterrupt, processes.StoppedError, OSError) as error:
+        unreadable = isinstance(error, OSError) and not error.errno  # says what to do
+        if unreadable or not (folder / LAST).is_file():
             raise
         how = f"resume with: {resume_command(folder)}"
+        if isinstance(error, OSError):
+            file = f"{error.filename}: {error.strerror}"
+            raise OSError(f"{file}; free some space or allow writing, then {how}") from error
         if isinstance(error, processes.StoppedError):
             raise processes.StoppedError(f"{error}; {how}") from error
         raise TrainingInterrupted(f"interrupted; {how}") from error

@@ -1,9 +1,9 @@
 """What a resumed run repeats and continues from: options, all that training changes, a folder."""
 
+import contextlib
 import copy
-import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -75,11 +75,13 @@ class TrainingOptions:
     def steps_per_epoch(self, examples: int) -> int:
         """Count the batches of an epoch.
 
-        A last batch of one example joins the one before it: alone it has no variance, which batch
-        normalization divides by. With ``drop_last`` a smaller last batch is left out.
+        A last batch of which some process would get a single example joins the one before it: one
+        alone has no variance, which batch normalization divides by. With ``drop_last`` a smaller
+        last batch is left out.
         """
         whole, left = divmod(examples, self.batch_size)
-        return max(1, whole + (left > 1 and not self.drop_last))
+        enough = left >= 2 * processes.count()
+        return max(1, whole + (enough and not self.drop_last))
 
 
 class TrainingState:
@@ -123,7 +125,9 @@ class TrainingState:
         """
         steps = self.optimizer.total_steps
         weights = sum(p.numel() for p in self.optimizer.parameters)
-        if 6 * steps * self.options.batch_size * weights >= COMPILED_PRODUCTS and has_compiler():
+        rows = self.options.batch_size  # which may be more than there are
+        rows = rows if self.examples is None else min(rows, self.examples)
+        if 6 * steps * rows * weights >= COMPILED_PRODUCTS and has_compiler():
             return "inductor"
         return "graph" if steps >= STAGED_STEPS else "off"
 
@@ -179,10 +183,13 @@ class TrainingCheckpoint:
 
     Attributes:
         settings: the options, and all else that a resumed run must repeat.
+        digests: of the further files in the folder, by name.
     """
 
     def __init__(self, folder: Path | None, state: TrainingState, objective: str) -> None:
         self.folder, self.state = folder, state
+        self.digests: Mapping[str, str] = {}
+        self._held = contextlib.ExitStack()  # the lock on the folder
         data = {"examples": state.examples, "objective": objective}
         self.settings = asdict(state.options) | {"processes": processes.count()} | data
         self._written: Mapping[str, Tensor] | None = None  # the best weights that are in the folder
@@ -199,38 +206,61 @@ class TrainingCheckpoint:
             with files.whole_folder(self.folder) as folder:
                 for name, contents in further.items():
                     files.write_bytes(folder / name, contents)
+                self.digests = {name: files.digest_of(folder / name) for name in further}
                 self._write(folder)
+            self._held.enter_context(files.locked(self.folder))
+
+    def close(self) -> None:
+        """Let other processes train the run."""
+        self._held.close()
 
     def save(self) -> None:
         """Bring the folder up to date."""
         if self.folder is not None and processes.is_first():
+            if not self.folder.is_dir():  # it is not made again without its other files
+                raise FileNotFoundError(
+                    f"{self.folder} was moved or removed while it was trained; move it back to "
+                    "resume it, or train again"
+                )
             self._write(self.folder)
 
     def _write(self, folder: Path) -> None:
         """Write the file that training resumes from last, so that it is never ahead of the rest."""
         progress = self.state.progress
         if self._written is not self.state.best:
-            files.write_tensors(folder / MODEL, self.state.best)
+            files.write_tensors(folder / MODEL, self.state.best, {"files": self.digests})
             self._written = self.state.best
-        rows = "".join(json.dumps(row) + "\n" for row in progress.metrics)
-        files.write_text(folder / METRICS, rows)
-        about = {"options": self.settings, "progress": asdict(progress)}
+        files.write_text(folder / METRICS, files.lines_of(progress.metrics))
+        about = {
+            "files": self.digests,
+            "options": self.settings,
+            "progress": asdict(progress),
+        }
         files.write_tensors(folder / LAST, self.state.tensors(), about)
 
-    def restore(self) -> None:
+    def restore(self, further: Collection[str]) -> None:
         """Resume the run in the folder; if ``compile`` is ``"auto"``, its steps run as before.
+
+        Args:
+            further: names of the further files of a run that has no digests of them yet.
 
         Raises:
             FileNotFoundError: if there is no run.
-            ValueError: if it is a run with other settings, or of another model.
+            BlockingIOError: if another process is training it.
+            ValueError: if it is a run with other settings, or of another model, or damaged.
         """
         assert self.folder is not None
+        if processes.is_first() and self.folder.is_dir():
+            self._held.enter_context(files.locked(self.folder))
+            files.remove_leftovers(self.folder)
         tensors, about = files.read_tensors(self.folder / LAST)
         if not isinstance(about, dict) or not {"options", "progress"} <= about.keys():
             raise ValueError(
                 f"{self.folder / LAST} is not a file that a run resumes from; restore it from a "
                 "copy, or train again"
             )
+        best, origin = files.read_tensors(self.folder / MODEL)
+        self.digests = self._checked_files(about, origin, further)
         if self.settings["compile"] == "auto":
             self.settings["compile"] = about["options"]["compile"]
         self._compare(about["options"])
@@ -242,12 +272,34 @@ class TrainingCheckpoint:
                 "which now joins the batch before it; train again in another folder"
             )
         self.state.progress = progress
-        best, _ = files.read_tensors(self.folder / MODEL)
+        weights = {n: t for n, t in self.state.tensors().items() if not n.startswith("optimizer.")}
+        files.check_values(self.folder / LAST, weights, tensors)
+        files.check_values(self.folder / MODEL, self.state.best, best)
         try:
             self.state.load(tensors, best)
         except (RuntimeError, KeyError) as error:
             first = str(error).split("\n\t")[-1].strip()
             raise ValueError(f"the run in {self.folder} is of another model: {first}") from error
+
+    def _checked_files(
+        self, about: Mapping[str, Any], origin: Any, further: Collection[str]
+    ) -> Mapping[str, str]:
+        """The digests of the further files, which must be as they were, and those of both states.
+
+        An older run has none, and gets those of its files as they are.
+        """
+        assert self.folder is not None
+        known: Mapping[str, str] | None = about.get("files")
+        if known is None:
+            present = (name for name in further if (self.folder / name).is_file())
+            return {name: files.digest_of(self.folder / name) for name in present}
+        if not isinstance(origin, dict) or origin.get("files") != known:
+            raise ValueError(
+                f"{self.folder / LAST} and {self.folder / MODEL} are not of the same run; restore "
+                "them from a copy, or train again"
+            )
+        files.check_unchanged(self.folder, known)
+        return known
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
         count = saved.get("processes", 1)

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyrovae._process import processes
+from pyrovae._process.files import expanded
 from pyrovae._process.isolation import isolated, stream
 from pyrovae.data import DataLike, Dataset, Split, as_split
 from pyrovae.distributions import missing_values, observed_values
@@ -24,10 +25,12 @@ from pyrovae.training.loop import TrainingLoop
 from pyrovae.training.precision import products_in
 from pyrovae.training.progress import Fit, Progress, TrainingDisplay
 from pyrovae.training.running_statistics import has_running_statistics
-from pyrovae.training.steps import check_sum, training_device
+from pyrovae.training.steps import check_sum, explaining_batches, training_device
 from pyrovae.vae import VAE
 
 __all__ = ["check", "fit"]
+
+_trained: set[int] = set()  # the parameters that some thread is training, by their identity
 
 
 def fit(
@@ -63,6 +66,10 @@ def fit(
     gives the same result, bit for bit, on one machine. Each step draws from its own random stream,
     so a resumed run equals an uninterrupted one.
 
+    Several threads may train, evaluate and draw at the same time. They take turns, training after
+    each step, so each gets the result that it would get alone, and none is faster than alone. Draws
+    of your own from torch's default generator are not in turn, and change what others draw.
+
     Several processes, inside :func:`pyrovae.training.joined`, each take a share of every batch and
     make the same steps. The first process sends its weights to the others at the start, and is the
     only one that writes to ``out``.
@@ -82,8 +89,8 @@ def fit(
             that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
         batch_size: examples per step, in all processes together; the last step of an epoch takes
-            the remainder, and a remainder of one example joins the step before, since batch
-            normalization needs two.
+            the remainder. A remainder of less than two examples for each process joins the step
+            before, since batch normalization needs two.
         drop_last: leave out the last batch of an epoch if it is smaller than the others; each epoch
             leaves out other examples.
         learning_rate: largest step size of Adam.
@@ -126,8 +133,10 @@ def fit(
         FileExistsError: if ``out`` exists and ``resume`` is False.
         TrainingDivergedError: if the loss is no longer finite; the message has the step and the
             likely cause.
-        TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved.
+        TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved;
+            SIGTERM and SIGHUP save too, and then act as they would have without ``fit``.
         StoppedError: if another process has ended.
+        RuntimeError: if another thread is training the same parameters.
 
     Example:
         >>> fitted = pyrovae.fit(vae, x, epochs=5, learning_rate=0.01)
@@ -157,8 +166,7 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    if max_minutes is not None and not max_minutes > 0:
-        raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
+    max_seconds = _max_seconds(max_minutes)
     folder = _folder(out, resume)
     train, validation = (Loaded(data, seed), None) if isinstance(data, DataLoader) else _parts(data)
     some = train.first if isinstance(train, Loaded) else train  # on which the model is tried
@@ -166,7 +174,7 @@ def fit(
     objective = objective or Trace_ELBO()
     every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
     gaps = any(part.gaps for part in every)
-    with isolated(where), missing_values(gaps):
+    with _alone_with(vae, where, gaps) as held:
         torch.manual_seed(stream(seed, "initialize"))
         for name, part in zip((None, "validation", "test"), every, strict=False):
             _check_data(vae.to(where), part, name)
@@ -176,15 +184,17 @@ def fit(
         check_sum(objective)
         state = _state(vae, options, train)
         checkpoint = TrainingCheckpoint(folder, state, _described(objective))
+        held.callback(checkpoint.close)
         if resume:
-            checkpoint.restore()
+            checkpoint.restore(files or {})
         else:
-            with products_in(precision, vae):
+            with products_in(precision, vae), explaining_batches():
                 _try(vae, some, objective)
+                if min(state.options.batch_size, len(some)) < 2 * processes.count():
+                    _try(vae, some, objective, 1)
             checkpoint.create(files or {})
         state.progress.log_slope = _mean_log_slope(some)
         has_statistics = averaging > 0 and has_running_statistics(vae, objective, _some(vae, some))
-        max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         with _reporting(report, _about(train)) as shown:
             loop = TrainingLoop(
                 checkpoint, train, validation, objective, max_seconds, shown, has_statistics
@@ -196,6 +206,24 @@ def fit(
     return Fit(progress.metrics, stopped, *best, seconds=progress.seconds)
 
 
+def _max_seconds(max_minutes: float | None) -> float:
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
+    return math.inf if max_minutes is None else 60 * max_minutes
+
+
+@contextlib.contextmanager
+def _alone_with(vae: VAE, device: torch.device, gaps: bool) -> Iterator[contextlib.ExitStack]:
+    """The block of a training; what is held in the stack is let go when it ends."""
+    with (
+        isolated(device),
+        missing_values(gaps),
+        _not_elsewhere(vae),
+        contextlib.ExitStack() as held,
+    ):
+        yield held
+
+
 def _mean_log_slope(data: Split) -> float:
     slope = data.log_slope()
     return 0.0 if slope is None else slope.mean().item()
@@ -203,7 +231,7 @@ def _mean_log_slope(data: Split) -> float:
 
 def _folder(out: str | Path | None, resume: bool) -> Path | None:
     """The folder of the run, which exists if and only if it is resumed."""
-    folder = None if out is None else Path(out)
+    folder = None if out is None else expanded(out)
     if folder is None and resume:
         raise ValueError("resume needs out, the folder of the run to resume")
     if processes.is_first() and folder is not None and folder.exists() and not resume:
@@ -238,10 +266,26 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
 
 def _reporting(
     report: Callable[[Progress], None] | None, about: str
-) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
+) -> contextlib.AbstractContextManager[Callable[[Progress], None] | None]:
     if report is None and sys.stderr.isatty():
         return TrainingDisplay(about)
-    return contextlib.nullcontext(report or (lambda progress: None))
+    return contextlib.nullcontext(report)
+
+
+@contextlib.contextmanager
+def _not_elsewhere(vae: VAE) -> Iterator[None]:
+    """A block that trains the parameters of a VAE, which no other thread may train meanwhile."""
+    parameters = {id(parameter) for parameter in vae.parameters()}
+    if parameters & _trained:
+        raise RuntimeError(
+            "another thread is training parameters of this VAE; wait until it has finished, or "
+            "train a copy: copy.deepcopy(vae)"
+        )
+    _trained.update(parameters)
+    try:
+        yield
+    finally:
+        _trained.difference_update(parameters)
 
 
 def _parts(data: Dataset | DataLike) -> tuple[Split, Split | None]:
@@ -275,11 +319,11 @@ def _check_data(vae: VAE, split: Split, part: str | None = None) -> None:
                 raise type(error)(f"{part} part: {error}") from error
 
 
-def _try(vae: VAE, train: Split, objective: ELBO) -> None:
+def _try(vae: VAE, train: Split, objective: ELBO, examples: int = 100) -> None:
     """Compute the loss and its gradients once, with Pyro's checks of shapes and supports."""
     trial = copy.deepcopy(vae).train()
     with pyro.get_param_store().scope(), pyro.validation_enabled():
-        objective.loss_and_grads(trial.model, trial.guide, _some(trial, train))
+        objective.loss_and_grads(trial.model, trial.guide, _some(trial, train)[:examples])
 
 
 def _some(vae: VAE, train: Split) -> Tensor:

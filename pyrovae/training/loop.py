@@ -3,14 +3,15 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO, SVI
 from torch import Tensor
 
 from pyrovae._process import processes
-from pyrovae._process.isolation import interrupt_after_step
+from pyrovae._process.interruption import AbandonedStep, after_step, held
+from pyrovae._process.isolation import others
 from pyrovae.data import Split
 from pyrovae.evidence import evaluate
 from pyrovae.objectives import recording
@@ -19,7 +20,7 @@ from pyrovae.training.device_step import DEVICES, DeviceStep
 from pyrovae.training.loaders import Loaded, LoaderBatches
 from pyrovae.training.optim import NonFiniteGradientError
 from pyrovae.training.precision import products_in
-from pyrovae.training.progress import Progress
+from pyrovae.training.progress import Progress, TrainingDisplay
 from pyrovae.training.running_statistics import renew_statistics
 from pyrovae.training.staging import Staged
 from pyrovae.training.steps import Batches, Requests, Step, Summed, resident_on
@@ -44,7 +45,7 @@ class TrainingDivergedError(ArithmeticError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C, after the running step was finished and saved.
+    """Training was stopped by a signal, such as Ctrl-C, after the running step was saved.
 
     Example:
         >>> from pyrovae.training import TrainingInterrupted
@@ -63,7 +64,7 @@ class TrainingLoop:
         validation: data whose bound chooses the weights; None keeps the last weights.
         objective: a Pyro ELBO.
         max_seconds: the wall-clock time after which to stop.
-        report: called with the progress after each step and epoch.
+        report: called with the progress after each step and epoch; None for nothing.
         has_statistics: whether averaged weights need running statistics of their own.
     """
 
@@ -72,7 +73,7 @@ class TrainingLoop:
     validation: Split | None
     objective: ELBO
     max_seconds: float
-    report: Callable[[Progress], None]
+    report: Callable[[Progress], None] | None
     has_statistics: bool
     requests: Requests = field(init=False)
     step: Step = field(init=False)
@@ -92,15 +93,18 @@ class TrainingLoop:
 
         Raises:
             TrainingDivergedError: if the gradient is not finite.
-            TrainingInterrupted: on Ctrl-C.
+            TrainingInterrupted: on Ctrl-C, SIGTERM or SIGHUP.
         """
         progress = self.state.progress
-        with interrupt_after_step() as interrupted:
+        with after_step() as interrupted:
             self.requests = Requests(
                 lambda: (interrupted.is_set(), progress.seconds > self.max_seconds)
             )
             with contextlib.closing(self._choose_step()) as self.step:
-                return self._run()
+                stopped = self._run()
+            if interrupted.is_set():  # too late to stop training, but not what follows it
+                raise TrainingInterrupted
+        return stopped
 
     def _choose_step(self) -> Step:
         """Choose how steps are run: once, before the first of them."""
@@ -131,12 +135,12 @@ class TrainingLoop:
         progress, stopped = self.state.progress, "finished"
         self.state.vae.train()
         try:
-            self.report(progress)
+            self._report()
             saved = time.monotonic()
             while progress.epoch < progress.epochs and stopped == "finished":
-                for index in self.step.batches.left(progress):
+                for index in self._batches():
                     self._step(index)
-                    self.report(progress)
+                    self._report()
                     interrupted, time_is_up = self.requests()
                     if interrupted:
                         self._interrupt()
@@ -148,7 +152,7 @@ class TrainingLoop:
                         saved = time.monotonic()
                 if progress.position == progress.steps_per_epoch:
                     self._end_epoch()
-                    self.report(progress)
+                    self._report()
                     if self.requests()[0] and progress.epoch < progress.epochs:
                         self._interrupt()
                 if self.options.patience is not None and progress.stale >= self.options.patience:
@@ -158,12 +162,30 @@ class TrainingLoop:
                 self._renew_statistics()
                 self.state.keep()
             self._save()
+        except AbandonedStep:
+            self._interrupt()
         except NonFiniteGradientError as error:
             self.checkpoint.save()
             processes.wait()
             raise TrainingDivergedError(self._why_diverged()) from error
         processes.wait()  # another process may read these files, or end and so stop all
         return stopped
+
+    def _batches(self) -> Iterator[Tensor]:
+        """The batches that are left of the epoch, unless a signal has ended a loader's workers."""
+        try:
+            yield from self.step.batches.left(self.state.progress)
+        except RuntimeError:
+            if not self.requests()[0]:
+                raise
+            self._interrupt()
+
+    def _report(self) -> None:
+        """Report the progress, and let other threads go ahead, which the callback may wait for."""
+        waits = self.report is not None and not isinstance(self.report, TrainingDisplay)
+        with others(always=waits):
+            if self.report is not None:
+                self.report(self.state.progress)
 
     def _step(self, index: Tensor) -> None:
         start = time.monotonic()
@@ -207,8 +229,9 @@ class TrainingLoop:
         self.state.progress.seconds += time.monotonic() - start
 
     def _save(self) -> None:
-        self.step.synchronize()
-        self.checkpoint.save()
+        with held():
+            self.step.synchronize()
+            self.checkpoint.save()
 
     def _interrupt(self) -> None:
         self._save()

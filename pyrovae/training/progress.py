@@ -3,11 +3,13 @@ r"""How far training has come: what it counts, saves and returns, and how it is 
 Long computations show a live line in a terminal, and plain lines elsewhere.
 """
 
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 import numpy as np
 from rich.console import Console
@@ -84,10 +86,14 @@ class Progress:
         return self.reconstruction / self.images + self.log_slope, self.kl / self.images
 
     def validate(self, elbo: float) -> bool:
-        """Note a validation bound, and return whether it is the best so far."""
+        """Note a validation bound, and return whether it is the best so far.
+
+        A bound that is not finite, since an example has no density, is worse than any other one,
+        and no better than those after it.
+        """
         best = self.best_validation_elbo
         self.stale += 1
-        if best is not None and not elbo > best:
+        if best is not None and math.isfinite(best) and not elbo > best:
             return False
         self.best_validation_elbo, self.stale = elbo, 0
         return True
@@ -353,8 +359,32 @@ def _bars(console: Console, *columns: ProgressColumn) -> Bars:
     return Bars(*columns, console=console, disable=not console.is_terminal)
 
 
+class _StandardError:
+    """Standard error, whose terminal may be closed before a run has ended."""
+
+    @property
+    def _stream(self) -> Any:  # a live line of rich puts a proxy in its place
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    @property
+    def encoding(self) -> str:
+        return cast("str", self._stream.encoding)
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def _standard_error() -> Console:
-    return Console(stderr=True, quiet=not processes.is_first())
+    return Console(file=cast("IO[str]", _StandardError()), quiet=not processes.is_first())
 
 
 def _line(console: Console, text: str) -> None:

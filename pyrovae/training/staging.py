@@ -44,6 +44,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyrovae._process.choices import check_choice
 from pyrovae._process.compilation import compiled, in_one_line, side_by_side, traced
+from pyrovae._process.interruption import at_once
 from pyrovae.distributions import has_missing, missing_values
 from pyrovae.objectives import Terms
 
@@ -375,13 +376,12 @@ class Staged(Wrapped):
             *(p.requires_grad for p in self._parameters),
             *((a.shape, a.dtype, a.device) for a in args if isinstance(a, Tensor)),
         )
-        if key not in self._stages:
-            try:
+        try:
+            if key not in self._stages:
                 self._stages[key] = self._staged(model, guide, args, kwargs)
-            except NotStagedError as error:
-                self._give_up(str(error))
-                return None
-        return self._stages[key]
+        except NotStagedError as error:
+            self._give_up(str(error))
+        return self._stages.get(key)
 
     def _staged(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Stage:
         if kwargs or not args or not all(isinstance(a, Tensor) for a in args):
@@ -395,7 +395,7 @@ class Staged(Wrapped):
         buffers = {name: value.clone() for name, value in self.module.named_buffers()}
         gpus = list({a.device for a in args if a.device.type == "cuda"})
         try:
-            with torch.random.fork_rng(devices=gpus):
+            with at_once(), torch.random.fork_rng(devices=gpus):
                 return self._verified(program, args)
         finally:  # such as statistics of batches, which each run updates
             for name, value in self.module.named_buffers():

@@ -1,5 +1,6 @@
 """One step of training: its batch, how it is made, and how several processes share it."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ class Step:
         self.state.optimizer.examples = len(index)
         self.state.optimizer.release()
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
-        with pyro.validation_enabled(progress.step == 0):
+        with explaining_batches(), pyro.validation_enabled(progress.step == 0):
             loss = self._update(x)
         if average is not None:
             average.update()
@@ -203,6 +204,21 @@ class Step:
 
     def close(self) -> None:
         """Free what steps hold on the device."""
+
+
+@contextlib.contextmanager
+def explaining_batches() -> Iterator[None]:
+    """Say in one line what batch normalization needs, where torch refuses a single example."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        shared = f", in each of {processes.count()} processes" if processes.count() > 1 else ""
+        raise ValueError(
+            f"a batch has a single example{shared}, and batch normalization needs two to compute a "
+            "variance; set a larger batch_size, set drop_last, or train on more examples"
+        ) from error
 
 
 class Requests:

@@ -112,12 +112,22 @@ def test_a_sparse_matrix_may_hold_gaps_or_nothing_but_zeros():
 def test_a_data_frame_with_an_index_of_its_own():
     frame = pd.DataFrame(
         {"batches": [1.5, np.nan, 2.0], "color": ["red", "blue", "red"]}, index=["a", "b", "c"]
-    )
+    ).astype({"color": "category"})
     split = as_split(frame)
     assert split.gaps
     assert same(all_of(split), torch.tensor([[1.5, 1.0], [torch.nan, 0.0], [2.0, 1.0]]))
     assert split.ids.tolist() == ["a", "b", "c"]
     assert torch.equal(all_of(as_split(frame[["color"]])), torch.tensor([[1.0], [0.0], [1.0]]))
+    red = frame[frame.color == "red"]  # the same code without the blue ones
+    assert torch.equal(all_of(as_split(red[["color"]])), torch.tensor([[1.0], [1.0]]))
+
+
+def test_words_have_no_codes_of_their_own_in_each_frame():
+    frame = pd.DataFrame({"x": [1.5, 2.0], "color": ["red", "blue"], "flag": ["True", "False"]})
+    remedy = r"frame\['color'\].astype\(pandas.CategoricalDtype\(\['blue', 'red'\]\)\)"
+    with pytest.raises(ValueError, match=f"column color holds words.*{remedy}"):
+        as_split(frame)
+    assert as_split(frame[["x", "flag"]]).batch(np.arange(2)).tolist() == [[1.5, 1.0], [2.0, 0.0]]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -209,3 +209,24 @@ def test_a_full_disk_is_named(tmp_path, by_groups, monkeypatch) -> None:
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"0\.0 GiB in .*No space left on device.*TMPDIR"):
         read_path(write(tmp_path / "x.parquet", mixed(0)[["real"]]))
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        b"[1, 2]",
+        b"{",
+        b'{"columns": 3, "index_columns": []}',
+        b'{"columns": [{}], "index_columns": []}',
+        b'{"columns": [], "index_columns": [{"kind": "range"}]}',
+        b'{"columns": [], "index_columns": [{"kind": "range", "start": 0, "stop": 5, "step": 0}]}',
+        b'{"columns": [], "index_columns": ["nowhere"], "column_indexes": [{"name": []}]}',
+    ],
+)
+def test_damaged_notes_of_pandas_are_named(tmp_path: Path, notes: bytes) -> None:
+    path = tmp_path / "t.parquet"
+    table = pa.table({"a": np.arange(40.0), "b": np.ones(40)})
+    pq.write_table(table.replace_schema_metadata({b"pandas": notes}), path)
+    with pytest.raises(ValueError, match=r"t\.parquet cannot be read.* notes of pandas") as caught:
+        read_path(path)
+    assert len(str(caught.value).splitlines()) == 1

@@ -54,7 +54,7 @@ def test_options_are_known_and_go_together(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("recipe", EVERY)
 def test_training_holds_the_arguments_of_fit(recipe: Recipe) -> None:
-    assert set(recipe.training) == {
+    assert set(recipe.training) - {"objective"} == {
         "epochs",
         "batch_size",
         "learning_rate",
@@ -171,12 +171,15 @@ def test_a_table_with_gaps_gets_a_simple_model_that_its_rows_can_tell() -> None:
     for recipe in found:
         assert (recipe.decoder, recipe.posterior) == ("linear", "full")
         assert recipe.likelihood == "normal:scale=dimension"
+        assert recipe.training["objective"] == "iwae"
+        assert recipe.training["validate_every"] == recipe.training["epochs"]
     mixed = for_array(None, False, (2,), 500, schema("real", "count"), gaps=True)
     assert (mixed.likelihood, mixed.decoder) == ("columns", "linear")
     for event_shape, gaps in (((1, 8, 8), True), ((13,), False)):
         recipe = for_array(None, False, event_shape, 178, gaps=gaps)
         assert (recipe.likelihood, recipe.posterior) == ("normal", "diagonal")
         assert recipe.decoder.startswith("mlp")
+        assert "objective" not in recipe.training
 
 
 def test_a_table_gets_at_most_half_as_many_latent_dimensions_as_columns() -> None:

@@ -318,6 +318,25 @@ def test_whole_numbers_stay_whole_beside_gaps(tmp_path: Path) -> None:
     assert values(source).dtype == np.float64
 
 
+@pytest.mark.parametrize("way", ["csv", "parquet", "frame"])
+def test_whole_numbers_that_gaps_made_floats_are_whole(tmp_path: Path, way: str) -> None:
+    columns = {"a": [1, None, 7], "b": [1.0, 2.0, 7.0], "c": [1, None, 2.5], "d": [-1, 2, None]}
+    frame = pd.DataFrame(columns, index=["x", "y", "z"], dtype=float)
+    if way == "csv":
+        frame.to_csv(tmp_path / "t.csv")
+    elif way == "parquet":
+        frame.to_parquet(tmp_path / "t.parquet")
+    source = from_frame(frame) if way == "frame" else read(str(tmp_path / f"t.{way}"))
+    assert source.schema is not None
+    assert [(c.kind, c.integer) for c in source.schema.columns] == [
+        ("count", True),
+        ("real", False),
+        ("real", False),
+        ("real", True),
+    ]
+    assert same(values(source)[:, 0], [1, NAN, 7])
+
+
 def test_a_wholly_empty_column_is_named(tmp_path: Path) -> None:
     source = read_text(tmp_path, "a,b\n" + "1.5,\n" * 12)
     with pytest.raises(ValueError, match="column b holds no value in the training rows"):

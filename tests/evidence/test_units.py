@@ -8,7 +8,8 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from pyrovae.data import Rows, Source, prepare
-from pyrovae.evidence import evaluate, linear_gaussian, reconstruction_by_element
+from pyrovae.diagnostics import aggregate_draws, surgery
+from pyrovae.evidence import evaluate, linear_gaussian, per_example, reconstruction_by_element
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import MLP, Linear
 from pyrovae.posteriors import FullNormal
@@ -75,8 +76,21 @@ def test_every_number_that_is_a_density_moves_and_no_other():
     assert units.elbo.value == pytest.approx(scaled.elbo.value + shift)
     assert units.reconstruction.value == pytest.approx(scaled.reconstruction.value + shift)
     assert units.kl == scaled.kl
+    every = [per_example(vae, data.test, samples=50, scaled=each) for each in (False, True)]
+    torch.testing.assert_close(every[0].elbo, every[1].elbo + slope)
+    assert torch.equal(every[0].kl, every[1].kl)
     scores = [score(vae, data.test, samples=50, scaled=each).log_evidence for each in (False, True)]
     torch.testing.assert_close(scores[0], scores[1] + slope)
+
+
+def test_a_bound_taken_apart_is_the_bound_in_the_same_units():
+    data, vae = dataset(1, gaps=True), model(1)
+    for scaled in (False, True):
+        terms = surgery(aggregate_draws(vae, data.test, draws=20, scaled=scaled))
+        whole = evaluate(vae, data.test, samples=20, scaled=scaled)
+        assert terms.elbo.value == pytest.approx(whole.elbo.value)
+        assert terms.reconstruction.value == pytest.approx(whole.reconstruction.value)
+        assert terms.kl.value == pytest.approx(whole.kl.value)
 
 
 def test_the_terms_of_the_columns_add_up_to_the_reconstruction_term():

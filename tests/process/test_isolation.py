@@ -52,7 +52,7 @@ def test_convolutions_of_a_gpu_repeat_inside_of_the_block_alone(monkeypatch, dev
     before = cudnn.deterministic, cudnn.benchmark
 
     def fail():
-        with isolation._repeatable(torch.device(device)):
+        with isolation.isolated(torch.device(device)):
             seen.append((cudnn.deterministic, cudnn.benchmark))
             raise RuntimeError
 

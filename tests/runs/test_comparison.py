@@ -44,6 +44,21 @@ def without_times(summary):
     return replace(summary, folder="", rows=rows)
 
 
+def test_tables_are_compared_if_the_same_columns_have_densities(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{a},{b}" for a, b in zip(rng.normal(size=60), rng.poisson(3, 60), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b", *rows]) + "\n")
+    likelihoods = ["normal", "laplace", "columns:columns=normal+poisson"]
+    likelihoods += ["columns:columns=laplace+poisson", "columns:columns=normal+laplace"]
+    settings = SMALL | {"data": {"name": str(tmp_path / "t.csv"), "scaling": "none"}}
+    choices = {"likelihood": likelihoods}
+    found = compare(settings, choices, out=tmp_path / "runs", seeds=1, samples=5)
+    mixed = "density, but probability in columns [2]"
+    assert [row.measure for row in found.rows] == ["density"] * 2 + [mixed] * 2 + ["density"]
+    assert [row.difference is not None for row in found.rows] == [False, True, False, False, True]
+    assert all(row.bits_per_dimension is None for row in found.rows)
+
+
 @pytest.mark.parametrize(
     ("text", "specs"),
     [

@@ -303,3 +303,18 @@ def test_a_prior_of_another_dimension_says_which_latent_dim_it_needs(tmp_path, m
         config.build(trusted=trusted)
     config, _ = Config.resolve({"model": model | {"latent_dim": 3}}, trusted=trusted)
     assert config.build(trusted=trusted).latent_dim == 3
+
+
+def test_gaps_choose_an_objective_unless_the_posterior_has_no_weights(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[0, 0] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    data = {"name": str(tmp_path / "x.npy")}
+    chosen = {
+        posterior: Config.resolve({"data": data, "model": {"posterior": posterior}})[0]
+        for posterior in ("full", "point")
+    }
+    assert chosen["full"].training["objective"] == "iwae:particles=10"
+    assert chosen["point"].training["objective"] == "elbo:particles=1"
+    given = {"data": data, "training": {"objective": "stl"}}
+    assert Config.resolve(given)[0].training["objective"] == "stl:particles=1"

@@ -2,8 +2,8 @@
 
 import json
 import math
+import secrets
 import shutil
-import tempfile
 
 import numpy as np
 import pytest
@@ -77,7 +77,8 @@ def test_the_history_has_a_line_for_each_epoch(trained):
 def test_the_summary_is_what_finish_returns(folder, resolved, trained, monkeypatch):
     monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
     summary = Run.open(folder).finish(trained[1], resolved[1], trained[2], samples=2)
-    assert json.loads((folder / "summary.json").read_text()) == summary.to_dict()
+    written = json.loads((folder / "summary.json").read_text())
+    assert {name: value for name, value in written.items() if name != "digest"} == summary.to_dict()
     assert Run.open(folder).summary() == summary
     assert summary.contents["prior"] == "normal"
     assert summary.epochs == 2
@@ -96,9 +97,6 @@ def test_the_summary_is_what_finish_returns(folder, resolved, trained, monkeypat
 def test_a_truncated_file_is_named_with_the_remedy(folder, name, message, kept):
     contents = (folder / name).read_bytes()
     (folder / name).write_bytes(contents[: int(kept * len(contents))])
-    if name == "metrics.jsonl" and kept == 0:
-        assert len(Run.open(folder).history) == 0
-        return
     if name == "config.toml" and kept:
         message = "is not a TOML file|is not the whole configuration"
     with pytest.raises(ValueError, match=message) as caught:
@@ -141,7 +139,7 @@ def test_a_folder_that_another_run_takes_meanwhile_is_left_alone(
     resolved, tmp_path, monkeypatch, trained
 ):
     monkeypatch.chdir(tmp_path)
-    make = tempfile.mkdtemp
+    make = secrets.token_hex
     rival = tmp_path / "runs" / "digits-normal-1"
 
     def make_later(*arguments, **options):
@@ -149,7 +147,7 @@ def test_a_folder_that_another_run_takes_meanwhile_is_left_alone(
             shutil.copytree(trained[0], rival)
         return make(*arguments, **options)
 
-    monkeypatch.setattr("pyrovae._process.files.tempfile.mkdtemp", make_later)
+    monkeypatch.setattr("pyrovae._process.files.secrets.token_hex", make_later)
     folder, _, _ = start(*resolved, None)
     assert folder.name == "digits-normal-2"
     ours, theirs = ((path / "model.safetensors").read_bytes() for path in (folder, rival))

@@ -12,16 +12,17 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from pyrovae._process import processes
 from pyrovae._process.files import read_tensors, write_tensors
 from pyrovae._process.isolation import stream
 from pyrovae.data import Rows, Source, Split, prepare
 from pyrovae.evidence import evaluate
-from pyrovae.likelihoods import Normal
+from pyrovae.likelihoods import Bernoulli, Normal
 from pyrovae.networks import MLP, Linear
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.runs import Config
-from pyrovae.training import TrainingInterrupted, device_step, fit, loop
+from pyrovae.training import TrainingInterrupted, checkpoint, device_step, fit, loop
 from pyrovae.training.checkpoint import TrainingOptions
 from pyrovae.training.running_statistics import renew_statistics
 from pyrovae.vae import VAE
@@ -111,8 +112,51 @@ def seen_images(seen):
 @pytest.mark.parametrize("place", ["encoder", "decoder"])
 @pytest.mark.parametrize("count", [33, 17, 34, 32])
 def test_batch_normalization_trains_whatever_is_left_over(mode, place, count):
-    result = fit(make(**{place: normalized}), rows(count), **SHORT, compile=mode, averaging=0.9)
+    vae = make(**{place: normalized})
+    result = fit(vae, rows(count), **SHORT, compile=mode, averaging=0.9)
     assert_finite([row["elbo"] for row in result.metrics])
+    assert_finite([evaluate(vae, rows(count), samples=5).log_evidence.value])
+
+
+def of_images(in_shape, out_shape):
+    return nn.Sequential(
+        plain(in_shape, (2, 4, 4)),
+        nn.BatchNorm2d(2),
+        nn.Conv2d(2, out_shape[0], 1),
+    )
+
+
+def test_a_layer_of_one_batch_dimension_gets_one(digits):
+    """As from several draws of z for each x, or one z without any."""
+    likelihood = Bernoulli(2, (1, 4, 4), of_images).eval()
+    z = torch.randn(3, 5, 2)
+    found = likelihood(z).mean
+    assert found.shape == (3, 5, 1, 4, 4)
+    torch.testing.assert_close(found[1], likelihood(z[1]).mean)
+    torch.testing.assert_close(found[1, 2], likelihood(z[1, 2]).mean)
+
+
+@pytest.mark.parametrize(
+    ("data", "batch_size"),
+    [(rows(1), 16), (rows(20), 1), (DataLoader(torch.from_numpy(rows(33)), 16), 16)],
+    ids=["one example", "batches of one", "a loader's last batch"],
+)
+@pytest.mark.filterwarnings("ignore:the batches of a DataLoader")
+def test_batch_normalization_of_a_single_example_is_refused_in_a_line(data, batch_size, tmp_path):
+    options = SHORT | {"batch_size": batch_size, "out": tmp_path / "run"}
+    with pytest.raises(ValueError, match=r"^a batch has a single example, and batch norm.*more ex"):
+        fit(make(decoder=normalized), data, **options)
+    loaded = isinstance(data, DataLoader)
+    assert (tmp_path / "run").exists() == loaded  # its sizes show when they come
+    if not loaded:
+        fit(make(), data, **options)
+
+
+def test_a_share_of_a_single_example_is_refused(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "from_first", lambda tensors: None)
+    with pytest.raises(ValueError, match="single example, in each of 2 processes"):
+        fit(make(decoder=normalized), rows(20), **SHORT | {"batch_size": 3})
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -534,3 +578,16 @@ def test_the_number_of_steps(monkeypatch):
     )
     counts = [options.steps_per_epoch(n) for n in (1, 2, 9, 10, 11, 12, 20, 21, 22)]
     assert counts == [1, 1, 1, 1, 1, 2, 2, 2, 3]
+    monkeypatch.setattr(processes, "count", lambda: 2)  # each of which needs two of what is left
+    assert [options.steps_per_epoch(n) for n in (11, 12, 13, 14, 24)] == [1, 1, 1, 2, 3]
+
+
+def test_a_batch_size_above_the_number_of_rows_is_that_number(monkeypatch):
+    """Where it is decided whether to compile, too, which takes a while."""
+    monkeypatch.setattr(checkpoint, "COMPILED_PRODUCTS", 10**10)
+    options = SHORT | {"batch_size": 10**30}
+    large, exact = make(), make()
+    result = fit(large, rows(50), **options)
+    assert [row["step"] for row in result.metrics] == [1, 2, 3]
+    fit(exact, rows(50), **options | {"batch_size": 50}, compile="off")
+    assert same(large, exact)

@@ -1,0 +1,1 @@
+"""What can go wrong with a run, by kind; ``faults.py`` runs it and counts."""
