@@ -89,6 +89,7 @@ def main() -> None:
     if not options.read:
         started()
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            Path(folder).chmod(0o755)  # for the user without rights, who reads the data
             shop = Workshop(Path(folder))
             for part in options.only:
                 own = PARTS[part][0] if options.count is None else options.count

@@ -86,7 +86,7 @@ def run(place, tmp_path):
 
 
 def table(path):
-    return pd.read_csv(path)
+    return pd.read_csv(path, float_precision="round_trip")
 
 
 def refused(result):

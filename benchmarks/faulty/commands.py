@@ -76,8 +76,8 @@ SHORT: dict[str, tuple[str, ...]] = {
 }
 """Commands that open a run, by name; resuming one reads what the others do not."""
 
-PASSING = ("seconds", "images_per_second", "reused")
-"""Keys of results that may differ between runs: times, and what was there already."""
+PASSING = ("seconds", "images_per_second", "reused", "digest")
+"""Keys of results that may differ: times, what was there already, and digests of all this."""
 
 UNFORESEEN = ("Traceback", "unexpected error", "not foreseen", "TORCH_CHECK", "frame #")
 
@@ -187,8 +187,16 @@ def little_memory(more: int = 4 * 2**30) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (has + more,) * 2)
 
 
-def complaints(found: Outcome, allowed: Sequence[int] = (0, 2)) -> list[str]:
-    """What is wrong with how a command ended: a traceback, several lines, another status."""
+def complaints(
+    found: Outcome, allowed: Sequence[int] = (0, 2), *, begun: bool = False
+) -> list[str]:
+    """What is wrong with how a command ended: a traceback, several lines, another status.
+
+    Args:
+        found: what it did.
+        allowed: statuses.
+        begun: whether lines of progress may stand before the reason.
+    """
     wrong = [f"it shows {words!r}" for words in UNFORESEEN if words in found.out + found.err]
     if not found.in_time:
         stopped = found.status in (130, 0)
@@ -198,7 +206,7 @@ def complaints(found: Outcome, allowed: Sequence[int] = (0, 2)) -> list[str]:
     lines = found.err.splitlines()
     if found.status and sum(line.startswith("pyrovae: ") for line in lines[-1:]) != 1:
         wrong.append("its last line on standard error is no reason")
-    if found.status == 2 and len(lines) != 1:
+    if found.status == 2 and len(lines) != 1 and not begun:
         wrong.append(f"{len(lines)} lines on standard error")
     if any(ord(char) < 32 and char not in "\n\t" for char in found.out + found.err):
         wrong.append("control characters reach the terminal")
@@ -317,8 +325,7 @@ class Workshop:
     def copy(self, *names: str) -> Iterator[Path]:
         """A fresh folder with copies of what is named, or of everything; removed afterwards."""
         place = self.folder / "case"  # always the same, since results name their folder
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        place.mkdir()  # one at a time
         try:
             for path in self.base.iterdir():
                 if not names or path.name in names:
@@ -330,7 +337,9 @@ class Workshop:
 
 
 def started() -> None:
-    """Import what commands import, once for all forks."""
+    """Import what commands import, once for all forks, some of whom may not read the library."""
+    import encodings.cp437  # of names in archives
+
     import matplotlib.pyplot
     import pandas
     import sklearn.linear_model
@@ -338,5 +347,5 @@ def started() -> None:
 
     from pyrovae import diagnostics, evidence, queries, runs  # noqa: F401
 
-    del matplotlib, pandas, sklearn
+    del encodings, matplotlib, pandas, sklearn
     torch.set_num_threads(1)

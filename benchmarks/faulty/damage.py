@@ -63,7 +63,7 @@ def in_data(path: Path, moments: random.Random) -> int:
 def judged(shop: Workshop, name: str, run: str, place: Path, *, refused: bool) -> Verdict:
     """Run a command over a damaged run, and say whether what it did is right."""
     found = command(line_for(name, run), place, seconds=60)
-    wrong = complaints(found) if found.status else []
+    wrong = complaints(found, begun=name == "resume") if found.status else []
     if found.status:
         return Verdict("refused", wrong)
     if "Traceback" in found.err:
@@ -85,6 +85,7 @@ def flips(shop: Workshop, count: int) -> Iterator[Case]:
 def _flipped(shop: Workshop, run: str, file: str, number: int) -> Callable[[], Verdict]:
     def case() -> Verdict:
         moments = random.Random(f"flip {number}")
+        whole(shop, READERS.get(file, "evaluate"), run)
         with shop.copy() as place:
             path = place / run / file
             anywhere = moments.random() < 0.25

@@ -272,7 +272,7 @@ def picture(chance: Chance, path: Path) -> None:
     image = Image.fromarray(pixels)
     kind = chance.randrange(4, 14) if chance.random() < 0.2 else 0
     if kind < 4:
-        image.convert(chance.choice(("L", "RGB", "P", "RGBA", "1", "LA"))).save(path)
+        image.convert(chance.choice(("L",) * 20 + ("RGB", "P", "RGBA", "1", "LA"))).save(path)
     elif kind == 4:
         image.convert("CMYK").save(path.with_suffix(".jpg"))
     elif kind == 5:

@@ -131,8 +131,7 @@ def locks(shop: Workshop, count: int) -> Iterator[Case]:
         yield Case(f"evaluation beside resumption {number + 1}", _beside(shop, number))
 
 
-def _begun(shop: Workshop, place: Path) -> None:
-    seconds = undisturbed(shop, "fit")[0].seconds
+def _begun(place: Path, seconds: float) -> None:
     while not (place / "new/last.safetensors").exists():
         command(LONG["fit"], place, meanwhile=at(0.2 * seconds, signal.SIGKILL))
 
@@ -168,8 +167,9 @@ def _fresh(arguments: Sequence[str], place: Path) -> Outcome:
 
 def _two(shop: Workshop, number: int) -> Callable[[], Verdict]:
     def run() -> Verdict:
+        seconds = undisturbed(shop, "fit")[0].seconds
         with shop.copy() as place:
-            _begun(shop, place)
+            _begun(place, seconds)
             slow = (*RESUMED,)
             found = _together(slow, slow, place, 0.0)
             wrong = [words for each in found for words in complaints(each)]
@@ -185,8 +185,9 @@ def _two(shop: Workshop, number: int) -> Callable[[], Verdict]:
 
 def _beside(shop: Workshop, number: int) -> Callable[[], Verdict]:
     def run() -> Verdict:
+        seconds = undisturbed(shop, "fit")[0].seconds
         with shop.copy() as place:
-            _begun(shop, place)
+            _begun(place, seconds)
             reads = ("evaluate", "new", "--samples", "20", "--json")
             first, second = _together(RESUMED, reads, place, 0.0)
             wrong = complaints(first, (0,)) + complaints(second)

@@ -67,7 +67,7 @@ def _full(shop: Workshop, name: str, number: int) -> Callable[[], Verdict]:
                 if not mounts:
                     return Verdict("nothing can be mounted here", [])
                 found = command(LONG[name], place)
-                wrong = complaints(found) if found.status else []
+                wrong = complaints(found, begun=True) if found.status else []
                 if found.status == 0:
                     return Verdict("it was enough", ended_alike(shop, name, place, found))
                 if not any(part in found.err for part in ("space", "full")):
@@ -97,7 +97,7 @@ def _too_long(shop: Workshop, name: str, number: int) -> Callable[[], Verdict]:
             found = command(LONG[name], place, prepare=prepare)
             if found.status == 0:
                 return Verdict("it was enough", ended_alike(shop, name, place, found))
-            wrong = complaints(found)
+            wrong = complaints(found, begun=True)
             finished = command(again(name, place), place)
             wrong += complaints(finished, (0,)) + ended_alike(shop, name, place, finished)
         return Verdict("refused, then finished", wrong)

@@ -167,8 +167,8 @@ class Split:
         Example:
             >>> from pyrovae.data import load
             >>> split = load("digits", scaling="unit").test
-            >>> split.original(split.batch(torch.arange(2).numpy())).max()
-            np.float64(16.0)
+            >>> split.original(split.batch(torch.arange(2).numpy())).max().item()
+            16.0
         """
         plain = values.numpy() if isinstance(values, torch.Tensor) else values
         transform = self._transform

@@ -145,6 +145,10 @@ GAPS = Recipe(
 )
 
 
+FEW_GAPS = 0.05
+"""Share of missing values up to which a table has the recipe of a complete one."""
+
+
 def for_array(
     maximum: int | None,
     unit_interval: bool,
@@ -152,7 +156,7 @@ def for_array(
     rows: int,
     schema: Schema | None = None,
     black_and_white: bool = False,
-    gaps: bool = False,
+    missing: float = 0.0,
 ) -> Recipe:
     """Choose a recipe for the user's own data.
 
@@ -164,11 +168,12 @@ def for_array(
     trained in small batches for many epochs, so that there are enough steps: about 10,000, in 20 to
     1,000 epochs.
 
-    In a table with missing values few rows hold any two columns together, so its model is a simple
-    one: a linear decoder, a noise of its own for each column, one latent dimension for 60 rows or
-    less, and a posterior with all correlations, as the observed values of a row leave them. It is
-    trained with the importance-weighted bound (MIWAE; Mattei and Frellsen 2019, arXiv:1812.02633)
-    and keeps its last weights: few validation rows with gaps choose worse ones.
+    In a table of which more than a twentieth is missing, fewer rows hold any two columns together,
+    so its model is a simple one: a linear decoder, a noise of its own for each column, one latent
+    dimension for 60 rows or less, and a posterior with all correlations, as the observed values of
+    a row leave them. It is trained with the importance-weighted bound (MIWAE; Mattei and Frellsen
+    2019, arXiv:1812.02633) and keeps its last weights: few validation rows with gaps choose worse
+    ones.
 
     Args:
         maximum: largest count of integer values, or None for real numbers.
@@ -177,7 +182,7 @@ def for_array(
         rows: number of rows, all splits together.
         schema: of the columns of a table, or None.
         black_and_white: whether all pixels are 0 or 255.
-        gaps: whether values are missing.
+        missing: share of the values that is missing.
 
     Returns:
         The recipe.
@@ -189,7 +194,7 @@ def for_array(
     """
     image = len(event_shape) == 3
     recipe = BITS if image or maximum == 1 or black_and_white else TABLE
-    sparse = gaps and not image
+    sparse = missing > FEW_GAPS and not image
     if sparse:
         recipe = replace(GAPS, latent_dim=max(1, min(GAPS.latent_dim, rows // 60)))
     batch_size = min(128, max(16, rows // 40))

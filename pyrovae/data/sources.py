@@ -70,6 +70,14 @@ class Source:
     black_and_white: bool = False
     unused: tuple[str, ...] = ()
 
+    def missing(self) -> float:
+        """The share of the values that is missing, between 0 and 1."""
+        if not self.gaps:
+            return 0.0
+        every = [part.x for part in self.parts.values()]
+        gaps = sum(int(np.isnan(some).sum()) for x in every for _, some in chunks(x))
+        return gaps / sum(x.size for x in every)
+
 
 def chunks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Iterate over an array a few megabytes at a time.

@@ -13,7 +13,7 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae._process.isolation import evaluating, isolated
+from pyrovae._process.isolation import alone, evaluating, isolated
 from pyrovae.distributions import factorizes, fills_space, moments
 from pyrovae.estimates import AnyExamples, as_examples, batches, number_of_examples
 from pyrovae.vae import VAE
@@ -178,6 +178,7 @@ def marginal_density(p: Any, draws: Tensor, dims: Array, points: Array) -> Array
     return np.asarray(gaussian_kde(_numpy(draws[:, dims]).T)(np.transpose(points)))
 
 
+@alone()
 def marginal_quantiles(p: Any, probabilities: Array) -> Tensor:
     """Quantiles of each dimension of a prior: exact, or those of 20,000 draws.
 

@@ -210,7 +210,6 @@ def compare(
     name = chosen[0].config.data["name"]
     folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else expanded(out)
     check_place(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     train = partial(
         _trained,
         folder=folder,

@@ -320,7 +320,7 @@ def _recipe(source: Source) -> Recipe:
         sum(len(part.x) for part in source.parts.values()),
         source.schema,
         source.black_and_white,
-        source.gaps,
+        source.missing(),
     )
 
 

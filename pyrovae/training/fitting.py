@@ -89,8 +89,8 @@ def fit(
             that is called before each step with the fraction of all steps that is done.
         epochs: passes over the training data.
         batch_size: examples per step, in all processes together; the last step of an epoch takes
-            the remainder, and a remainder of one example joins the step before, since batch
-            normalization needs two.
+            the remainder. A remainder of less than two examples for each process joins the step
+            before, since batch normalization needs two.
         drop_last: leave out the last batch of an epoch if it is smaller than the others; each epoch
             leaves out other examples.
         learning_rate: largest step size of Adam.
@@ -136,7 +136,8 @@ def fit(
         TrainingInterrupted: on Ctrl-C in any process, after the running step is finished and saved;
             SIGTERM and SIGHUP save too, and then act as they would have without ``fit``.
         StoppedError: if another process has ended.
-        RuntimeError: if another thread is training the same parameters.
+        RuntimeError: if another thread is training the same parameters, or seeds torch's generator
+            during a step.
 
     Example:
         >>> fitted = pyrovae.fit(vae, x, epochs=5, learning_rate=0.01)
@@ -166,8 +167,7 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    if max_minutes is not None and not max_minutes > 0:
-        raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
+    max_seconds = _max_seconds(max_minutes)
     folder = _folder(out, resume)
     train, validation = (Loaded(data, seed), None) if isinstance(data, DataLoader) else _parts(data)
     some = train.first if isinstance(train, Loaded) else train  # on which the model is tried
@@ -196,7 +196,6 @@ def fit(
             checkpoint.create(files or {})
         state.progress.log_slope = _mean_log_slope(some)
         has_statistics = averaging > 0 and has_running_statistics(vae, objective, _some(vae, some))
-        max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         with _reporting(report, _about(train)) as shown:
             loop = TrainingLoop(
                 checkpoint, train, validation, objective, max_seconds, shown, has_statistics
@@ -206,6 +205,12 @@ def fit(
     progress = state.progress
     best = progress.best_epoch, progress.best_validation_elbo
     return Fit(progress.metrics, stopped, *best, seconds=progress.seconds)
+
+
+def _max_seconds(max_minutes: float | None) -> float:
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"max_minutes must be positive, or None; got {max_minutes}")
+    return math.inf if max_minutes is None else 60 * max_minutes
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO, SVI
@@ -138,7 +138,7 @@ class TrainingLoop:
             self._report()
             saved = time.monotonic()
             while progress.epoch < progress.epochs and stopped == "finished":
-                for index in self.step.batches.left(progress):
+                for index in self._batches():
                     self._step(index)
                     self._report()
                     interrupted, time_is_up = self.requests()
@@ -170,6 +170,15 @@ class TrainingLoop:
             raise TrainingDivergedError(self._why_diverged()) from error
         processes.wait()  # another process may read these files, or end and so stop all
         return stopped
+
+    def _batches(self) -> Iterator[Tensor]:
+        """The batches that are left of the epoch, unless a signal has ended a loader's workers."""
+        try:
+            yield from self.step.batches.left(self.state.progress)
+        except RuntimeError:
+            if not self.requests()[0]:
+                raise
+            self._interrupt()
 
     def _report(self) -> None:
         """Report the progress, and let other threads go ahead, which the callback may wait for."""

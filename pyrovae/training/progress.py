@@ -4,11 +4,12 @@ Long computations show a live line in a terminal, and plain lines elsewhere.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 import numpy as np
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from pyrovae._process import processes
+from pyrovae._process.text import printable
 from pyrovae.estimates import Result
 
 __all__ = ["Fit", "History", "Progress", "TrainingDisplay", "counting"]
@@ -357,12 +359,36 @@ def _bars(console: Console, *columns: ProgressColumn) -> Bars:
     return Bars(*columns, console=console, disable=not console.is_terminal)
 
 
+class _StandardError:
+    """Standard error, whose terminal may be closed before a run has ended."""
+
+    @property
+    def _stream(self) -> Any:  # a live line of rich puts a proxy in its place
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    @property
+    def encoding(self) -> str:
+        return cast("str", self._stream.encoding)
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def _standard_error() -> Console:
-    return Console(stderr=True, quiet=not processes.is_first())
+    return Console(file=cast("IO[str]", _StandardError()), quiet=not processes.is_first())
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """One step of training: its batch, how it is made, and how several processes share it."""
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -168,14 +169,21 @@ class Step:
         Raises:
             NonFiniteGradientError: if the gradient is not finite; the weights are those before
                 that step.
+            RuntimeError: if another thread has seeded torch's generator meanwhile.
         """
         progress, average = self.state.progress, self.state.average
         x = self.batches.share(index, progress.step)
+        seed = torch.initial_seed()
         self.state.optimizer.examples = len(index)
         self.state.optimizer.release()
         # Pyro checks shapes and supports at the first step; at every step that would cost time.
         with explaining_batches(), pyro.validation_enabled(progress.step == 0):
             loss = self._update(x)
+        if torch.initial_seed() != seed and threading.active_count() > 1:
+            raise RuntimeError(
+                "another thread has seeded torch's generator during a training step, which changes "
+                "what the step draws; seed and build models before the threads start"
+            )
         if average is not None:
             average.update()
         terms = self.record.terms

@@ -552,7 +552,7 @@ def test_a_digest_is_of_the_rows_and_their_order_and_nothing_else(tmp_path):
     np.save(tmp_path / "b.npy", x)
     np.save(tmp_path / "c.npy", np.concatenate([x[1:], x[:1]]))
     changed = x.copy()
-    changed[7, 2] = np.nextafter(changed[7, 2], np.inf)
+    changed[7, 2] = np.nextafter(changed[7, 2], np.float32(np.inf))
     np.save(tmp_path / "d.npy", changed)
     a, b, c, d = (load(tmp_path / f"{name}.npy").digest() for name in "abcd")
     assert a == b

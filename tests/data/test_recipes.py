@@ -26,10 +26,10 @@ from pyrovae.posteriors import POSTERIORS
 from pyrovae.runs import Spec, resolve
 
 OWN = {
-    (maximum, unit_interval, event_shape, gaps): for_array(
-        maximum, unit_interval, event_shape, 500, gaps=gaps
+    (maximum, unit_interval, event_shape, missing): for_array(
+        maximum, unit_interval, event_shape, 500, missing=missing
     )
-    for gaps in (False, True)
+    for missing in (0.0, 0.5)
     for maximum in (None, 1, 16, 255)
     for unit_interval in (False, True)
     for event_shape in ((1, 28, 28), (3, 32, 32), (1,), (2,), (784,))
@@ -164,7 +164,7 @@ def test_black_and_white_is_made_binary(event_shape: tuple[int, ...]) -> None:
 
 def test_a_table_with_gaps_gets_a_simple_model_that_its_rows_can_tell() -> None:
     found = [
-        for_array(None, False, (columns,), rows, gaps=True)
+        for_array(None, False, (columns,), rows, missing=0.1)
         for columns, rows in ((13, 178), (4, 150), (10, 442), (30, 569), (64, 1797), (9, 20))
     ]
     assert [recipe.latent_dim for recipe in found] == [2, 2, 5, 9, 10, 1]
@@ -173,10 +173,10 @@ def test_a_table_with_gaps_gets_a_simple_model_that_its_rows_can_tell() -> None:
         assert recipe.likelihood == "normal:scale=dimension"
         assert recipe.training["objective"] == "iwae"
         assert recipe.training["validate_every"] == recipe.training["epochs"]
-    mixed = for_array(None, False, (2,), 500, schema("real", "count"), gaps=True)
+    mixed = for_array(None, False, (2,), 500, schema("real", "count"), missing=0.5)
     assert (mixed.likelihood, mixed.decoder) == ("columns", "linear")
-    for event_shape, gaps in (((1, 8, 8), True), ((13,), False)):
-        recipe = for_array(None, False, event_shape, 178, gaps=gaps)
+    for event_shape, missing in (((1, 8, 8), 0.5), ((13,), 0.0), ((13,), 0.01)):
+        recipe = for_array(None, False, event_shape, 178, missing=missing)
         assert (recipe.likelihood, recipe.posterior) == ("normal", "diagonal")
         assert recipe.decoder.startswith("mlp")
         assert "objective" not in recipe.training

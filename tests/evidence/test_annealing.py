@@ -8,7 +8,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae.evidence.annealing import annealed, sandwich, sigmoidal
+from pyrovae.evidence.annealing import _precision, annealed, sandwich, sigmoidal
 from pyrovae.evidence.lower_bounds import bounds
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
@@ -239,3 +239,14 @@ def test_a_point_posterior_is_no_obstacle_from_the_prior(network, digits):
     truth = bounds(wide, digits[:3], 20_000)
     error = torch.hypot(found.standard_error, truth.standard_error)
     assert_within(found.log_evidence, truth.log_evidence, error)
+
+
+def test_a_dimension_without_a_variance_moves_as_one_of_variance_one():
+    scales = torch.tensor([0.5, 1.0])
+    for q, expected in (
+        (dist.Normal(0.0, scales), (4.0, 1.0)),
+        (dist.StudentT(1.5, 0.0, scales), (1.0, 1.0)),  # its variance is infinite
+        (dist.Delta(scales), (1.0, 1.0)),  # and here zero
+    ):
+        found = _precision(q.to_event(1), 3)
+        torch.testing.assert_close(found, torch.tensor(expected).expand(3, 2))

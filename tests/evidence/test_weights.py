@@ -91,6 +91,16 @@ def test_thresholds_are_told_apart():
     assert (pareto_shape(-1.2 * u) > 0.7).double().mean() > 0.99
 
 
+def test_the_tail_is_the_largest_weights_above_the_next_one():
+    """Of 100 draws the largest 20 are the tail and the next one is the threshold."""
+    log_w = torch.randn(100, 3, dtype=torch.float64).sort(0, descending=True).values
+    shape = pareto_shape(log_w)
+    for first, changes in ((21, False), (20, True), (19, True)):
+        below = log_w.clone()
+        below[first:] = below[first:] - 0.3
+        assert bool((pareto_shape(below) == shape).all()) is not changes, first
+
+
 def test_what_has_no_tail_has_no_shape():
     equal = torch.zeros(1_000, 2).double()
     found = weight_statistics(equal)

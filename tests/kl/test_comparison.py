@@ -16,6 +16,7 @@ from scipy.integrate import quad
 from torch.distributions import kl_divergence
 
 from pyrovae import plots
+from pyrovae.cli.app import cli
 from pyrovae.distributions import OneHots
 from pyrovae.kl.comparison import SAMPLES, compare, ledger
 from pyrovae.kl.formulas import CLOSED_FORMS, closed_form, divergence_bounds, infinite_variance
@@ -559,3 +560,8 @@ def test_the_command_prints_writes_and_refuses(command, tmp_path, monkeypatch):
         assert err.count("\n") == 1
     assert command("kl", "nothing")[0] == 2
     assert command("kl", "run", "--limit", "0")[0] == 2
+
+
+def test_the_command_takes_the_draws_that_python_takes_by_default():
+    option = next(each for each in cli.commands["kl"].params if each.name == "samples")
+    assert option.default == ",".join(map(str, SAMPLES)) == "1,10,100,1000,10000"

@@ -546,3 +546,14 @@ def test_the_analytic_objective_knows_the_closed_forms_of_the_ledger(network, di
         q, dist.MultivariateNormal(torch.zeros(2), torch.eye(2)).expand((64,))
     )
     assert -loss == pytest.approx((reconstruction - kl).sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5])
+def test_a_staged_step_reports_the_renyi_bound_of_its_draws(alpha, vae, digits):
+    objective = Renyi(alpha=alpha, particles=3)
+    torch.manual_seed(0)
+    expected = objective.loss_and_grads(vae.model, vae.guide, digits)
+    torch.manual_seed(0)
+    (pair,) = objective._get_traces(vae.model, vae.guide, (digits,), {})
+    times_particles, _ = objective._differentiable_loss_particle(*pair)
+    assert times_particles / 3 == pytest.approx(expected, rel=1e-6)

@@ -407,3 +407,11 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(command, arguments, 
     assert err.count("\n") == 1
     assert message in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_settings_that_training_refuses_make_no_folder(command, tmp_path):
+    small = ("--encoder", "linear", "--decoder", "linear", "--epochs", 1)
+    result = command("compare", "--priors", "normal", *small, "--averaging", 2)
+    assert result.status == 2
+    assert "averaging must be" in result.err
+    assert not list(tmp_path.iterdir())

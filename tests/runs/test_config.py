@@ -307,7 +307,7 @@ def test_a_prior_of_another_dimension_says_which_latent_dim_it_needs(tmp_path, m
 
 def test_gaps_choose_an_objective_unless_the_posterior_has_no_weights(tmp_path):
     x = np.random.default_rng(0).normal(size=(60, 3))
-    x[0, 0] = np.nan
+    x[::5, 0] = np.nan
     np.save(tmp_path / "x.npy", x)
     data = {"name": str(tmp_path / "x.npy")}
     chosen = {

@@ -1,7 +1,9 @@
 """Batches of every size: leftovers, batch normalization, averaged statistics, and loaders."""
 
 import json
+import os
 import re
+import signal
 
 import numpy as np
 import pandas as pd
@@ -150,6 +152,29 @@ def test_batch_normalization_of_a_single_example_is_refused_in_a_line(data, batc
     assert (tmp_path / "run").exists() == loaded  # its sizes show when they come
     if not loaded:
         fit(make(), data, **options)
+
+
+def test_a_signal_that_ends_the_workers_of_a_loader_interrupts_training(tmp_path):
+    class Ended(TensorDataset):
+        """The first examples for the checks and a step, then what a loader says of lost workers."""
+
+        taken = 0
+
+        def __getitem__(self, index):
+            self.taken += 1
+            if self.taken == 33 + 17:
+                os.kill(os.getpid(), signal.SIGINT)
+                raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
+            return super().__getitem__(index)
+
+    loader = DataLoader(Ended(torch.from_numpy(rows(33))), 16)
+    with (
+        pytest.warns(UserWarning, match="the batches of a DataLoader"),
+        pytest.raises(TrainingInterrupted),
+    ):
+        fit(make(), loader, **SHORT, out=tmp_path / "run")
+    about = read_tensors(tmp_path / "run" / "last.safetensors")[1]
+    assert about["progress"]["step"] == 1
 
 
 def test_a_share_of_a_single_example_is_refused(monkeypatch):

@@ -93,3 +93,21 @@ def test_counting_has_a_bar_in_a_terminal():
     with counting("5 samples each", 2_000, out) as advance:
         advance(2_000)
     assert "2,000/2,000" in out.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_training_goes_on_when_its_terminal_is_closed(monkeypatch, terminal):
+    class Closed(io.StringIO):
+        def isatty(self):
+            return terminal
+
+        def write(self, text=""):
+            raise OSError(5, "Input/output error")
+
+        flush = write
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with TrainingDisplay("64 digits") as display, counting("digits", 3) as count:
+        display(Progress(epochs=1, steps_per_epoch=2))
+        count(3)

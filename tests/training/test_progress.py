@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pyrovae.training import History, fit
+from pyrovae.training.progress import Progress
 
 
 def row(epoch, validation_elbo):
@@ -51,3 +52,12 @@ def test_no_epochs_are_a_table_without_rows():
 def test_an_unknown_column_is_refused_with_those_there_are():
     with pytest.raises(KeyError, match=r"no column 'loss'; the columns are epoch, step, elbo"):
         History.of([])["loss"]
+
+
+@pytest.mark.parametrize("absurd", [-np.inf, np.nan])
+def test_a_bound_that_is_not_finite_is_the_worst_and_no_better_than_the_next(absurd):
+    progress = Progress(epochs=9, steps_per_epoch=1)
+    assert [progress.validate(elbo) for elbo in (absurd, absurd, -9.0, absurd, -8.0, -8.5)] == [
+        *(True, True, True, False, True, False)
+    ]
+    assert progress.best_validation_elbo == -8.0
