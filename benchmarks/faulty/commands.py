@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from pyrovae import plots
@@ -344,6 +343,7 @@ def started() -> None:
     import pandas
     import sklearn.linear_model
     import sklearn.neighbors
+    import torch._dynamo
 
     from pyrovae import diagnostics, evidence, queries, runs  # noqa: F401
 
