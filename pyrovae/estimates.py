@@ -23,6 +23,8 @@ __all__ = [
     "number_of_examples",
 ]
 
+LONG = 1e9  # numbers from here on are printed with an exponent
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Result:
@@ -155,7 +157,8 @@ class Estimate(Result):
 
     Attributes:
         value: the mean.
-        standard_error: its standard error over examples; None for a single one.
+        standard_error: its standard error over examples; None for a single one, and where the mean
+            is not finite.
 
     Example:
         >>> import torch
@@ -174,23 +177,30 @@ class Estimate(Result):
     def of(values: Tensor | NDArray[Any] | list[float]) -> "Estimate":
         """The mean of ``values`` ``(examples,)`` and its standard error."""
         values = values.double() if isinstance(values, Tensor) else np.asarray(values, float)
-        if len(values) < 2:
+        if len(values) < 2 or not math.isfinite(values.mean()):
             return Estimate(values.mean().item(), None)
         deviation = values.std() if isinstance(values, Tensor) else values.std(ddof=1)
         return Estimate(values.mean().item(), (deviation / math.sqrt(len(values))).item())
 
     def __repr__(self) -> str:
+        spec = _spec(".2f", self.value)
         if self.standard_error is None:
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} ± {self.standard_error:.2f}"
+            return f"{self.value:{spec}}"
+        return f"{self.value:{spec}} ± {self.standard_error:{spec}}"
 
     def __format__(self, spec: str) -> str:
         """The value as ``spec`` says, then the error to as many digits: ``2.00 +- 0.58``."""
         if not spec:
             return str(self)
+        spec = _spec(spec, self.value)
         digits = spec.partition(".")[2]
         error = "" if self.standard_error is None else f" +- {self.standard_error:.{digits}}"
         return f"{self.value:{spec}}{error}"
+
+
+def _spec(spec: str, value: float) -> str:
+    """A format, with an exponent in place of decimals for numbers too long to read."""
+    return spec.replace("f", "e") if LONG <= abs(value) < math.inf else spec
 
 
 def log_slope_of(data: object, limit: int | None = None) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyrovae import distributions
 from pyrovae._process.choices import check_choice
+from pyrovae._process.memory import check_layers
 from pyrovae.distributions import (
     FARTHEST,
     LARGEST_INPUT,
@@ -25,10 +26,8 @@ from pyrovae.distributions import (
     location_and_low_rank,
     location_and_scale,
     location_and_tril,
-    number_of_variables,
-    zuko_flows,
 )
-from pyrovae.networks import NetworkFactory, Shape
+from pyrovae.networks import NetworkFactory, Shape, applied, built
 
 __all__ = [
     "POSTERIORS",
@@ -54,10 +53,11 @@ class _Encoded(nn.Module):
 
     def __init__(self, event_shape: Shape, network: NetworkFactory, out_shape: Shape) -> None:
         super().__init__()
-        self.encoder: Any = network(tuple(event_shape), out_shape)
+        self.shapes = tuple(event_shape), out_shape
+        self.encoder: Any = built(network, *self.shapes)
 
     def encoded(self, x: Tensor) -> Tensor:
-        return self.encoder(self._read(x))
+        return applied(self.encoder, self._read(x), *self.shapes)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -268,10 +268,11 @@ class InverseAutoregressive(_Encoded):
                 raise ValueError(
                     f"{name} must be positive, got {min(values)}; for a normal use DiagonalNormal"
                 )
+        check_layers("flow", (latent_dim + features, *hidden_dims, 2 * latent_dim), transforms)
         sizes = (latent_dim, latent_dim, features)
         super().__init__(event_shape, network, (sum(sizes),))
         self.sizes = sizes
-        flow = zuko_flows().MAF(
+        flow = distributions.zuko_flows().MAF(
             latent_dim, features, transforms=transforms, hidden_features=tuple(hidden_dims)
         )
         self.from_normal = flow.transform
@@ -352,9 +353,8 @@ class PowerSpherical(_Encoded):
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, latent_dim + 1)
         concentration = bounded(out[..., 0], 15.0).exp()  # beyond, a density has no digits
-        return distributions.PowerSpherical(
-            nn.functional.normalize(out[..., 1:], dim=-1), concentration
-        )
+        direction = nn.functional.normalize(out[..., 1:], dim=-1)
+        return distributions.PowerSpherical(direction, concentration)
 
 
 class RelaxedCategorical(_Encoded):
@@ -418,7 +418,7 @@ class RelaxedCategorical(_Encoded):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         check_choice("schedule", schedule, ("constant", "exponential"))
-        variables = number_of_variables(latent_dim, classes)
+        variables = distributions.number_of_variables(latent_dim, classes)
         super().__init__(event_shape, network, (variables, classes))
         self.schedule, self.first, self.final = schedule, temperature, final
         self.temperature: Tensor | float = temperature

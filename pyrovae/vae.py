@@ -4,7 +4,7 @@ r"""The variational autoencoder: three distributions, and the two Pyro programs 
 base class and nothing to register: any object that meets one of them can take its place.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyro
 import torch
@@ -12,11 +12,32 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae._process.isolation import alone, evaluating, isolated
-from pyrovae.distributions import base, moments, observed_log_prob, observed_part
+from pyrovae._process.memory import check_memory
+from pyrovae.distributions import (
+    base,
+    check_component,
+    moments,
+    observed_log_prob,
+    observed_part,
+    returned,
+    space,
+    vector_size,
+)
+from pyrovae.estimates import AnyExamples, as_tensor
+from pyrovae.likelihoods import LIKELIHOODS
+from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
 
 __all__ = ["VAE", "Likelihood", "Posterior", "Prior", "SpaceError"]
 
+_AT_ONCE = 100_000  # examples that are drawn at a time
+_BYTES = 28  # for each number of a drawn example: as it is drawn, in its units, and as written
 _DRAWS = 100  # number of draws by which two supports are compared
+
+_REMEDY = (
+    "if the data were scaled, leave them as they are (scaling none: --scaling none, or scaling = "
+    '"none" in the class of the likelihood); else choose a likelihood whose support holds it'
+)
 
 
 class Prior(Protocol):
@@ -117,9 +138,10 @@ class VAE(nn.Module):
             over z ``(*batch, latent_dim)``.
 
     Raises:
-        TypeError: if one of the three cannot be called, or the prior does not return a Pyro
-            distribution over vectors.
-        ValueError: if the prior is made from a posterior that is another object.
+        TypeError: if one of the three cannot be called, or does not return a Pyro distribution, or
+            the prior's is not over vectors.
+        ValueError: if the prior is made from a posterior that is another object, or the three do
+            not share one ``latent_dim`` and one ``event_shape``.
 
     Example:
         >>> from functools import partial
@@ -134,13 +156,12 @@ class VAE(nn.Module):
 
     def __init__(self, prior: Prior, likelihood: Likelihood, posterior: Posterior) -> None:
         super().__init__()
-        given = {"prior()": prior, "likelihood(z)": likelihood, "posterior(x)": posterior}
-        for call, component in given.items():
-            if isinstance(component, type) or not callable(component):
-                what = f"a {type(component).__name__}"
-                if isinstance(component, type):
-                    what = f"the class {component.__name__}; make an object of it first"
-                raise TypeError(f"{call} must return a distribution when it is called, got {what}")
+        for call, component, family in (
+            ("prior()", prior, PRIORS),
+            ("likelihood(z)", likelihood, LIKELIHOODS),
+            ("posterior(x)", posterior, POSTERIORS),
+        ):
+            check_component(call, component, family)
         shared = getattr(prior, "posterior", posterior)
         if shared is not posterior:
             raise ValueError(
@@ -150,7 +171,8 @@ class VAE(nn.Module):
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
-        self.latent_dim: int = _event_shape_of_prior(prior)[0]
+        self.latent_dim: int = vector_size(prior)
+        self._check_shapes()
 
     def model(self, x: Tensor) -> None:
         """The Pyro program of p(x, z) = p(z) p(x | z), with x observed.
@@ -216,14 +238,20 @@ class VAE(nn.Module):
             ``(*sample_shape, *batch)``.
 
         Raises:
-            ValueError: if values are missing and the likelihood is not a product over them.
+            ValueError: if values are missing and the likelihood is not a product over them, or as
+                :meth:`check_data`.
 
         Example:
             >>> gaps = torch.full((64, 1, 8, 8), float("nan"))
             >>> bool((vae.log_likelihood(gaps, torch.zeros(64, 2)) == 0).all())
             True
         """
-        return observed_log_prob(self.likelihood(z), x)
+        likelihood = self.likelihood(z)
+        try:
+            return observed_log_prob(likelihood, x)
+        except ValueError:
+            self.check_data(x.reshape(-1, *x.shape[x.dim() - len(likelihood.event_shape) :]))
+            raise
 
     def declare(self, *roles: str) -> None:
         """Register the parameters that a program uses with Pyro, by ``pyro.module``.
@@ -243,39 +271,39 @@ class VAE(nn.Module):
                 pyro.module(role, part)
 
     @alone()
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: AnyExamples) -> Tensor:
         """The mean of q(z | x), by formula or else from 1,000 draws.
 
         Args:
-            x: data ``(*batch, *event_shape)``.
+            x: data ``(*batch, *event_shape)``, or as :meth:`place` takes them.
 
         Returns:
             ``(*batch, latent_dim)``.
         """
-        return moments(self.posterior(x))[0]
+        return moments(self.posterior(self.place(x)))[0]
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: AnyExamples) -> Tensor:
         """The mean of p(x | z).
 
         Args:
-            z: latents ``(*batch, latent_dim)``.
+            z: latents ``(*batch, latent_dim)``, or as :meth:`place` takes them.
 
         Returns:
             ``(*batch, *event_shape)``.
         """
-        return self.likelihood(z).mean
+        return self.likelihood(self.place(z)).mean
 
     @alone()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: AnyExamples) -> Tensor:
         """The mean of p(x | z) at one draw of z from q(z | x).
 
         Args:
-            x: data ``(*batch, *event_shape)``.
+            x: data ``(*batch, *event_shape)``, or as :meth:`place` takes them.
 
         Returns:
             ``(*batch, *event_shape)``.
         """
-        return self.decode(self.posterior(x).sample())
+        return self.decode(self.posterior(self.place(x)).sample())
 
     @alone()
     def sample(self, n: int) -> Tensor:
@@ -289,33 +317,69 @@ class VAE(nn.Module):
 
         Returns:
             ``(n, *event_shape)``.
-        """
-        return self.likelihood(self.prior().sample((n,))).sample()
 
-    def place(self, x: Tensor) -> Tensor:
-        """Move x to the device and dtype of the parameters.
+        Raises:
+            ValueError: if n is negative, or memory cannot hold as many.
+        """
+        z = self.sample_prior(n)
+        return torch.cat([self.likelihood(part).sample() for part in z.split(_AT_ONCE)])
+
+    def sample_prior(self, n: int) -> Tensor:
+        """Draw z from p(z), after a check that memory holds as many examples.
 
         Args:
-            x: data ``(*batch, *event_shape)`` of any numeric type.
+            n: number of draws.
+
+        Returns:
+            ``(n, latent_dim)``.
+
+        Raises:
+            ValueError: if n is negative, or memory cannot hold n examples.
+        """
+        if n < 0:
+            raise ValueError(f"n must not be negative, got {n}")
+        prior = self.prior()
+        with torch.no_grad(), isolated(), evaluating(self):
+            shape = self.likelihood(prior.sample(torch.Size([1]))).event_shape
+        size = n * (4 * self.latent_dim + _BYTES * shape.numel())
+        check_memory(f"{n} examples of shape {tuple(shape)}", size, "draw fewer")
+        return prior.sample(torch.Size([n]))
+
+    def place(self, x: AnyExamples) -> Tensor:
+        """Make one tensor of data, on the device and in the dtype of the parameters.
+
+        Args:
+            x: data ``(*batch, *event_shape)``, a tensor of any numeric type, or examples as
+                :func:`pyrovae.data.as_split` takes them: arrays, tables, sparse matrices, datasets.
 
         Returns:
             The same numbers, ``(*batch, *event_shape)``.
+
+        Raises:
+            TypeError, ValueError: as :func:`pyrovae.data.as_split`.
+
+        Example:
+            >>> import numpy
+            >>> vae.place(numpy.ones((5, 1, 8, 8), numpy.uint8)).dtype
+            torch.float32
         """
+        x = as_tensor(x)
         parameter = next(self.parameters(), None)
         return x.float() if parameter is None else x.to(parameter)
 
     @torch.no_grad()
-    def check_data(self, x: Tensor) -> None:
+    def check_data(self, x: AnyExamples) -> None:
         """Refuse data outside the likelihood's support, and a posterior outside the prior's space.
 
         Args:
-            x: data ``(batch, *event_shape)``.
+            x: data ``(batch, *event_shape)``, or as :meth:`place` takes them.
 
         Raises:
             ValueError: if the shape differs, or a value lies outside the support of p(x | z), with
                 that value and the remedy.
             SpaceError: as :meth:`check_spaces`.
         """
+        x = self.place(x)
         with isolated(), evaluating(self):  # batch normalization has one z here
             likelihood = self.likelihood(self.prior().sample(torch.Size([1])))
         event_shape = tuple(likelihood.event_shape)
@@ -330,10 +394,26 @@ class VAE(nn.Module):
             elementwise = base(likelihood).support.check(x)
             raise ValueError(
                 f"the data holds {x[~elementwise].flatten()[0].item():.6g}, outside the support of "
-                f"{type(self.likelihood).__name__}; "
-                + getattr(self.likelihood, "remedy", "choose a likelihood whose support holds it")
+                f"{type(self.likelihood).__name__}; " + getattr(self.likelihood, "remedy", _REMEDY)
             )
         self.check_spaces(x[:2])
+
+    @torch.no_grad()
+    def _check_shapes(self) -> None:
+        """Refuse components that were not built for one latent_dim and one event_shape."""
+        with isolated(), evaluating(self):
+            prior = self.prior()
+            z = prior.sample(torch.Size([2]))
+            p = returned("the likelihood", self.likelihood, z, "as the prior draws it")
+            x = torch.zeros(2, *p.event_shape)
+            q = returned("the posterior", self.posterior, x, "as the likelihood describes it")
+        if q.event_shape != prior.event_shape:
+            raise SpaceError(
+                f"the prior {type(self.prior).__name__} is over z of shape "
+                f"{tuple(prior.event_shape)}, the posterior {type(self.posterior).__name__} over z "
+                f"of shape {tuple(q.event_shape)}; build both, and the likelihood, with the same "
+                "latent_dim"
+            )
 
     @torch.no_grad()
     def check_spaces(self, x: Tensor) -> None:
@@ -358,44 +438,7 @@ class VAE(nn.Module):
             return
         if not same:
             raise SpaceError(
-                f"the prior {type(self.prior).__name__} is over {_space(p)}, the posterior "
-                f"{type(self.posterior).__name__} over {_space(q)}; they must be over the same "
+                f"the prior {type(self.prior).__name__} is over {space(p)}, the posterior "
+                f"{type(self.posterior).__name__} over {space(q)}; they must be over the same "
                 "space"
             )
-
-
-def _space(distribution: Any) -> str:
-    support = distribution.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    kind = type(support).__name__.strip("_")
-    words = _SPACES.get(kind, f"vectors of {kind}")
-    if hasattr(support, "classes"):
-        words += f" of {support.classes} classes each"
-    return f"{words} of shape {tuple(distribution.event_shape)}"
-
-
-_SPACES = {
-    "Real": "real vectors",
-    "Simplex": "points of the simplex",
-    "Sphere": "points of the unit sphere",
-    "OneHot": "one-hot vectors",
-    "OneHotVectors": "one-hot vectors side by side",
-}
-
-
-def _event_shape_of_prior(prior: Prior) -> tuple[int, ...]:
-    with torch.no_grad():
-        distribution = prior()
-    if not isinstance(distribution, dist.Distribution):
-        raise TypeError(
-            f"a prior returns a Pyro distribution when called, got {type(distribution).__name__} "
-            f"from {type(prior).__name__}; take the same name from pyro.distributions"
-        )
-    if len(distribution.event_shape) != 1 or distribution.batch_shape:
-        raise TypeError(
-            f"a prior is one distribution over vectors z: event_shape (latent_dim,) and no batch, "
-            f"got event_shape {tuple(distribution.event_shape)} and batch_shape "
-            f"{tuple(distribution.batch_shape)}; add .to_event(1)"
-        )
-    return tuple(distribution.event_shape)

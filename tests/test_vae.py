@@ -294,7 +294,7 @@ def three(x):
         (
             real,
             three,
-            r"real vectors of shape \(2,\), .* of shape \(3,\); they must be over the same space$",
+            r"z of shape \(2,\), the posterior .* over z of shape \(3,\); build both, and the like",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def _warn(message: Warning | str, *place: Any, **more: Any) -> None:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):  # the terminal is gone
-        click.echo(f"pyrovae: {' '.join(message.split())}", err=True)
+        options.echo(f"pyrovae: {' '.join(message.split())}", err=True)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -104,6 +104,8 @@ def _initials(option: str) -> str:
 def _reason(error: Exception) -> tuple[str, int]:
     if isinstance(error, ArithmeticError | processes.StoppedError):
         return str(error), 1
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return f"there is not enough memory ({str(error) or 'for Python'}); ask for less", 2
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror}; check the path, its permissions and the space left", 2
@@ -151,7 +153,7 @@ def cli(context: click.Context) -> None:
     "pyrovae components" lists all components with their options.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        options.echo(context.get_help())
     elif processes.count() > 1 and context.invoked_subcommand not in SHARED:
         raise click.UsageError(
             f"{context.invoked_subcommand} runs in one process; only {' and '.join(SHARED)} share "
@@ -166,8 +168,8 @@ def show(run: "Run") -> None:
     from pyrovae import runs
 
     vae = run.vae()
-    click.echo("\n".join(runs.describe(run, vae)))
-    click.echo(runs.draw_programs(vae, run.config.data["event_shape"], run.folder / "figures"))
+    options.echo("\n".join(runs.describe(run, vae)))
+    options.echo(runs.draw_programs(vae, run.config.data["event_shape"], run.folder / "figures"))
 
 
 @cli.command()

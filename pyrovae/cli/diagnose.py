@@ -43,6 +43,7 @@ def diagnose(run: "Run", limit: int, draws: int, seed: int, data_dir: str | None
     from pyrovae import diagnostics, plots, runs, training
     from pyrovae._process.files import write_text
 
+    options.check_data_dir(run=run)
     vae, dataset = run.vae(), run.dataset(data_dir)
     found = diagnostics.diagnose(
         vae, dataset, draws=draws, limit=limit, seed=seed, counting=training.counting

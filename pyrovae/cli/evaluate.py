@@ -74,10 +74,14 @@ def evaluate(
     chosen = {name: value for name in OPTIONS if (value := given.pop(name)) is not None}
     shared = method == "iw" and chosen.get("proposal") != "mixture"
     _check(method, chosen, shared)
+    options.refuse_without("seed", "methods that draw, not to exact", met=method != "exact")
+    simulated = method == "bdmc"
+    reads = not simulated or not run.is_unscaled
+    options.refuse_without("data_dir", "data, and bdmc simulates its own", met=reads)
+    options.check_data_dir(run=run)
     path = None if out is None else runs.destination(out, Path(out), (".npz",))
     vae = run.vae()
-    simulated = method == "bdmc"
-    data = None if simulated and run.is_unscaled else run.dataset(data_dir).test
+    data = run.dataset(data_dir).test if reads else None
     available = evidence.SIMULATED if simulated or data is None else len(data)
     total = available if limit is None else limit if simulated else min(limit, available)
     about = f"{chosen.get('samples', evidence.DRAWS):,} samples each" if shared else method
@@ -165,7 +169,8 @@ def _lines_of_weights(weights: "evidence.WeightSummary | None", *, fitted: bool)
     if weights.at_a_tenth is not None:
         yield f"  {'  from a tenth of them':<24} {weights.at_a_tenth:10.2f}"
     yield f"  {'  jackknife, no bound':<24} {weights.bias_corrected:10.2f}"
-    yield f"    {'error of the draws':<22} {'':10} +- {weights.sampling_error:.2g}"
+    if weights.sampling_error is not None:
+        yield f"    {'error of the draws':<22} {'':10} +- {weights.sampling_error:.2g}"
     yield (
         f"    {'effective sample size':<22} {weights.median_ess:10,.1f} median, "
         f"{weights.minimum_ess:,.1f} smallest"

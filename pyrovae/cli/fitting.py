@@ -48,9 +48,11 @@ def fit(
     trusted = options.own_code(given.get(role) for role in roles)
     if resume is None:
         chosen = options.settings(config, given)
+        options.check_data_dir(chosen["data"].get("name", "digits"))
         folder = None if out is None else expanded(out)
     else:
         run = options.opened_run(resume, {role: given.pop(role, None) for role in roles})
+        options.check_data_dir(run=run)
         given |= {"config": config, "out": out, "columns": given["columns"] or None}
         changes = {name: value for name, value in given.items() if value is not None}
         chosen, folder = run.settings_to_resume(changes), run.folder
@@ -69,11 +71,11 @@ def fit(
     lines = [*runs.in_words(summary), *runs.reliability(summary.weights)]
     options.show(as_json, summary.to_dict(), lines)
     if trained.best_epoch == 0:
-        click.echo("no validation bound yet: the weights are those of the last step", err=True)
+        options.echo("no validation bound yet: the weights are those of the last step", err=True)
     if trained.stopped == "max_minutes":
-        click.echo(f"time is up; resume with: {runs.resume_command(folder)}", err=True)
+        options.echo(f"time is up; resume with: {runs.resume_command(folder)}", err=True)
     if not as_json:
-        click.echo(
+        options.echo(
             f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
             f"{len(trained.metrics)}\n"
             f"run      {folder}\n"
@@ -119,8 +121,10 @@ def compare(
 
     varied = {role: given.pop(f"{role}s") for role in runs.ROLES}
     named = [spec for specs in varied.values() for spec in specs]
+    settings = options.settings(config, given)
+    options.check_data_dir(settings["data"].get("name", "digits"))
     found = runs.compare(
-        options.settings(config, given),
+        settings,
         varied,
         seeds=seeds,
         samples=samples,
@@ -131,7 +135,7 @@ def compare(
         counting=training.counting,
     )
     for line in found.left_out:
-        click.echo(line, err=True)
+        options.echo(line, err=True)
     return found.to_dict(), _lines_of_comparison(found)
 
 
@@ -170,8 +174,10 @@ def refit(
     from pyrovae import runs, training
 
     own = {role: given.pop(role) for role in NOT_PRIOR}
+    opened = options.opened_run(run, own | {"prior": old_prior})
+    options.check_data_dir(run=opened)
     found = runs.refit_run(
-        options.opened_run(run, own | {"prior": old_prior}),
+        opened,
         prior,
         None if out is None else Path(out),
         trusted=options.own_code([prior]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pyrovae._process import processes
+from pyrovae._process.text import printable
 
 if TYPE_CHECKING:
     from pyrovae.runs import Run, Settings
@@ -53,6 +54,37 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def refuse_without(name: str, condition: str, *, met: bool) -> None:
+    """Refuse an option that is written on the command line and has no effect there.
+
+    Args:
+        name: of the option, as the command receives it.
+        condition: what it applies to, for the message.
+        met: whether that is so.
+    """
+    source = click.get_current_context().get_parameter_source(name)
+    if not met and source is click.core.ParameterSource.COMMANDLINE:
+        option = name.removesuffix("_column").replace("_", "-")
+        raise click.UsageError(f"--{option} applies to {condition}; leave it out")
+
+
+def check_data_dir(data: str | None = None, run: "Run | None" = None) -> None:
+    """Refuse the folder of torchvision's datasets for other data.
+
+    Args:
+        data: name or path of the data.
+        run: whose own data are read, which may also be a file that has moved.
+    """
+    from pyrovae.data import DATASETS, TorchvisionSet
+
+    if click.get_current_context().params.get("data_dir") is None:
+        return
+    name = str(data) if run is None else run.config.data["name"]
+    moved = run is not None and name not in DATASETS
+    known = isinstance(DATASETS.get(name), TorchvisionSet)
+    refuse_without("data_dir", f"the datasets of torchvision, not to {name}", met=known or moved)
 
 
 data_dir = text("--data-dir", metavar="DIR", help="Folder of the torchvision datasets.")
@@ -136,6 +168,8 @@ def other_data(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(
         run: "Run", data: str | None, id_column: str | None, data_dir: str | None, **given: Any
     ) -> Any:
+        refuse_without("id_column", "the table of --data", met=data is not None)
+        check_data_dir(data, run if data is None else None)
         split = run.dataset(data_dir).test if data is None else run.treat(data, data_dir, id_column)
         return function(run, split, **given)
 
@@ -195,9 +229,18 @@ def printed(function: Callable[..., Found]) -> Callable[..., None]:
     return command
 
 
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a line for people, with nothing in it that a terminal would obey.
+
+    All that commands print goes through here: names, labels, paths and what files hold come from
+    anywhere.
+    """
+    click.echo(printable(str(text)), err=err)
+
+
 def show(as_json: bool, plain: Mapping[str, object], lines: Iterable[str]) -> None:
     """Print what a command found, as one JSON object or as lines, in the first process."""
     from pyrovae import runs
 
     if processes.is_first():
-        click.echo(runs.as_json(plain) if as_json else "\n".join(lines))
+        echo(runs.as_json(plain) if as_json else "\n".join(lines))

@@ -62,6 +62,8 @@ def kl(
     from pyrovae import diagnostics, plots, training
     from pyrovae.kl import ledger
 
+    options.refuse_without("draws", "--gradients", met=gradients)
+    options.check_data_dir(run=run)
     vae, dataset = run.vae(), run.dataset(data_dir)
     with training.counting("KL(q || p)", min(limit, len(dataset.test))) as progress:
         result = ledger(
@@ -196,7 +198,11 @@ def gap(
     """
     from pyrovae import diagnostics, plots, training
 
-    vae, dataset = run.vae(), run.dataset(data_dir)
+    options.check_data_dir(run=run)
+    vae = run.vae()
+    sampled = vae.latent_dim == 2 or diagnostics.chosen(vae, method) == "bridge"
+    options.refuse_without("draws", "bridge sampling and two latent dimensions", met=sampled)
+    dataset = run.dataset(data_dir)
     found = diagnostics.gap(
         vae,
         dataset.test,

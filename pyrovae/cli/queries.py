@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["encode", "impute", "reconstruct", "sample", "score"]
 
 
+ROWS = 100_000  # means that are decoded at a time
 MOST_LINES = 20  # examples of an imputation that are printed
 
 
@@ -43,7 +44,10 @@ def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> N
     vae = run.vae()
     with torch.no_grad(), isolated():
         torch.manual_seed(seed)
-        x = vae.decode(vae.prior().sample((count,))) if means else vae.sample(count)
+        if means:
+            x = torch.cat([vae.decode(z) for z in vae.sample_prior(count).split(ROWS)])
+        else:
+            x = vae.sample(count)
     what = "means of $p(x|z)$" if means else "draws $x \\sim p(x|z)$"
     _write_rows(
         run,
@@ -51,7 +55,7 @@ def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> N
         {"x": run.original(x)},
         lambda: plots.images(x.numpy(), f"{what}, $z \\sim p(z)$"),
     )
-    click.echo(path)
+    options.echo(path)
 
 
 @click.command()
@@ -92,7 +96,7 @@ def reconstruct(run: "Run", split: "Split", count: int, out: str | None, seed: i
         return plots.reconstructions(known, original, schema=run.schema)
 
     _write_rows(run, path, arrays, figure, ids=ids)
-    click.echo(path)
+    options.echo(path)
 
 
 @click.command()
@@ -119,7 +123,7 @@ def encode(run: "Run", split: "Split", out: str) -> None:
         columns = {f"z{d + 1}": loc[:, d].numpy() for d in range(loc.shape[1])}
         columns |= {f"z{d + 1}_sd": scale[:, d].numpy() for d in range(loc.shape[1])}
         _write_columns(run, path, columns | labels, split)
-    click.echo(path)
+    options.echo(path)
 
 
 @click.command()

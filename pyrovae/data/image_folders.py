@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pyrovae._process.memory import check_memory
 from pyrovae._process.optional_imports import import_for
 from pyrovae.data.sources import Rows, Source, describe
 
@@ -204,7 +205,13 @@ def _pixels(
     """Read the images to (N, C, H, W)."""
     height, width = size or (pictures[0].height, pictures[0].width)
     kind = np.uint16 if mode == DEEP else np.uint8
-    x = np.empty((len(pictures), 3 if mode == COLOR else 1, height, width), kind)
+    channels = 3 if mode == COLOR else 1
+    check_memory(
+        f"{len(pictures):,} images of {width} x {height}",
+        len(pictures) * channels * height * width * np.dtype(kind).itemsize,
+        "give a smaller image_size (--image-size)",
+    )
+    x = np.empty((len(pictures), channels, height, width), kind)
     for i, picture in enumerate(pictures):
         pixels = _decoded(folder, picture.path, mode, size)
         x[i] = np.moveaxis(pixels, 2, 0) if mode == COLOR else pixels

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pyrovae import distributions
 from pyrovae._process.isolation import derived, evaluating, isolated
+from pyrovae._process.memory import check_draws
 from pyrovae.diagnostics.two_sample import FEWEST, TwoSampleTest, two_samples
 from pyrovae.estimates import (
     AnyExamples,
@@ -152,6 +153,7 @@ def aggregate_draws(
     count = number_of_examples(data, limit, at_least=2)
     if draws < 2:
         raise ValueError(f"draws must be at least 2 for a standard error, got {draws}")
+    check_draws("draws", draws, count, vae.latent_dim)
     size = batch_size(draws)
     classes = None if labels is None else np.asarray(labels)[:count]
     x: list[Tensor] = []

@@ -20,7 +20,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated
-from pyrovae._process.memory import rows_per_chunk
+from pyrovae._process.memory import check_draws, rows_per_chunk
 from pyrovae.distributions import is_discrete, is_point
 from pyrovae.estimates import Estimate, Result
 from pyrovae.vae import VAE
@@ -366,6 +366,8 @@ def calibrate(
         ['z1', 'z2', 'log p(z)', 'log p(x|z)']
     """
     _check(simulations, draws)
+    for option, count, others in (("draws", draws, 1), ("simulations", simulations, draws + 1)):
+        check_draws(option, count, others, vae.latent_dim + 2)
     size = rows_per_chunk(draws + 1, ROWS)
     parts = []
     dimensions = [f"z{d + 1}" for d in range(vae.latent_dim)]

@@ -23,7 +23,7 @@ from pyrovae.estimates import Estimate
 from pyrovae.evidence import Draws, LinearGaussian, bridge, integrated, linear_gaussian, log_joint
 from pyrovae.vae import VAE
 
-__all__ = ["METHODS", "MeanTerm", "Term"]
+__all__ = ["METHODS", "MeanTerm", "Term", "chosen"]
 
 METHODS = ("auto", "exact", "quadrature", "bridge")
 """Methods for log p(x) in :func:`pyrovae.diagnostics.gap`."""
@@ -90,6 +90,11 @@ def chosen(vae: VAE, method: str) -> str:
 
     Raises:
         ValueError: if there is no such method, or it does not apply.
+
+    Example:
+        >>> from pyrovae.diagnostics import chosen
+        >>> chosen(vae, "auto")
+        'quadrature'
     """
     check_choice("method", method, METHODS)
     if method == "quadrature" and vae.latent_dim > 2:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
+from pyrovae._process.memory import check_draws
 from pyrovae.diagnostics._counting import Counting, silent
 from pyrovae.diagnostics.evidence_identity import Term, batch_terms, chosen, grid, in_parts
 from pyrovae.diagnostics.optimal_posterior import best_posterior, with_outputs
@@ -204,6 +205,9 @@ def gap(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     x = vae.place(next(batches(as_examples(data), images, images)))
     vae.check_data(x)
+    check_draws("samples", samples, min(BLOCK, len(x)))
+    if nuts is not None:
+        check_draws("draws", nuts.draws + nuts.warmup, nuts.chains * len(x), vae.latent_dim)
     with evaluating(vae), isolated(x.device), pyro.validation_enabled(False):
         check_real(vae, x)
         method = chosen(vae, method)

@@ -23,7 +23,6 @@ __all__ = [
     "DiscretizedLogistic",
     "FlowDistribution",
     "Logistic",
-    "NegativeBinomial",
     "StudentT",
     "cholesky_factor",
     "zuko_flows",
@@ -204,35 +203,6 @@ class Categorical(dist.Categorical):
     @property
     def _values(self) -> Tensor:
         return torch.arange(self._num_events).to(self._param)
-
-
-class NegativeBinomial(dist.NegativeBinomial):
-    r"""The negative binomial distribution, with its constant computed in double precision.
-
-    .. math:: p(x) = \frac{\Gamma(x + r)}{x! \, \Gamma(r)} (1 - \pi)^r \pi^x
-
-    Near the Poisson distribution, where r is large, the two gamma functions are large and nearly
-    equal: in float32 the logarithm of their quotient is off by more than 1 at :math:`r = 10^7`. For
-    counts above a million the quotient is taken from Stirling's formula.
-
-    Example:
-        >>> from pyrovae.distributions import NegativeBinomial
-        >>> p = NegativeBinomial(torch.tensor(1e7), logits=torch.tensor(1e-7).log())
-        >>> round(p.log_prob(torch.tensor(0.0)).item(), 3)  # nearly a Poisson with mean 1
-        -1.0
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        r, x = self.total_count.double(), value.double()
-        few = x.clamp_max(LARGEST_FACTORIAL)
-        rising = torch.lgamma(few + r) - torch.lgamma(r) - torch.lgamma(few + 1)
-        many = x.clamp_min(LARGEST_FACTORIAL)
-        ratio = (many + 0.5) * torch.log1p((r - 1) / (many + 1)) + (r - 1) * ((many + r).log() - 1)
-        constant = torch.where(x > LARGEST_FACTORIAL, ratio - torch.lgamma(r), rising)
-        failures = self.total_count * nn.functional.logsigmoid(-self.logits)
-        return failures + value * nn.functional.logsigmoid(self.logits) + constant.to(failures)
 
 
 class _OpenUnitInterval(constraints.Constraint):

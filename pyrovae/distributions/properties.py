@@ -24,6 +24,7 @@ __all__ = [
     "log_density",
     "moments",
     "name",
+    "space",
 ]
 
 D = TypeVar("D", bound=dist.TorchDistribution)
@@ -214,6 +215,33 @@ def name(d: Any) -> str:
     if isinstance(inner, td.MixtureSameFamily):
         words += f" of {name(inner.component_distribution)}"
     return f"Independent {words}" if inner is not d else words
+
+
+def space(d: Any) -> str:
+    """Name the space that a distribution is over, with its shape.
+
+    Example:
+        >>> from pyrovae.distributions import space
+        >>> space(vae.prior())
+        'real vectors of shape (2,)'
+    """
+    support = d.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    kind = type(support).__name__.strip("_")
+    words = _SPACES.get(kind, f"vectors of {kind}")
+    if hasattr(support, "classes"):
+        words += f" of {support.classes} classes each"
+    return f"{words} of shape {tuple(d.event_shape)}"
+
+
+_SPACES = {
+    "Real": "real vectors",
+    "Simplex": "points of the simplex",
+    "Sphere": "points of the unit sphere",
+    "OneHot": "one-hot vectors",
+    "OneHotVectors": "one-hot vectors side by side",
+}
 
 
 def in_float64(*distributions: Any) -> list[Any]:

@@ -5,8 +5,9 @@ the importance-weighted bound, of a batch and of every example of a dataset. Of 
 ``importance`` weights draws, also those of mixtures fitted to each example; ``annealing`` has
 annealed importance sampling and the bounds on both sides; ``quadrature`` integrates; ``tractable``
 has the models whose log p(x) is a formula; ``chains`` draws from p(z | x) by NUTS, and estimates
-log p(x) from these draws. ``by_column`` takes the reconstruction term apart. ``results`` holds the
-objects they return, with the diagnostics of importance weights. A new estimator is a file with one
+log p(x) from these draws. ``by_column`` takes the reconstruction term apart, and ``outliers`` finds
+the examples that decide a mean. ``results`` holds the objects they return, with the diagnostics of
+importance weights. A new estimator is a file with one
 function, a line in the dictionary ``METHODS`` of ``methods``, and one in that of the command.
 """
 
@@ -17,6 +18,7 @@ from pyrovae.evidence import (
     importance,
     lower_bounds,
     methods,
+    outliers,
     quadrature,
     results,
     tractable,
@@ -27,6 +29,7 @@ from pyrovae.evidence.chains import *
 from pyrovae.evidence.importance import *
 from pyrovae.evidence.lower_bounds import *
 from pyrovae.evidence.methods import *
+from pyrovae.evidence.outliers import *
 from pyrovae.evidence.quadrature import *
 from pyrovae.evidence.results import *
 from pyrovae.evidence.tractable import *
@@ -40,6 +43,7 @@ __all__ = [
         lower_bounds,
         methods,
         chains,
+        outliers,
         quadrature,
         results,
         tractable,

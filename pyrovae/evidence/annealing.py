@@ -368,3 +368,5 @@ def _check(samples: int, temperatures: int, leapfrog: int, start: str) -> None:
         if value < 1:
             raise ValueError(f"{name} must be positive, got {value}")
     choices.check_choice("start", start, ("prior", "posterior"))
+    memory.check_draws("samples", samples)
+    memory.check_draws("temperatures", temperatures)

@@ -31,6 +31,7 @@ from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import is_point, is_real
 from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
+from pyrovae.evidence.outliers import possible
 from pyrovae.evidence.results import NO_BOUND, Evidence, kind, weight_statistics
 from pyrovae.vae import VAE
 
@@ -138,6 +139,8 @@ def _from_mixture(
     if samples < FEWEST:
         raise ValueError(f"samples from a mixture must be at least {FEWEST}, got {samples}")
     every, x = [], vae.place(x)
+    memory.check_draws("samples", samples, len(x))
+    memory.check_draws("samples", samples, numbers=vae.latent_dim)
     with isolation.isolated(x.device), isolation.evaluating(vae):
         for place, part in enumerate(memory.in_chunks(x, samples, ROWS)):
             isolation.seed_device(x.device, isolation.derived(seed, place))
@@ -389,7 +392,7 @@ def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
         >>> loc.shape, tril.shape
         (torch.Size([3, 2]), torch.Size([3, 2, 2]))
     """
-    w = log_w.softmax(0).unsqueeze(-1).to(z)
+    w = possible(log_w).softmax(0).unsqueeze(-1).to(z)
     loc = (w * z).sum(0)
     apart = z - loc
     covariance = torch.einsum("kbi,kbj->bij", w * apart, apart)
@@ -437,5 +440,5 @@ def resampled(z: Tensor, log_w: Tensor, count: int) -> Tensor:
         >>> resampled(torch.randn(100, 3, 2), torch.zeros(100, 3), 5).shape
         torch.Size([5, 3, 2])
     """
-    index = log_w.T.softmax(-1).multinomial(count, replacement=True).T
+    index = possible(log_w).T.softmax(-1).multinomial(count, replacement=True).T
     return z.take_along_dim(index.unsqueeze(-1), 0)

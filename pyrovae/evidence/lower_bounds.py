@@ -27,7 +27,7 @@ from torch import Tensor
 from pyrovae import distributions
 from pyrovae._process import choices, files, isolation, processes
 from pyrovae._process.compilation import compiled, has_compiler, in_one_line, side_by_side, traced
-from pyrovae._process.memory import rows_per_chunk
+from pyrovae._process.memory import check_draws, rows_per_chunk
 from pyrovae.estimates import (
     AnyExamples,
     Examples,
@@ -116,6 +116,7 @@ def per_example(
     data = as_examples(data)
     count, size = number_of_examples(data, limit), batch_size(samples)
     mode = _mode(compile, vae, count, samples)
+    check_draws("samples", samples, min(size, count))
     settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
     kept = Store(store, settings | {"compile": mode}, vae, data)
     compiled: Compiled | None = None

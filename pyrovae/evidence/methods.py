@@ -22,6 +22,7 @@ from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
 from pyrovae.evidence.importance import importance_weighted
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
+from pyrovae.evidence.outliers import FarBelow, far_below, warn_of_rows
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
 from pyrovae.vae import VAE
@@ -48,6 +49,7 @@ class Evaluation(Result):
         weights: diagnostics of its weights; None for one draw or a posterior without a density.
         examples: number of examples.
         per_example: the same numbers for each example.
+        far_below: examples whose log p(x) lies far below that of all others; None if none does.
 
     Example:
         >>> result = pyrovae.evaluate(vae, data, samples=100)
@@ -64,6 +66,7 @@ class Evaluation(Result):
     weights: results.WeightSummary | None
     examples: int
     per_example: results.WeightedBounds = field(repr=False, compare=False)
+    far_below: FarBelow | None = field(repr=False, compare=False)
 
     @staticmethod
     def of(bounds: results.WeightedBounds, samples: int, kind: str) -> "Evaluation":
@@ -86,13 +89,14 @@ class Evaluation(Result):
             weights=weights,
             examples=len(bounds.elbo),
             per_example=bounds,
+            far_below=far_below(bounds.log_evidence),
         )
 
     def to_dict(self) -> dict[str, object]:
         """Convert to plain data, with the sampling error under ``weights`` only."""
         evidence = self.log_evidence.to_dict()
         del evidence["sampling_error"]
-        return super().to_dict() | {"log_evidence": evidence}
+        return super().to_dict() | {"log_evidence": evidence} | _named(self.far_below)
 
 
 class MeanEvidence(Result):
@@ -105,6 +109,7 @@ class MeanEvidence(Result):
         examples: number of examples.
         weights: diagnostics of importance weights, for draws from a fitted mixture.
         per_example: the same numbers for each example.
+        far_below: examples whose log p(x) lies far below that of all others; None if none does.
 
     Example:
         >>> result = pyrovae.evaluate(vae, data, method="quadrature", limit=2)
@@ -118,11 +123,17 @@ class MeanEvidence(Result):
     examples: int
     weights: results.WeightSummary | None
     per_example: results.Evidence = field(repr=False, compare=False)
+    far_below: FarBelow | None = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, object]:
         """Convert to plain data, without ``weights`` where there are none."""
-        found = super().to_dict()
+        found = super().to_dict() | _named(self.far_below)
         return {name: value for name, value in found.items() if name != "weights" or value}
+
+
+def _named(found: FarBelow | None) -> dict[str, object]:
+    """What plain data hold of the examples far below the others, if there are any."""
+    return {} if found is None else {"far_below": found.to_dict()}
 
 
 class MeanSandwich(Result):
@@ -231,6 +242,10 @@ def evaluate(
         ValueError: if there is no such method, it does not apply to the model, or the value of an
             option is outside its range.
 
+    Warns:
+        UserWarning: if log p(x) of some examples lies far below that of all others, with their
+            rows; the means include them.
+
     Example:
         >>> result = evaluate(vae, data, samples=100)
         >>> result.elbo.value < result.log_evidence.value
@@ -241,9 +256,10 @@ def evaluate(
     check_choice("method", method, METHODS)
     own = {"proposal": proposal, "compile": compile}
     options |= {name: value for name, value in own.items() if value is not None}
-    return METHODS[method](
+    examples = None if data is None else as_examples(data)
+    found = METHODS[method](
         vae,
-        None if data is None else as_examples(data),
+        examples,
         samples=samples,
         limit=limit,
         seed=seed,
@@ -251,6 +267,9 @@ def evaluate(
         scaled=scaled,
         **options,
     )
+    if not isinstance(found, MeanSandwich):
+        warn_of_rows(found.far_below, examples)
+    return found
 
 
 def _by_weighting(
@@ -285,6 +304,7 @@ def _by_example(
         examples=len(found.log_evidence),
         weights=weights,
         per_example=found,
+        far_below=far_below(found.log_evidence),
     )
 
 

@@ -64,8 +64,8 @@ def integrated(
         values of z for each example.
 
     Raises:
-        ValueError: if ``samples`` is given, z is not a real vector of one or two dimensions, or
-            p(x | z) is not a number at a z with log p(z) above -100.
+        ValueError: if ``samples`` is given, z is not a real vector of one or two dimensions, p(x)
+            is zero for every x, or p(x | z) is not a number at a z with log p(z) above -100.
 
     Example:
         >>> found = integrated(vae, x[:2])
@@ -86,6 +86,8 @@ def integrated(
                 if progress is not None:
                     progress(len(batch))
     value, error, *rest = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    if not value.isfinite().any():
+        raise ValueError("p(x) is zero for every x; look at the likelihood's support")
     details = dict(zip(("mean", "covariance", "nodes"), rest, strict=True))
     return Evidence(value, error, "exact to the error of integration", None, details)
 
@@ -250,8 +252,8 @@ def _batch(mesh: _Mesh, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
         sums.keep(halves.only(~later))
         cells = halves.only(later)
     value = sums.log_mass()
-    if not value.isfinite().all():
-        raise ValueError("p(x) is zero or not finite for some x; look at the likelihood's support")
+    if (value.isnan() | (value == math.inf)).any():
+        raise ValueError("p(x) is not finite for some x; look at the likelihood's support")
     error = sums.error / sums.mass + _rounding(mesh, vae, x, sums, nodes)
     return value, error, *sums.moments(), nodes
 
@@ -285,6 +287,8 @@ def _rounding(mesh: _Mesh, vae: VAE, x: Tensor, sums: "_Sums", nodes: Tensor) ->
     moves = torch.diag(digits * mesh.loc.new_ones(mesh.dims))
     total = torch.zeros_like(sums.mass)
     for some, z, weight in zip(*map(in_chunks, (cells.owner, cells.mean, mass)), strict=True):
+        if not len(some):  # no example has any mass
+            continue
         at = z.to(x)
         log_joint = _log_joint(vae, mesh.prior, at, x[some])
         terms = observed_log_prob(base(vae.likelihood(at)), x[some]).reshape(len(at), -1)

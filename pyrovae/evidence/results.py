@@ -17,6 +17,7 @@ from torch import Tensor
 from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples, Result
+from pyrovae.evidence.outliers import error_of_mean
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -47,6 +48,7 @@ DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corre
 
 PRIOR_WEIGHT = 10  # tail weights that the prior on the shape, centered at a half, is worth
 TAIL = 5  # fewest weights in a tail that is fitted
+LARGEST_CORRECTION = 1e3  # in nats; beyond, the weights are too uneven for a jackknife
 
 
 class Range(Result):
@@ -118,7 +120,7 @@ class Evidence(Result):
     def mean(self) -> EvidenceEstimate:
         """Average over examples."""
         mean = Estimate.of(self.log_evidence)
-        error = self.standard_error.norm().item() / len(self.standard_error)
+        error = error_of_mean(self.standard_error)
         return EvidenceEstimate(mean.value, mean.standard_error, error, self.samples, self.kind)
 
     def ranges(self) -> dict[str, Range]:
@@ -163,7 +165,7 @@ class WeightSummary(Result):
         at_a_tenth: mean of the bound from a tenth of the draws; None below ten draws.
         bias_corrected: mean of the jackknife estimate, which is no bound.
         sampling_error: the part of the standard error of the mean of :math:`\hat L_K` that is due
-            to the draws.
+            to the draws; None if the mean is not finite.
         median_ess: median of the effective sample size over examples.
         minimum_ess: its minimum.
         unreliable: share of the examples whose Pareto shape is above ``RELIABLE``.
@@ -177,7 +179,7 @@ class WeightSummary(Result):
 
     at_a_tenth: Estimate | None
     bias_corrected: Estimate
-    sampling_error: float
+    sampling_error: float | None
     median_ess: float
     minimum_ess: float
     unreliable: float
@@ -196,13 +198,16 @@ class Weights(Result):
 
     Attributes:
         standard_error: standard error of :math:`\hat L_K` by the delta method: the relative
-            standard error of the mean weight. Meaningless where ``pareto_k`` is above ``RELIABLE``.
-        ess: effective sample size, :math:`(\sum_k w_k)^2 / \sum_k w_k^2`.
+            standard error of the mean weight. Meaningless where ``pareto_k`` is above ``RELIABLE``,
+            and NaN where all weights are zero.
+        ess: effective sample size, :math:`(\sum_k w_k)^2 / \sum_k w_k^2`; zero where all weights
+            are.
         pareto_k: :math:`\hat k`, the shape of the generalized Pareto distribution that the largest
             weights follow; moments of order :math:`1 / k` and above are infinite. NaN where there
             is no tail to fit: below 25 draws, or where the largest weights are equal.
         bias_corrected: jackknife of :math:`\hat L_K`, with a bias of order :math:`K^{-2}` instead
-            of :math:`K^{-1}`. It is no bound.
+            of :math:`K^{-1}`. It is no bound. Where the weights are so uneven that the correction
+            exceeds 1,000 nats, it is :math:`\hat L_K` itself.
         at_a_tenth: mean of ten bounds, each from a tenth of the draws: the bound for K / 10 draws.
             NaN below ten draws.
 
@@ -223,7 +228,7 @@ class Weights(Result):
         return WeightSummary(
             at_a_tenth=None if self.at_a_tenth.isnan().any() else Estimate.of(self.at_a_tenth),
             bias_corrected=Estimate.of(self.bias_corrected),
-            sampling_error=(self.standard_error.norm() / len(self.ess)).item(),
+            sampling_error=error_of_mean(self.standard_error),
             median_ess=self.ess.median().item(),
             minimum_ess=self.ess.min().item(),
             unreliable=(self.pareto_k > RELIABLE).double().mean().item(),
@@ -313,6 +318,7 @@ def weight_statistics(log_weights: Tensor) -> Weights:
     log_sum = log_weights.logsumexp(0)
     share = (log_weights - log_sum).exp()  # (K, examples), sums to one
     squares = share.square().sum(0)
+    impossible = log_sum == -math.inf
     nothing = torch.full_like(log_sum, math.nan)
     error = corrected = tenth = nothing
     if count > 1:
@@ -320,10 +326,14 @@ def weight_statistics(log_weights: Tensor) -> Weights:
         error = ((squares * count - 1).clamp_min(0) / (count - 1)).sqrt()
         corrected = log_sum - count * math.log(count) + (count - 1) * math.log(count - 1)
         corrected = corrected - (count - 1) * _log_of_the_others(log_weights, log_sum).mean(0)
+        bound = log_sum - math.log(count)
+        corrected = torch.where(corrected - bound > LARGEST_CORRECTION, bound, corrected)
+        corrected = torch.where(impossible, log_sum, corrected)
     if count >= 10:
         parts = log_weights[: count // 10 * 10].unflatten(0, (10, -1))  # (10, K / 10, examples)
         tenth = (parts.logsumexp(1) - math.log(count // 10)).mean(0)
-    return Weights(error, 1 / squares, pareto_shape(log_weights), corrected, tenth)
+    size = torch.where(impossible, 0.0, 1 / squares)
+    return Weights(error, size, pareto_shape(log_weights), corrected, tenth)
 
 
 def _log_of_the_others(log_weights: Tensor, log_sum: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae.distributions import bounded_exp
-from pyrovae.networks import NetworkFactory, Shape, batched
+from pyrovae.networks import NetworkFactory, Shape, applied, built
 
 __all__ = [
     "Elementwise",
@@ -156,10 +156,12 @@ class Elementwise(nn.Module):
         out_shape = self.event_shape if levels is None else (levels, *self.event_shape)
         if spread is not None:
             self.spread, out_shape = spread, spread.out_shape
-        self.decoder = network((latent_dim,), out_shape)
+        self.shapes = (latent_dim,), out_shape
+        self.decoder = built(network, *self.shapes)
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        return self.elements(batched(self.decoder, z, 1)).to_event(len(self.event_shape))
+        output = applied(self.decoder, z, *self.shapes)
+        return self.elements(output).to_event(len(self.event_shape))
 
     def elements(self, output: Tensor) -> dist.Distribution:
         """The distribution of each element of x, from the decoder's output.

@@ -22,7 +22,7 @@ from pyrovae import likelihoods
 from pyrovae._process.choices import check_choice, nearest
 from pyrovae.distributions import ColumnProduct
 from pyrovae.likelihoods._base import Elementwise
-from pyrovae.networks import NetworkFactory, Shape, batched
+from pyrovae.networks import NetworkFactory, Shape, applied, built
 
 __all__ = ["Columns", "LikelihoodFactory", "check_columns", "read_columns", "write_columns"]
 
@@ -99,14 +99,15 @@ class Columns(nn.Module):
         self.groups = nn.ModuleList(
             _made(factory, latent_dim, len(places), shared) for factory, places in grouped
         )
-        self.decoder = network((latent_dim,), (shared.size,))
+        self.shapes = (latent_dim,), (shared.size,)
+        self.decoder = built(network, *self.shapes)
         shared.network = self.decoder
         self.places = [places for _, places in grouped]
         together = torch.tensor([place for places in self.places for place in places])
         self.register_buffer("positions", together, persistent=False)
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        output = batched(self.decoder, z, 1)  # (*batch, outputs)
+        output = applied(self.decoder, z, *self.shapes)  # (*batch, outputs)
         elements = [
             group.elements(cast("_Slice", group.decoder).part(output))
             for group, _ in self._groups()

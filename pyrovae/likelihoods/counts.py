@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 from pyro import distributions as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae import distributions
 from pyrovae.likelihoods._base import (
@@ -19,6 +19,9 @@ from pyrovae.likelihoods._base import (
 from pyrovae.networks import NetworkFactory, Shape
 
 __all__ = ["Binomial", "Categorical", "DiscretizedLogistic", "NegativeBinomial", "Poisson"]
+
+MOST_LEVELS = 65_536  # those of 16 bits
+SUMMED = 4_096  # levels up to which a mean is started from as a sum over all of them
 
 _TAKES_LEVELS = (
     "takes integers from 0 to levels - 1; set levels to the largest value that a pixel can take "
@@ -74,7 +77,7 @@ class Binomial(Elementwise):
         self.total_count = total_count
 
     def element(self, logits: Tensor) -> dist.Distribution:
-        return dist.Binomial(self.total_count, logits=logits)
+        return distributions.Binomial(self.total_count, logits)
 
     def starting_values(self, x: Tensor) -> Tensor:
         return logit_of_mean(x, self.total_count)
@@ -197,7 +200,8 @@ class DiscretizedLogistic(Elementwise):
             ``"dimension"`` or ``"decoder"``.
 
     Raises:
-        ValueError: if there are fewer than two levels, or ``scale`` is none of these.
+        ValueError: if there are fewer than two levels or more than 65,536, or ``scale`` is none of
+            these.
 
     Example:
         >>> from pyrovae.likelihoods import DiscretizedLogistic
@@ -236,8 +240,16 @@ class DiscretizedLogistic(Elementwise):
         )
         scale = self.spread.chosen(pooled, each).expand(self.event_shape)
         mean = logit_of_mean(x, self.levels - 1).sigmoid() * (self.levels - 1)
-        loc = root(lambda at: self.element(at, scale).mean - mean, scale, 1 + 20 * scale.max())
+        loc = root(lambda at: self._mean(at, scale) - mean, scale, 1 + 20 * scale.max())
         return loc, pooled, each
+
+    def _mean(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """The mean of x; of many levels by an integral in place of the sum over levels."""
+        if self.levels <= SUMMED:
+            return self.element(loc, scale).mean
+        top = self.levels - 1
+        below, above = (nn.functional.softplus(at / scale) for at in (loc, loc - 1))
+        return top * scale * (below - above)
 
 
 class Categorical(Elementwise):
@@ -259,7 +271,7 @@ class Categorical(Elementwise):
         levels: number of levels, 0, ..., levels - 1.
 
     Raises:
-        ValueError: if there are fewer than two levels.
+        ValueError: if there are fewer than two levels or more than 65,536.
 
     Example:
         >>> from pyrovae.likelihoods import Categorical
@@ -297,3 +309,8 @@ class Categorical(Elementwise):
 def _check_levels(levels: int) -> None:
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
+    if levels > MOST_LEVELS:
+        raise ValueError(
+            f"levels must be at most {MOST_LEVELS:,}, got {levels:,}; for larger counts use "
+            "poisson, negative_binomial or binomial, or a density such as normal of scaled values"
+        )

@@ -13,6 +13,8 @@ from pyrovae.networks import NetworkFactory, Shape
 
 __all__ = ["Beta", "ContinuousBernoulli", "Laplace", "LogNormal", "Normal", "StudentT"]
 
+LEAST, MOST = 1e-18, 1e15  # scales of a normal density: float32 holds the square of a distance
+
 
 class Normal(Elementwise):
     r"""Independent normal variables around the decoder's output.
@@ -51,6 +53,7 @@ class Normal(Elementwise):
         *,
         scale: Spread = "learned",
     ) -> None:
+        _check_scale(scale)
         spread = SpreadParameter("scale", scale, event_shape)
         super().__init__(latent_dim, event_shape, network, spread=spread)
 
@@ -108,6 +111,7 @@ class LogNormal(Elementwise):
         *,
         scale: Spread = "learned",
     ) -> None:
+        _check_scale(scale)
         spread = SpreadParameter("scale", scale, event_shape)
         super().__init__(latent_dim, event_shape, network, spread=spread)
 
@@ -331,3 +335,11 @@ def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.mean(0)
     deviation = (x - mean).abs().mean(0)
     return mean, deviation.mean(), deviation
+
+
+def _check_scale(scale: Spread) -> None:
+    if isinstance(scale, int | float) and 0 < scale < math.inf and not LEAST <= scale <= MOST:
+        raise ValueError(
+            f"scale must be between {LEAST:.0e} and {MOST:.0e}, so that float32 holds its square, "
+            f"got {scale}; scale the data instead"
+        )

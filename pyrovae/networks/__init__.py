@@ -10,11 +10,12 @@ entries as ``out_shape``, and ``input_weight``. A network without them keeps its
 
 ``maps`` has the networks; ``inputs`` has what one may read in place of x: x in another unit, the
 one-hot vectors of categories, zeros for missing values and the mask of the observed ones beside
-them.
+them; ``contract`` checks what every network must do.
 """
 
-from pyrovae.networks import inputs, maps
+from pyrovae.networks import contract, inputs, maps
+from pyrovae.networks.contract import *
 from pyrovae.networks.inputs import *
 from pyrovae.networks.maps import *
 
-__all__ = [name for file in (maps, inputs) for name in file.__all__]
+__all__ = [name for file in (maps, inputs, contract) for name in file.__all__]

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from pyrovae._process.allocation import within_memory
 from pyrovae._process.choices import check_choice
 
 __all__ = [
@@ -177,6 +178,7 @@ class Linear(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
         self.layer = nn.Linear(*self.sizes)
@@ -204,6 +206,7 @@ class MLP(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,
@@ -244,6 +247,7 @@ class Residual(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,
@@ -290,6 +294,7 @@ class Gated(_Flat):
         torch.Size([64, 2, 3])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,
@@ -329,6 +334,7 @@ class Conv(_Network):
         torch.Size([5, 1, 8, 8])
     """
 
+    @within_memory
     def __init__(
         self,
         in_shape: Shape,

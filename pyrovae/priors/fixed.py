@@ -5,6 +5,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae import distributions
+from pyrovae._process.allocation import within_memory
 from pyrovae.distributions import UniformSphere
 
 __all__ = ["Laplace", "Logistic", "Sphere", "StandardNormal", "StudentT"]
@@ -15,6 +16,7 @@ class Centered(nn.Module):
 
     loc: Tensor
 
+    @within_memory
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         positive("latent_dim", latent_dim)
@@ -49,6 +51,7 @@ class StandardNormal(Centered):
 
     scale: Tensor
 
+    @within_memory
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
@@ -153,6 +156,7 @@ class Sphere(nn.Module):
 
     zero: Tensor
 
+    @within_memory
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         if latent_dim < 2:

@@ -9,7 +9,9 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyrovae import distributions
+from pyrovae._process.allocation import within_memory
 from pyrovae._process.choices import check_choice
+from pyrovae._process.memory import check_layers
 from pyrovae.networks import Shape
 from pyrovae.priors.fixed import Centered, positive
 
@@ -40,6 +42,7 @@ class LearnedNormal(nn.Module):
         True
     """
 
+    @within_memory
     def __init__(
         self, latent_dim: int, *, covariance: Literal["diagonal", "full"] = "diagonal"
     ) -> None:
@@ -87,6 +90,7 @@ class GaussianMixture(nn.Module):
         torch.Size([8])
     """
 
+    @within_memory
     def __init__(
         self,
         latent_dim: int,
@@ -175,6 +179,7 @@ class VampPrior(_Weighted):
         torch.Size([5, 1, 8, 8])
     """
 
+    @within_memory
     def __init__(
         self,
         posterior: Posterior,
@@ -262,6 +267,7 @@ class Flow(Centered):
         positive("transforms", transforms, FOR_NORMAL)
         for width in hidden_dims:
             positive("hidden_dims", width)
+        check_layers("flow", (latent_dim, *hidden_dims, 23 * latent_dim), transforms)
         flows = distributions.zuko_flows()
         make = {"nsf": flows.NSF, "maf": flows.MAF, "realnvp": flows.RealNVP}[kind]
         flow = make(latent_dim, transforms=transforms, hidden_features=tuple(hidden_dims))
@@ -305,6 +311,7 @@ class Categorical(_Weighted):
         tensor([2., 2., 2., 2., 2.])
     """
 
+    @within_memory
     def __init__(
         self,
         latent_dim: int,

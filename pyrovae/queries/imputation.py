@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pyrovae._process.choices import check_choice
 from pyrovae._process.isolation import derived, evaluating, isolated, seed_device
-from pyrovae._process.memory import in_chunks, rows_per_chunk
+from pyrovae._process.memory import check_draws, in_chunks, rows_per_chunk
 from pyrovae.distributions import base, is_real, name
 from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence import (
@@ -38,6 +38,7 @@ from pyrovae.evidence import (
     adapted,
     draw_chains,
     from_mixture,
+    possible,
     resampled,
     weight_statistics,
     weighted_moments,
@@ -124,6 +125,8 @@ def impute(
         raise ValueError(f"level must be between 0 and 1, got {level:g}, e.g. 0.9")
     given_x = as_tensor(x)
     x = vae.place(given_x)
+    check_draws("samples", samples, numbers=x[0].numel() + vae.latent_dim)
+    check_draws("completions", completions, len(x), x[0].numel())
     observed = _mask(torch.as_tensor(observed).to(x.device), x) & ~x.isnan()
     size = _together_in(method, samples)
     parts: list[dict[str, Tensor]] = []
@@ -224,7 +227,7 @@ def _by_weights(given: _Given, samples: int, completions: int, level: float) -> 
     log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
     found = weight_statistics(log_w)
     means = given.means(z)  # (samples, examples, *event_shape)
-    w = log_w.softmax(0).to(means).reshape(*log_w.shape, *[1] * given.event_dims)
+    w = possible(log_w).softmax(0).to(means).reshape(*log_w.shape, *[1] * given.event_dims)
     mean = torch.where(given.observed, given.x, (w * means).sum(0))
     mean_error = (w * (means - mean)).square().sum(0).sqrt()
     drawn = given.complete(resampled(z, log_w, completions)).transpose(0, 1)

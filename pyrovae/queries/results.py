@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae.estimates import Estimate, Result
-from pyrovae.evidence import RELIABLE
+from pyrovae.evidence import RELIABLE, FarBelow, far_below
 
 __all__ = ["KINDS", "Imputed", "ImputedExample", "Scores"]
 
@@ -193,6 +193,11 @@ class Scores(Result):
         return Estimate.of(self.log_evidence)
 
     @property
+    def far_below(self) -> FarBelow | None:
+        """The examples whose log p(x) lies far below that of all others; None if none does."""
+        return far_below(self.log_evidence)
+
+    @property
     def heavy_tails(self) -> int:
         """The number of examples whose weights have a heavy tail."""
         return int((self.pareto_k > RELIABLE).sum())
@@ -216,7 +221,7 @@ class Scores(Result):
             "samples": self.samples,
             "examples": len(self.log_evidence),
             "heavy_tails": self.heavy_tails,
-        }
+        } | ({} if self.far_below is None else {"far_below": self.far_below.to_dict()})
 
 
 def _arrays(result: Result, names: Iterable[str]) -> dict[str, np.ndarray]:

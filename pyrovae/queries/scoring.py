@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from pyrovae.estimates import AnyExamples, as_examples, batches, log_slope_of
-from pyrovae.evidence import importance_weighted
+from pyrovae.evidence import importance_weighted, warn_of_rows
 from pyrovae.queries.results import Scores
 from pyrovae.vae import VAE
 
@@ -51,6 +51,10 @@ def score(
         ValueError: if the data do not fit the likelihood, ``samples`` is too small, the proposal is
             unknown, or it is a posterior without a density.
 
+    Warns:
+        UserWarning: if log p(x) of some examples lies far below that of all others, with their
+            rows.
+
     Example:
         >>> from pyrovae.queries import score
         >>> found = score(vae, data, samples=100)
@@ -65,7 +69,7 @@ def score(
         vae, x, samples=samples, seed=seed, proposal=proposal, progress=progress
     )
     slope = None if scaled else log_slope_of(data, limit)
-    return Scores(
+    scores = Scores(
         log_evidence=found.log_evidence if slope is None else found.log_evidence + slope,
         standard_error=found.standard_error,
         ess=found.details["ess"],
@@ -74,3 +78,5 @@ def score(
         proposal=proposal,
         samples=samples,
     )
+    warn_of_rows(scores.far_below, data)
+    return scores

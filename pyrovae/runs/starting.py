@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pyrovae._process import processes
 from pyrovae._process.files import check_writable, contents, expanded, tensor_bytes
@@ -108,7 +107,8 @@ def _match(prior: str, posterior: str) -> bool:
         try:
             q = build_component("posterior", posterior, known)
             p = build_component("prior", prior, known | {"posterior": q})
-            VAE(p, nn.Identity(), q).check_spaces(torch.zeros(2, 1))  # uses no likelihood
+            likelihood = build_component("likelihood", "normal", known)
+            VAE(p, likelihood, q).check_spaces(torch.zeros(2, 1))
         except ValueError:  # another space, or a mixture without a density
             return False
     return True

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from pyrovae._process import processes
+from pyrovae._process.text import printable
 from pyrovae.estimates import Result
 
 __all__ = ["Fit", "History", "Progress", "TrainingDisplay", "counting"]
@@ -387,7 +388,7 @@ def _standard_error() -> Console:
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

@@ -157,6 +157,8 @@ def work(folder):
         )
         fit(means, digits(), **OPTIONS)
         write_tensors(folder / f"means-{rank}", means.state_dict())
+        # three are left over, which would be two and one
+        found["left"] = fit(means, digits()[:19], **OPTIONS).metrics[-1]["step"]
         torch.manual_seed(100 + rank)
         different = make()
         with torch.no_grad():
@@ -308,6 +310,10 @@ def test_statistics_of_averaged_weights_are_the_same_in_each_process(pair):
     first = weights(folder / "means-0")
     assert equal(first, weights(folder / "means-1"))
     assert first["posterior.encoder.1.num_batches_tracked"] == 5  # of the last pass alone
+
+
+def test_no_process_gets_a_single_example_of_what_is_left_over(pair):
+    assert [found["left"] for found in pair[1]] == [OPTIONS["epochs"]] * 2  # one step each
 
 
 def test_weights_that_differ_at_the_start_become_those_of_the_first(pair):
