@@ -215,16 +215,6 @@ def test_a_header_whose_size_overflows_is_refused_without_a_warning(shape, tmp_p
         load(str(tmp_path / "x.npy"))
 
 
-def test_a_signaling_nan_is_a_missing_value(tmp_path):
-    x = np.random.default_rng(0).normal(size=(40, 3))
-    x.view(np.uint64)[3, 1] = 0x7FF0_0000_0000_0001
-    with np.errstate(invalid="raise"), pytest.raises(FloatingPointError):
-        x.astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    split = load(str(tmp_path / "x.npy"), scaling="none").train
-    assert np.isnan(split.batch(np.arange(len(split))).numpy()).sum() <= 1
-
-
 def test_a_header_with_code_is_not_evaluated(tmp_path, mark):
     code = f"(__import__('pathlib').Path({str(mark)!r}).touch() or 4, 3)"
     contents = npy_that_claims(code)
