@@ -208,6 +208,13 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused(shape, tmp_pat
         assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("shape", ["(2**62, 4)", "(2**63, 1)", "(-1, 4)"])
+def test_a_header_whose_size_overflows_is_refused_without_a_warning(shape, tmp_path):
+    (tmp_path / "x.npy").write_bytes(npy_that_claims(shape))
+    with pytest.raises(ValueError, match=r"x\.npy cannot be read"):
+        load(str(tmp_path / "x.npy"))
+
+
 def test_a_header_with_code_is_not_evaluated(tmp_path, mark):
     code = f"(__import__('pathlib').Path({str(mark)!r}).touch() or 4, 3)"
     contents = npy_that_claims(code)

@@ -408,3 +408,8 @@ def test_more_components_than_data_are_refused(prior):
 def test_wrong_options_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+def test_a_prior_without_weights_stores_nothing():
+    """Runs of earlier versions have no such entries, and must open."""
+    assert not StandardNormal(2).state_dict()

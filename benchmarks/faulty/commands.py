@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from pyrovae import plots
@@ -239,6 +238,8 @@ def files_of(folder: Path, but: Sequence[str] = ()) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.suffix == ".png" or name.partition("/")[0] in but or not path.is_file():
             continue
+        if path.name == "comparison.txt":  # shows times, and the numbers of comparison.json
+            continue
         if path.suffix == ".safetensors":
             found[name] = {key: value.tolist() for key, value in load_file(path).items()}
         elif path.suffix == ".npz":
@@ -344,6 +345,7 @@ def started() -> None:
     import pandas
     import sklearn.linear_model
     import sklearn.neighbors
+    import torch._dynamo
 
     from pyrovae import diagnostics, evidence, queries, runs  # noqa: F401
 

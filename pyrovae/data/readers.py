@@ -97,7 +97,8 @@ def _refuse_id_column(path: Path, id_column: str | None) -> None:
 
 def _read_npy(path: Path) -> Mapping[str, Rows]:
     try:
-        x = np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(over="ignore"):  # a size that overflows is refused
+            x = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(
             f"{path} cannot be read as an array ({error}); "

@@ -145,7 +145,7 @@ def float_range(where: str, x: np.ndarray) -> tuple[float, float, bool, bool]:
     for start, chunk in chunks(x):
         present = chunk
         if x.dtype.kind == "f":
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):  # too large, or a signaling NaN
                 bad = ~np.isfinite(chunk.astype(np.float32, copy=False))
             if bad.any():
                 missing = np.isnan(chunk)

@@ -1,6 +1,7 @@
 """The test of a posterior on data from its own model accepts the exact one and rejects others."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy.stats import kstest, norm
 from torch import nn
 
 from pyrovae import plots
-from pyrovae.diagnostics.calibration import BINS, calibrate, uniformity
+from pyrovae.diagnostics.calibration import BINS, _overall_verdict, calibrate, uniformity
 from pyrovae.distributions import OneHots
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import MLP
@@ -240,3 +241,9 @@ def test_the_command_prints_writes_and_refuses(command, tmp_path, monkeypatch):
     status, out, err = command("calibrate", "points")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "is a point" in err
+
+
+def test_the_functions_that_are_furthest_from_flat_are_named_first():
+    rows = [SimpleNamespace(name=n, verdict="low", chi_squared=c) for n, c in (("a", 5), ("b", 50))]
+    verdict = _overall_verdict(0.001, rows, 100)
+    assert verdict.endswith("b low; a low")

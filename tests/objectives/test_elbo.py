@@ -557,3 +557,12 @@ def test_a_staged_step_reports_the_renyi_bound_of_its_draws(alpha, vae, digits):
     (pair,) = objective._get_traces(vae.model, vae.guide, (digits,), {})
     times_particles, _ = objective._differentiable_loss_particle(*pair)
     assert times_particles / 3 == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_its_weight_the_kl_term_is_left_out(vae, digits):
+    losses = []
+    for beta in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        losses.append(Beta(beta=beta).loss(vae.model, vae.guide, digits))
+    assert losses[0] < losses[2]
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, rel=1e-6)
