@@ -199,7 +199,7 @@ class VAE(nn.Module):
 
     def log_joint(
         self,
-        x: Tensor,
+        x: AnyExamples,
         z: Tensor,
         *,
         prior: dist.Distribution | None = None,
@@ -210,7 +210,7 @@ class VAE(nn.Module):
         .. math:: \log p(x, z) = \log p(z) + \log p(x \mid z)
 
         Args:
-            x: data ``(*batch, *event_shape)``.
+            x: data ``(*batch, *event_shape)``, or as :meth:`place` takes them.
             z: latents ``(*sample_shape, *batch, latent_dim)``.
             prior: p(z) as ``self.prior()`` returned it, to save building it again; None builds it.
             dtype: type in which the two terms are added; by default their own.
@@ -227,11 +227,11 @@ class VAE(nn.Module):
         p = self.prior() if prior is None else prior
         return p.log_prob(z).to(dtype) + self.log_likelihood(x, z).to(dtype)
 
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+    def log_likelihood(self, x: AnyExamples, z: Tensor) -> Tensor:
         """log p(x | z) of each pair of x and z, in nats, where NaN in x is a missing value.
 
         Args:
-            x: data ``(*batch, *event_shape)``.
+            x: data ``(*batch, *event_shape)``, or as :meth:`place` takes them.
             z: latents ``(*sample_shape, *batch, latent_dim)``.
 
         Returns:
@@ -246,6 +246,7 @@ class VAE(nn.Module):
             >>> bool((vae.log_likelihood(gaps, torch.zeros(64, 2)) == 0).all())
             True
         """
+        x = x if isinstance(x, Tensor) else self.place(x)
         likelihood = self.likelihood(z)
         try:
             return observed_log_prob(likelihood, x)

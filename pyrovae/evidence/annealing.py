@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import expand, is_point, is_real, moments
+from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence.results import Evidence, Sandwich, weight_statistics
 from pyrovae.vae import VAE
 
@@ -73,7 +74,7 @@ def sigmoidal(temperatures: int) -> Tensor:
 
 def annealed(
     vae: VAE,
-    x: Tensor,
+    x: AnyExamples,
     *,
     samples: int | None = None,
     seed: int = 0,
@@ -95,7 +96,7 @@ def annealed(
 
     Args:
         vae: a model with a real z; evaluated in eval mode, without dropout and the like.
-        x: data ``(examples, *event_shape)``.
+        x: data ``(examples, *event_shape)``, or as :func:`pyrovae.data.as_split` takes them.
         samples: number of chains for each example; None for the default, 16.
         seed: seed of all draws; those of a batch depend only on it and on the batch's position.
         temperatures: T, number of steps from :math:`\beta = 0` to 1.
@@ -120,6 +121,7 @@ def annealed(
         >>> found.kind, found.details["step"].shape
         ('lower bound in expectation', torch.Size([3]))
     """
+    x = as_tensor(x)
     samples = CHAINS if samples is None else samples
     _check(samples, temperatures, leapfrog, start)
     vae.check_data(vae.place(x))

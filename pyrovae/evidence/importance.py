@@ -29,6 +29,7 @@ from torch import Tensor
 
 from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import is_point, is_real
+from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
 from pyrovae.evidence.outliers import possible
@@ -78,7 +79,7 @@ class _Batches:
 
 def importance_weighted(
     vae: VAE,
-    x: Tensor,
+    x: AnyExamples,
     *,
     samples: int | None = None,
     seed: int = 0,
@@ -90,7 +91,7 @@ def importance_weighted(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
-        x: data ``(examples, *event_shape)``.
+        x: data ``(examples, *event_shape)``, or as :func:`pyrovae.data.as_split` takes them.
         samples: draws of z for each example: at least 2, or 20 from a mixture. None for the
             default, 1,000.
         seed: seed of the draws.
@@ -113,6 +114,7 @@ def importance_weighted(
         >>> found.kind, found.details["ess"].shape
         ('importance-weighted lower bound', torch.Size([4]))
     """
+    x = as_tensor(x)
     choices.check_choice("proposal", proposal, PROPOSALS)
     samples = DRAWS if samples is None else samples
     if proposal == "mixture":

@@ -21,6 +21,7 @@ from torch import Tensor
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae._process.memory import in_chunks
 from pyrovae.distributions import base, is_point, is_real, moments, observed_log_prob
+from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence.results import Evidence
 from pyrovae.vae import VAE
 
@@ -41,7 +42,7 @@ NEAR = 3.0  # standard deviations around the mean of q
 @torch.no_grad()
 def integrated(
     vae: VAE,
-    x: Tensor,
+    x: AnyExamples,
     *,
     samples: int | None = None,
     seed: int = 0,
@@ -51,7 +52,7 @@ def integrated(
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
-        x: data ``(examples, *event_shape)``.
+        x: data ``(examples, *event_shape)``, or as :func:`pyrovae.data.as_split` takes them.
         samples: None, since nothing is sampled.
         seed: seed of the draws that locate a prior or posterior whose moments have no formula.
         progress: callback, called with the number of examples finished.
@@ -72,6 +73,7 @@ def integrated(
         >>> found.details["mean"].shape, bool((found.standard_error < 1e-3).all())
         (torch.Size([2, 2]), True)
     """
+    x = as_tensor(x)
     if samples is not None:
         raise ValueError(f"samples is {samples}, and quadrature takes none; leave it out")
     _check(vae)

@@ -25,6 +25,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae._process.memory import in_chunks
 from pyrovae.distributions import base, is_discrete, observed_values
+from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence.results import Evidence
 from pyrovae.networks import Linear
 from pyrovae.vae import VAE
@@ -221,7 +222,7 @@ def _no_formula(reason: str) -> ValueError:
 @torch.no_grad()
 def exact(
     vae: VAE,
-    x: Tensor,
+    x: AnyExamples,
     *,
     samples: int | None = None,
     seed: int = 0,
@@ -231,7 +232,7 @@ def exact(
 
     Args:
         vae: the model; evaluated in eval mode, without dropout and the like.
-        x: data ``(examples, *event_shape)``.
+        x: data ``(examples, *event_shape)``, or as :func:`pyrovae.data.as_split` takes them.
         samples: None, since nothing is sampled.
         seed: unused, for the same reason.
         progress: callback, called with the number of examples finished, in fractions.
@@ -251,6 +252,7 @@ def exact(
         >>> exact(pyrovae.VAE(prior, likelihood, posterior), x[:2]).kind
         'exact, a sum over 4 values of z'
     """
+    x = as_tensor(x)
     if samples is not None:
         raise ValueError(f"samples is {samples}, and an exact log p(x) takes none; leave it out")
     vae.check_data(vae.place(x))
