@@ -11,6 +11,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -19,6 +20,16 @@ from torch import nn
 
 PURPOSES = ("build", "initialize", "order", "step")
 """Purposes of random streams; each purpose has its own streams."""
+
+
+class _State(NamedTuple):
+    """Random state of the CPU and of GPUs, Pyro's param store, and settings."""
+
+    random: torch.Tensor
+    of_gpus: list[torch.Tensor]
+    store: Any
+    filters: Any
+    cudnn: tuple[bool, bool]
 
 
 class _Surroundings:
@@ -36,29 +47,35 @@ class _Surroundings:
         elif device is None:
             self.gpus = [*range(torch.cuda.device_count())]
         self.gpus = self.gpus if torch.cuda.is_available() else []
-        self.read()
+        self.state = self.current()
+
+    def current(self) -> _State:
+        """The current state."""
+        cudnn = torch.backends.cudnn
+        return _State(
+            random=torch.get_rng_state(),
+            of_gpus=[torch.cuda.get_rng_state(gpu) for gpu in self.gpus],
+            store=pyro.get_param_store().get_state(),
+            filters=warnings.filters,
+            cudnn=(cudnn.deterministic, cudnn.benchmark),
+        )
 
     def read(self) -> None:
         """Replace what is held by the current state."""
-        cudnn = torch.backends.cudnn
-        self.random = torch.get_rng_state()
-        self.of_gpus = [torch.cuda.get_rng_state(gpu) for gpu in self.gpus]
-        self.store = pyro.get_param_store().get_state()
-        self.filters = warnings.filters
-        self.cudnn = cudnn.deterministic, cudnn.benchmark
+        self.state = self.current()
 
     def put_back(self) -> None:
         """Make the state that is held the current one."""
         cudnn = torch.backends.cudnn
-        torch.set_rng_state(self.random)
-        for gpu, state in zip(self.gpus, self.of_gpus, strict=True):
+        torch.set_rng_state(self.state.random)
+        for gpu, state in zip(self.gpus, self.state.of_gpus, strict=True):
             torch.cuda.set_rng_state(state, gpu)
         pyro.get_param_store().clear()
-        pyro.get_param_store().set_state(self.store)
-        warnings.filters = self.filters
+        pyro.get_param_store().set_state(self.state.store)
+        warnings.filters = self.state.filters
         with warnings.catch_warnings():  # which makes other filters take effect
             pass
-        cudnn.deterministic, cudnn.benchmark = self.cudnn
+        cudnn.deterministic, cudnn.benchmark = self.state.cudnn
 
 
 class _Turns:
