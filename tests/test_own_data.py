@@ -456,6 +456,7 @@ def test_the_headline_is_short_for_many_columns(tmp_path):
     assert max(map(len, said.splitlines()[1:])) <= 110
 
 
+@pytest.mark.filterwarnings("always:log p.x. is far below:UserWarning")
 def test_a_column_that_hardly_varies_is_named_before_training(command, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3))
@@ -469,6 +470,7 @@ def test_a_column_that_hardly_varies_is_named_before_training(command, tmp_path)
     assert "in the training rows one number, up to rounding, fills x2: " in result.err
     result = command("score", "run", "--data", "n.npy", "--samples", 10, "--out", "n.csv")
     assert result.status == 0, result.err
+    assert "far below that of all others in row 2 (" in result.err
     found = table("n.csv")["log_evidence"].fillna(-np.inf)
     assert found.idxmin() == 2
     assert found[2] < -1e6

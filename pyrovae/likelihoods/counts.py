@@ -63,6 +63,8 @@ class Binomial(Elementwise):
         "to the largest value that a pixel can take, and leave the counts unscaled (scaling none)"
     )
 
+    constants: Tensor | None
+
     def __init__(
         self,
         latent_dim: int,
@@ -75,9 +77,17 @@ class Binomial(Elementwise):
             raise ValueError(f"total_count must be positive, got {total_count}")
         super().__init__(latent_dim, event_shape, network)
         self.total_count = total_count
+        constants = None
+        if total_count < MOST_LEVELS:
+            constants = distributions.log_choose(total_count, torch.arange(total_count + 1))
+            constants = constants.to(torch.get_default_dtype())
+        self.rounded_to = torch.get_default_dtype()
+        self.register_buffer("constants", constants, persistent=False)
 
     def element(self, logits: Tensor) -> dist.Distribution:
-        return distributions.Binomial(self.total_count, logits)
+        # in a wider type they are computed anew
+        constants = self.constants if logits.dtype == self.rounded_to else None
+        return distributions.Binomial(self.total_count, logits, constants)
 
     def starting_values(self, x: Tensor) -> Tensor:
         return logit_of_mean(x, self.total_count)

@@ -34,6 +34,7 @@ from pyrovae.data import (
     prepare,
     read,
 )
+from pyrovae.distributions import vector_size
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import Divided, Filled, Shape, TableInput
 from pyrovae.runs.settings import (
@@ -207,13 +208,13 @@ class Config:
             posterior = make("posterior", **known, network=encoder)
             likelihood = make("likelihood", **known, network=network("decoder"))
             prior = make("prior", **known, posterior=posterior)
-            vae = VAE(prior, likelihood, posterior)
-        if vae.latent_dim != latent_dim:
-            raise ValueError(
-                f"the prior {model['prior']} is over z of {vae.latent_dim} dimensions, and "
-                f"latent_dim is {latent_dim}; set latent_dim to {vae.latent_dim}"
-            )
-        return vae
+            dimensions = vector_size(prior)
+            if dimensions != latent_dim:
+                raise ValueError(
+                    f"the prior {model['prior']} is over z of {dimensions} dimensions, and "
+                    f"latent_dim is {latent_dim}; set latent_dim to {dimensions}"
+                )
+            return VAE(prior, likelihood, posterior)
 
     def objective(self, *, trusted: Collection[str] = ()) -> ELBO:
         """Build the objective.

@@ -33,7 +33,7 @@ from pyrovae._process.files import (
 )
 from pyrovae._process.isolation import evaluating, isolated, stream
 from pyrovae.data import DataLike, Dataset, as_split
-from pyrovae.distributions import is_discrete, is_point
+from pyrovae.distributions import is_discrete, is_point, vector_size
 from pyrovae.estimates import AnyExamples, Estimate, as_examples, number_of_examples
 from pyrovae.evidence import evaluate, kind
 from pyrovae.objectives import Elbo
@@ -116,12 +116,13 @@ def refit(
         >>> refitted.posterior is vae.posterior, len(fitted.metrics)
         (True, 2)
     """
-    held = _Held(prior, vae.likelihood, vae.posterior)
-    if held.latent_dim != vae.latent_dim:
+    dimensions = vector_size(prior)
+    if dimensions != vae.latent_dim:
         raise ValueError(
-            f"the prior is over z of {held.latent_dim} dimensions, and the VAE's z has "
+            f"the prior is over z of {dimensions} dimensions, and the VAE's z has "
             f"{vae.latent_dim}; give it latent_dim={vae.latent_dim}"
         )
+    held = _Held(prior, vae.likelihood, vae.posterior)
     train = data.train if isinstance(data, Dataset) else as_split(data)
     index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
     x = vae.place(train.batch(index, np.random.default_rng(0)))
