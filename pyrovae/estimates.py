@@ -177,7 +177,7 @@ class Estimate(Result):
     def of(values: Tensor | NDArray[Any] | list[float]) -> "Estimate":
         """The mean of ``values`` ``(examples,)`` and its standard error."""
         values = values.double() if isinstance(values, Tensor) else np.asarray(values, float)
-        if len(values) < 2 or not math.isfinite(values.mean()):
+        if len(values) < 2 or not math.isfinite(values.mean().item()):
             return Estimate(values.mean().item(), None)
         deviation = values.std() if isinstance(values, Tensor) else values.std(ddof=1)
         return Estimate(values.mean().item(), (deviation / math.sqrt(len(values))).item())

@@ -406,7 +406,7 @@ class VAE(nn.Module):
             prior = self.prior()
             z = prior.sample(torch.Size([2]))
             p = returned("the likelihood", self.likelihood, z, "as the prior draws it")
-            x = torch.zeros(2, *p.event_shape)
+            x = torch.zeros(2, *p.event_shape, dtype=z.dtype)
             q = returned("the posterior", self.posterior, x, "as the likelihood describes it")
         if q.event_shape != prior.event_shape:
             raise SpaceError(
