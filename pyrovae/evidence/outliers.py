@@ -18,8 +18,7 @@ from pyrovae.estimates import Estimate, Result
 __all__ = ["FarBelow", "error_of_mean", "far_below", "possible", "warn_of_rows"]
 
 SHARE = 0.1  # of the examples, those of the highest log p(x), by which the others are measured
-FEWEST = 3  # of them, if there are as many and one more
-FACTOR = 1e3  # how many times their spread an example lies below the highest
+FACTOR = 1e3  # how many times their spread or size an example lies below the highest
 NAMED = 5  # rows that a message lists
 
 
@@ -27,8 +26,8 @@ class FarBelow(Result):
     r"""Examples whose log p(x) lies far below that of the others.
 
     The measure is the distance from the highest log p(x) of all to the lowest of the tenth of the
-    examples with the highest (of three, if that is more), at least one nat and a hundredth of the
-    highest. An example is far below the others if it is a thousand times as far from the highest.
+    examples with the highest, or the size of the highest itself or one nat if that is more. An
+    example is far below the others if it is a thousand times as far from the highest.
 
     Attributes:
         rows: positions of the examples in the data, counted from 0.
@@ -89,11 +88,12 @@ def far_below(log_evidence: Tensor) -> FarBelow | None:
         log p(x) is far below that of all others in row 0 (-inf), counted from 0: check its ...
     """
     values = log_evidence.double().nan_to_num(-math.inf, math.inf, -math.inf)
-    count = max(math.ceil(SHARE * len(values)), min(FEWEST, len(values) - 1), 1)
-    top = values.topk(count).values
-    spread = (top[0] - top[-1]).nan_to_num(0.0, 0.0) if top[0].isfinite() else torch.tensor(0.0)
-    least = max(1.0, 0.01 * abs(top[0].item())) if top[0].isfinite() else 1.0
-    low = (values == -math.inf) | (top[0] - values > FACTOR * spread.clamp_min(least))
+    top = values.topk(max(1, math.ceil(SHARE * len(values)))).values
+    spread = (
+        (top[0] - top[-1]).nan_to_num(0.0, 0.0) if top[0].isfinite() else torch.zeros_like(top[0])
+    )
+    size = torch.stack([spread, top[0].abs().nan_to_num(0.0, 0.0), torch.ones_like(spread)]).amax()
+    low = (values == -math.inf) | (top[0] - values > FACTOR * size)
     if not low.any():
         return None
     rows, others = low.nonzero().flatten(), log_evidence[~low]
