@@ -18,7 +18,7 @@ from pyrovae.estimates import Estimate, Result
 __all__ = ["FarBelow", "error_of_mean", "far_below", "possible", "warn_of_rows"]
 
 SHARE = 0.1  # of the examples, those of the highest log p(x), by which the others are measured
-FACTOR = 1e3  # how many times their spread, or one nat, an example lies below the highest
+FACTOR = 1e3  # how many times their spread or size an example lies below the highest
 NAMED = 5  # rows that a message lists
 
 
@@ -26,8 +26,8 @@ class FarBelow(Result):
     r"""Examples whose log p(x) lies far below that of the others.
 
     The measure is the distance from the highest log p(x) of all to the lowest of the tenth of the
-    examples with the highest, at least one nat. An example is far below the others if it is a
-    thousand times as far from the highest.
+    examples with the highest, or the size of the highest itself or one nat if that is more. An
+    example is far below the others if it is a thousand times as far from the highest.
 
     Attributes:
         rows: positions of the examples in the data, counted from 0.
@@ -89,8 +89,12 @@ def far_below(log_evidence: Tensor) -> FarBelow | None:
     """
     values = log_evidence.double().nan_to_num(-math.inf, math.inf, -math.inf)
     top = values.topk(max(1, math.ceil(SHARE * len(values)))).values
-    spread = (top[0] - top[-1]).nan_to_num(0.0, 0.0) if top[0].isfinite() else torch.tensor(0.0)
-    low = (values == -math.inf) | (top[0] - values > FACTOR * spread.clamp_min(1.0))
+    spread = (
+        (top[0] - top[-1]).nan_to_num(0.0, 0.0) if top[0].isfinite() else torch.zeros_like(top[0])
+    )
+    height = top[0].abs().nan_to_num(0.0, 0.0)
+    size = torch.stack([spread, height, torch.ones_like(height)]).amax()
+    low = (values == -math.inf) | (top[0] - values > FACTOR * size)
     if not low.any():
         return None
     rows, others = low.nonzero().flatten(), log_evidence[~low]

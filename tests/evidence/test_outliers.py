@@ -88,6 +88,7 @@ def test_ordinary_rows_are_not_named():
     assert far_below(torch.randn(1_000) * 50 - 90) is None
     assert far_below(torch.tensor([-1e9])) is None
     assert far_below(-torch.distributions.HalfCauchy(1.0).sample((30,))) is None
+    assert far_below(-3_000 - torch.tensor([0.0, 0.1, 5e3, 1e4])) is None  # of a poor model
 
 
 def test_most_rows_may_be_absurd():
