@@ -92,7 +92,8 @@ def far_below(log_evidence: Tensor) -> FarBelow | None:
     spread = (
         (top[0] - top[-1]).nan_to_num(0.0, 0.0) if top[0].isfinite() else torch.zeros_like(top[0])
     )
-    size = torch.stack([spread, top[0].abs().nan_to_num(0.0, 0.0), torch.ones_like(spread)]).amax()
+    height = top[0].abs().nan_to_num(0.0, 0.0)
+    size = torch.stack([spread, height, torch.ones_like(height)]).amax()
     low = (values == -math.inf) | (top[0] - values > FACTOR * size)
     if not low.any():
         return None
