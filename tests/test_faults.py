@@ -6,6 +6,7 @@
 import importlib
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,11 @@ LINES = settings(
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
+def shop():
     faults.started()
-    return faults.Workshop(tmp_path_factory.mktemp("faults") / "shop")
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        Path(folder).chmod(0o755)
+        yield faults.Workshop(Path(folder) / "shop")
 
 
 def wrong_of(shop, part, count, most, *, ending="", seed=0):

@@ -501,8 +501,8 @@ def test_an_error_in_one_process_is_one_line_and_the_status_of_all(tmp_path, pro
     assert [(result.status, result.out) for result in results] == [(2, "")] * 2
     assert results[1 - process].err == ""
     assert results[process].err == (
-        "pyrovae: run/last.safetensors: No space left on device; check the path, its permissions "
-        "and the space left\n"
+        "pyrovae: run/last.safetensors: No space left on device; free some space or allow writing, "
+        "then resume with: torchrun --standalone --nproc-per-node 2 -m pyrovae fit --resume run\n"
     )
     assert (tmp_path / "run/last.safetensors").is_file()
 
