@@ -81,8 +81,9 @@ def within_memory(
 
 
 def is_of_memory(error: Exception) -> bool:
-    """Whether an error of torch says that there is no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    """Whether an error of Python or of torch says that there is no memory left."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
 def _is_large(argument: Any) -> bool:

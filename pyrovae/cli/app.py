@@ -104,7 +104,9 @@ def _initials(option: str) -> str:
 def _reason(error: Exception) -> tuple[str, int]:
     if isinstance(error, ArithmeticError | processes.StoppedError):
         return str(error), 1
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+    from pyrovae._process.allocation import is_of_memory
+
+    if is_of_memory(error):
         return f"there is not enough memory ({str(error) or 'for Python'}); ask for less", 2
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename else ""
