@@ -450,6 +450,7 @@ for late in (0, 1, 0):
 """
 
 
+@pytest.mark.slow
 def test_processes_join_again_whichever_is_late(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "SECONDS", 120)
     assert [r.status for r in together("-c", REJOINED, folder=tmp_path)] == [0, 0]
@@ -467,6 +468,7 @@ assert not [name for name in names if "gloo" in name], names
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux")
 def test_no_thread_of_a_group_outlives_it(tmp_path):
     """Such a thread may still release a tensor while the interpreter ends, which aborts it."""

@@ -114,16 +114,16 @@ def test_intervals_have_the_quantiles_of_the_conditional_normal(level):
             assert torch.equal(bound[i, observed], x[i, observed])
 
 
-@pytest.mark.filterwarnings("ignore:the weights of . of 600")  # by chance, of so many
+@pytest.mark.filterwarnings("ignore:the weights of . of 200")  # by chance, of so many
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_intervals_cover_as_many_values_as_they_say(seed):
-    """Of one missing value in each of 600 rows from the model, within 4 errors."""
+    """Of one missing value in each of 200 rows from the model, within 4 errors."""
     vae, _, _ = linear_gaussian(seed)
-    x = vae.sample(600)
-    missing = nn.functional.one_hot(torch.arange(600) % 5, 5).bool()
+    x = vae.sample(200)
+    missing = nn.functional.one_hot(torch.arange(200) % 5, 5).bool()
     found = impute(vae, x, ~missing, samples=500, level=0.8, completions=1)
     covered = ((found.lower <= x) & (x <= found.upper))[missing].double()
-    assert_within(covered.mean(), 0.8, math.sqrt(0.8 * 0.2 / 600))
+    assert_within(covered.mean(), 0.8, math.sqrt(0.8 * 0.2 / 200))
 
 
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
