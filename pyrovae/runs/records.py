@@ -192,3 +192,22 @@ def read_summary(folder: Path) -> Summary:
     if written != (None if known is None else digest(plain, known)):
         raise ValueError("it does not have its own digest, or is of another run")
     return Summary.of(plain)
+
+
+def check_same_data(folder: Path, known: str, remedy: str) -> None:
+    """Refuse data whose rows or splits are no longer those that a run began with.
+
+    Args:
+        folder: of the run; one without a digest of its data passes.
+        known: digest of the data that are there now.
+        remedy: what to do, other than to restore the old data.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    path = folder / DIGEST
+    if path.exists() and contents(path) != f"{known}\n".encode():
+        raise ValueError(
+            f"the data have changed since the run in {folder} began, or {path} is damaged; restore "
+            f"the old data, or {remedy}"
+        )

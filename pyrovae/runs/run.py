@@ -40,6 +40,7 @@ from pyrovae.runs.records import (
     STATISTICS,
     SUMMARY,
     check_config,
+    check_same_data,
     load,
     origin,
     read_history,
@@ -223,6 +224,8 @@ class Run:
             settings, trusted=self.trusted, schema=self.schema, download=data_dir is not None
         )[1]
         check_unchanged(dataset, self.folder, data["event_shape"], self.statistics())
+        remedy = "train again; other examples have a command of their own: pyrovae score"
+        check_same_data(self.folder, dataset.digest(), remedy)
         return dataset
 
     @property

@@ -13,14 +13,21 @@ from typing import Any
 import torch
 
 from pyrovae._process import processes
-from pyrovae._process.files import check_writable, contents, expanded, tensor_bytes
+from pyrovae._process.files import check_writable, expanded, tensor_bytes
 from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.config import Config, build_component
-from pyrovae.runs.records import CONFIG, DIGEST, SCHEMA, STATISTICS, SUMMARY
+from pyrovae.runs.records import (
+    CONFIG,
+    DIGEST,
+    SCHEMA,
+    STATISTICS,
+    SUMMARY,
+    check_same_data,
+)
 from pyrovae.runs.run import Run, plain_resume_command
 from pyrovae.runs.specs import Arguments, Spec
 from pyrovae.training import LAST, METRICS, Fit, Progress, TrainingInterrupted, fit
@@ -157,9 +164,11 @@ def start(
         runs/digits-normal-1
     """
     folder = None if folder is None else expanded(folder)
-    files = files_of(config, dataset) | {DIGEST: f"{dataset.digest()}\n".encode()}
+    digest = dataset.digest()
+    files = files_of(config, dataset) | {DIGEST: f"{digest}\n".encode()}
     if resume and folder is not None:
-        _check_resumable(folder, files[DIGEST])
+        _check_resumable(folder)
+        check_same_data(folder, digest, "start a new run")
     training = dict(config.training, objective=config.objective(trusted=trusted))
     while True:
         free = next_folder(config.data["name"], config.model["prior"])
@@ -182,16 +191,10 @@ def start(
                     raise FileExistsError(f"{out} exists; {remedy}") from error
 
 
-def _check_resumable(folder: Path, digest: bytes) -> None:
+def _check_resumable(folder: Path) -> None:
     for name in (METRICS, SUMMARY):  # written anew, whatever is there now
         if (folder / name).is_dir():
             raise ValueError(f"{folder / name} is a folder, not a file; remove it to resume")
-    path = folder / DIGEST
-    if path.exists() and contents(path) != digest:
-        raise ValueError(
-            f"the data have changed since the run in {folder} began, or {path} is damaged; restore "
-            "the old data to resume it, or start a new run"
-        )
 
 
 def check_place(out: Path) -> None:

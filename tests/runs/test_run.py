@@ -231,3 +231,21 @@ def test_a_run_whose_data_have_changed_does_not_go_on(resolved, folder):
     (folder / "data.sha256").write_text("of other data\n")
     with pytest.raises(ValueError, match="the data have changed since the run"):
         start(config, dataset, folder, resume=True)
+
+
+@pytest.mark.parametrize("change", ["appended", "in another order", "one value"])
+def test_a_run_whose_data_have_changed_is_not_evaluated(tmp_path, change):
+    """Their test split may hold examples that the run was trained on."""
+    path = tmp_path / "x.npy"
+    x = np.random.default_rng(0).integers(0, 17, size=(40, 4, 4), dtype=np.uint8)
+    np.save(path, x)
+    config, dataset = Config.resolve(SMALL | {"data": {"name": str(path)}})
+    folder, _, _ = start(config, dataset, tmp_path / "run")
+    run = Run.open(folder)
+    assert run.dataset().digest() == dataset.digest()
+    np.save(path, {"appended": np.concatenate([x, x[:1]]), "one value": x}.get(change, x[::-1]))
+    if change == "one value":
+        x[7, 0, 0] ^= 1
+        np.save(path, x)
+    with pytest.raises(ValueError, match=r"the data have changed since .* pyrovae score"):
+        run.dataset()
