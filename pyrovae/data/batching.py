@@ -132,6 +132,31 @@ class Split:
         x = self._transform(gather(self._x, self._rows[index]), rng)
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
+    def take(self, index: np.ndarray) -> "Split":
+        """Choose rows, without a copy.
+
+        Args:
+            index: integers into this split, (rows,).
+
+        Raises:
+            IndexError: if an index is out of range.
+
+        Example:
+            >>> import numpy as np
+            >>> len(data.take(np.array([3, 5])))
+            2
+        """
+        labels, ids = (a if a is None else a[index] for a in (self.labels, self.ids))
+        return Split(
+            self._x,
+            labels,
+            self.event_shape,
+            rows=self._rows[index],
+            transform=self._transform,
+            gaps=self.gaps,
+            ids=ids,
+        )
+
     def batches(self, size: int) -> Iterator[torch.Tensor]:
         """Iterate over the split in order, for evaluation.
 

@@ -1,6 +1,7 @@
 r"""What a trained VAE has learned, in numbers and words: the whole examination."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from pyrovae.diagnostics.elbo_surgery import Surgery, surgery
 from pyrovae.diagnostics.latent_dimensions import ACTIVE, activity
 from pyrovae.diagnostics.two_sample import FEWEST, Probe, TwoSampleTest, probe, two_samples
 from pyrovae.estimates import Estimate, Result
+from pyrovae.evidence import far_below, per_example
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -173,6 +175,8 @@ class Diagnosis(Result):
         probes: classes read from codes and from pixels; None without labels.
         figure_data: arrays for :func:`pyrovae.plots.diagnosis_figures`; not part of
             :meth:`to_dict` and of comparisons.
+        left_out: positions of test examples whose log p(x) lies far below that of all others, as
+            :func:`pyrovae.evidence.far_below` finds them; they would decide every mean.
 
     Example:
         >>> from dataclasses import replace
@@ -198,6 +202,7 @@ class Diagnosis(Result):
     samples: list[SampleTest]
     probes: Probes | None
     figure_data: FigureData = field(compare=False, repr=False)
+    left_out: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -244,9 +249,9 @@ def diagnose(
     """
     if limit < 2:
         raise ValueError(f"limit must be at least 2, got {limit}; an aggregate needs examples")
-    test = dataset.test
-    count = min(limit, len(test))
-    labels = None if test.labels is None else test.labels[:count]
+    test, left_out = _ordinary(vae, dataset.test, limit, seed)
+    count = len(test)
+    labels = test.labels
     every = activity(vae, test, limit=count, seed=seed)
     active = int((every > ACTIVE).sum())
     with isolated(), evaluating(vae):
@@ -273,7 +278,7 @@ def diagnose(
             progress(1)
     return Diagnosis(
         examples=count,
-        available=len(test),
+        available=len(dataset.test),
         seed=seed,
         surgery=terms,
         no_surgery=no_surgery,
@@ -286,7 +291,20 @@ def diagnose(
         samples=tests,
         probes=probes,
         figure_data=FigureData(z.double().numpy(), labels, decoded),
+        left_out=left_out,
     )
+
+
+def _ordinary(vae: VAE, test: Split, limit: int, seed: int) -> tuple[Split, tuple[int, ...]]:
+    """The first examples without those that would decide every mean, which are named."""
+    rows = np.arange(min(limit, len(test)))
+    first = per_example(vae, test, samples=1, limit=len(rows), seed=seed, compile="off")
+    found = far_below(first.log_evidence)
+    if found is None or len(rows) < len(found.rows) + 2:
+        return test.take(rows), ()
+    # named after the caller of diagnose
+    warnings.warn(f"{found.describe(test.ids)}; left out here", stacklevel=3)
+    return test.take(np.setdiff1d(rows, found.rows)), found.rows
 
 
 def _rows(split: Split, rows: Array, seed: int) -> Tensor:

@@ -2,12 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import pyrovae
+from pyrovae.data import Split, load
+from pyrovae.diagnostics import diagnose
 from pyrovae.evidence import METHODS, far_below, weight_statistics
 from pyrovae.likelihoods import Normal
 from pyrovae.networks import MLP
@@ -111,3 +114,16 @@ def test_weights_that_are_all_zero_have_no_size_and_no_error():
     assert found.bias_corrected[1] == found.at_a_tenth[1] == -math.inf
     assert found.standard_error[0] == 0
     assert found.summary().sampling_error is None
+
+
+def test_a_diagnosis_leaves_an_absurd_row_out_and_names_it():
+    """The rest is diagnosed as if the row were not there."""
+    vae, x = small(), absurd(1e30).numpy()
+    whole = replace(load("digits"), train=Split.from_array(x[8:]), test=Split.from_array(x))
+    rest = replace(whole, test=Split.from_array(np.delete(x, 7, axis=0)))
+    with pytest.warns(UserWarning, match="far below that of all others in row 7 .*left out here"):
+        found = diagnose(vae, whole, draws=2)
+    expected = diagnose(vae, rest, draws=2)
+    assert (found.examples, found.available, found.left_out) == (39, 40, (7,))
+    assert expected.left_out == ()
+    assert replace(found, available=39, left_out=()) == expected
