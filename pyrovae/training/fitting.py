@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from pyrovae._process import processes
 from pyrovae._process.files import expanded
 from pyrovae._process.isolation import isolated, stream
+from pyrovae._process.memory import check_memory
 from pyrovae.data import DataLike, Dataset, Split, as_split
 from pyrovae.distributions import missing_values, observed_values
 from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingOptions, TrainingState
@@ -176,6 +177,8 @@ def fit(
     every = [some, data.validation, data.test] if isinstance(data, Dataset) else [some]
     gaps = any(part.gaps for part in every)
     with _alone_with(vae, where, gaps) as held:
+        if where.type == "cpu":
+            _check_room(vae)
         torch.manual_seed(stream(seed, "initialize"))
         for name, part in zip((None, "validation", "test"), every, strict=False):
             _check_data(vae.to(where), part, name)
@@ -258,11 +261,20 @@ def check(vae: VAE, data: Split, objective: ELBO) -> None:
         >>> from pyrovae.training import check
         >>> check(vae, data, Elbo())
     """
+    _check_room(vae)
     trial = copy.deepcopy(vae)
     with isolated(next(vae.parameters(), torch.empty(0)).device), missing_values(data.gaps):
         trial.check_data(_some(trial, data))
         _initialize(trial, data)
         _try(trial, data, objective)
+
+
+def _check_room(vae: VAE) -> None:
+    """Refuse to train more parameters than memory holds four more times."""
+    count = sum(parameter.numel() for parameter in vae.parameters())
+    size = 4 * sum(p.numel() * p.element_size() for p in vae.parameters())
+    what = f"training {count:,} parameters, with their gradients, two moments and the best weights,"
+    check_memory(what, size, "make the networks smaller")
 
 
 def _reporting(

@@ -299,3 +299,18 @@ def test_a_shuffled_loader_is_evaluated_on_all_of_its_examples(table):
     expected = evaluate(vae, x, method="quadrature").per_example.log_evidence
     assert not torch.equal(found, expected)
     assert torch.allclose(found.sort()[0], expected.sort()[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("bits", [0x7FA00000, 0xFFA00000])
+def test_a_signaling_nan_is_a_gap_like_any_other(tmp_path, bits):
+    """The processor raises a flag where it computes with one, of which NumPy warns."""
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    quiet = x.copy()
+    x.view(np.uint32)[2, 1], quiet[2, 1] = bits, np.nan
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "quiet.npy", quiet)
+    found, expected = (load(str(tmp_path / f"{name}.npy")) for name in ("x", "quiet"))
+    for part in ("train", "validation", "test"):
+        rows = (getattr(data, part) for data in (found, expected))
+        np.testing.assert_equal(*(r.batch(np.arange(len(r))).numpy() for r in rows))
+    assert found.train.gaps

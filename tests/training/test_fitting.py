@@ -15,6 +15,7 @@ from sklearn.datasets import load_diabetes, load_wine
 from sklearn.decomposition import PCA
 from torch import nn
 
+from pyrovae._process import memory
 from pyrovae._process.files import read_tensors
 from pyrovae.data import Split, load
 from pyrovae.evidence import evaluate
@@ -426,6 +427,21 @@ def test_what_does_not_go_together_is_refused_before_anything_is_made(vae, digit
     check(vae, Split.from_array(digits), FreeBits())
     with pytest.raises(ValueError, match=r"outside the support of Bernoulli"):
         check(vae, Split.from_array(digits + 0.5), FreeBits())
+
+
+def test_training_is_refused_before_memory_runs_out(vae, digits, tmp_path, monkeypatch):
+    """Adam keeps two moments beside the gradient, and the best weights are kept too."""
+    size = 4 * sum(4 * parameter.numel() for parameter in vae.parameters())
+    monkeypatch.setattr(memory, "available", lambda: size)
+    fit(vae, digits, epochs=1)
+    monkeypatch.setattr(memory, "available", lambda: size - 1)
+    with pytest.raises(
+        ValueError, match=r"^training 2,\d+ parameters, .* make the networks smaller"
+    ):
+        fit(vae, digits, epochs=1, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="make the networks smaller"):
+        check(vae, Split.from_array(digits), Trace_ELBO())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_check_leaves_everything_as_it_was(vae, digits):
