@@ -355,12 +355,18 @@ class Rowwise(Protocol):
 
 
 def gather(x: np.ndarray | Rowwise, rows: np.ndarray) -> np.ndarray:
-    """Copy rows of an array, by `take` where it does not copy the whole array first."""
+    """Copy rows of an array, by `take` where it does not copy the whole array first.
+
+    A signaling NaN becomes a quiet one, of which NumPy does not warn.
+    """
     if not isinstance(x, np.ndarray):
         return x.gather(rows)
-    if x.flags.c_contiguous and x.dtype.isnative:
-        return np.take(x, rows, axis=0)
-    return np.asarray(x[rows])
+    takes = x.flags.c_contiguous and x.dtype.isnative
+    found = np.take(x, rows, axis=0) if takes else np.asarray(x[rows])
+    if found.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            np.multiply(found, 1, out=found)
+    return found
 
 
 def portions(index: np.ndarray, row_values: int) -> Iterator[np.ndarray]:

@@ -258,7 +258,7 @@ def statistics_of(
 
 def _first_values(x: np.ndarray, index: np.ndarray) -> np.ndarray:
     """The first observed value of every column, 0 where none is."""
-    first = x[index[0]].astype(np.float64)
+    first = gather(x, index[:1])[0].astype(np.float64)
     for some in portions(index, first.size):
         missing = np.isnan(first)
         if not missing.any():
