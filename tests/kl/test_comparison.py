@@ -183,6 +183,20 @@ def test_quadrature_equals_scipys(q, p):
     assert how == "Gauss-Legendre, one dimension"
 
 
+def test_a_kink_beside_the_mean_of_p_is_the_end_of_a_panel():
+    q = dist.Normal(torch.tensor(0.3).double(), torch.tensor(0.7).double())
+    p = dist.AsymmetricLaplace(*(torch.tensor(each).double() for each in (0.11, 0.5, 3.0)))
+
+    def integrand(z):
+        z = torch.tensor(z)
+        return (q.log_prob(z).exp() * (q.log_prob(z) - p.log_prob(z))).item()
+
+    expected = sum(quad(integrand, *ends, epsabs=1e-13)[0] for ends in ((-8, 0.11), (0.11, 9)))
+    value, error, _ = integrate(q, p)
+    assert error < 1e-7  # ten times as large where a panel spans the kink
+    assert_within(value, expected, error, 1)
+
+
 def test_what_quadrature_cannot_do_is_none_or_has_a_large_error():
     assert integrate(dist.MultivariateNormal(torch.zeros(3), torch.eye(3)), normal3()) is None
     assert integrate(dist.Beta(2.0, 3.0), dist.Normal(0.0, 1.0)) is None
