@@ -1,13 +1,14 @@
 """Would the tests notice? One change of the code at a time, and the tests that run that line.
 
-    python benchmarks/mutation.py --measure --state mutation.json   # once: which test runs what
+    python benchmarks/mutation.py --measure --state mutation.json   # which test runs what
     python benchmarks/mutation.py --state mutation.json             # then: the mutants
     python benchmarks/mutation.py --state mutation.json --survivors
 
 Each mutant is one changed operator, comparison, constant, sign, condition or function in a module
 that computes. They are a random sample, stratified by module, with a fixed seed. A mutant is killed
 if one of the tests that run its line fails, or takes longer than the limit. State is kept in FILE,
-so a run that was stopped goes on where it was. Needs pytest and coverage.
+so a run that was stopped goes on where it was, and tests are measured once. Needs pytest and
+coverage.
 """
 
 import argparse
@@ -211,10 +212,13 @@ def sample(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 class Clock:
-    """A pytest plugin that names the running test to coverage, and notes how long tests take."""
+    """A pytest plugin that runs new tests, names them to coverage, and notes how long they take."""
 
-    def __init__(self, cover: Any) -> None:
-        self.cover, self.seconds = cover, defaultdict(float)
+    def __init__(self, cover: Any, known: dict[str, float]) -> None:
+        self.cover, self.known, self.seconds = cover, known, defaultdict(float)
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if item.nodeid not in self.known]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] += report.duration
@@ -227,27 +231,27 @@ ARGUMENTS = ("-q", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "not slow")
 
 
 def measure(state: Path) -> None:
-    """Run all tests once, to know which run which line."""
+    """Run all tests that are not in the state, to know which run which line."""
     import coverage
     import pytest
 
+    found = {"lines": {}, "seconds": {}, "mutants": []}
+    if state.exists():
+        found = json.loads(state.read_text())
     data = state.with_suffix(".coverage")
     cover = coverage.Coverage(
         data_file=str(data), branch=False, include=[str(path) for path in files()]
     )
-    clock = Clock(cover)
+    clock = Clock(cover, found["seconds"])
     cover.start()
     pytest.main([*ARGUMENTS, *(str(ROOT / "tests" / name) for name in TESTS)], plugins=[clock])
     cover.stop()
     cover.save()
-    lines = {
-        str(path.relative_to(ROOT)): {
-            line: sorted(name for name in names if name)
-            for line, names in cover.get_data().contexts_by_lineno(str(path)).items()
-        }
-        for path in files()
-    }
-    found = {"lines": lines, "seconds": dict(clock.seconds), "mutants": []}
+    for path in files():
+        lines = found["lines"].setdefault(str(path.relative_to(ROOT)), {})
+        for line, names in cover.get_data().contexts_by_lineno(str(path)).items():
+            lines[str(line)] = sorted({*lines.get(str(line), []), *names} - {""})
+    found["seconds"] |= clock.seconds
     state.write_text(json.dumps(found))
 
 
@@ -374,7 +378,9 @@ def rows(mutants: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--state", type=Path, default=Path("mutation.json"), metavar="FILE")
-    parser.add_argument("--measure", action="store_true", help="run all tests once, with coverage")
+    parser.add_argument(
+        "--measure", action="store_true", help="run tests that are new, with coverage"
+    )
     parser.add_argument("--count", type=int, default=200, help="mutants")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for one mutant")

@@ -165,7 +165,7 @@ def _probes(probes: "diagnostics.Probes | None") -> Iterator[str]:
         return
     yield (
         f"classes read from the codes, {probes.trained_on:,} training and "
-        f"{probes.tested_on:,} test examples; chance {100 * probes.chance:.0f} %"
+        f"{probes.tested_on:,} test examples; guessing {100 * probes.chance:.0f} %"
     )
     for kind, words in (("linear", "linear probe"), ("neighbors", "5 nearest neighbours")):
         codes, pixels = (_percent(getattr(part, kind)) for part in (probes.codes, probes.pixels))

@@ -112,7 +112,7 @@ class Probes(Result):
     Attributes:
         trained_on: number of training examples.
         tested_on: number of test examples.
-        chance: accuracy of always answering the most frequent class.
+        chance: accuracy of the better guess without looking, see :class:`Probe`.
         codes: accuracies with the codes as input.
         pixels: accuracies with the examples themselves as input.
         difference: accuracy with codes minus accuracy with pixels.

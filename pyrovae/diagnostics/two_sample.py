@@ -75,7 +75,9 @@ class Probe(Result):
     Attributes:
         linear: accuracy of logistic regression.
         neighbors: accuracy of the majority of the 5 nearest rows.
-        chance: share, in the test data, of the class that is most frequent in the training data.
+        chance: share of the test data that is guessed right without looking: always the class that
+            is most frequent in the training data, or at random in their proportions, whichever is
+            the better guess.
         right: for each of ``linear`` and ``neighbors``, whether each answer was right.
 
     Example:
@@ -175,9 +177,10 @@ def probe(train: Array, train_labels: Array, test: Array, test_labels: Array) ->
         "linear": _right(LogisticRegression(max_iter=500), train, train_labels, test, test_labels),
         "neighbors": _right(nearest, train, train_labels, test, test_labels),
     }
-    frequent = test_labels == classes[counts.argmax()]
+    shares = (test_labels[:, None] == classes).mean(0)
+    guesses = shares[counts.argmax()], shares @ counts / counts.sum()
     accuracies = {name: _accuracy(answers) for name, answers in right.items()}
-    return Probe(**accuracies, chance=float(frequent.mean()), right=right)
+    return Probe(**accuracies, chance=float(max(guesses)), right=right)
 
 
 def _right(model: Any, train: Array, of_train: Array, test: Array, of_test: Array) -> Array:

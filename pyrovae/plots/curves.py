@@ -100,20 +100,20 @@ def _plot_lines(axes: Axes, epochs: Array, lines: Sequence[tuple[str, Array, str
 def comparison(
     labels: Sequence[str],
     bounds: Sequence[Estimate],
-    differences: Sequence[Estimate | None],
+    notes: Sequence[str],
     images: Sequence[Array] | None = None,
     *,
     title: str = "",
 ) -> Figure:
     """Draw each model's bound on log p(x) and, for image data, samples from each model.
 
-    The number beside a bound is its paired difference from the first one. Its error is smaller than
-    the bars suggest, since all models are evaluated on the same examples.
+    The bars are wider than what tells two models apart, if these are evaluated on the same
+    examples: write the paired difference from the first one into the notes.
 
     Args:
         labels: names of the models.
         bounds: on log p(x), in nats per example.
-        differences: paired differences from the first bound; None where there is none.
+        notes: text above each bound.
         images: of each model, means of p(x | z) at z drawn from its prior, ``(n, C, H, W)`` with C
             1 or 3; None for other data.
         title: of the figure.
@@ -125,9 +125,9 @@ def comparison(
         >>> from pyrovae import plots
         >>> from pyrovae.estimates import Estimate
         >>> bounds = [Estimate(-21.3, 0.2), Estimate(-20.9, 0.2)]
-        >>> figure = plots.comparison(["normal", "flow"], bounds, [None, Estimate(0.4, 0.05)])
+        >>> figure = plots.comparison(["normal", "flow"], bounds, ["", "+0.40 (+0.30 to +0.50)"])
         >>> [text.get_text() for text in figure.axes[0].texts]
-        ['+0.40 ± 0.05']
+        ['+0.40 (+0.30 to +0.50)']
     """
     count = len(labels)
     width, height = (8, 1.8 + 0.4 * count) if images is None else (12, 1.5 + 0.5 * count)
@@ -146,13 +146,10 @@ def comparison(
     values, errors = values_and_errors(bounds)
     places = np.arange(count)
     panel.errorbar(values, places, xerr=errors, fmt="o", color=style.BOUND, capsize=3)
-    for place, difference in enumerate(differences):
-        if difference is not None:
-            text = typeset(f"{difference.value:+.2f}")
-            if difference.standard_error is not None:
-                text += f" ± {difference.standard_error:.2f}"
+    for place, note in enumerate(notes):
+        if note:
             at = (values[place], place - 0.12)
-            panel.annotate(text, at, ha="center", va="bottom", fontsize="small")
+            panel.annotate(typeset(note), at, ha="center", va="bottom", fontsize="small")
     panel.set(ylim=(count - 0.5, -0.5), xlabel="nats per example (bars: standard errors)")
     panel.set_yticks(places, labels if images is None else [""] * count)
     panel.set_title("bound on log p(x), test set", loc="left")

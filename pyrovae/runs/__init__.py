@@ -3,13 +3,15 @@
 ``specs`` reads components written as text (``vamp:components=500``), ``settings`` the settings of a
 run. ``config`` holds a whole run: it fills in the settings and builds the VAE. ``run`` is the
 folder, ``records`` its files that are checked when they are read, and ``starting`` trains into one.
-``comparison`` trains several, one for each combination of components, and ``refitting`` fits
-another prior to a VAE or to a whole run. ``results`` has what they return, ``description`` puts
-runs into words, ``export`` writes results to files, and ``tables`` has the columns of tables: a
-likelihood for each, and values written as the table had them.
+``comparison`` trains several, one for each combination of components, and ``compared`` is the table
+that it returns. ``refitting`` fits another prior to a VAE or to a whole run. ``results`` has the
+summaries of both, ``description`` puts runs into words, ``export`` writes results to files, and
+``tables`` has the columns of tables: a likelihood for each, and values written as the table had
+them.
 """
 
 from pyrovae.runs import (
+    compared,
     comparison,
     config,
     description,
@@ -23,6 +25,7 @@ from pyrovae.runs import (
     starting,
     tables,
 )
+from pyrovae.runs.compared import *
 from pyrovae.runs.comparison import *
 from pyrovae.runs.config import *
 from pyrovae.runs.description import *
@@ -39,6 +42,7 @@ from pyrovae.runs.tables import *
 __all__ = [
     name
     for file in (
+        compared,
         comparison,
         config,
         description,

@@ -27,10 +27,10 @@ from pyrovae.diagnostics import active_units
 from pyrovae.distributions import ColumnProduct, base, is_discrete
 from pyrovae.estimates import number_of_examples
 from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, evaluate, kind
+from pyrovae.runs.compared import ComparedModel, Comparison, SeedEstimate
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
 from pyrovae.runs.records import CONFIG, DIGEST, read_summary
-from pyrovae.runs.results import ComparedModel, Comparison, SeedEstimate
 from pyrovae.runs.run import CHANGEABLE, Run
 from pyrovae.runs.settings import SETTINGS, Settings
 from pyrovae.runs.starting import Counting, Reporting, check_place, silent, start, suggesting_pairs
@@ -403,7 +403,7 @@ def _draw(found: Comparison, vaes: Sequence[VAE], folder: Path) -> None:
     figure = plots.comparison(
         [row.label for row in found.rows],
         [row.log_evidence for row in found.rows],
-        [row.difference for row in found.rows],
+        [row.against_first() for row in found.rows],
         images if images[0].ndim == 4 else None,
         title=f"{found.data}: same network, budget and seeds, another {', '.join(found.varied)}",
     )

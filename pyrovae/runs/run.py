@@ -387,6 +387,7 @@ class Run:
             "epochs": len(trained.metrics),
             "best_epoch": trained.best_epoch,
             "best_validation_elbo": trained.best_validation_elbo,
+            "best_validation_error": trained.best_validation_error,
             "seconds": round(trained.seconds, 3),
         }
         summary = Summary.of(found.to_dict() | self.roles() | training)

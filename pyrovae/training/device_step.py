@@ -19,7 +19,7 @@ from then on. A batch of another size, the last one of an epoch, runs operation 
 
 import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -94,7 +94,8 @@ class DeviceStep(Step):
                 self.capture,
             )
         if not self._unread:
-            self._operations.count_from(progress.objective, progress.reconstruction, progress.kl)
+            sums = progress.objective, progress.reconstruction, progress.kl, progress.squares
+            self._operations.count_from(sums)
         if not self._operations(index, stream(self.batches.seed, "step", progress.step)):
             self.synchronize()
             self.close()
@@ -135,15 +136,15 @@ class DeviceOperations:
         self.numbers: list[Tensor] = []  # those that a schedule changes
         self.rate, self.failed = torch.zeros(2, device=self.device)
         self.weight = torch.zeros((), dtype=self.dtype, device=self.device)
-        self.counts = torch.zeros(6, dtype=torch.float64, device=self.device)
-        self.steps, self.sums, self.terms = self.counts.split([1, 3, 2])
+        self.counts = torch.zeros(7, dtype=torch.float64, device=self.device)
+        self.steps, self.sums, self.terms = self.counts.split([1, 4, 2])
         self.steps.fill_(self.optimizer.steps)
         self.stages: dict[int, Stage] = {}
         self.replay: Operations | None = None
 
-    def count_from(self, objective: float, reconstruction: float, kl: float) -> None:
-        """Set the sums, to which each step adds its negative loss and its terms."""
-        self.sums.copy_(torch.tensor([objective, reconstruction, kl], dtype=torch.float64))
+    def count_from(self, sums: Sequence[float]) -> None:
+        """Set the sums that steps add to, as :meth:`pyrovae.training.Progress.reach` gets them."""
+        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
 
     def __call__(self, index: Tensor, seed: int) -> bool:
         """Queue a step on the device.
@@ -193,7 +194,7 @@ class DeviceOperations:
         self.optimizer.steps = int(numbers[0])
         if self.average is not None:
             self.average.n_averaged.fill_(self.optimizer.steps)
-        return self.optimizer.steps, numbers[6] > 0, numbers[1:4], Terms(*numbers[4:6])
+        return self.optimizer.steps, numbers[7] > 0, numbers[1:5], Terms(*numbers[5:7])
 
     def _stage(self, index: Tensor, seed: int) -> Stage | None:
         if len(index) not in self.stages:
@@ -216,8 +217,9 @@ class DeviceOperations:
         loss, reconstruction, kl, norm, *gradients = results
         if norm is None:
             norm = get_total_norm(gradients)
-        values = torch.stack([-loss.double(), reconstruction.double(), kl.double()])
-        self.terms.copy_(torch.where(self.failed > 0, self.terms, values[1:]))
+        terms = reconstruction.double(), kl.double()
+        values = torch.stack([-loss.double(), *terms, (terms[0] - terms[1]).square() / len(index)])
+        self.terms.copy_(torch.where(self.failed > 0, self.terms, values[1:3]))
         self.failed += (self.failed == 0) & ~norm.isfinite()
         self.sums += torch.where(self.failed > 0, 0.0, values)
         self.steps += self.failed == 0

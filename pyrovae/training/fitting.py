@@ -206,7 +206,7 @@ def fit(
             stopped = loop.run()
         state.take_best()
     progress = state.progress
-    best = progress.best_epoch, progress.best_validation_elbo
+    best = progress.best_epoch, progress.best_validation_elbo, progress.best_validation_error
     return Fit(progress.metrics, stopped, *best, seconds=progress.seconds)
 
 

@@ -201,20 +201,20 @@ class TrainingLoop:
     def _end_epoch(self) -> None:
         progress, every = self.state.progress, self.options.validate_every
         progress.epoch += 1
-        elbo, best = None, self.validation is None
+        bound, best = None, self.validation is None
         due = progress.epoch % every == 0 or progress.epoch == progress.epochs
         if best or due:
             self._renew_statistics()
         if self.validation is not None and due:
             start = time.monotonic()
             result = evaluate(self.state.kept, self.validation, samples=1, seed=self.options.seed)
-            elbo = result.elbo.value
-            best = progress.validate(elbo)
+            bound = result.elbo
+            best = progress.validate(bound.value, bound.standard_error)
             progress.seconds += time.monotonic() - start
         if best:
             self.state.keep()
             progress.best_epoch = progress.epoch
-        progress.end_epoch(elbo)
+        progress.end_epoch(bound)
 
     def _renew_statistics(self) -> None:
         """Gather running statistics of the averaged weights, if the model has any."""

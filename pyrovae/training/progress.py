@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 
 from pyrovae._process import processes
 from pyrovae._process.text import printable
-from pyrovae.estimates import Result
+from pyrovae.estimates import Estimate, Result
 
 __all__ = ["Fit", "History", "Progress", "TrainingDisplay", "counting"]
 
@@ -36,7 +36,9 @@ class Progress:
         seconds: training time so far.
         images, epoch_seconds: examples and seconds of the running epoch.
         reconstruction, kl, objective: sums over these examples, in nats.
+        squares: sum over its batches of the square of the batch's bound, over the batch's size.
         best_epoch, best_validation_elbo: of the best validation bound; None before the first.
+        best_validation_error: its standard error over the validation examples.
         stale: number of validation bounds since then.
         metrics: a dict for each finished epoch, see :class:`pyrovae.training.Fit`.
         log_slope: what turns a mean log density of scaled data into one of the data in their own
@@ -63,8 +65,10 @@ class Progress:
     reconstruction: float = 0.0
     kl: float = 0.0
     objective: float = 0.0
+    squares: float = 0.0
     best_epoch: int = 0
     best_validation_elbo: float | None = None
+    best_validation_error: float | None = None
     stale: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
     log_slope: float = 0.0
@@ -75,18 +79,30 @@ class Progress:
         Args:
             step: steps in total.
             images: examples of the epoch.
-            sums: of objective, reconstruction and KL over these examples, in nats.
+            sums: of objective, reconstruction and KL over these examples, in nats, and of the
+                squares.
         """
         self.step, self.position = step, step - self.epoch * self.steps_per_epoch
         self.images = images
-        self.objective, self.reconstruction, self.kl = sums
+        self.objective, self.reconstruction, self.kl, self.squares = sums
 
     def means(self) -> tuple[float, float]:
         """Means of log p(x | z), in the units of the data, and of the KL term in this epoch."""
         return self.reconstruction / self.images + self.log_slope, self.kl / self.images
 
-    def validate(self, elbo: float) -> bool:
-        """Note a validation bound, and return whether it is the best so far.
+    def error(self) -> float | None:
+        """Standard error of the epoch's mean bound, by how it varies between batches.
+
+        The weights change meanwhile, which adds to it. None with fewer than two batches.
+        """
+        total = self.reconstruction - self.kl
+        spread = self.squares - total * total / self.images  # of batches, weighted by their sizes
+        if self.position < 2 or not spread > 0:
+            return None
+        return math.sqrt(spread / (self.position - 1) / self.images)
+
+    def validate(self, elbo: float, error: float | None = None) -> bool:
+        """Note a validation bound and its error, and return whether it is the best so far.
 
         A bound that is not finite, since an example has no density, is worse than any other one,
         and no better than those after it.
@@ -95,14 +111,14 @@ class Progress:
         self.stale += 1
         if best is not None and math.isfinite(best) and not elbo > best:
             return False
-        self.best_validation_elbo, self.stale = elbo, 0
+        self.best_validation_elbo, self.best_validation_error, self.stale = elbo, error, 0
         return True
 
-    def end_epoch(self, validation_elbo: float | None) -> None:
+    def end_epoch(self, validation: Estimate | None) -> None:
         """Add the running epoch, which ``epoch`` already counts, to ``metrics``; start the next.
 
         Args:
-            validation_elbo: its validation bound; None where it was not measured.
+            validation: its validation bound; None where it was not measured.
         """
         reconstruction, kl = self.means()
         self.metrics.append(
@@ -110,16 +126,18 @@ class Progress:
                 "epoch": self.epoch,
                 "step": self.step,
                 "elbo": reconstruction - kl,
+                "elbo_error": self.error(),
                 "reconstruction": reconstruction,
                 "kl": kl,
                 "objective": self.objective / self.images + self.log_slope,
-                "validation_elbo": validation_elbo,
+                "validation_elbo": None if validation is None else validation.value,
+                "validation_error": None if validation is None else validation.standard_error,
                 "seconds": round(self.seconds, 3),
                 "images_per_second": round(self.images / self.epoch_seconds, 1),
             }
         )
         self.position = self.images = 0
-        self.reconstruction = self.kl = self.objective = self.epoch_seconds = 0.0
+        self.reconstruction = self.kl = self.objective = self.squares = self.epoch_seconds = 0.0
 
 
 class History(Result, eq=False):
@@ -130,8 +148,10 @@ class History(Result, eq=False):
         step: steps in total at its end.
         elbo, reconstruction, kl: the bound and its parts over the epoch's training examples, in
             nats per example.
+        elbo_error: standard error of this bound, by its variation between batches; nan for one.
         objective: the training objective, in nats per example.
         validation_elbo: validation bound; nan where it was not measured.
+        validation_error: its standard error over the validation examples.
         seconds: training time since the start.
         images_per_second: examples per second in this epoch.
 
@@ -146,20 +166,23 @@ class History(Result, eq=False):
     epoch: np.ndarray
     step: np.ndarray
     elbo: np.ndarray
+    elbo_error: np.ndarray
     reconstruction: np.ndarray
     kl: np.ndarray
     objective: np.ndarray
     validation_elbo: np.ndarray
+    validation_error: np.ndarray
     seconds: np.ndarray
     images_per_second: np.ndarray
 
     @classmethod
     def of(cls, metrics: Sequence[Mapping[str, Any]]) -> "History":
-        """The columns of the rows of ``metrics``."""
+        """The columns of the rows of ``metrics``; runs of older versions have no errors."""
         columns = {}
         for name in (column.name for column in fields(cls)):
             kind = np.int64 if name in ("epoch", "step") else np.float64
-            columns[name] = np.array([row[name] for row in metrics], dtype=kind)
+            of = (row.get(name) if name.endswith("error") else row[name] for row in metrics)
+            columns[name] = np.array(list(of), dtype=kind)
         return cls(**columns)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -200,13 +223,13 @@ class Fit(Result):
     """The outcome of a training run.
 
     Attributes:
-        metrics: a dict for each epoch: ``epoch``, ``step``, ``elbo``, ``reconstruction``, ``kl``,
-            ``objective``, ``validation_elbo`` (None where it was not measured), ``seconds`` since
-            the start, ``images_per_second``. In nats per example.
+        metrics: a dict for each epoch, with the names of :class:`History`, in nats per example;
+            ``validation_elbo`` is None where it was not measured.
         stopped: why training ended: ``"finished"``, ``"patience"`` or ``"max_minutes"``.
         best_epoch: the epoch whose weights the VAE now has; 0 if time was up before the first
             validation bound, in which case the weights are those of the last step.
         best_validation_elbo: validation bound of these weights; None without validation data.
+        best_validation_error: its standard error over the validation examples.
         seconds: training time, over all parts of a resumed run.
 
     Example:
@@ -218,6 +241,7 @@ class Fit(Result):
     stopped: str
     best_epoch: int
     best_validation_elbo: float | None
+    best_validation_error: float | None
     seconds: float
 
     @property
@@ -297,19 +321,21 @@ def numbers(progress: Progress, width: int = 2 * WIDE) -> str:
     """
     if progress.images:
         reconstruction, kl = progress.means()
-        speed = progress.images / max(progress.epoch_seconds, 1e-9)
+        error, speed = progress.error(), progress.images / max(progress.epoch_seconds, 1e-9)
     elif progress.metrics:
         last = progress.metrics[-1]
-        reconstruction, kl, speed = last["reconstruction"], last["kl"], last["images_per_second"]
+        reconstruction, kl = last["reconstruction"], last["kl"]
+        error, speed = last.get("elbo_error"), last["images_per_second"]
     else:
         return ""
     name = "reconstruction" if width >= WIDE else "rec"
     text = (
-        f"elbo {reconstruction - kl:.2f} = {name} {reconstruction:.2f} - kl {kl:.2f}  "
-        f"{speed:,.0f} images/s"
+        f"elbo {Estimate(reconstruction - kl, error):.2f} = {name} {reconstruction:.2f} - kl "
+        f"{kl:.2f}  {speed:,.0f}{' images' if width >= WIDE else ''}/s"
     )
-    if progress.best_validation_elbo is not None and width >= WIDE + 35:
-        text += f"  best validation elbo {progress.best_validation_elbo:.2f}"
+    if progress.best_validation_elbo is not None and width >= WIDE + 50:
+        best = Estimate(progress.best_validation_elbo, progress.best_validation_error)
+        text += f"  best validation elbo {best:.2f}"
     return text
 
 

@@ -187,10 +187,12 @@ class Step:
         if average is not None:
             average.update()
         terms = self.record.terms
+        reconstruction, kl = float(terms.reconstruction), float(terms.kl)
         sums = (
             progress.objective - loss,
-            progress.reconstruction + float(terms.reconstruction),
-            progress.kl + float(terms.kl),
+            progress.reconstruction + reconstruction,
+            progress.kl + kl,
+            progress.squares + (reconstruction - kl) ** 2 / len(index),
         )
         progress.reach(progress.step + 1, progress.images + len(index), sums)
 

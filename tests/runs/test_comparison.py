@@ -113,7 +113,16 @@ def test_each_row_is_the_mean_of_the_bounds_of_its_runs(compared):
     assert second.difference.value == pytest.approx(
         second.log_evidence.value - first.log_evidence.value
     )
+    low, high = second.difference.interval
+    assert low < second.difference.value < high
+    lines = summary.table()
+    assert "95% interval" in lines[1]
+    assert f"{low:+.2f} to {high:+.2f}" in lines[3]
+    assert second.against_first() == f"{second.difference.value:+.2f} ({low:+.2f} to {high:+.2f})"
+    assert first.against_first() == ""
     written = json.loads((folder / "comparison.json").read_text())
+    assert written["rows"][1]["difference"]["interval"] == [low, high]
+    assert written["rows"][1]["difference"]["degrees_of_freedom"] > 1
     assert written == json.loads(json.dumps(summary.to_dict()))
     assert (folder / "comparison.txt").read_text().splitlines() == summary.table()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")

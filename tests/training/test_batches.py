@@ -445,6 +445,7 @@ def test_a_loader_that_shuffles_repeats_under_the_same_seed(seed, mode):
     assert not same(found[0], other)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(f"ignore:the {AS_THEY_COME}")
 def test_a_loader_reaches_the_bound_that_its_dataset_reaches():
     x = rows(200)

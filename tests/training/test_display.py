@@ -19,7 +19,9 @@ MIDDLE = Progress(
     epoch_seconds=0.5,
     reconstruction=-20_000.0,
     kl=2_000.0,
+    squares=2_420_200.0,  # batches of 100 with -109 and -111 nats per example
     best_validation_elbo=-111.0,
+    best_validation_error=0.5,
 )
 
 
@@ -35,8 +37,8 @@ def test_plain_lines_say_everything_and_are_not_wrapped(monkeypatch):
     about, line = out.file.getvalue().splitlines()
     assert about == "about " + "x" * 100
     assert line == (
-        "epoch 4/10  elbo -110.00 = reconstruction -100.00 - kl 10.00  400 images/s  "
-        "best validation elbo -111.00  0:13 left"
+        "epoch 4/10  elbo -110.00 +- 1.00 = reconstruction -100.00 - kl 10.00  400 images/s  "
+        "best validation elbo -111.00 +- 0.50  0:13 left"
     )
 
 
@@ -62,7 +64,7 @@ def test_a_narrow_terminal_has_everything_on_one_line():
         shown(MIDDLE)
         shown.bars.refresh()
     text = out.file.getvalue()
-    for part in ("epoch 4/10", "elbo -110.00 = rec -100.00 - kl 10.00", "400 images/s"):
+    for part in ("epoch 4/10", "elbo -110.00 +- 1.00 = rec -100.00 - kl 10.00", "400/s"):
         assert part in text
 
 
@@ -74,6 +76,8 @@ def test_the_numbers_fit(width):
 def test_an_epoch_that_has_just_ended_shows_its_own_numbers():
     row = {"reconstruction": -90.0, "kl": 9.0, "images_per_second": 1234.0}
     assert numbers(Progress(10, 4, epoch=1, metrics=[row])).startswith("elbo -99.00 = ")
+    row["elbo_error"] = 0.4
+    assert numbers(Progress(10, 4, epoch=1, metrics=[row])).startswith("elbo -99.00 +- 0.40 = ")
     assert numbers(Progress(10, 4)) == ""
 
 

@@ -206,6 +206,7 @@ def test_another_vae_under_the_same_names_is_reported(make_vae, digits):
         svi.step(digits)
 
 
+@pytest.mark.slow
 @compiled
 def test_the_norm_is_that_of_the_gradient_or_is_not_given(vae, digits):
     staged = Staged(Elbo(), vae, mode="inductor")
