@@ -36,11 +36,7 @@ OPTIONS = ("samples", "temperatures", "start", "proposal", "compile")
 @options.count(
     "--samples", metavar="K", help="Draws (iw, [1000]) or chains (ais, bdmc, [16]) per example."
 )
-@options.choice(
-    "--proposal",
-    ["posterior", "mixture"],
-    "Draw z from q(z|x), or from a mixture fitted to each example (iw). [posterior]",
-)
+@options.proposal
 @options.count("--temperatures", metavar="T", help="Steps from start to p(x,z) (ais, bdmc). [500]")
 @options.choice("--start", ["prior", "posterior"], "Where chains start (ais, bdmc). [prior]")
 @options.count(
@@ -72,7 +68,9 @@ def evaluate(
     from pyrovae import evidence, runs, training
 
     chosen = {name: value for name in OPTIONS if (value := given.pop(name)) is not None}
-    shared = method == "iw" and chosen.get("proposal") != "mixture"
+    shared = method == "iw"
+    if shared:
+        chosen.setdefault("proposal", "auto")
     _check(method, chosen, shared)
     options.refuse_without("seed", "methods that draw, not to exact", met=method != "exact")
     simulated = method == "bdmc"
@@ -100,7 +98,7 @@ def evaluate(
             scaled=scaled,
             **chosen,
         )
-    plain, lines = _plain(result, run.roles()), [*_lines(result)]
+    plain, lines = result.to_dict() | run.roles(), [*_lines(result)]
     if shared and data is not None and (schema := run.schema) is not None:
         each = evidence.reconstruction_by_element(vae, data, limit=limit, scaled=scaled, seed=seed)
         plain |= {
@@ -125,23 +123,8 @@ def _check(method: str, options: Mapping[str, Any], shared: bool) -> None:
             raise click.UsageError(
                 f"--{name} applies to {' and '.join(owners)}, not to the method {method}"
             )
-    fitted = options.get("proposal") == "mixture"
-    if fitted and "compile" in options:
-        raise click.UsageError(
-            "--compile applies to --proposal posterior; draws from a mixture are not compiled"
-        )
     if not shared and processes.count() > 1:
-        what = "--proposal mixture" if fitted else f"--method {method}"
-        raise click.UsageError(
-            f"{what} runs in one process; only iw from the posterior shares its work"
-        )
-
-
-def _plain(result: "Result", roles: Mapping[str, str]) -> dict[str, object]:
-    """The result with the roles; the weights of a fitted mixture come last."""
-    found = result.to_dict()
-    last = {"weights": found.pop("weights")} if "method" in found and "weights" in found else {}
-    return found | dict(roles) | last
+        raise click.UsageError(f"--method {method} runs in one process; only iw shares its work")
 
 
 def _lines(result: "Result") -> Iterator[str]:
@@ -149,7 +132,7 @@ def _lines(result: "Result") -> Iterator[str]:
 
     if isinstance(result, evidence.Evaluation):
         yield from runs.in_words(result)
-        yield from _lines_of_weights(result.weights, fitted=False)
+        yield from _lines_of_weights(result.weights, result.log_evidence.kind)
         return
     units = "nats per example (+- standard error):"
     if isinstance(result, evidence.MeanSandwich):
@@ -160,10 +143,9 @@ def _lines(result: "Result") -> Iterator[str]:
         return
     yield f"test, {result.examples:,} examples, {units}"
     yield from _lines_of_evidence(result.per_example)
-    yield from _lines_of_weights(result.weights, fitted=True)
 
 
-def _lines_of_weights(weights: "evidence.WeightSummary | None", *, fitted: bool) -> Iterator[str]:
+def _lines_of_weights(weights: "evidence.WeightSummary | None", kind: str) -> Iterator[str]:
     if weights is None:
         return
     if weights.at_a_tenth is not None:
@@ -183,16 +165,12 @@ def _lines_of_weights(weights: "evidence.WeightSummary | None", *, fitted: bool)
     if weights.unreliable:
         yield (
             "    there errors mean nothing, and log p(x) may be far above: try another --method"
-            + ("" if fitted else ",\n    or --proposal mixture")
+            + ("" if "mixture" in kind else ",\n    or --proposal mixture")
         )
 
 
 def _lines_of_evidence(found: "evidence.Evidence") -> Iterator[str]:
     mean, samples = found.mean(), found.samples
-    if "pareto_k" in found.details:
-        about = f"({samples:,} samples from a mixture fitted to each example)"
-        yield f"  {'log p(x) is at least':<24} {mean:10.2f}  {about}"
-        return
     chains = "" if samples is None else f", {samples:,} chains"
     yield f"  {'log p(x)':<24} {mean:10.2f}  ({found.kind}{chains})"
     if mean.sampling_error:

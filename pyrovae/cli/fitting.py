@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "fit", "refit"]
 
-SUMMARY_SAMPLES = 100
 NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
 
 
@@ -65,7 +64,7 @@ def fit(
         )
     run = runs.Run.open(folder, trusted=trusted)
     with runs.with_resume_command(folder):
-        summary = run.finish(vae, dataset, trained, samples=SUMMARY_SAMPLES)
+        summary = run.finish(vae, dataset, trained)
     if not processes.is_first():
         return
     lines = [*runs.in_words(summary), *runs.reliability(summary.weights)]
@@ -104,11 +103,18 @@ def _specs(context: click.Context, option: click.Parameter, value: str | None) -
 @options.whole_number("--seeds", 3, "Runs per model.")
 @options.integer("--seed", help="First seed. [0]")
 @options.whole_number("--samples", 1_000, "K, draws per example.")
+@options.proposal
 @options.count("--limit", metavar="N", help="Evaluate on the first N test examples.")
 @options.text("--out", metavar="DIR", help="Folder of the comparison. [runs/compare-<data>]")
 @options.printed
 def compare(
-    config: str | None, seeds: int, samples: int, limit: int | None, out: str | None, **given: Any
+    config: str | None,
+    seeds: int,
+    samples: int,
+    proposal: str | None,
+    limit: int | None,
+    out: str | None,
+    **given: Any,
 ) -> options.Found:
     """Train the same VAE with each of several components, and compare the bounds.
 
@@ -128,6 +134,7 @@ def compare(
         varied,
         seeds=seeds,
         samples=samples,
+        proposal=proposal or "auto",
         limit=limit,
         out=out,
         trusted=options.own_code([*named, given["encoder"], given["decoder"]]),

@@ -47,6 +47,14 @@ def choice(
     )
 
 
+proposal = choice(
+    "--proposal",
+    ["auto", "posterior", "refined", "mixture"],
+    "Draw z from q(z|x), from q refined for each example, or from a mixture fitted without q (iw). "
+    "auto: refined if that takes seconds, else posterior. [auto]",
+)
+
+
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):

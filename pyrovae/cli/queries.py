@@ -211,27 +211,25 @@ def impute(
     help=".csv, .parquet or .npz, one row for each example.",
 )
 @options.whole_number("--samples", 1_000, "Draws of z per example.")
-@options.text("--proposal", metavar="HOW", default="posterior", help="Or mixture.")
+@options.proposal
 @options.scaled
 @options.seed
 @options.printed
-def score(run: "Run", split: "Split", out: str, proposal: str, **given: Any) -> options.Found:
+def score(
+    run: "Run", split: "Split", out: str, proposal: str | None, **given: Any
+) -> options.Found:
     """Estimate log p(x) of each example by the importance-weighted bound, with its standard error.
 
     The file has log_evidence with its standard_error, ess and pareto_k of the weights, the id of
-    the row and the label if there are any. Densities are per unit of the data. Draws come from
-    q(z|x) or, with --proposal mixture, from a mixture fitted to each example, which takes longer
-    and needs fewer draws. A low log p(x) need not be an anomaly, and an anomaly may have a high
-    one.
+    the row and the label if there are any. Densities are per unit of the data. A low log p(x) need
+    not be an anomaly, and an anomaly may have a high one.
     """
     from pyrovae import evidence, queries, runs, training
 
     path = runs.destination(out, Path(out), (".csv", ".parquet", ".npz"))
     vae = run.vae()
-    if proposal not in evidence.PROPOSALS:
-        raise click.BadParameter(
-            f"{proposal!r} is not one of {', '.join(evidence.PROPOSALS)}", param_hint="--proposal"
-        )
+    if proposal in (None, "auto"):
+        proposal = evidence.affordable([vae], len(split), given["samples"])
     with training.counting(f"{given['samples']:,} samples each", len(split)) as progress:
         found = queries.score(vae, split, proposal=proposal, progress=progress, **given)
     labels = {} if split.labels is None else {"label": split.labels}

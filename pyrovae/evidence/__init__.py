@@ -1,14 +1,14 @@
 """Estimators of log p(x), the evidence.
 
-``evaluate`` is the one function for all of them. ``lower_bounds`` draws from q(z | x): the ELBO and
-the importance-weighted bound, of a batch and of every example of a dataset. Of the other methods,
-``importance`` weights draws, also those of mixtures fitted to each example; ``annealing`` has
-annealed importance sampling and the bounds on both sides; ``quadrature`` integrates; ``tractable``
-has the models whose log p(x) is a formula; ``chains`` draws from p(z | x) by NUTS, and estimates
-log p(x) from these draws. ``by_column`` takes the reconstruction term apart, and ``outliers`` finds
-the examples that decide a mean. ``results`` holds the objects they return, with the diagnostics of
-importance weights. A new estimator is a file with one
-function, a line in the dictionary ``METHODS`` of ``methods``, and one in that of the command.
+``evaluate`` is the one function for all of them. ``lower_bounds`` has the ELBO and the importance-
+weighted bound, of a batch and of every example of a dataset, from draws of q(z | x) or of
+``proposals``, which are fitted to each example; ``importance`` gives the bound alone. Of the other
+methods, ``annealing`` has annealed importance sampling and the bounds on both sides; ``quadrature``
+integrates; ``tractable`` has the models whose log p(x) is a formula; ``chains`` draws from p(z | x)
+by NUTS, and estimates log p(x) from these draws. ``by_column`` takes the reconstruction term apart,
+and ``outliers`` finds the examples that decide a mean. ``results`` holds the objects they return,
+with the diagnostics of importance weights. A new estimator is a file with one function, a line in
+the dictionary ``METHODS`` of ``methods``, and one in that of the command.
 """
 
 from pyrovae.evidence import (
@@ -19,6 +19,7 @@ from pyrovae.evidence import (
     lower_bounds,
     methods,
     outliers,
+    proposals,
     quadrature,
     results,
     tractable,
@@ -30,6 +31,7 @@ from pyrovae.evidence.importance import *
 from pyrovae.evidence.lower_bounds import *
 from pyrovae.evidence.methods import *
 from pyrovae.evidence.outliers import *
+from pyrovae.evidence.proposals import *
 from pyrovae.evidence.quadrature import *
 from pyrovae.evidence.results import *
 from pyrovae.evidence.tractable import *
@@ -44,6 +46,7 @@ __all__ = [
         methods,
         chains,
         outliers,
+        proposals,
         quadrature,
         results,
         tractable,

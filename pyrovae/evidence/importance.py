@@ -1,80 +1,13 @@
-r"""Importance-weighted bounds on log p(x), from draws of q(z | x) or of a fitted mixture.
+r"""The importance-weighted bound on log p(x), from draws of q(z | x) or of a fitted proposal."""
 
-The mixture is fitted to each example by weighted draws:
+from collections.abc import Callable
 
-.. math::
-    r(z) = \pi_p \, p(z) + \pi_q \, q(z \mid x) + \pi_t \, t_\nu(z \mid m, V)
-    + \pi_c \sum_c \alpha_c \, t_\nu(z \mid m_c, V_c)
-
-The mixture consists of the prior and the posterior and, if z is a real vector, of a Student t with
-the mean and covariance of earlier draws and of several more for a posterior with several modes.
-These are fitted by EM to draws made without q, which may cover one mode only. All parts are fitted
-in several rounds, each to the weighted draws of the previous one, until no weight dominates; while
-few of them dominate, the weights are flattened. The prior's share bounds the weights: none exceeds
-:math:`p(x \mid z) / \pi_p`.
-
-References:
-    Cappé, Douc, Guillin, Marin and Robert (2008), Adaptive Importance Sampling in General Mixture
-    Classes, arXiv:0710.4242; Hesterberg (1995), Weighted Average Importance Sampling and Defensive
-    Mixture Distributions
-"""
-
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
-
-from pyrovae._process import choices, isolation, memory
-from pyrovae.distributions import is_point, is_real
-from pyrovae.estimates import AnyExamples, as_tensor
-from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
+from pyrovae.estimates import AnyExamples, as_examples
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
-from pyrovae.evidence.outliers import possible
-from pyrovae.evidence.results import NO_BOUND, Evidence, kind, weight_statistics
+from pyrovae.evidence.results import NO_BOUND, Evidence, kind
 from pyrovae.vae import VAE
 
-__all__ = [
-    "FEWEST",
-    "PROPOSALS",
-    "Fitted",
-    "Target",
-    "Whole",
-    "adapted",
-    "from_mixture",
-    "importance_weighted",
-    "resampled",
-    "weighted_moments",
-]
-
-PROPOSALS = ("posterior", "mixture")
-"""Distributions from which z can be drawn, to be weighted."""
-
-FEWEST = 20
-"""Fewest draws of z with which every part of a mixture receives some."""
-
-ROWS = 10_000  # examples times draws from a mixture in a chunk, which has a seed of its own
-ROUNDS = 10  # in which the mixture is fitted
-ROUND_DRAWS = 500  # draws in each round
-PRIOR_SHARE, POSTERIOR_SHARE = 0.1, 0.2  # of the mixture; the first bounds the weights
-COMPONENTS, STEPS = 12, 10  # Student t components, and EM iterations that fit them
-IMPOSSIBLE = -1e30  # lowest log weight: minus infinity cannot be raised to a power
-LEAST = 100.0  # effective sample size to which the weights of a round are flattened
-EVEN = 0.5  # effective share of the draws of a round, for all examples, that ends the rounds
-SEARCH_DRAWS, SEARCH_LEAST = 1_000, 400.0  # the same in the rounds without q
-
-
-@dataclass(frozen=True)
-class _Batches:
-    x: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batches(self, size: int) -> Iterator[Tensor]:
-        return iter(self.x.split(size))
+__all__ = ["importance_weighted"]
 
 
 def importance_weighted(
@@ -92,18 +25,16 @@ def importance_weighted(
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
         x: data ``(examples, *event_shape)``, or as :func:`pyrovae.data.as_split` takes them.
-        samples: draws of z for each example: at least 2, or 20 from a mixture. None for the
-            default, 1,000.
+        samples: draws of z for each example: at least 2, or 20 from a proposal that is fitted. None
+            for the default, 1,000.
         seed: seed of the draws.
-        proposal: what z is drawn from: ``"posterior"``, q(z | x), or ``"mixture"``, a distribution
-            fitted to each example, which takes longer and does not rely on q.
-        compile: as for :func:`per_example`; draws from a mixture always run as written.
+        proposal: what z is drawn from, as for :func:`per_example`.
+        compile: as for :func:`per_example`.
         progress: callback, called with the number of examples finished.
 
     Returns:
         The bound; ``details`` holds the other numbers of
-        :class:`pyrovae.evidence.WeightedBounds`, or for a mixture the other numbers of
-        :class:`pyrovae.evidence.Weights`.
+        :class:`pyrovae.evidence.WeightedBounds`.
 
     Raises:
         ValueError: if ``samples`` is too small, ``proposal`` is unknown, or the proposal is a
@@ -114,333 +45,26 @@ def importance_weighted(
         >>> found.kind, found.details["ess"].shape
         ('importance-weighted lower bound', torch.Size([4]))
     """
-    x = as_tensor(x)
-    choices.check_choice("proposal", proposal, PROPOSALS)
+    data = as_examples(x)
     samples = DRAWS if samples is None else samples
-    if proposal == "mixture":
-        return _from_mixture(vae, x, samples, seed, progress)
     if samples < 2:
         raise ValueError(f"samples must be at least 2, to have an error, got {samples}")
-    data = _Batches(x)
-    words = kind(vae, data, samples)
+    words = kind(vae, data, samples, proposal)
     if words == NO_BOUND:
         raise ValueError(
             f"{type(vae.posterior).__name__} has no density to weight draws by; use the "
             "proposal mixture, the method ais, or in one and two dimensions quadrature"
         )
-    found = per_example(vae, data, samples=samples, seed=seed, compile=compile, progress=progress)
+    found = per_example(
+        vae,
+        data,
+        samples=samples,
+        proposal=proposal,
+        seed=seed,
+        compile=compile,
+        progress=progress,
+        scaled=True,
+    )
     every = found.arrays()
     value, error = every.pop("log_evidence"), every.pop("standard_error")
     return Evidence(value, error, words, samples, every)
-
-
-@torch.no_grad()
-def _from_mixture(
-    vae: VAE, x: Tensor, samples: int, seed: int, progress: Callable[[int], None] | None
-) -> Evidence:
-    if samples < FEWEST:
-        raise ValueError(f"samples from a mixture must be at least {FEWEST}, got {samples}")
-    every, x = [], vae.place(x)
-    memory.check_draws("samples", samples, len(x))
-    memory.check_draws("samples", samples, numbers=vae.latent_dim)
-    with isolation.isolated(x.device), isolation.evaluating(vae):
-        for place, part in enumerate(memory.in_chunks(x, samples, ROWS)):
-            isolation.seed_device(x.device, isolation.derived(seed, place))
-            target = Whole(vae, part)
-            _, log_w = from_mixture(target, adapted(target), samples)
-            every.append(log_w[torch.randperm(len(log_w), device=x.device)].cpu())
-            if progress is not None:
-                progress(len(part))
-    log_w = torch.cat(every, 1)  # (samples, examples)
-    details = dict(vars(weight_statistics(log_w)))
-    value, error = log_w.logsumexp(0) - math.log(len(log_w)), details.pop("standard_error")
-    words = "importance-weighted lower bound, by a fitted mixture"
-    return Evidence(value, error, words, samples, details)
-
-
-class Target(Protocol):
-    """The density to propose for: p(z) times a likelihood of z, for each example.
-
-    Attributes:
-        p: the prior.
-        examples: number of examples.
-
-    Example:
-        >>> target: Target = Whole(vae, x)
-        >>> target.examples
-        64
-    """
-
-    p: Any
-    examples: int
-
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        """Log-likelihoods ``(draws, examples)`` of z ``(draws, examples, latent_dim)``."""
-
-    def posterior(self, z: Tensor, log_w: Tensor) -> Any:
-        """q(z | x), of batch shape ``(..., examples)``, given weighted draws."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Weighted draws from which a mixture is built.
-
-    Attributes:
-        z: draws ``(draws, examples, latent_dim)``.
-        log_w: logarithms of their weights ``(draws, examples)``.
-        several: mixture of Student t distributions with batch shape ``(examples,)``; None if z is
-            not a real vector.
-
-    Example:
-        >>> with torch.no_grad():
-        ...     fitted = adapted(Whole(vae, x[:2]))
-        >>> fitted.z.shape
-        torch.Size([500, 2, 2])
-    """
-
-    z: Tensor
-    log_w: Tensor
-    several: Any
-
-
-class Whole:
-    """The target p(z) p(x | z) of fully observed examples.
-
-    Args:
-        vae: the model and its posterior.
-        x: data ``(examples, *event_shape)``.
-
-    Example:
-        >>> Whole(vae, x).log_likelihood(torch.zeros(5, 64, 2)).shape
-        torch.Size([5, 64])
-    """
-
-    def __init__(self, vae: VAE, x: Tensor) -> None:
-        vae.check_data(x)
-        self.vae, self.x, self.examples, self.p = vae, x, len(x), vae.prior()
-        self.q = vae.posterior(x)
-
-    def log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x | z)."""
-        parts = memory.in_chunks(z, self.examples)
-        return torch.cat([self.vae.log_likelihood(self.x, part) for part in parts])
-
-    def posterior(self, z: Tensor, log_w: Tensor) -> Any:
-        """q(z | x), independent of the draws."""
-        return self.q
-
-
-@isolation.alone()
-def adapted(target: Target) -> Fitted:
-    """Make draws of z with weights that are flat enough to fit a mixture to.
-
-    Args:
-        target: the density to propose for.
-
-    Returns:
-        The draws, and the components that were fitted without q.
-
-    Example:
-        >>> with torch.no_grad():
-        ...     adapted(Whole(vae, x[:2])).log_w.shape
-        torch.Size([500, 2])
-    """
-    several = _found(target)
-    z = target.p.sample(torch.Size([ROUND_DRAWS, target.examples]))
-    log_w = _flattened(target.log_likelihood(z).double(), LEAST)
-    for _ in range(ROUNDS):
-        z, log_w = from_mixture(target, Fitted(z, log_w, several), ROUND_DRAWS)
-        if _even(log_w):
-            break
-        log_w = _flattened(log_w, LEAST)
-    return Fitted(z, log_w, several)
-
-
-def _found(target: Target) -> StudentMixture | None:
-    """Student t distributions where the mass is, fitted without q, which may miss parts of it."""
-    if not is_real(target.p):
-        return None
-    z = target.p.sample(torch.Size([SEARCH_DRAWS, target.examples]))
-    log_w = target.log_likelihood(z).double()
-    own = round(PRIOR_SHARE * SEARCH_DRAWS)
-    for _ in range(ROUNDS):
-        several = _several(z, _flattened(log_w, SEARCH_LEAST))
-        z, log_w = _weighed(target, [(target.p, own), (several, SEARCH_DRAWS - own)])
-        if _even(log_w):
-            break
-    return _several(z, _flattened(log_w, SEARCH_LEAST))
-
-
-@isolation.alone()
-def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, Tensor]:
-    """Draw from the mixture that weighted draws define, and weight the new draws.
-
-    A fixed number of draws comes from each part. The average weight is an unbiased estimate of the
-    evidence, with at most the variance of as many independent draws from the mixture.
-
-    Args:
-        target: the density to propose for.
-        fitted: as :func:`adapted` returns it.
-        samples: approximate number of draws; at least ``FEWEST``.
-
-    Returns:
-        Draws and the logarithms of their weights, ``(draws, examples, latent_dim)`` and
-        ``(draws, examples)``, ordered by the part that they come from.
-
-    Example:
-        >>> with torch.no_grad():
-        ...     target = Whole(vae, x[:2])
-        ...     z, log_w = from_mixture(target, adapted(target), 100)
-        >>> z.shape, log_w.shape
-        (torch.Size([100, 2, 2]), torch.Size([100, 2]))
-    """
-    z, log_w = fitted.z, fitted.log_w
-    parts: list[tuple[Any, int]] = [(target.p, max(1, round(PRIOR_SHARE * samples)))]
-    q = target.posterior(z, log_w)
-    if not is_point(q):
-        parts.append((q, max(1, round(POSTERIOR_SHARE * samples / _draws_of(q, target)))))
-    if is_real(target.p):
-        left = samples - sum(_draws_of(part, target) * count for part, count in parts)
-        loc, tril = (moment.unsqueeze(1) for moment in weighted_moments(z, log_w))
-        around = StudentMixture(loc, tril, torch.ones_like(loc[..., 0]))
-        parts.append((around, max(1, left // 2)))
-        parts.append((fitted.several, max(1, left - left // 2)))
-    return _weighed(target, parts)
-
-
-def _weighed(target: Target, parts: list[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
-    """A number of draws from each part, weighted as draws from the mixture of all parts."""
-    drawn, log_r = [], []
-    for part, count in parts:
-        shape = [count] if part.batch_shape else [count, target.examples]
-        drawn.append(part.sample(torch.Size(shape)).flatten(0, -3))
-    new = torch.cat(drawn)  # (draws, examples, latent_dim)
-    for part, count in parts:
-        density = part.log_prob(new.unsqueeze(1)).double()  # (draws, ways or 1, examples)
-        log_r.append(density.logsumexp(1) + math.log(count / len(new)))
-    log_joint = target.p.log_prob(new).double() + target.log_likelihood(new).double()
-    log_w = log_joint - torch.stack(log_r).logsumexp(0)
-    nothing = torch.full_like(log_w, -math.inf)
-    return new, torch.where(log_w.isnan(), nothing, log_w)  # far out, numbers overflow
-
-
-def _draws_of(part: Any, target: Target) -> int:
-    """Number of draws for each example that one draw of a part yields."""
-    return max(1, part.batch_shape.numel() // target.examples)
-
-
-def _several(z: Tensor, log_w: Tensor) -> StudentMixture:
-    """A mixture of Student t distributions, by EM for normals on weighted draws.
-
-    The fewer draws a component rests on, the closer its covariance is to a diagonal, and the wider:
-    up to the covariance of all draws.
-    """
-    w = log_w.softmax(0).to(z).T.unsqueeze(1)  # (examples, 1, draws)
-    middle, factor = weighted_moments(z, log_w)
-    whole = factor.square().sum(-1).unsqueeze(1)  # (examples, 1, latent_dim)
-    loc = _apart(z, log_w, whole.squeeze(1).sqrt()).transpose(0, 1)  # (examples, components, ...)
-    tril = factor.unsqueeze(1).expand(*loc.shape, -1) / COMPONENTS
-    share = torch.full_like(loc[..., 0], 1 / COMPONENTS)
-    dimensions, nothing = z.shape[-1], 1e-6
-    z = z.transpose(0, 1)  # (examples, draws, latent_dim)
-    apart = z.unsqueeze(1) - loc.unsqueeze(2)  # (examples, components, draws, latent_dim)
-    for _ in range(STEPS):
-        size = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_r = (share.log() - size).unsqueeze(-1) - mahalanobis(apart, tril) / 2
-        r = w * log_r.softmax(1)  # (examples, components, draws)
-        mass = r.sum(-1)
-        weight = r / (mass + nothing).unsqueeze(-1)
-        left = nothing / (mass + nothing)  # 1 if a component has lost its draws
-        loc = weight @ z + left.unsqueeze(-1) * middle.unsqueeze(1)
-        apart = z.unsqueeze(1) - loc.unsqueeze(2)
-        covariance = (weight.unsqueeze(-1) * apart).mT @ apart
-        count = (mass.square() / (r.square().sum(-1) + nothing**2)).clamp_min(1)[..., None]
-        shrunk = dimensions / (dimensions + count)
-        diagonal = shrunk * covariance.diagonal(dim1=-2, dim2=-1) + whole / count.square()
-        mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(diagonal)
-        tril = torch.linalg.cholesky(mixed)
-        share = (mass + nothing) / (mass + nothing).sum(-1, keepdim=True)
-    return StudentMixture(loc, tril, share)
-
-
-def _apart(z: Tensor, log_w: Tensor, unit: Tensor) -> Tensor:
-    """Choose draws ``(components, examples, latent_dim)`` by weight and far from each other.
-
-    References:
-        Arthur and Vassilvitskii (2007), k-means++: The Advantages of Careful Seeding
-    """
-    chosen = resampled(z, log_w, 1)
-    distance = torch.full_like(log_w, math.inf)
-    for _ in range(COMPONENTS - 1):
-        last = ((z - chosen[-1]) / unit).square().sum(-1).to(log_w)
-        distance = torch.minimum(distance, last)
-        chosen = torch.cat([chosen, resampled(z, log_w + (distance + 1e-12).log(), 1)])
-    return chosen
-
-
-def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean of weighted draws and a Cholesky factor of their covariance.
-
-    The fewer draws there are per dimension, the closer the covariance is to its diagonal.
-
-    Args:
-        z, log_w: weighted draws, as :func:`adapted` returns them.
-
-    Returns:
-        The mean ``(examples, latent_dim)`` and the factor ``(examples, latent_dim, latent_dim)``.
-
-    Example:
-        >>> loc, tril = weighted_moments(torch.randn(100, 3, 2), torch.zeros(100, 3))
-        >>> loc.shape, tril.shape
-        (torch.Size([3, 2]), torch.Size([3, 2, 2]))
-    """
-    w = possible(log_w).softmax(0).unsqueeze(-1).to(z)
-    loc = (w * z).sum(0)
-    apart = z - loc
-    covariance = torch.einsum("kbi,kbj->bij", w * apart, apart)
-    dimensions = z.shape[-1]
-    shrunk = dimensions / (dimensions + 1 / w.square().sum(0))  # (examples, 1)
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    tiny = 1e-6 * diagonal.mean(-1, keepdim=True) + torch.finfo(z.dtype).tiny
-    mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(shrunk * diagonal + tiny)
-    return loc, torch.linalg.cholesky(mixed)
-
-
-def _even(log_w: Tensor) -> bool:
-    """Whether the mixture resembles every target so much that another round gains little."""
-    w = log_w.softmax(0)
-    return bool((w.square().sum(0) * len(w) * EVEN <= 1).all())
-
-
-def _flattened(log_w: Tensor, least: float) -> Tensor:
-    """Raise weights to the largest power up to 1 with an effective sample size of ``least``."""
-    log_w = log_w.clamp_min(IMPOSSIBLE)
-    low, high = torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
-
-    def enough(power: Tensor) -> Tensor:
-        return 1 / (power * log_w).softmax(0).square().sum(0) >= least
-
-    power = torch.ones_like(high)
-    for _ in range(20):
-        good = enough(power)
-        low, high = torch.where(good, power, low), torch.where(good, high, power)
-        power = torch.where(low == 1, low, (low + high) / 2)
-    return low * log_w
-
-
-def resampled(z: Tensor, log_w: Tensor, count: int) -> Tensor:
-    """Resample draws by their weights, with replacement.
-
-    Args:
-        z, log_w: weighted draws, as :func:`adapted` returns them.
-        count: number of draws to take for each example.
-
-    Returns:
-        The draws taken ``(count, examples, latent_dim)``.
-
-    Example:
-        >>> resampled(torch.randn(100, 3, 2), torch.zeros(100, 3), 5).shape
-        torch.Size([5, 3, 2])
-    """
-    index = possible(log_w).T.softmax(-1).multinomial(count, replacement=True).T
-    return z.take_along_dim(index.unsqueeze(-1), 0)

@@ -14,19 +14,18 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyrovae import distributions
 from pyrovae._process import choices, files, isolation, processes
-from pyrovae._process.compilation import compiled, has_compiler, in_one_line, side_by_side, traced
+from pyrovae._process.compilation import has_compiler
 from pyrovae._process.memory import check_draws, rows_per_chunk
 from pyrovae.estimates import (
     AnyExamples,
@@ -36,6 +35,8 @@ from pyrovae.estimates import (
     log_slope_of,
     number_of_examples,
 )
+from pyrovae.evidence._draws import Compiled, NotCompiledError, chunk
+from pyrovae.evidence.proposals import PROPOSALS, proposed
 from pyrovae.evidence.results import WeightedBounds, in_units, weight_statistics
 from pyrovae.vae import VAE
 
@@ -50,7 +51,6 @@ DRAWS = 1_000
 ROWS = 2_000  # examples times draws in a chunk
 EXAMPLES = 20  # fewest examples in a batch, if there are as many
 CACHED = 800  # rows whose intermediate results fit in the CPU cache
-ABSOLUTE, RELATIVE = 1e-3, 1e-5  # tolerances of compiled sums, in nats per draw and relative
 
 WORTH = 10**12  # examples times draws times parameters from which compiling pays off
 SECONDS = 10.0  # between writes: at most about this much work is lost by an interruption
@@ -60,16 +60,13 @@ NAMES = [field.name for field in fields(WeightedBounds)]
 Task = tuple[int, Tensor]
 """The position of a batch in the dataset, and the batch."""
 
-Sums = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Over the draws of a chunk, each ``(batch,)``: the sums of log p(x | z) and of log q(z | x) -
-log p(z), and the logarithm of the sum of the weights; last the log weights ``(draws, batch)``."""
-
 
 def per_example(
     vae: VAE,
     data: AnyExamples,
     *,
     samples: int = DRAWS,
+    proposal: str = "posterior",
     limit: int | None = None,
     seed: int = 0,
     compile: str = "auto",
@@ -87,9 +84,13 @@ def per_example(
         data: one part of a dataset, usually the test set, or examples as
             :func:`pyrovae.data.as_split` takes them.
         samples: draws of z for each example.
+        proposal: what z is drawn from for the importance-weighted bound, one of ``PROPOSALS``:
+            ``"posterior"``, q(z | x); ``"refined"``, a distribution fitted to each example from
+            draws of q, if q is no point; ``"mixture"``, one that does not rely on q, which takes
+            far longer. The ELBO and its parts are always those of q.
         limit: use only the first ``limit`` examples.
         seed: seed of the draws; those of a batch depend only on it and on the batch's position.
-        compile: how draws are computed. ``"off"`` runs the program as written. ``"inductor"``
+        compile: how draws of q are computed. ``"off"`` runs the program as written. ``"inductor"``
             compiles it first, which takes some seconds and changes the results of the same draws
             by rounding only; if that fails, a warning gives the reason and the program runs as
             written. ``"auto"`` compiles on a CPU with a C++ compiler if there is more than one
@@ -104,8 +105,9 @@ def per_example(
         Bounds and statistics of the weights, each ``(examples,)``.
 
     Raises:
-        ValueError: if ``samples`` or ``limit`` is not positive, ``compile`` is not a known mode,
-            or it is ``"inductor"`` and there is no C++ compiler.
+        ValueError: if ``samples`` or ``limit`` is not positive, ``proposal`` or ``compile`` is not
+            a known one, ``samples`` is below 20 with a proposal that is fitted, or ``compile`` is
+            ``"inductor"`` and there is no C++ compiler.
 
     Example:
         >>> per_example(vae, data, samples=10, limit=30).log_evidence.shape
@@ -113,18 +115,26 @@ def per_example(
     """
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
+    choices.check_choice("proposal", proposal, PROPOSALS)
     data = as_examples(data)
     count, size = number_of_examples(data, limit), batch_size(samples)
     mode = _mode(compile, vae, count, samples)
     check_draws("samples", samples, min(size, count))
-    settings = {"samples": samples, "seed": seed, "rows": ROWS, "size": size}
+    settings = {
+        "samples": samples,
+        "proposal": proposal,
+        "seed": seed,
+        "rows": ROWS,
+        "size": size,
+    }
     kept = Store(store, settings | {"compile": mode}, vae, data)
     compiled: Compiled | None = None
     parts: list[Tensor] = []  # each (names, examples)
 
     def computed(place: int, x: Tensor) -> Tensor:
         torch.manual_seed(isolation.derived(seed, place))
-        return torch.stack(list(bounds(vae, x, samples, compiled).arrays().values()))
+        found = bounds(vae, x, samples, compiled, proposal=proposal)
+        return torch.stack(list(found.arrays().values()))
 
     known = distributions.missing_values(getattr(data, "gaps", None))
     with isolation.isolated(), isolation.evaluating(vae), known:
@@ -163,7 +173,7 @@ def _mode(compile: str, vae: VAE, examples: int, samples: int) -> str:
     return "inductor" if worth else "off"
 
 
-def _compiled_chunk(vae: VAE, data: Examples, examples: int, samples: int) -> "Compiled | None":
+def _compiled_chunk(vae: VAE, data: Examples, examples: int, samples: int) -> Compiled | None:
     """The chunk that all whole batches run, compiled; None, with a warning, if that fails."""
     x = vae.place(next(iter(data.batches(examples))))
     try:
@@ -185,8 +195,17 @@ def _in_turns(tasks: Iterator[Task], compute: Callable[[int, Tensor], Tensor]) -
 
 @isolation.alone()
 @torch.no_grad()
-def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None) -> WeightedBounds:
-    """Estimate the ELBO, its two parts and the importance-weighted bound from the same draws.
+def bounds(
+    vae: VAE,
+    x: Tensor,
+    samples: int,
+    compiled: Compiled | None = None,
+    *,
+    proposal: str = "posterior",
+) -> WeightedBounds:
+    """Estimate the ELBO, its two parts and the importance-weighted bound.
+
+    With the proposal ``"posterior"`` all are from the same draws.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519
@@ -197,12 +216,13 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None
         samples: number K of draws for each example. At most 2,000 rows are held in memory at a
             time, besides the weight of each draw.
         compiled: runs the chunks that have its shape.
+        proposal: what z is drawn from for the importance-weighted bound, see :func:`per_example`.
 
     Returns:
         Estimates for each example; no weights are shared between examples.
 
     Raises:
-        ValueError: if ``samples`` is not positive.
+        ValueError: if ``samples`` is not positive, or too small for the proposal.
 
     Example:
         >>> found = bounds(vae, x, samples=100)
@@ -213,7 +233,6 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None
         raise ValueError(f"samples must be positive, got {samples}")
     q, p = vae.posterior(x), vae.prior()
     reconstruction = kl = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    log_sum = torch.full_like(kl, -math.inf)
     log_weights = []
     size = draws_per_chunk(len(x), samples)
     at_once = None if x.is_cuda else rows_per_chunk(len(x), CACHED)
@@ -232,14 +251,16 @@ def bounds(vae: VAE, x: Tensor, samples: int, compiled: "Compiled | None" = None
                 sums = chunk(vae, p, q, x, draws, at_once)
         reconstruction = reconstruction + sums[0]
         kl = kl + sums[1]
-        log_sum = torch.logaddexp(log_sum, sums[2])
         log_weights.append(sums[3])
+    log_w = torch.cat(log_weights)
+    if proposal == "mixture" or (proposal == "refined" and not distributions.is_point(q)):
+        log_w = proposed(vae, x, samples, proposal)
     return WeightedBounds(
         elbo=(reconstruction - kl) / samples,
         reconstruction=reconstruction / samples,
         kl=kl / samples,
-        log_evidence=log_sum - math.log(samples),
-        **vars(weight_statistics(torch.cat(log_weights))),
+        log_evidence=log_w.logsumexp(0) - math.log(len(log_w)),
+        **vars(weight_statistics(log_w)),
     )
 
 
@@ -268,87 +289,6 @@ def draws_per_chunk(examples: int, samples: int) -> int:
         100
     """
     return min(samples, rows_per_chunk(examples, ROWS))
-
-
-def chunk(
-    vae: VAE, p: Distribution, q: Distribution, x: Tensor, draws: int, at_once: int | None = None
-) -> Sums:
-    """Draw from the posterior, and sum the terms of the bound over the draws.
-
-    Args:
-        vae: the model, whose likelihood is evaluated.
-        p: its prior.
-        q: its posterior at ``x``.
-        x: data ``(batch, *event_shape)``.
-        draws: number of draws for each example.
-        at_once: evaluate the likelihood for at most this many draws at a time; None for all.
-
-    Returns:
-        The three sums and the log weights, in double precision.
-    """
-    z = q.sample(torch.Size([draws]))  # (draws, batch, latent_dim)
-    parts = z.split(at_once or draws)
-    log_likelihood = torch.cat([vae.log_likelihood(x, part) for part in parts]).double()
-    log_ratio = q.log_prob(z).double() - p.log_prob(z).double()
-    log_weights = log_likelihood - log_ratio
-    log_sum = torch.logsumexp(log_weights, 0)
-    return log_likelihood.sum(0), log_ratio.sum(0), log_sum, log_weights
-
-
-class NotCompiledError(Exception):
-    """A chunk cannot be compiled; the message is the reason."""
-
-
-class Compiled:
-    """Chunks of one shape as one compiled graph, with the same draws under the same seed.
-
-    The chunk is traced, with prior and posterior, and compiled. Before the graph is used, it runs
-    beside the chunk under two seeds, on the batch and on the batch in another order. The sums must
-    agree within 0.001 nats per draw, or a relative 1e-5.
-
-    Args:
-        vae: in the mode that it is evaluated in; its weights must not change afterwards.
-        x: a batch ``(batch, *event_shape)``; only its shape and dtype are fixed.
-        draws: number of draws for each example.
-
-    Raises:
-        NotCompiledError: if the chunk cannot be traced or compiled, or the sums do not agree.
-    """
-
-    def __init__(self, vae: VAE, x: Tensor, draws: int) -> None:
-        self.shape, self.draws = x.shape, draws
-
-        def eager(x: Tensor) -> Sums:
-            return chunk(vae, vae.prior(), vae.posterior(x), x, draws)
-
-        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            try:
-                with distributions.missing_values(distributions.has_missing(x)):
-                    self._graph = compiled(traced(eager, x))
-                pairs = list(side_by_side(lambda xs: eager(*xs), lambda xs: self._graph(*xs), [x]))
-            except Exception as error:
-                raise NotCompiledError(in_one_line(error)) from error
-        for expected, found in pairs:
-            self._compare(found, expected)
-
-    def __call__(self, x: Tensor) -> Sums:
-        """Sum over fresh draws.
-
-        Args:
-            x: data of the shape that the graph was made for.
-        """
-        return self._graph(x)
-
-    def _compare(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-        names = ("log p(x | z)", "log q(z | x) - log p(z)", "log of the weights")
-        for name, value, truth, draws in zip(
-            names, found[:3], expected[:3], (self.draws, self.draws, 1), strict=True
-        ):
-            if not torch.allclose(value / draws, truth / draws, RELATIVE, ABSOLUTE, equal_nan=True):
-                difference = ((value - truth) / draws).abs().max().item()
-                raise NotCompiledError(
-                    f"compiled, the mean of {name} differs by {difference:.2g} nats"
-                )
 
 
 class Store:

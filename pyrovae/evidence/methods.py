@@ -17,12 +17,13 @@ from pyrovae.estimates import (
     as_examples,
     batches,
     log_slope_of,
+    number_of_examples,
 )
 from pyrovae.evidence import results
 from pyrovae.evidence.annealing import annealed, sandwich
-from pyrovae.evidence.importance import importance_weighted
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
 from pyrovae.evidence.outliers import FarBelow, far_below, warn_of_rows
+from pyrovae.evidence.proposals import affordable
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
 from pyrovae.vae import VAE
@@ -39,7 +40,7 @@ Method = Callable[..., results.Evidence]
 
 
 class Evaluation(Result):
-    """Mean bounds over a dataset from draws of q(z | x), in nats per example.
+    """Mean bounds over a dataset by weighted draws, in nats per example.
 
     Attributes:
         elbo: the evidence lower bound, reconstruction - kl.
@@ -107,7 +108,6 @@ class MeanEvidence(Result):
         log_evidence: the mean.
         details: range over examples of each further result.
         examples: number of examples.
-        weights: diagnostics of importance weights, for draws from a fitted mixture.
         per_example: the same numbers for each example.
         far_below: examples whose log p(x) lies far below that of all others; None if none does.
 
@@ -121,14 +121,12 @@ class MeanEvidence(Result):
     log_evidence: results.EvidenceEstimate
     details: Mapping[str, results.Range]
     examples: int
-    weights: results.WeightSummary | None
     per_example: results.Evidence = field(repr=False, compare=False)
     far_below: FarBelow | None = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, object]:
-        """Convert to plain data, without ``weights`` where there are none."""
-        found = super().to_dict() | _named(self.far_below)
-        return {name: value for name, value in found.items() if name != "weights" or value}
+        """Convert to plain data, with the examples far below the others."""
+        return super().to_dict() | _named(self.far_below)
 
 
 def _named(found: FarBelow | None) -> dict[str, object]:
@@ -166,7 +164,7 @@ def evaluate(
     data: AnyExamples,
     *,
     method: Literal["iw"] = ...,
-    proposal: Literal["posterior"] | None = ...,
+    proposal: str | None = ...,
     samples: int | None = ...,
     limit: int | None = ...,
     seed: int = ...,
@@ -206,7 +204,7 @@ def evaluate(
     """Estimate the mean of log p(x) over a dataset, with its standard error over examples.
 
     The default method also gives the ELBO and its two parts. Several processes, inside
-    :func:`pyrovae._process.joined`, share the work of ``iw`` from the posterior.
+    :func:`pyrovae._process.joined`, share its work.
 
     Args:
         vae: the model and its posterior; evaluated in eval mode, without dropout and the like.
@@ -217,25 +215,25 @@ def evaluate(
             sampling. ``"quadrature"``: for one or two latent dimensions. ``"exact"``: for
             linear-Gaussian models and a categorical z. ``"bdmc"``: two bounds, one on either side
             of log p(x).
-        proposal: for ``iw``, what z is drawn from, as for :func:`importance_weighted`. None for
-            ``"posterior"``.
+        proposal: for ``iw``, what z is drawn from, as for :func:`per_example`, or ``"auto"``, as
+            the commands do: what :func:`affordable` says. None for ``"posterior"``.
         samples: draws of z (``iw``) or chains (``ais``, ``bdmc``) for each example. None for the
             default, 1,000 draws or 16 chains.
         limit: use only the first ``limit`` examples; for ``bdmc``, the number to draw, by default
             100.
         seed: seed of the draws.
-        compile: for ``iw`` from the posterior, as for :func:`per_example`. None for ``"auto"``.
+        compile: for ``iw``, as for :func:`per_example`. None for ``"auto"``.
         progress: callback, called with the number of examples finished.
         scaled: whether densities are those of the scaled values that the VAE sees. By default they
             are those of the data in their own units: standardizing and dividing change a density
             by a factor, which is undone.
         options: options of the method: ``temperatures``, ``leapfrog`` and ``start`` for ``ais`` and
-            ``bdmc``, as for :func:`annealed`; for ``iw`` from the posterior ``store``, a file from
-            which an interrupted evaluation resumes.
+            ``bdmc``, as for :func:`annealed`; for ``iw`` ``store``, a file from which an
+            interrupted evaluation resumes.
 
     Returns:
-        For ``iw`` from the posterior an :class:`Evaluation`, for ``bdmc`` a
-        :class:`MeanSandwich`, and a :class:`MeanEvidence` otherwise. In nats per example.
+        For ``iw`` an :class:`Evaluation`, for ``bdmc`` a :class:`MeanSandwich`, and a
+        :class:`MeanEvidence` otherwise. In nats per example.
 
     Raises:
         TypeError: if the method does not have one of the options, or the data are no examples.
@@ -273,14 +271,18 @@ def evaluate(
 
 
 def _by_weighting(
-    vae: VAE, data: Examples, proposal: str = "posterior", samples: int | None = None, **rest: Any
-) -> Evaluation | MeanEvidence:
-    if proposal != "posterior":
-        rest |= {"proposal": proposal, "samples": samples}
-        return _by_example("iw", importance_weighted, vae, data, **rest)
+    vae: VAE,
+    data: Examples,
+    proposal: str = "posterior",
+    samples: int | None = None,
+    limit: int | None = None,
+    **rest: Any,
+) -> Evaluation:
     samples = DRAWS if samples is None else samples
-    every = per_example(vae, data, samples=samples, **rest)
-    return Evaluation.of(every, samples, results.kind(vae, data, samples))
+    if proposal == "auto":
+        proposal = affordable([vae], number_of_examples(data, limit), samples)
+    every = per_example(vae, data, samples=samples, proposal=proposal, limit=limit, **rest)
+    return Evaluation.of(every, samples, results.kind(vae, data, samples, proposal))
 
 
 def _by_example(
@@ -294,15 +296,11 @@ def _by_example(
 ) -> MeanEvidence:
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
     found = _in_units(found, None if scaled else log_slope_of(data, limit))
-    weights = None
-    if function is importance_weighted:
-        weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
     return MeanEvidence(
         method=name,
         log_evidence=found.mean(),
-        details={} if weights else found.ranges(),
+        details=found.ranges(),
         examples=len(found.log_evidence),
-        weights=weights,
         per_example=found,
         far_below=far_below(found.log_evidence),
     )

@@ -21,7 +21,9 @@ from pyrovae.evidence.outliers import error_of_mean
 from pyrovae.vae import VAE
 
 __all__ = [
+    "FITTED",
     "NO_BOUND",
+    "NO_ELBO",
     "RELIABLE",
     "Bounds",
     "Evidence",
@@ -40,6 +42,13 @@ __all__ = [
 
 NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
 """Name of the estimate for a posterior that is a point."""
+NO_ELBO = "; the ELBO is none, since q is a point"
+"""Ending of the name of a bound whose draws are not from this point."""
+FITTED = {
+    "refined": "from q refined for each example",
+    "mixture": "from a mixture fitted to each example",
+}
+"""Words for proposals that are fitted to each example."""
 RELIABLE = 0.7
 """The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
 
@@ -396,22 +405,25 @@ def _fitted_shape(x: Tensor) -> Tensor:
     return torch.log1p(-mean * x).mean(0)
 
 
-def kind(vae: VAE, data: Examples, samples: int) -> str:
-    """Name the estimate of log p(x) that draws from q(z | x) give.
+def kind(vae: VAE, data: Examples, samples: int, proposal: str = "posterior") -> str:
+    """Name the estimate of log p(x) that weighted draws give.
 
     Args:
         vae: the model and its posterior.
         data: the examples; only the first is used.
         samples: draws for each example.
+        proposal: what z is drawn from.
 
     Example:
         >>> kind(vae, data, samples=1_000)
         'importance-weighted lower bound'
     """
     with torch.no_grad(), evaluating(vae):
-        q = base(vae.posterior(vae.place(next(iter(data.batches(1))))))
-    if isinstance(q, Delta):
+        point = isinstance(base(vae.posterior(vae.place(next(iter(data.batches(1)))))), Delta)
+    if point and proposal != "mixture":
         return NO_BOUND
+    if proposal in FITTED:
+        return f"importance-weighted lower bound, {FITTED[proposal]}" + (NO_ELBO if point else "")
     return "importance-weighted lower bound" if samples > 1 else "evidence lower bound"
 
 

@@ -79,6 +79,9 @@ class ComparedModel(Result):
     Attributes:
         chosen: the spec of each varied role.
         log_evidence: importance-weighted bound on log p(x).
+        rise: mean of ``log_evidence`` minus the same bound from a tenth of the draws, over examples
+            and seeds: a bound that still rises by more than the models differ does not rank them.
+            None below ten draws, and where there is no bound.
         elbo: evidence lower bound.
         rate: KL(q(z | x) || p(z)).
         distortion: minus the mean of log p(x | z).
@@ -103,12 +106,13 @@ class ComparedModel(Result):
         >>> bound = SeedEstimate.from_runs(torch.tensor([[-20.8, -20.2]]))
         >>> kind = "importance-weighted lower bound"
         >>> others = (kind, "density", "none", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
-        >>> ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *others)
+        >>> ComparedModel({"prior": "flow"}, bound, None, bound, bound, bound, *others)
         flow: log p(x) at least -20.50 ± 0.30
     """
 
     chosen: Mapping[str, str]
     log_evidence: SeedEstimate
+    rise: SeedEstimate | None
     elbo: SeedEstimate
     rate: SeedEstimate
     distortion: SeedEstimate
@@ -168,7 +172,7 @@ class Comparison(Result):
         >>> bound = SeedEstimate.from_runs(torch.tensor([[-20.8, -20.2]]))
         >>> kind = "importance-weighted lower bound"
         >>> others = (kind, "density", "none", None, 2.0, 2, 1_000, 3.5, ["run"], [False], None)
-        >>> row = ComparedModel({"prior": "flow"}, bound, bound, bound, bound, *others)
+        >>> row = ComparedModel({"prior": "flow"}, bound, None, bound, bound, bound, *others)
         >>> found = Comparison("runs/compare", "digits", 359, 100, 1, ["prior"], [], [row])
         >>> print(found.table()[0])
         digits, 359 test examples, 100 samples each; nats per example, +- standard error over
@@ -202,10 +206,12 @@ class Comparison(Result):
 
     def table(self) -> list[str]:
         """The lines that ``pyrovae compare`` prints."""
+        kinds = (row.kind.partition(", ") for row in self.rows)
+        fitted = next((f" {words}" for *_, words in kinds if words), "")
         seeds = f" and {self.seeds} seeds" if self.seeds > 1 else ", of one seed"
         about = (
-            f"{self.data}, {self.examples:,} test examples, {self.samples:,} samples each; nats "
-            f"per example, +- standard error over examples{seeds}"
+            f"{self.data}, {self.examples:,} test examples, {self.samples:,} samples each"
+            f"{fitted}; nats per example, +- standard error over examples{seeds}"
         )
         lines = [about]
         columns = self._columns()
@@ -228,6 +234,7 @@ class Comparison(Result):
         columns = {
             ", ".join(self.varied): [row.label for row in rows],
             "log p(x) at least": [f"{row.log_evidence:.2f}" for row in rows],
+            "rise": [_cell(row.rise, "+.2f").partition(" ")[0] for row in rows],
             f"against {rows[0].label}": [_cell(row.difference, "+.2f") for row in rows],
             "95% interval": [_interval(row.difference) for row in rows],
             "df": [_freedom(row.difference) for row in rows],

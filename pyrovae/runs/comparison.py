@@ -26,7 +26,15 @@ from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import ColumnProduct, base, is_discrete
 from pyrovae.estimates import number_of_examples
-from pyrovae.evidence import NO_BOUND, Bounds, bits_per_dimension, evaluate, kind
+from pyrovae.evidence import (
+    NO_BOUND,
+    PROPOSALS,
+    Bounds,
+    WeightedBounds,
+    affordable,
+    bits_per_dimension,
+    evaluate,
+)
 from pyrovae.runs.compared import ComparedModel, Comparison, SeedEstimate
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
@@ -159,6 +167,7 @@ def compare(
     *,
     seeds: int = 3,
     samples: int = 1_000,
+    proposal: str = "auto",
     limit: int | None = None,
     out: str | Path | None = None,
     trusted: Collection[str] = (),
@@ -177,6 +186,9 @@ def compare(
         varied: the specs to compare, for some of ``ROLES``; every combination is trained.
         seeds: runs per model, with consecutive seeds from the one in ``settings`` (0).
         samples: draws of the importance-weighted bound for each test example.
+        proposal: what they are drawn from, as for :func:`pyrovae.evidence.per_example`: draws of q
+            alone favor models whose posteriors are easy. ``"auto"``: the same for all models, as
+            :func:`pyrovae.evidence.affordable` says.
         limit: use only the first ``limit`` test examples.
         out: folder of the comparison, by default ``runs/compare-<data>``. It receives
             ``comparison.json``, ``comparison.txt`` and ``comparison.png``, and for several weights
@@ -207,6 +219,12 @@ def compare(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     chosen, left_out = candidates(settings, varied, trusted=trusted)
+    if proposal == "auto":
+        vaes = [candidate.config.build(trusted=trusted) for candidate in chosen]
+        count = number_of_examples(chosen[0].dataset.test, limit)
+        proposal = affordable(vaes, count, samples)
+    else:
+        check_choice("proposal", proposal, PROPOSALS)
     name = chosen[0].config.data["name"]
     folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else expanded(out)
     check_place(folder)
@@ -217,6 +235,7 @@ def compare(
         reporting=reporting or silent,
         counting=counting or silent,
         samples=samples,
+        proposal=proposal,
         limit=limit,
     )
     first = chosen[0].config.training["seed"]
@@ -243,7 +262,7 @@ def compare(
         seeds=seeds,
         varied=list(chosen[0].chosen),
         left_out=left_out,
-        rows=_rows(chosen, by_model, samples),
+        rows=_rows(chosen, by_model),
     )
     write_text(folder / "comparison.json", as_json(found.to_dict(), indent=2) + "\n")
     write_text(folder / "comparison.txt", "\n".join(found.table()) + "\n")
@@ -258,7 +277,8 @@ class _Trained:
     folder: Path
     reused: bool
     vae: VAE
-    bounds: Bounds
+    kind: str
+    bounds: WeightedBounds
     active_units: int
     seconds: float
 
@@ -289,11 +309,12 @@ def _trained(
     run = Run.open(path, trusted=trusted)
     evaluation["store"] = path / BOUNDS
     with counting(about, number_of_examples(dataset.test, evaluation["limit"])) as progress:
-        bounds = evaluate(vae, dataset.test, progress=progress, **evaluation).per_example
+        result = evaluate(vae, dataset.test, progress=progress, **evaluation)
     if fitted is not None:
         run.finish(vae, dataset, fitted, **evaluation)
     active, seconds = active_units(vae, dataset.test, limit=LATENTS), run.summary().seconds
-    return _Trained(path, fitted is None, vae, bounds, active, seconds)
+    kind, bounds = result.log_evidence.kind, result.per_example
+    return _Trained(path, fitted is None, vae, kind, bounds, active, seconds)
 
 
 def find_run(config: Config, dataset: Dataset, roots: Sequence[Path]) -> Path | None:
@@ -337,11 +358,11 @@ def _free(folder: Path, label: str) -> Path:
 
 
 def _rows(
-    chosen: Sequence[Candidate], by_model: Sequence[Sequence[_Trained]], samples: int
+    chosen: Sequence[Candidate], by_model: Sequence[Sequence[_Trained]]
 ) -> list[ComparedModel]:
     rows: list[ComparedModel] = []
     for candidate, runs in zip(chosen, by_model, strict=True):
-        row = _row(candidate, runs, samples)
+        row = _row(candidate, runs)
         if rows and NO_BOUND not in (row.kind, rows[0].kind) and row.is_comparable(rows[0]):
             both = (_stacked(each, "log_evidence") for each in (runs, by_model[0]))
             row = replace(row, difference=SeedEstimate.from_runs(torch.sub(*both)))
@@ -349,7 +370,7 @@ def _rows(
     return rows
 
 
-def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> ComparedModel:
+def _row(candidate: Candidate, runs: Sequence[_Trained]) -> ComparedModel:
     values = {field.name: _stacked(runs, field.name) for field in fields(Bounds)}
     vae, data = runs[0].vae, candidate.config.data
     with torch.no_grad(), isolated():
@@ -358,13 +379,17 @@ def _row(candidate: Candidate, runs: Sequence[_Trained], samples: int) -> Compar
     if measure == "probability":
         each = bits_per_dimension(1.0, data["event_shape"])  # of one nat
         bits = SeedEstimate.from_runs(each * values["log_evidence"])
+    tenth, rise = _stacked(runs, "at_a_tenth"), None
+    if runs[0].kind != NO_BOUND and not tenth.isnan().any():
+        rise = SeedEstimate.from_runs(values["log_evidence"] - tenth)
     return ComparedModel(
         chosen=candidate.chosen,
         log_evidence=SeedEstimate.from_runs(values["log_evidence"]),
+        rise=rise,
         elbo=SeedEstimate.from_runs(values["elbo"]),
         rate=SeedEstimate.from_runs(values["kl"]),
         distortion=SeedEstimate.from_runs(-values["reconstruction"]),
-        kind=kind(vae, candidate.dataset.test, samples),
+        kind=runs[0].kind,
         measure=measure,
         treatment=f"binarization {data['binarization']}",
         bits_per_dimension=bits,

@@ -18,7 +18,7 @@ from pyrovae._process.files import write_bytes
 from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.estimates import Result
-from pyrovae.evidence import RELIABLE, Evaluation, WeightSummary
+from pyrovae.evidence import FITTED, NO_BOUND, NO_ELBO, RELIABLE, Evaluation, WeightSummary
 from pyrovae.likelihoods import read_columns, write_columns
 from pyrovae.runs.config import Config
 from pyrovae.runs.records import origin
@@ -209,13 +209,14 @@ def in_words(found: Evaluation | Summary) -> list[str]:
     """
     evidence = found.log_evidence
     header = f"test, {found.examples:,} examples, nats per example (+- standard error):"
-    if "no bound" in evidence.kind:
+    named = ("ELBO", "  reconstruction", "  - KL(q(z|x) || p(z))")
+    if evidence.kind == NO_BOUND or evidence.kind.endswith(NO_ELBO):
         named = ("log p(x, z) at q's point", "  reconstruction", "  - (-log p(z))")
-        last = f"  {evidence.kind}"
-    else:
-        named = ("ELBO", "  reconstruction", "  - KL(q(z|x) || p(z))")
+    last = f"  {evidence.kind}"
+    if evidence.kind != NO_BOUND:
+        fitted = next((f" {words}" for words in FITTED.values() if words in evidence.kind), "")
         bound = f"  {'log p(x) is at least':<24} {evidence:10.2f}"
-        last = f"{bound}  ({evidence.samples:,} samples)"
+        last = f"{bound}  ({evidence.samples:,} samples{fitted})"
     parts = zip(named, (found.elbo, found.reconstruction, found.kl), strict=True)
     return [header, *(f"  {name:<24} {part:10.2f}" for name, part in parts), last]
 

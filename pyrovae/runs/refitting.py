@@ -59,7 +59,6 @@ __all__ = ["REFIT", "change", "refit", "refit_run"]
 REFIT = "refit.json"
 """The file in the folder of a refitted run that holds its origin, and what changed."""
 
-SUMMARY_SAMPLES = 100
 
 _TRAINING: Mapping[str, Any] = {
     "objective": "elbo",
@@ -318,7 +317,7 @@ def refit_run(
         write_tensors(folder / MODEL, after.state_dict(), {"files": digests, "metrics": rows})
         write_text(folder / METRICS, lines_of(rows))
         write_text(folder / REFIT, as_json(result.to_dict(), indent=2) + "\n")
-        Run.open(folder, trusted=trusted).finish(after, dataset, fitted, samples=SUMMARY_SAMPLES)
+        Run.open(folder, trusted=trusted).finish(after, dataset, fitted)
         plots.save(drawn, folder / FIGURES / "refit.png")
     return result
 

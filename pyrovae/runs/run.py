@@ -57,10 +57,13 @@ from pyrovae.vae import VAE
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CHANGEABLE", "Run"]
+__all__ = ["CHANGEABLE", "SUMMARIZED", "Run"]
 
 CHANGEABLE = ("data_dir", "device", "max_minutes")
 """Settings that a resumed run may change."""
+
+SUMMARIZED: Mapping[str, Any] = {"samples": 200, "proposal": "auto"}
+"""How a finished run is evaluated, as options of :func:`pyrovae.evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -377,9 +380,10 @@ class Run:
             vae: trained.
             dataset: the data it was trained on.
             trained: outcome of the training.
-            evaluation: options of :func:`pyrovae.evaluate`.
+            evaluation: options of :func:`pyrovae.evaluate`, in place of 200 draws from the proposal
+                ``"auto"``.
         """
-        found = evaluate(vae, dataset.test, **evaluation)
+        found = evaluate(vae, dataset.test, **{**SUMMARIZED, **evaluation})
         training = {
             "data": dataset.name,
             "parameters": sum(p.numel() for p in vae.parameters()),

@@ -130,7 +130,7 @@ def test_score_writes_the_bound_of_each_example(command, run, tmp_path, some_dig
         assert result.status == 0, result.err
         rows[ending] = out
     said = json.loads(result.out)
-    assert said["kind"] == "importance-weighted lower bound"
+    assert said["kind"] == "importance-weighted lower bound, from q refined for each example"
     assert (said["samples"], said["examples"]) == (50, 12)
     with rows["csv"].open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -139,7 +139,10 @@ def test_score_writes_the_bound_of_each_example(command, run, tmp_path, some_dig
             column = [float(row[name]) for row in table]
             np.testing.assert_allclose(column, arrays[name], rtol=1e-6)
         found = per_example(
-            pyrovae.load(run), pyrovae.data.Split.from_array(some_digits), samples=50
+            pyrovae.load(run),
+            pyrovae.data.Split.from_array(some_digits),
+            samples=50,
+            proposal="refined",
         )
         assert_finite(arrays["log_evidence"])
         np.testing.assert_allclose(arrays["log_evidence"], found.log_evidence, rtol=1e-6)
@@ -170,7 +173,7 @@ def test_score_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
         (("--out", "x.csv", "--data", tmp_path / "small.npy"), "of shape (1, 8, 8)"),
         (("--out", "x.csv", "--data", tmp_path / "real.npy"), "counts out of 16"),
         (("--out", "x.csv", "--data", "nothing"), "unknown dataset 'nothing'"),
-        (("--out", "x.csv", "--proposal", "prior"), "'prior' is not one of posterior, mixture"),
+        (("--out", "x.csv", "--proposal", "prior"), "'prior' is not one of 'auto', 'posterior'"),
         ((), "missing option '--out'"),
     ):
         result = command("score", run, *options)

@@ -21,7 +21,8 @@ from pyrovae.evidence import (
     per_example,
     weight_statistics,
 )
-from pyrovae.evidence.lower_bounds import ROWS, Compiled, NotCompiledError, chunk
+from pyrovae.evidence._draws import Compiled, NotCompiledError, chunk
+from pyrovae.evidence.lower_bounds import ROWS
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -231,9 +232,9 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(vae, digits, tmp_path, m
         evaluate(vae, split, samples=10, store=path, progress=stop_after_thirty)
     computed = []
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         computed.append(1)
-        return bounds(*arguments)
+        return bounds(*arguments, **options)
 
     monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counting)
     assert evaluate(vae, split, samples=10, store=path) == whole
@@ -352,7 +353,7 @@ def test_the_joint_density_at_a_point_is_not_called_a_bound(network, digits):
 
 def assert_traced(vae, x, monkeypatch):
     """What is traced gives the chunk's own sums to the bit, under three seeds."""
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", lambda graph: graph)
+    monkeypatch.setattr("pyrovae.evidence._draws.compiled", lambda graph: graph)
     vae.eval()
     traced = Compiled(vae, x, 4)
     with torch.no_grad():
@@ -395,7 +396,7 @@ def ran(monkeypatch):
 
         return call
 
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", counted)
+    monkeypatch.setattr("pyrovae.evidence._draws.compiled", counted)
     return seen
 
 
@@ -462,13 +463,13 @@ def test_what_differs_from_the_program_is_not_used(vae, digits, monkeypatch):
     def wrong(graph):
         return lambda x: tuple(value + 0.1 for value in graph(x))
 
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", wrong)
+    monkeypatch.setattr("pyrovae.evidence._draws.compiled", wrong)
     with pytest.raises(NotCompiledError, match=r"mean of .* differs by 0.* nats"):
         Compiled(vae, digits[:6], 4)
 
 
 def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.compiled", lambda graph: graph)
+    monkeypatch.setattr("pyrovae.evidence._draws.compiled", lambda graph: graph)
     monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
     digits[50, 0, 3, 3] = 0.5
     for mode in ("off", "inductor"):
@@ -479,9 +480,9 @@ def test_data_outside_the_support_are_refused_in_later_batches_too(vae, digits, 
 def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, monkeypatch):
     """An offset stands for rounding; after a fallback the store is one of bounds as written."""
     monkeypatch.setattr("pyrovae.evidence.lower_bounds.has_compiler", lambda: True)
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.ABSOLUTE", 1.0)
+    monkeypatch.setattr("pyrovae.evidence._draws.ABSOLUTE", 1.0)
     monkeypatch.setattr(
-        "pyrovae.evidence.lower_bounds.compiled",
+        "pyrovae.evidence._draws.compiled",
         lambda graph: lambda x: tuple(value + 0.1 for value in graph(x)),
     )
     data, path = Split.from_array(digits), tmp_path / "x.safetensors"
@@ -495,7 +496,7 @@ def test_a_store_keeps_compiled_bounds_and_others_apart(vae, digits, tmp_path, m
         patch.setattr("pyrovae.evidence.lower_bounds.Compiled", None)
         assert evaluate(vae, data, **options, compile="inductor") == rounded
     evaluate(vae, data, **options, compile="off", limit=40)
-    monkeypatch.setattr("pyrovae.evidence.lower_bounds.ABSOLUTE", 0.0)
+    monkeypatch.setattr("pyrovae.evidence._draws.ABSOLUTE", 0.0)
     with pytest.warns(UserWarning, match="not compiled"):
         assert evaluate(vae, data, **options, compile="inductor") == plain
 

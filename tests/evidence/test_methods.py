@@ -60,7 +60,7 @@ def test_the_names_of_the_command_line_are_those_of_the_registry():
         function = pyrovae.evidence.sandwich if name == "bdmc" else FUNCTIONS[name][0]
         assert set(options) <= set(inspect.signature(function).parameters)
     choices = {option.name: option.type for option in evaluate_command.params}
-    assert tuple(choices["proposal"].choices) == PROPOSALS
+    assert tuple(choices["proposal"].choices) == ("auto", *PROPOSALS)
 
 
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
@@ -85,7 +85,6 @@ def test_every_method_finds_the_exact_evidence_within_its_error(name, seed):
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("iw", {"samples": 20, "proposal": "mixture"}),
         ("ais", {"samples": 3, "temperatures": 5, "start": "posterior"}),
         ("quadrature", {}),
     ],
@@ -100,8 +99,7 @@ def test_one_function_applies_every_method_to_the_first_examples(vae, digits, me
     assert (found.method, found.examples) == (method, 5)
     assert sum(told) == pytest.approx(5)
     plain = found.to_dict()
-    names = ["method", "log_evidence", "details", "images"]
-    assert list(plain) == names + ["weights"] * (method == "iw")
+    assert list(plain) == ["method", "log_evidence", "details", "images"]
     assert list(plain["log_evidence"]) == [
         "estimate", "standard_error", "sampling_error", "samples", "kind",
     ]  # fmt: skip
@@ -143,7 +141,7 @@ def test_an_option_that_a_method_does_not_have_is_a_type_error(vae, digits, tmp_
         ("quadrature", {"temperatures": 5}),
         ("exact", {"compile": "off"}),
         ("iw", {"start": "prior"}),
-        ("iw", {"proposal": "mixture", "store": tmp_path / "x.safetensors"}),
+        ("ais", {"store": tmp_path / "x.safetensors"}),
     ):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{list(option)[-1]}'"):
             evaluate(vae, data, method=method, limit=2, **option)
@@ -170,7 +168,7 @@ def test_a_point_is_refused_and_one_draw(network, digits):
 
 
 def test_a_mixture_of_the_unknown_or_of_few_draws_is_refused(vae, digits):
-    with pytest.raises(ValueError, match="one of posterior, mixture, got 'prior'"):
+    with pytest.raises(ValueError, match="one of posterior, refined, mixture, got 'prior'"):
         importance_weighted(vae, digits, proposal="prior")
     with pytest.raises(ValueError, match=f"mixture must be at least {FEWEST}, got 19"):
         importance_weighted(vae, digits, proposal="mixture", samples=19)
@@ -217,6 +215,7 @@ def evaluated(command, runs, name, *arguments):
 
 CHOICES = [
     ("plain", "iw", ("--samples", 60)),
+    ("plain", "iw", ("--samples", 60, "--proposal", "posterior")),
     ("plain", "iw", ("--samples", 60, "--proposal", "mixture")),
     ("discrete", "iw", ("--samples", 60, "--proposal", "mixture")),
     ("plain", "ais", ("--samples", 3, "--temperatures", 5, "--start", "posterior")),
@@ -287,12 +286,8 @@ def test_the_weights_are_described_in_words(command, runs):
         ("plain --method ais --compile off", "--compile applies to iw, not to the method ais"),
         ("plain --method nuts", "'nuts' is not one of 'iw', 'ais', 'quadrature', 'exact', 'bdmc'"),
         ("plain --method ais --proposal mixture", "--proposal applies to iw, not to the method"),
-        ("plain --proposal prior", "'prior' is not one of 'posterior', 'mixture'"),
-        (
-            "plain --proposal mixture --compile off",
-            "--compile applies to --proposal posterior; draws",
-        ),
-        ("plain --proposal mixture --samples 5", "from a mixture must be at least 20, got 5"),
+        ("plain --proposal prior", "'prior' is not one of 'auto', 'posterior', 'refined', "),
+        ("plain --proposal mixture --samples 5", "proposal mixture must be at least 20, got 5"),
         ("plain --out x.csv", "its ending must be .npz"),
         ("plain --method ais --samples 0", "0 is not in the range x>=1"),
     ],
@@ -314,6 +309,4 @@ def test_only_iw_shares_its_work(command, runs, monkeypatch):
     monkeypatch.setattr(processes, "stop", lambda say, status: (say(), status)[1])
     result = command("evaluate", runs / "plain", "--method", "ais")
     assert result.status == 2
-    assert "--method ais runs in one process; only iw from the posterior" in result.err
-    result = command("evaluate", runs / "plain", "--proposal", "mixture")
-    assert "--proposal mixture runs in one process; only iw from the posterior" in result.err
+    assert "--method ais runs in one process; only iw shares its work" in result.err

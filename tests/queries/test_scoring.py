@@ -10,7 +10,7 @@ from tests.models import linear_gaussian
 from tests.oracles import assert_within
 
 
-@pytest.mark.parametrize("proposal", ["posterior", "mixture"])
+@pytest.mark.parametrize("proposal", ["posterior", "refined", "mixture"])
 def test_scores_of_a_linear_gaussian_model_are_its_log_evidence(proposal):
     """Within 5 standard errors."""
     vae, x, evidence = linear_gaussian(0)
@@ -39,5 +39,5 @@ def test_scores_are_in_order_and_of_the_first_examples(vae, digits):
 def test_what_cannot_be_scored_is_refused(vae, digits):
     with pytest.raises(ValueError, match=r"outside .* Bernoulli"):
         score(vae, Split.from_array(digits / 4), samples=20)
-    with pytest.raises(ValueError, match="proposal must be one of posterior, mixture"):
+    with pytest.raises(ValueError, match="proposal must be one of posterior, refined, mixture"):
         score(vae, Split.from_array(digits), proposal="prior")
