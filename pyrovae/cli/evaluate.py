@@ -27,6 +27,8 @@ METHODS = {
 }
 """The keys of :data:`pyrovae.evidence.METHODS`, known without an import, and their options."""
 
+MOST = 0.5  # share of the examples from which on a whole evaluation is in doubt
+
 OPTIONS = ("samples", "temperatures", "start", "proposal", "compile")
 
 
@@ -164,6 +166,8 @@ def _lines(result: "Result") -> Iterator[str]:
 
 
 def _lines_of_weights(weights: "evidence.WeightSummary | None", *, fitted: bool) -> Iterator[str]:
+    from pyrovae import runs
+
     if weights is None:
         return
     if weights.at_a_tenth is not None:
@@ -176,15 +180,22 @@ def _lines_of_weights(weights: "evidence.WeightSummary | None", *, fitted: bool)
         f"{weights.minimum_ess:,.1f} smallest"
     )
     if weights.largest_pareto_k is not None:
-        yield (
-            f"    {'Pareto k-hat above 0.7':<22} {weights.unreliable:10.1%} of the examples, "
-            f"largest {weights.largest_pareto_k:.2f}"
-        )
+        yield f"{runs.heavy_tails(weights)}, largest {weights.largest_pareto_k:.2f}"
     if weights.unreliable:
-        yield (
-            "    there errors mean nothing, and log p(x) may be far above: try another --method"
-            + ("" if fitted else ",\n    or --proposal mixture")
-        )
+        yield "    there errors are lower limits, and log p(x) may be far above: more samples seldom"
+        yield from _advice(mostly=weights.unreliable > MOST, fitted=fitted)
+
+
+def _advice(*, mostly: bool, fitted: bool) -> Iterator[str]:
+    """What helps where weights have a heavy tail, and what it costs."""
+    from pyrovae import evidence
+
+    if not fitted:
+        yield "    help; --proposal mixture often does, for about 16,000 more draws per example"
+        return
+    yield f"    help{', since most mixtures miss the mass of p(z|x)' if mostly else ''}; use"
+    yield f"    --method ais, for {evidence.gradients():,} gradients of log p(x,z) per example, and"
+    yield "    --method bdmc to see on simulated data how near to log p(x) it comes"
 
 
 def _lines_of_evidence(found: "evidence.Evidence") -> Iterator[str]:

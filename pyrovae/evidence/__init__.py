@@ -5,10 +5,11 @@ the importance-weighted bound, of a batch and of every example of a dataset. Of 
 ``importance`` weights draws, also those of mixtures fitted to each example; ``annealing`` has
 annealed importance sampling and the bounds on both sides; ``quadrature`` integrates; ``tractable``
 has the models whose log p(x) is a formula; ``chains`` draws from p(z | x) by NUTS, and estimates
-log p(x) from these draws. ``by_column`` takes the reconstruction term apart, and ``outliers`` finds
-the examples that decide a mean. ``results`` holds the objects they return, with the diagnostics of
-importance weights. A new estimator is a file with one
-function, a line in the dictionary ``METHODS`` of ``methods``, and one in that of the command.
+log p(x) from these draws. ``by_column`` takes the reconstruction term apart, and ``outliers``
+finds the examples that decide a mean. ``results`` holds the objects they return,
+``weights`` the errors and diagnostics of importance weights, and ``weighted_draws`` moments and
+resampling. A new estimator is a file with one function, a line in the dictionary ``METHODS`` of
+``methods``, and one in that of the command.
 """
 
 from pyrovae.evidence import (
@@ -22,6 +23,8 @@ from pyrovae.evidence import (
     quadrature,
     results,
     tractable,
+    weighted_draws,
+    weights,
 )
 from pyrovae.evidence.annealing import *
 from pyrovae.evidence.by_column import *
@@ -33,6 +36,8 @@ from pyrovae.evidence.outliers import *
 from pyrovae.evidence.quadrature import *
 from pyrovae.evidence.results import *
 from pyrovae.evidence.tractable import *
+from pyrovae.evidence.weighted_draws import *
+from pyrovae.evidence.weights import *
 
 __all__ = [
     name
@@ -47,6 +52,8 @@ __all__ = [
         quadrature,
         results,
         tractable,
+        weighted_draws,
+        weights,
     )
     for name in file.__all__
 ]

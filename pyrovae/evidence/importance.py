@@ -32,8 +32,9 @@ from pyrovae.distributions import is_point, is_real
 from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
 from pyrovae.evidence.lower_bounds import DRAWS, per_example
-from pyrovae.evidence.outliers import possible
-from pyrovae.evidence.results import NO_BOUND, Evidence, kind, weight_statistics
+from pyrovae.evidence.results import NO_BOUND, Evidence, kind
+from pyrovae.evidence.weighted_draws import resampled, weighted_moments
+from pyrovae.evidence.weights import jackknife_error, weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -45,8 +46,6 @@ __all__ = [
     "adapted",
     "from_mixture",
     "importance_weighted",
-    "resampled",
-    "weighted_moments",
 ]
 
 PROPOSALS = ("posterior", "mixture")
@@ -64,6 +63,9 @@ IMPOSSIBLE = -1e30  # lowest log weight: minus infinity cannot be raised to a po
 LEAST = 100.0  # effective sample size to which the weights of a round are flattened
 EVEN = 0.5  # effective share of the draws of a round, for all examples, that ends the rounds
 SEARCH_DRAWS, SEARCH_LEAST = 1_000, 400.0  # the same in the rounds without q
+
+Weighed = tuple[Tensor, Tensor, tuple[int, ...]]
+"""Draws, the logarithms of their weights, and the number of draws from each part of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +142,22 @@ def _from_mixture(
 ) -> Evidence:
     if samples < FEWEST:
         raise ValueError(f"samples from a mixture must be at least {FEWEST}, got {samples}")
-    every, x = [], vae.place(x)
+    every, errors, x = [], [], vae.place(x)
     memory.check_draws("samples", samples, len(x))
     memory.check_draws("samples", samples, numbers=vae.latent_dim)
     with isolation.isolated(x.device), isolation.evaluating(vae):
         for place, part in enumerate(memory.in_chunks(x, samples, ROWS)):
             isolation.seed_device(x.device, isolation.derived(seed, place))
             target = Whole(vae, part)
-            _, log_w = from_mixture(target, adapted(target), samples)
+            _, log_w, counts = from_mixture(target, adapted(target), samples)
+            errors.append(jackknife_error(log_w, counts).cpu())
             every.append(log_w[torch.randperm(len(log_w), device=x.device)].cpu())
             if progress is not None:
                 progress(len(part))
     log_w = torch.cat(every, 1)  # (samples, examples)
     details = dict(vars(weight_statistics(log_w)))
-    value, error = log_w.logsumexp(0) - math.log(len(log_w)), details.pop("standard_error")
+    del details["standard_error"]  # of draws from one distribution
+    value, error = log_w.logsumexp(0) - math.log(len(log_w)), torch.cat(errors)
     words = "importance-weighted lower bound, by a fitted mixture"
     return Evidence(value, error, words, samples, details)
 
@@ -249,7 +253,7 @@ def adapted(target: Target) -> Fitted:
     z = target.p.sample(torch.Size([ROUND_DRAWS, target.examples]))
     log_w = _flattened(target.log_likelihood(z).double(), LEAST)
     for _ in range(ROUNDS):
-        z, log_w = from_mixture(target, Fitted(z, log_w, several), ROUND_DRAWS)
+        z, log_w, _ = from_mixture(target, Fitted(z, log_w, several), ROUND_DRAWS)
         if _even(log_w):
             break
         log_w = _flattened(log_w, LEAST)
@@ -265,14 +269,14 @@ def _found(target: Target) -> StudentMixture | None:
     own = round(PRIOR_SHARE * SEARCH_DRAWS)
     for _ in range(ROUNDS):
         several = _several(z, _flattened(log_w, SEARCH_LEAST))
-        z, log_w = _weighed(target, [(target.p, own), (several, SEARCH_DRAWS - own)])
+        z, log_w, _ = _weighed(target, [(target.p, own), (several, SEARCH_DRAWS - own)])
         if _even(log_w):
             break
     return _several(z, _flattened(log_w, SEARCH_LEAST))
 
 
 @isolation.alone()
-def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, Tensor]:
+def from_mixture(target: Target, fitted: Fitted, samples: int) -> Weighed:
     """Draw from the mixture that weighted draws define, and weight the new draws.
 
     A fixed number of draws comes from each part. The average weight is an unbiased estimate of the
@@ -285,14 +289,15 @@ def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, 
 
     Returns:
         Draws and the logarithms of their weights, ``(draws, examples, latent_dim)`` and
-        ``(draws, examples)``, ordered by the part that they come from.
+        ``(draws, examples)``, ordered by the part that they come from, and the number of draws from
+        each part, for :func:`pyrovae.evidence.jackknife_error`.
 
     Example:
         >>> with torch.no_grad():
         ...     target = Whole(vae, x[:2])
-        ...     z, log_w = from_mixture(target, adapted(target), 100)
-        >>> z.shape, log_w.shape
-        (torch.Size([100, 2, 2]), torch.Size([100, 2]))
+        ...     z, log_w, counts = from_mixture(target, adapted(target), 100)
+        >>> z.shape, log_w.shape, counts
+        (torch.Size([100, 2, 2]), torch.Size([100, 2]), (10, 20, 35, 35))
     """
     z, log_w = fitted.z, fitted.log_w
     parts: list[tuple[Any, int]] = [(target.p, max(1, round(PRIOR_SHARE * samples)))]
@@ -308,7 +313,7 @@ def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, 
     return _weighed(target, parts)
 
 
-def _weighed(target: Target, parts: list[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
+def _weighed(target: Target, parts: list[tuple[Any, int]]) -> Weighed:
     """A number of draws from each part, weighted as draws from the mixture of all parts."""
     drawn, log_r = [], []
     for part, count in parts:
@@ -321,7 +326,8 @@ def _weighed(target: Target, parts: list[tuple[Any, int]]) -> tuple[Tensor, Tens
     log_joint = target.p.log_prob(new).double() + target.log_likelihood(new).double()
     log_w = log_joint - torch.stack(log_r).logsumexp(0)
     nothing = torch.full_like(log_w, -math.inf)
-    return new, torch.where(log_w.isnan(), nothing, log_w)  # far out, numbers overflow
+    log_w = torch.where(log_w.isnan(), nothing, log_w)  # far out, numbers overflow
+    return new, log_w, tuple(map(len, drawn))
 
 
 def _draws_of(part: Any, target: Target) -> int:
@@ -378,34 +384,6 @@ def _apart(z: Tensor, log_w: Tensor, unit: Tensor) -> Tensor:
     return chosen
 
 
-def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean of weighted draws and a Cholesky factor of their covariance.
-
-    The fewer draws there are per dimension, the closer the covariance is to its diagonal.
-
-    Args:
-        z, log_w: weighted draws, as :func:`adapted` returns them.
-
-    Returns:
-        The mean ``(examples, latent_dim)`` and the factor ``(examples, latent_dim, latent_dim)``.
-
-    Example:
-        >>> loc, tril = weighted_moments(torch.randn(100, 3, 2), torch.zeros(100, 3))
-        >>> loc.shape, tril.shape
-        (torch.Size([3, 2]), torch.Size([3, 2, 2]))
-    """
-    w = possible(log_w).softmax(0).unsqueeze(-1).to(z)
-    loc = (w * z).sum(0)
-    apart = z - loc
-    covariance = torch.einsum("kbi,kbj->bij", w * apart, apart)
-    dimensions = z.shape[-1]
-    shrunk = dimensions / (dimensions + 1 / w.square().sum(0))  # (examples, 1)
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    tiny = 1e-6 * diagonal.mean(-1, keepdim=True) + torch.finfo(z.dtype).tiny
-    mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(shrunk * diagonal + tiny)
-    return loc, torch.linalg.cholesky(mixed)
-
-
 def _even(log_w: Tensor) -> bool:
     """Whether the mixture resembles every target so much that another round gains little."""
     w = log_w.softmax(0)
@@ -426,21 +404,3 @@ def _flattened(log_w: Tensor, least: float) -> Tensor:
         low, high = torch.where(good, power, low), torch.where(good, high, power)
         power = torch.where(low == 1, low, (low + high) / 2)
     return low * log_w
-
-
-def resampled(z: Tensor, log_w: Tensor, count: int) -> Tensor:
-    """Resample draws by their weights, with replacement.
-
-    Args:
-        z, log_w: weighted draws, as :func:`adapted` returns them.
-        count: number of draws to take for each example.
-
-    Returns:
-        The draws taken ``(count, examples, latent_dim)``.
-
-    Example:
-        >>> resampled(torch.randn(100, 3, 2), torch.zeros(100, 3), 5).shape
-        torch.Size([5, 3, 2])
-    """
-    index = possible(log_w).T.softmax(-1).multinomial(count, replacement=True).T
-    return z.take_along_dim(index.unsqueeze(-1), 0)

@@ -36,7 +36,8 @@ from pyrovae.estimates import (
     log_slope_of,
     number_of_examples,
 )
-from pyrovae.evidence.results import WeightedBounds, in_units, weight_statistics
+from pyrovae.evidence.results import WeightedBounds, in_units
+from pyrovae.evidence.weights import weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["DRAWS", "MODES", "batch_size", "bounds", "per_example"]

@@ -25,6 +25,7 @@ from pyrovae.evidence.lower_bounds import DRAWS, per_example
 from pyrovae.evidence.outliers import FarBelow, far_below, warn_of_rows
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
+from pyrovae.evidence.weights import Weights, WeightSummary
 from pyrovae.vae import VAE
 
 __all__ = ["METHODS", "SIMULATED", "Evaluation", "MeanEvidence", "MeanSandwich", "evaluate"]
@@ -63,7 +64,7 @@ class Evaluation(Result):
     reconstruction: Estimate
     kl: Estimate
     log_evidence: results.EvidenceEstimate
-    weights: results.WeightSummary | None
+    weights: WeightSummary | None
     examples: int
     per_example: results.WeightedBounds = field(repr=False, compare=False)
     far_below: FarBelow | None = field(repr=False, compare=False)
@@ -77,7 +78,9 @@ class Evaluation(Result):
             samples: draws for each example.
             kind: as :func:`kind` returns it.
         """
-        weights = bounds.summary() if samples > 1 and kind != results.NO_BOUND else None
+        weights = None
+        if samples > 1 and kind != results.NO_BOUND:
+            weights = bounds.summary(samples)
         mean = Estimate.of(bounds.log_evidence)
         error = None if weights is None else weights.sampling_error
         evidence = results.EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind)
@@ -121,7 +124,7 @@ class MeanEvidence(Result):
     log_evidence: results.EvidenceEstimate
     details: Mapping[str, results.Range]
     examples: int
-    weights: results.WeightSummary | None
+    weights: WeightSummary | None
     per_example: results.Evidence = field(repr=False, compare=False)
     far_below: FarBelow | None = field(repr=False, compare=False)
 
@@ -295,8 +298,9 @@ def _by_example(
     found = function(vae, torch.cat(list(batches(data, READ, limit))), **options)
     found = _in_units(found, None if scaled else log_slope_of(data, limit))
     weights = None
-    if function is importance_weighted:
-        weights = results.Weights(standard_error=found.standard_error, **found.details).summary()
+    if function is importance_weighted and found.samples is not None:
+        every = Weights(standard_error=found.standard_error, **found.details)
+        weights = every.summary(found.samples)
     return MeanEvidence(
         method=name,
         log_evidence=found.mean(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import genpareto
 
-from pyrovae.evidence.results import _fitted_shape, pareto_shape, weight_statistics
+from pyrovae.evidence.weights import _fitted_shape, pareto_shape, weight_statistics
 from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.oracles import assert_within
 
