@@ -5,10 +5,10 @@
     python benchmarks/photographs.py --read photographs.json --markdown
 
 The images are 28 x 20 pixels, cut from the two photographs that come with scikit-learn, as gray
-levels from 0 to 255; those of the right fifth of each photograph are for testing. A VAE with
-discretized logistic pixels (256 levels) is trained on the others on one thread, and every method then estimates
-log p(x) of the same test images. The error behind a mean is its standard error over images; the
-error of the method is the part due to its draws or chains alone.
+levels from 0 to 255; those of the right fifth of each photograph are for testing. A VAE with a
+discretized logistic likelihood is trained on the others on one thread, and every method then
+estimates log p(x) of the same test images. The error behind a mean is its standard error over
+images; the error of the method is the part due to its draws or chains alone.
 
 Last comes ``bdmc``: annealing from both sides, on as many images drawn from the model.
 """

@@ -182,7 +182,7 @@ def _lines_of_weights(weights: "evidence.WeightSummary | None", *, fitted: bool)
     if weights.largest_pareto_k is not None:
         yield f"{runs.heavy_tails(weights)}, largest {weights.largest_pareto_k:.2f}"
     if weights.unreliable:
-        yield "    there errors are lower limits, and log p(x) may be far above: more samples seldom"
+        yield "    there errors are lower limits, and log p(x) may be far above; more draws seldom"
         yield from _advice(mostly=weights.unreliable > MOST, fitted=fitted)
 
 
