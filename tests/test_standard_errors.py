@@ -84,11 +84,13 @@ def narrow(vae, share, off=0.0):
 
 
 @pytest.mark.parametrize("model", SEEDS)
-@pytest.mark.parametrize(("samples", "share"), [(50, 0.7), (200, 0.6), (1_000, 0.6)])
-def test_of_the_importance_weighted_bound_where_q_is_narrower(samples, share, model):
-    """Of each example; the shape of the tail, 0.3 and 0.4, is below the threshold."""
+@pytest.mark.parametrize(
+    ("samples", "share", "off"), [(50, 0.7, 0.2), (200, 0.6, 0.3), (1_000, 0.5, 0.4)]
+)
+def test_of_the_importance_weighted_bound_where_q_is_narrower(samples, share, off, model):
+    """Of each example; the true shape of the tail is below the threshold."""
     vae, x, _ = linear_gaussian(model)
-    vae = narrow(vae, share)
+    vae = narrow(vae, share, off)
     assert 1 - share < reliable_below(samples)
 
     def make(seed):
@@ -96,7 +98,7 @@ def test_of_the_importance_weighted_bound_where_q_is_narrower(samples, share, mo
         found = bounds(vae, x, samples)
         return found.log_evidence, found.standard_error
 
-    assert_calibrated(make, None, range(50))
+    assert_calibrated(make, None, range(60))
 
 
 @pytest.mark.parametrize("model", SEEDS)

@@ -194,8 +194,9 @@ def _advice(*, mostly: bool, fitted: bool) -> Iterator[str]:
         yield "    help; --proposal mixture often does, for about 16,000 more draws per example"
         return
     yield f"    help{', since most mixtures miss the mass of p(z|x)' if mostly else ''}; use"
-    yield f"    --method ais, for {evidence.gradients():,} gradients of log p(x,z) per example, and"
-    yield "    --method bdmc to see on simulated data how near to log p(x) it comes"
+    yield "    --method ais (in many dimensions with --start posterior), by default for"
+    yield f"    {evidence.gradients():,} gradients of log p(x,z) per example, and --method bdmc to see on"
+    yield "    simulated data how near to log p(x) it comes"
 
 
 def _lines_of_evidence(found: "evidence.Evidence") -> Iterator[str]:

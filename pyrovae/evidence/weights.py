@@ -92,8 +92,9 @@ class WeightSummary(Result):
         """Convert to plain data, with both effective sample sizes under ``ess``."""
         found = super().to_dict()
         ess = {name: found.pop(f"{name}_ess") for name in ("median", "minimum")}
-        tail = ("reliable_below", "unreliable", "unreliable_error", "largest_pareto_k")
-        return found | {"ess": ess} | {name: found.pop(name) for name in tail}
+        names = ("reliable_below", "unreliable", "unreliable_error", "largest_pareto_k")
+        tail = {name: found.pop(name) for name in names}
+        return found | {"ess": ess} | tail
 
 
 class Weights(Result):
