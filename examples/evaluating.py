@@ -46,9 +46,8 @@ def text(values: Tensor, sign: str = "") -> str:
 def rising(vae: VAE, dataset: Dataset, limit: int | None, most: int) -> None:
     """Print the bound of one model for increasing numbers of draws."""
     print("one model, more draws: the bound rises; its own error, bias and weights")
-    print(
-        f"{'K':>6}{'log p(x) at least':>20}{'draw error':>14}{'jackknife':>11}{'k-hat too large':>24}"
-    )
+    titles = f"{'K':>6}{'log p(x) at least':>20}{'draw error':>14}{'jackknife':>11}"
+    print(f"{titles}{'k-hat too large':>24}")
     for samples in (1, 10, 100, most):
         every = per_example(vae, dataset.test, samples=samples, limit=limit)
         line = f"{samples:>6}{text(every.log_evidence):>20}"

@@ -195,8 +195,8 @@ def _advice(*, mostly: bool, fitted: bool) -> Iterator[str]:
         return
     yield f"    help{', since most mixtures miss the mass of p(z|x)' if mostly else ''}; use"
     yield "    --method ais (in many dimensions with --start posterior), by default for"
-    yield f"    {evidence.gradients():,} gradients of log p(x,z) per example, and --method bdmc to see on"
-    yield "    simulated data how near to log p(x) it comes"
+    yield f"    {evidence.gradients():,} gradients of log p(x,z) per example, and --method bdmc to"
+    yield "    see on simulated data how near to log p(x) it comes"
 
 
 def _lines_of_evidence(found: "evidence.Evidence") -> Iterator[str]:
