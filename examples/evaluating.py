@@ -46,17 +46,18 @@ def text(values: Tensor, sign: str = "") -> str:
 def rising(vae: VAE, dataset: Dataset, limit: int | None, most: int) -> None:
     """Print the bound of one model for increasing numbers of draws."""
     print("one model, more draws: the bound rises; its own error, bias and weights")
-    print(
-        f"{'K':>6}{'log p(x) at least':>20}{'draw error':>14}{'jackknife':>11}{'k-hat > 0.7':>13}"
-    )
+    titles = f"{'K':>6}{'log p(x) at least':>20}{'draw error':>14}{'jackknife':>11}"
+    print(f"{titles}{'k-hat too large':>24}")
     for samples in (1, 10, 100, most):
         every = per_example(vae, dataset.test, samples=samples, limit=limit)
         line = f"{samples:>6}{text(every.log_evidence):>20}"
         if samples > 1:
-            error = every.standard_error.norm() / len(every.elbo)
-            line += f"{f'+- {error:.3f}':>14}{every.bias_corrected.mean():>11.2f}"
+            weights = every.summary(samples)
+            error, corrected = weights.sampling_error or math.nan, weights.bias_corrected.value
+            line += f"{f'+- {error:.3f}':>14}{corrected:>11.2f}"
         if samples >= 100:
-            line += f"{(every.pareto_k > 0.7).double().mean():>13.1%}"
+            share = f"{weights.unreliable:.1%} +- {weights.unreliable_error:.1%}"
+            line += f"{f'{share} > {weights.reliable_below:.2f}':>24}"
         print(line)
 
 

@@ -27,6 +27,8 @@ METHODS = {
 }
 """The keys of :data:`pyrovae.evidence.METHODS`, known without an import, and their options."""
 
+MOST = 0.5  # share of the examples from which on a whole evaluation is in doubt
+
 OPTIONS = ("samples", "temperatures", "start", "proposal", "compile")
 
 
@@ -146,6 +148,8 @@ def _lines(result: "Result") -> Iterator[str]:
 
 
 def _lines_of_weights(weights: "evidence.WeightSummary | None", kind: str) -> Iterator[str]:
+    from pyrovae import runs
+
     if weights is None:
         return
     if weights.at_a_tenth is not None:
@@ -158,15 +162,25 @@ def _lines_of_weights(weights: "evidence.WeightSummary | None", kind: str) -> It
         f"{weights.minimum_ess:,.1f} smallest"
     )
     if weights.largest_pareto_k is not None:
-        yield (
-            f"    {'Pareto k-hat above 0.7':<22} {weights.unreliable:10.1%} of the examples, "
-            f"largest {weights.largest_pareto_k:.2f}"
-        )
+        yield f"{runs.heavy_tails(weights)}, largest {weights.largest_pareto_k:.2f}"
     if weights.unreliable:
-        yield (
-            "    there errors mean nothing, and log p(x) may be far above: try another --method"
-            + ("" if "mixture" in kind else ",\n    or --proposal mixture")
-        )
+        yield "    there errors are lower limits, and log p(x) may be far above; more draws seldom"
+        yield from _advice(mostly=weights.unreliable > MOST, kind=kind)
+
+
+def _advice(*, mostly: bool, kind: str) -> Iterator[str]:
+    """What helps where weights have a heavy tail, and what it costs."""
+    from pyrovae import evidence
+
+    if "mixture" not in kind:
+        other = "mixture" if "refined" in kind else "refined"
+        draws = {"refined": 3_000, "mixture": 16_000}[other]
+        yield f"    help; --proposal {other} often does, for about {draws:,} more draws per example"
+        return
+    yield f"    help{', since most mixtures miss the mass of p(z|x)' if mostly else ''}; use"
+    yield "    --method ais (in many dimensions with --start posterior), by default for"
+    yield f"    {evidence.gradients():,} gradients of log p(x,z) per example, and --method bdmc to"
+    yield "    see on simulated data how near to log p(x) it comes"
 
 
 def _lines_of_evidence(found: "evidence.Evidence") -> Iterator[str]:

@@ -347,14 +347,16 @@ def _lines_of_imputed(found: "Imputed") -> Iterator[str]:
 
 
 def _lines_of_scores(found: "Scores") -> Iterator[str]:
-    from pyrovae.evidence import RELIABLE
+    from pyrovae.evidence import reliable_below
 
     yield (
         f"log p(x), mean of {len(found.log_evidence):,} examples: {found.mean:.2f} nats "
         f"({found.kind}, {found.samples:,} samples each)"
     )
     if heavy := found.heavy_tails:
+        fitted = found.proposal == "mixture"
         yield (
-            f"the weights of {heavy:,} have a heavy tail (pareto_k above {RELIABLE}): their errors "
-            "are too small; take more samples, or --proposal mixture"
+            f"the weights of {heavy:,} have a heavy tail (pareto_k above "
+            f"{reliable_below(found.samples):.2g}): their errors are lower limits; "
+            + ("evaluate has --method ais" if fitted else "use --proposal mixture")
         )

@@ -110,7 +110,7 @@ def best_posterior(
 def _heap(vae: VAE, x: Tensor) -> Tensor:
     """Weighted draws from p(z | x) nearest to the maximum of p(x, z): ``(NEAR, batch, ...)``."""
     target = Whole(vae, x)
-    z, log_w = from_mixture(target, adapted(target), CANDIDATES)
+    z, log_w, _ = from_mixture(target, adapted(target), CANDIDATES)
     top = log_joint(vae, x)(z).argmax(0)
     peak = z[top, torch.arange(len(top), device=top.device)]
     drawn = resampled(z, log_w, 4 * NEAR)

@@ -29,10 +29,11 @@ from torch import Tensor
 from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import expand, is_point, is_real, moments
 from pyrovae.estimates import AnyExamples, as_tensor
-from pyrovae.evidence.results import Evidence, Sandwich, weight_statistics
+from pyrovae.evidence.results import Evidence, Sandwich
+from pyrovae.evidence.weights import weight_statistics
 from pyrovae.vae import VAE
 
-__all__ = ["CHAINS", "annealed", "sandwich", "sigmoidal"]
+__all__ = ["CHAINS", "annealed", "gradients", "sandwich", "sigmoidal"]
 
 CHAINS = 16
 """Default number of chains per example."""
@@ -107,7 +108,7 @@ def annealed(
 
     Returns:
         The logarithm of the mean weight, a lower bound in expectation. Its standard error comes
-        from the delta method and is itself uncertain below a few hundred chains. ``details`` holds
+        from the jackknife and is itself uncertain below a few hundred chains. ``details`` holds
         ``ess``, the effective sample size of the chains' weights, ``bias_corrected``, their
         jackknife estimate, ``acceptance``, the mean acceptance probability along the path, and
         ``step``, the last step size.
@@ -152,7 +153,7 @@ def sandwich(
         -\mathbb{E} \log \frac{1}{C} \sum_{c} \tilde w_c^{-1}
 
     All backward chains start at the z of their x, so their weights are not independent, and the
-    standard error of a single upper bound, from the delta method, is too small. The standard error
+    standard error of a single upper bound is too small. The standard error
     of a mean over examples is not affected: it comes from the differences between them.
 
     References:
@@ -329,6 +330,22 @@ class _Path:
             nothing = torch.full_like(log_weights[0], math.nan)
             return log_weights, nothing, nothing
         return log_weights, accepted.mean(0) / len(places), self.steps[-1].double()
+
+
+def gradients(samples: int = CHAINS, temperatures: int = 500, leapfrog: int = 5) -> int:
+    """Count the gradients of log p(x, z) that annealing takes for each example.
+
+    Args:
+        samples, temperatures, leapfrog: as for :func:`annealed`.
+
+    Example:
+        >>> gradients()
+        72816
+    """
+    transitions = (temperatures - 1) * (samples + PILOTS)
+    if temperatures > 1:
+        transitions += WARMUP * PILOTS
+    return transitions * (leapfrog + 1)
 
 
 def _precision(d: Any, examples: int) -> Tensor:

@@ -37,7 +37,8 @@ from pyrovae.estimates import (
 )
 from pyrovae.evidence._draws import Compiled, NotCompiledError, chunk
 from pyrovae.evidence.proposals import PROPOSALS, proposed
-from pyrovae.evidence.results import WeightedBounds, in_units, weight_statistics
+from pyrovae.evidence.results import WeightedBounds, in_units
+from pyrovae.evidence.weights import weight_statistics
 from pyrovae.vae import VAE
 
 __all__ = ["DRAWS", "MODES", "batch_size", "bounds", "per_example"]
@@ -252,15 +253,15 @@ def bounds(
         reconstruction = reconstruction + sums[0]
         kl = kl + sums[1]
         log_weights.append(sums[3])
-    log_w = torch.cat(log_weights)
+    log_w, found = torch.cat(log_weights), {}
     if proposal == "mixture" or (proposal == "refined" and not distributions.is_point(q)):
-        log_w = proposed(vae, x, samples, proposal)
+        log_w, found["standard_error"] = proposed(vae, x, samples, proposal)
     return WeightedBounds(
         elbo=(reconstruction - kl) / samples,
         reconstruction=reconstruction / samples,
         kl=kl / samples,
         log_evidence=log_w.logsumexp(0) - math.log(len(log_w)),
-        **vars(weight_statistics(log_w)),
+        **vars(weight_statistics(log_w)) | found,
     )
 
 

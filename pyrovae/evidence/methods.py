@@ -26,6 +26,7 @@ from pyrovae.evidence.outliers import FarBelow, far_below, warn_of_rows
 from pyrovae.evidence.proposals import affordable
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
+from pyrovae.evidence.weights import WeightSummary
 from pyrovae.vae import VAE
 
 __all__ = ["METHODS", "SIMULATED", "Evaluation", "MeanEvidence", "MeanSandwich", "evaluate"]
@@ -64,7 +65,7 @@ class Evaluation(Result):
     reconstruction: Estimate
     kl: Estimate
     log_evidence: results.EvidenceEstimate
-    weights: results.WeightSummary | None
+    weights: WeightSummary | None
     examples: int
     per_example: results.WeightedBounds = field(repr=False, compare=False)
     far_below: FarBelow | None = field(repr=False, compare=False)
@@ -78,7 +79,9 @@ class Evaluation(Result):
             samples: draws for each example.
             kind: as :func:`kind` returns it.
         """
-        weights = bounds.summary() if samples > 1 and kind != results.NO_BOUND else None
+        weights = None
+        if samples > 1 and kind != results.NO_BOUND:
+            weights = bounds.summary(samples)
         mean = Estimate.of(bounds.log_evidence)
         error = None if weights is None else weights.sampling_error
         evidence = results.EvidenceEstimate(mean.value, mean.standard_error, error, samples, kind)

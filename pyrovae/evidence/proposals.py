@@ -31,7 +31,8 @@ from torch import Tensor
 from pyrovae._process import isolation, memory
 from pyrovae.distributions import is_point, is_real
 from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
-from pyrovae.evidence.outliers import possible
+from pyrovae.evidence.weighted_draws import resampled, weighted_moments
+from pyrovae.evidence.weights import jackknife_error
 from pyrovae.vae import VAE
 
 __all__ = [
@@ -44,8 +45,6 @@ __all__ = [
     "affordable",
     "from_mixture",
     "proposed",
-    "resampled",
-    "weighted_moments",
 ]
 
 PROPOSALS = ("posterior", "refined", "mixture")
@@ -64,6 +63,10 @@ IMPOSSIBLE = -1e30  # lowest log weight: minus infinity cannot be raised to a po
 LEAST = 100.0  # effective sample size to which the weights of a round are flattened
 EVEN = 0.5  # effective share of the draws of a round, for all examples, that ends the rounds
 SEARCH_DRAWS, SEARCH_LEAST = 1_000, 400.0  # the same in the rounds without q
+
+
+Weighed = tuple[Tensor, Tensor, tuple[int, ...]]
+"""Draws, the logarithms of their weights, and the number of draws from each part of a mixture."""
 
 
 def affordable(vaes: Sequence[VAE], examples: int, samples: int) -> str:
@@ -91,7 +94,7 @@ def affordable(vaes: Sequence[VAE], examples: int, samples: int) -> str:
     return "refined" if few and samples >= FEWEST else "posterior"
 
 
-def proposed(vae: VAE, x: Tensor, samples: int, proposal: str) -> Tensor:
+def proposed(vae: VAE, x: Tensor, samples: int, proposal: str) -> tuple[Tensor, Tensor]:
     """Weight draws from a distribution that is fitted to each example.
 
     Args:
@@ -101,27 +104,31 @@ def proposed(vae: VAE, x: Tensor, samples: int, proposal: str) -> Tensor:
         proposal: ``"refined"`` or ``"mixture"``.
 
     Returns:
-        Logarithms of the weights ``(draws, batch)``, in random order.
+        Logarithms of the weights ``(draws, batch)``, in random order, and the standard errors of
+        the bounds that they give ``(batch,)``.
 
     Raises:
         ValueError: if ``samples`` is below ``FEWEST``.
 
     Example:
         >>> with torch.no_grad():
-        ...     proposed(vae, x, 50, "refined").shape
-        torch.Size([50, 64])
+        ...     log_w, error = proposed(vae, x, 50, "refined")
+        >>> log_w.shape, error.shape
+        (torch.Size([50, 64]), torch.Size([64]))
     """
     if samples < FEWEST:
         raise ValueError(
             f"samples with the proposal {proposal} must be at least {FEWEST}, got {samples}"
         )
     memory.check_draws("samples", samples, numbers=vae.latent_dim)
-    every = []
+    every, errors = [], []
     for part in memory.in_chunks(x, samples, ROWS):
         target = Whole(vae, part)
-        _, log_w = from_mixture(target, adapted(target, search=proposal == "mixture"), samples)
+        fitted = adapted(target, search=proposal == "mixture")
+        _, log_w, counts = from_mixture(target, fitted, samples)
+        errors.append(jackknife_error(log_w, counts))
         every.append(log_w[torch.randperm(len(log_w), device=x.device)])
-    return torch.cat(every, 1)
+    return torch.cat(every, 1), torch.cat(errors)
 
 
 class Target(Protocol):
@@ -217,10 +224,10 @@ def adapted(target: Target, *, search: bool = True) -> Fitted:
     log_w = target.log_likelihood(z).double()
     if not search:
         q = target.posterior(z, log_w)
-        z, log_w = _weighed(target, [(q, max(1, ROUND_DRAWS // _draws_of(q, target)))])
+        z, log_w, _ = _weighed(target, [(q, max(1, ROUND_DRAWS // _draws_of(q, target)))])
     log_w = _flattened(log_w, LEAST)
     for _ in range(ROUNDS if search else REFINING):
-        z, log_w = from_mixture(target, Fitted(z, log_w, several), ROUND_DRAWS)
+        z, log_w, _ = from_mixture(target, Fitted(z, log_w, several), ROUND_DRAWS)
         if _even(log_w):
             break
         log_w = _flattened(log_w, LEAST)
@@ -236,14 +243,14 @@ def _found(target: Target) -> StudentMixture | None:
     own = round(PRIOR_SHARE * SEARCH_DRAWS)
     for _ in range(ROUNDS):
         several = _several(z, _flattened(log_w, SEARCH_LEAST))
-        z, log_w = _weighed(target, [(target.p, own), (several, SEARCH_DRAWS - own)])
+        z, log_w, _ = _weighed(target, [(target.p, own), (several, SEARCH_DRAWS - own)])
         if _even(log_w):
             break
     return _several(z, _flattened(log_w, SEARCH_LEAST))
 
 
 @isolation.alone()
-def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, Tensor]:
+def from_mixture(target: Target, fitted: Fitted, samples: int) -> Weighed:
     """Draw from the mixture that weighted draws define, and weight the new draws.
 
     A fixed number of draws comes from each part. The average weight is an unbiased estimate of the
@@ -256,14 +263,15 @@ def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, 
 
     Returns:
         Draws and the logarithms of their weights, ``(draws, examples, latent_dim)`` and
-        ``(draws, examples)``, ordered by the part that they come from.
+        ``(draws, examples)``, ordered by the part that they come from, and the number of draws from
+        each part, for :func:`pyrovae.evidence.jackknife_error`.
 
     Example:
         >>> with torch.no_grad():
         ...     target = Whole(vae, x[:2])
-        ...     z, log_w = from_mixture(target, adapted(target), 100)
-        >>> z.shape, log_w.shape
-        (torch.Size([100, 2, 2]), torch.Size([100, 2]))
+        ...     z, log_w, counts = from_mixture(target, adapted(target), 100)
+        >>> z.shape, log_w.shape, counts
+        (torch.Size([100, 2, 2]), torch.Size([100, 2]), (10, 20, 35, 35))
     """
     z, log_w = fitted.z, fitted.log_w
     parts: list[tuple[Any, int]] = [(target.p, max(1, round(PRIOR_SHARE * samples)))]
@@ -282,7 +290,7 @@ def from_mixture(target: Target, fitted: Fitted, samples: int) -> tuple[Tensor, 
     return _weighed(target, parts)
 
 
-def _weighed(target: Target, parts: list[tuple[Any, int]]) -> tuple[Tensor, Tensor]:
+def _weighed(target: Target, parts: list[tuple[Any, int]]) -> Weighed:
     """A number of draws from each part, weighted as draws from the mixture of all parts."""
     drawn, log_r = [], []
     for part, count in parts:
@@ -295,7 +303,8 @@ def _weighed(target: Target, parts: list[tuple[Any, int]]) -> tuple[Tensor, Tens
     log_joint = target.p.log_prob(new).double() + target.log_likelihood(new).double()
     log_w = log_joint - torch.stack(log_r).logsumexp(0)
     nothing = torch.full_like(log_w, -math.inf)
-    return new, torch.where(log_w.isnan(), nothing, log_w)  # far out, numbers overflow
+    log_w = torch.where(log_w.isnan(), nothing, log_w)  # far out, numbers overflow
+    return new, log_w, tuple(map(len, drawn))
 
 
 def _draws_of(part: Any, target: Target) -> int:
@@ -352,34 +361,6 @@ def _apart(z: Tensor, log_w: Tensor, unit: Tensor) -> Tensor:
     return chosen
 
 
-def weighted_moments(z: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean of weighted draws and a Cholesky factor of their covariance.
-
-    The fewer draws there are per dimension, the closer the covariance is to its diagonal.
-
-    Args:
-        z, log_w: weighted draws, as :func:`adapted` returns them.
-
-    Returns:
-        The mean ``(examples, latent_dim)`` and the factor ``(examples, latent_dim, latent_dim)``.
-
-    Example:
-        >>> loc, tril = weighted_moments(torch.randn(100, 3, 2), torch.zeros(100, 3))
-        >>> loc.shape, tril.shape
-        (torch.Size([3, 2]), torch.Size([3, 2, 2]))
-    """
-    w = possible(log_w).softmax(0).unsqueeze(-1).to(z)
-    loc = (w * z).sum(0)
-    apart = z - loc
-    covariance = torch.einsum("kbi,kbj->bij", w * apart, apart)
-    dimensions = z.shape[-1]
-    shrunk = dimensions / (dimensions + 1 / w.square().sum(0))  # (examples, 1)
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    tiny = 1e-6 * diagonal.mean(-1, keepdim=True) + torch.finfo(z.dtype).tiny
-    mixed = (1 - shrunk).unsqueeze(-1) * covariance + torch.diag_embed(shrunk * diagonal + tiny)
-    return loc, torch.linalg.cholesky(mixed)
-
-
 def _even(log_w: Tensor) -> bool:
     """Whether the mixture resembles every target so much that another round gains little."""
     w = log_w.softmax(0)
@@ -400,21 +381,3 @@ def _flattened(log_w: Tensor, least: float) -> Tensor:
         low, high = torch.where(good, power, low), torch.where(good, high, power)
         power = torch.where(low == 1, low, (low + high) / 2)
     return low * log_w
-
-
-def resampled(z: Tensor, log_w: Tensor, count: int) -> Tensor:
-    """Resample draws by their weights, with replacement.
-
-    Args:
-        z, log_w: weighted draws, as :func:`adapted` returns them.
-        count: number of draws to take for each example.
-
-    Returns:
-        The draws taken ``(count, examples, latent_dim)``.
-
-    Example:
-        >>> resampled(torch.randn(100, 3, 2), torch.zeros(100, 3), 5).shape
-        torch.Size([5, 3, 2])
-    """
-    index = possible(log_w).T.softmax(-1).multinomial(count, replacement=True).T
-    return z.take_along_dim(index.unsqueeze(-1), 0)

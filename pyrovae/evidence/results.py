@@ -18,26 +18,22 @@ from pyrovae._process.isolation import evaluating
 from pyrovae.distributions import base
 from pyrovae.estimates import Estimate, Examples, Result
 from pyrovae.evidence.outliers import error_of_mean
+from pyrovae.evidence.weights import Weights
 from pyrovae.vae import VAE
 
 __all__ = [
     "FITTED",
     "NO_BOUND",
     "NO_ELBO",
-    "RELIABLE",
     "Bounds",
     "Evidence",
     "EvidenceEstimate",
     "Range",
     "Sandwich",
-    "WeightSummary",
     "WeightedBounds",
-    "Weights",
     "bits_per_dimension",
     "in_units",
     "kind",
-    "pareto_shape",
-    "weight_statistics",
 ]
 
 NO_BOUND = "log p(x, z) at one point z: no bound on log p(x), since a point has no density"
@@ -49,15 +45,8 @@ FITTED = {
     "mixture": "from a mixture fitted to each example",
 }
 """Words for proposals that are fitted to each example."""
-RELIABLE = 0.7
-"""The Pareto shape above which Vehtari et al. (2024) find estimates and their errors unreliable."""
-
 DENSITIES = ("elbo", "reconstruction", "log_evidence", "at_a_tenth", "bias_corrected")
 """Results for each example that are log densities of x, so that they depend on its units."""
-
-PRIOR_WEIGHT = 10  # tail weights that the prior on the shape, centered at a half, is worth
-TAIL = 5  # fewest weights in a tail that is fitted
-LARGEST_CORRECTION = 1e3  # in nats; beyond, the weights are too uneven for a jackknife
 
 
 class Range(Result):
@@ -167,84 +156,6 @@ class Sandwich(Result):
         return lower | upper | {"x": self.x}
 
 
-class WeightSummary(Result):
-    r"""Importance weights of all examples, summarized.
-
-    Attributes:
-        at_a_tenth: mean of the bound from a tenth of the draws; None below ten draws.
-        bias_corrected: mean of the jackknife estimate, which is no bound.
-        sampling_error: the part of the standard error of the mean of :math:`\hat L_K` that is due
-            to the draws; None if the mean is not finite.
-        median_ess: median of the effective sample size over examples.
-        minimum_ess: its minimum.
-        unreliable: share of the examples whose Pareto shape is above ``RELIABLE``.
-        largest_pareto_k: largest Pareto shape; None if no tail could be fitted.
-
-    Example:
-        >>> weights = pyrovae.evaluate(vae, data, samples=100).weights
-        >>> weights.bias_corrected.value > weights.at_a_tenth.value
-        True
-    """
-
-    at_a_tenth: Estimate | None
-    bias_corrected: Estimate
-    sampling_error: float | None
-    median_ess: float
-    minimum_ess: float
-    unreliable: float
-    largest_pareto_k: float | None
-
-    def to_dict(self) -> dict[str, object]:
-        """Convert to plain data, with both effective sample sizes under ``ess``."""
-        found = super().to_dict()
-        ess = {name: found.pop(f"{name}_ess") for name in ("median", "minimum")}
-        tail = {name: found.pop(name) for name in ("unreliable", "largest_pareto_k")}
-        return found | {"ess": ess} | tail
-
-
-class Weights(Result):
-    r"""Statistics of the K weights of each example, each ``(examples,)``.
-
-    Attributes:
-        standard_error: standard error of :math:`\hat L_K` by the delta method: the relative
-            standard error of the mean weight. Meaningless where ``pareto_k`` is above ``RELIABLE``,
-            and NaN where all weights are zero.
-        ess: effective sample size, :math:`(\sum_k w_k)^2 / \sum_k w_k^2`; zero where all weights
-            are.
-        pareto_k: :math:`\hat k`, the shape of the generalized Pareto distribution that the largest
-            weights follow; moments of order :math:`1 / k` and above are infinite. NaN where there
-            is no tail to fit: below 25 draws, or where the largest weights are equal.
-        bias_corrected: jackknife of :math:`\hat L_K`, with a bias of order :math:`K^{-2}` instead
-            of :math:`K^{-1}`. It is no bound. Where the weights are so uneven that the correction
-            exceeds 1,000 nats, it is :math:`\hat L_K` itself.
-        at_a_tenth: mean of ten bounds, each from a tenth of the draws: the bound for K / 10 draws.
-            NaN below ten draws.
-
-    Example:
-        >>> weight_statistics(torch.zeros(100, 3, dtype=torch.float64)).ess.round()
-        tensor([100., 100., 100.], dtype=torch.float64)
-    """
-
-    standard_error: Tensor
-    ess: Tensor
-    pareto_k: Tensor
-    bias_corrected: Tensor
-    at_a_tenth: Tensor
-
-    def summary(self) -> WeightSummary:
-        """Summarize the weights of all examples."""
-        fitted = self.pareto_k[~self.pareto_k.isnan()]
-        return WeightSummary(
-            at_a_tenth=None if self.at_a_tenth.isnan().any() else Estimate.of(self.at_a_tenth),
-            bias_corrected=Estimate.of(self.bias_corrected),
-            sampling_error=error_of_mean(self.standard_error),
-            median_ess=self.ess.median().item(),
-            minimum_ess=self.ess.min().item(),
-            unreliable=(self.pareto_k > RELIABLE).double().mean().item(),
-            largest_pareto_k=fitted.max().item() if len(fitted) else None,
-        )
-
-
 class Bounds(Result):
     """Estimates for each example from one set of draws, each ``(examples,)``, in nats.
 
@@ -297,112 +208,6 @@ def in_units(found: Mapping[str, Tensor], log_slope: Tensor | None) -> dict[str,
     if log_slope is None:
         return dict(found)
     return {n: v + log_slope if n in DENSITIES else v for n, v in found.items()}
-
-
-def weight_statistics(log_weights: Tensor) -> Weights:
-    r"""Compute effective sample size, tail, standard error and bias of importance weighting.
-
-    The first-order jackknife is
-
-    .. math:: K \hat L_K - \frac{K - 1}{K} \sum_{k=1}^{K} \hat L_{K-1}^{(-k)}
-
-    where :math:`\hat L_{K-1}^{(-k)}` is the estimate without draw k.
-
-    References:
-        Nowozin (2018), Debiasing Evidence Approximations: On Importance-weighted Autoencoders and
-        Jackknife Variational Inference, ICLR; Vehtari, Simpson, Gelman, Yao and Gabry (2024),
-        Pareto Smoothed Importance Sampling, arXiv:1507.02646
-
-    Args:
-        log_weights: :math:`\log w` of independent draws ``(K, examples)``, in double precision.
-
-    Returns:
-        Statistics for each example.
-
-    Example:
-        >>> weight_statistics(torch.randn(100, 3).double()).pareto_k.shape
-        torch.Size([3])
-    """
-    count = len(log_weights)
-    log_sum = log_weights.logsumexp(0)
-    share = (log_weights - log_sum).exp()  # (K, examples), sums to one
-    squares = share.square().sum(0)
-    impossible = log_sum == -math.inf
-    nothing = torch.full_like(log_sum, math.nan)
-    error = corrected = tenth = nothing
-    if count > 1:
-        # standard deviation of K times the shares, dividing by K - 1
-        error = ((squares * count - 1).clamp_min(0) / (count - 1)).sqrt()
-        corrected = log_sum - count * math.log(count) + (count - 1) * math.log(count - 1)
-        corrected = corrected - (count - 1) * _log_of_the_others(log_weights, log_sum).mean(0)
-        bound = log_sum - math.log(count)
-        corrected = torch.where(corrected - bound > LARGEST_CORRECTION, bound, corrected)
-        corrected = torch.where(impossible, log_sum, corrected)
-    if count >= 10:
-        parts = log_weights[: count // 10 * 10].unflatten(0, (10, -1))  # (10, K / 10, examples)
-        tenth = (parts.logsumexp(1) - math.log(count // 10)).mean(0)
-    size = torch.where(impossible, 0.0, 1 / squares)
-    return Weights(error, size, pareto_shape(log_weights), corrected, tenth)
-
-
-def _log_of_the_others(log_weights: Tensor, log_sum: Tensor) -> Tensor:
-    """Logarithm of the share of all weights but one, for each ``(K, examples)``."""
-    largest = log_weights.argmax(0, keepdim=True)
-    rest = log_weights.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True) - log_sum
-    others = torch.log1p(-(log_weights - log_sum).exp())
-    return others.scatter(0, largest, rest)  # 1 - largest share cancels
-
-
-def pareto_shape(log_weights: Tensor) -> Tensor:
-    r"""Estimate the shape :math:`\hat k` of the upper tail of weights, as PSIS does.
-
-    A generalized Pareto distribution is fitted to the excess of the largest
-    :math:`\min(K / 5, 3 \sqrt K)` weights over the next one. The fit averages over a grid of one
-    parameter, weighted by the profile likelihood. The shape is then shrunk towards a half, as if by
-    ten more weights.
-
-    References:
-        Zhang and Stephens (2009), A New and Efficient Estimation Method for the Generalized Pareto
-        Distribution, Technometrics 51; Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto
-        Smoothed Importance Sampling, arXiv:1507.02646
-
-    Args:
-        log_weights: ``(K, examples)``.
-
-    Returns:
-        Shapes ``(examples,)``; NaN where there is no tail to fit.
-
-    Example:
-        >>> cauchy = torch.distributions.HalfCauchy(1.0).sample((1_000, 5))
-        >>> bool((pareto_shape(cauchy.log()) > 0.5).all())
-        True
-    """
-    count = len(log_weights)
-    size = min(count // 5, math.ceil(3 * math.sqrt(count)))
-    if size < TAIL:
-        return torch.full_like(log_weights[0], math.nan)
-    top = log_weights.topk(size + 1, 0).values  # largest first
-    excess = ((top[:-1] - top[0]).exp() - (top[-1] - top[0]).exp()).flip(0)
-    shape = _fitted_shape(excess)
-    shape = (size * shape + PRIOR_WEIGHT * 0.5) / (size + PRIOR_WEIGHT)
-    return torch.where(excess[_quartile(size)] > 0, shape, math.nan)
-
-
-def _quartile(size: int) -> int:
-    """Index of the first quartile among ``size`` values in increasing order."""
-    return max(0, math.floor(size / 4 + 0.5) - 1)
-
-
-def _fitted_shape(x: Tensor) -> Tensor:
-    """Zhang and Stephens' estimate from sorted values ``(n, m)``; positive for heavy tails."""
-    n = len(x)
-    grid = 30 + math.floor(math.sqrt(n))
-    steps = torch.arange(1, grid + 1, dtype=x.dtype, device=x.device)[:, None] - 0.5
-    theta = 1 / x[-1] + (1 - (grid / steps).sqrt()) / (3 * x[_quartile(n)])  # (grid, m)
-    shapes = torch.stack([torch.log1p(-each * x).mean(0) for each in theta])
-    profile = n * ((-theta / shapes).log() - shapes - 1)
-    mean = (theta * profile.softmax(0)).sum(0)
-    return torch.log1p(-mean * x).mean(0)
 
 
 def kind(vae: VAE, data: Examples, samples: int, proposal: str = "posterior") -> str:

@@ -33,12 +33,13 @@ from pyrovae.distributions import base, is_real, name
 from pyrovae.estimates import AnyExamples, as_tensor
 from pyrovae.evidence import (
     FEWEST,
-    RELIABLE,
     Draws,
     adapted,
     draw_chains,
     from_mixture,
+    jackknife_error,
     possible,
+    reliable_below,
     resampled,
     weight_statistics,
     weighted_moments,
@@ -223,7 +224,7 @@ class _Given:
 
 
 def _by_weights(given: _Given, samples: int, completions: int, level: float) -> dict[str, Tensor]:
-    z, log_w = from_mixture(given, adapted(given), samples)
+    z, log_w, counts = from_mixture(given, adapted(given), samples)
     log_evidence = log_w.logsumexp(0) - math.log(len(log_w))
     found = weight_statistics(log_w)
     means = given.means(z)  # (samples, examples, *event_shape)
@@ -237,7 +238,7 @@ def _by_weights(given: _Given, samples: int, completions: int, level: float) -> 
         "mean_error": mean_error,
         "effective": found.ess,
         "log_evidence": log_evidence,
-        "standard_error": found.standard_error,
+        "standard_error": jackknife_error(log_w, counts),
         "pareto_k": found.pareto_k,
     }
 
@@ -337,19 +338,20 @@ def _mask(observed: Tensor, x: Tensor) -> Tensor:
 
 
 def _warn(result: Imputed) -> None:
-    few, count = result.effective < POOR, len(result.x)
+    few, count, weighted = result.effective < POOR, len(result.x), result.pareto_k is not None
     messages = []
     if few.any():
         messages.append(
             f"the effective sample size is below {POOR} for {int(few.sum())} of {count} examples "
             f"(least {result.effective.min():.1f}): their completions may be too similar and their "
-            "errors too small; take more samples, or use the other method"
+            f"errors too small; {'use the method nuts' if weighted else 'take more samples'}"
         )
-    if result.pareto_k is not None and (heavy := result.pareto_k > RELIABLE).any():
+    most = reliable_below(result.samples)
+    if result.pareto_k is not None and (heavy := result.pareto_k > most).any():
         messages.append(
             f"the weights of {int(heavy.sum())} of {count} examples have a heavy tail (Pareto "
-            f"shape above {RELIABLE}), so their errors may be too small; take more samples, or use "
-            "the other method"
+            f"shape above {most:.2g}), so their errors are lower limits; use the method nuts, "
+            "which needs no weights, since more samples seldom help"
         )
     if result.r_hat is not None and (apart := result.r_hat > UNMIXED).any():
         messages.append(

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae.estimates import Estimate, Result
-from pyrovae.evidence import RELIABLE, FarBelow, far_below
+from pyrovae.evidence import FarBelow, far_below, reliable_below
 
 __all__ = ["KINDS", "Imputed", "ImputedExample", "Scores"]
 
@@ -70,7 +70,7 @@ class Imputed(Result):
             :math:`(\sum w)^2 / \sum w^2`, for chains the smallest over the dimensions of z.
         log_evidence: estimate of :math:`\log p(x_\text{obs})`, ``(examples,)``, a lower bound in
             expectation; None under ``nuts``.
-        standard_error: standard error of ``log_evidence``, by the delta method.
+        standard_error: standard error of ``log_evidence``, by the jackknife.
         pareto_k: shape of the tail of the weights, see :class:`pyrovae.evidence.Weights`.
         r_hat: split Gelman-Rubin statistic, the largest over the dimensions of z ``(examples,)``;
             None under ``importance``.
@@ -164,10 +164,10 @@ class Scores(Result):
 
     Attributes:
         log_evidence: importance-weighted lower bounds on log p(x), in nats ``(examples,)``.
-        standard_error: standard errors of ``log_evidence``, by the delta method ``(examples,)``.
+        standard_error: standard errors of ``log_evidence``, by the jackknife ``(examples,)``.
         ess: effective sample sizes :math:`(\sum w)^2 / \sum w^2`, ``(examples,)``.
         pareto_k: shapes of the tails of the weights ``(examples,)``; where the shape is above
-            ``pyrovae.evidence.RELIABLE``, the standard error is too small.
+            :func:`pyrovae.evidence.reliable_below`, the standard error is a lower limit.
         kind: the meaning of ``log_evidence`` in words.
         proposal: the distribution that z is drawn from, ``"posterior"`` or ``"mixture"``.
         samples: number of draws of z per example.
@@ -200,7 +200,7 @@ class Scores(Result):
     @property
     def heavy_tails(self) -> int:
         """The number of examples whose weights have a heavy tail."""
-        return int((self.pareto_k > RELIABLE).sum())
+        return int((self.pareto_k > reliable_below(self.samples)).sum())
 
     def __repr__(self) -> str:
         return (

@@ -18,7 +18,7 @@ from pyrovae._process.files import write_bytes
 from pyrovae._process.isolation import isolated
 from pyrovae.data import Dataset
 from pyrovae.estimates import Result
-from pyrovae.evidence import FITTED, NO_BOUND, NO_ELBO, RELIABLE, Evaluation, WeightSummary
+from pyrovae.evidence import FITTED, NO_BOUND, NO_ELBO, Evaluation, WeightSummary
 from pyrovae.likelihoods import read_columns, write_columns
 from pyrovae.runs.config import Config
 from pyrovae.runs.records import origin
@@ -36,6 +36,7 @@ __all__ = [
     "describe",
     "draw_programs",
     "headline",
+    "heavy_tails",
     "in_words",
     "reliability",
     "text_table",
@@ -234,8 +235,24 @@ def reliability(weights: WeightSummary | None) -> list[str]:
     """
     if weights is None or not weights.unreliable:
         return []
-    share = f"{weights.unreliable:10.1%} of the examples: log p(x) may be far above there"
-    return [f"    {f'Pareto k-hat above {RELIABLE}':<22} {share}"]
+    return [f"{heavy_tails(weights)}: log p(x) may be far above there"]
+
+
+def heavy_tails(weights: WeightSummary) -> str:
+    """Say how many examples have weights with a heavy tail, with the error of their share.
+
+    Args:
+        weights: diagnostics of the weights.
+
+    Example:
+        >>> from pyrovae.runs import heavy_tails
+        >>> weights = pyrovae.evaluate(vae, data, samples=100).weights
+        >>> heavy_tails(weights).split("above ")[1].split()[0]
+        '0.5'
+    """
+    name, error = f"Pareto k-hat above {weights.reliable_below:.2g}", weights.unreliable_error
+    about = "" if error is None else f" +- {error:.1%}"
+    return f"    {name:<23}{weights.unreliable:10.1%}{about} of the examples"
 
 
 @torch.no_grad()

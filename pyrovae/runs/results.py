@@ -210,6 +210,8 @@ def _weights(found: Mapping[str, Any] | None) -> WeightSummary | None:
         sampling_error=found["sampling_error"],
         median_ess=found["ess"]["median"],
         minimum_ess=found["ess"]["minimum"],
+        reliable_below=found.get("reliable_below", 0.7),  # of files written before it was kept
         unreliable=found["unreliable"],
+        unreliable_error=found.get("unreliable_error"),
         largest_pareto_k=found["largest_pareto_k"],
     )

@@ -8,7 +8,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from pyrovae.evidence.annealing import _precision, annealed, sandwich, sigmoidal
+from pyrovae.evidence.annealing import _Path, _precision, annealed, gradients, sandwich, sigmoidal
 from pyrovae.evidence.lower_bounds import bounds
 from pyrovae.evidence.quadrature import integrated
 from pyrovae.evidence.tractable import exact
@@ -250,3 +250,19 @@ def test_a_dimension_without_a_variance_moves_as_one_of_variance_one():
     ):
         found = _precision(q.to_event(1), 3)
         torch.testing.assert_close(found, torch.tensor(expected).expand(3, 2))
+
+
+@pytest.mark.parametrize("options", [(3, 4, 2), (2, 2, 1), (5, 1, 3)])
+def test_gradients_are_counted(monkeypatch, options):
+    """Against the chains that the annealed path asks for a slope."""
+    asked, slope = [], _Path.slope
+
+    def counted(path, z, beta):
+        asked.append(len(z))
+        return slope(path, z, beta)
+
+    monkeypatch.setattr(_Path, "slope", counted)
+    vae, x, _ = models.linear_gaussian(0)
+    samples, temperatures, leapfrog = options
+    annealed(vae, x[:1], samples=samples, temperatures=temperatures, leapfrog=leapfrog)
+    assert sum(asked) == gradients(*options)

@@ -19,6 +19,7 @@ from pyrovae.evidence import (
     bounds,
     evaluate,
     per_example,
+    reliable_below,
     weight_statistics,
 )
 from pyrovae.evidence._draws import Compiled, NotCompiledError, chunk
@@ -190,7 +191,7 @@ def test_statistics_of_the_weights_come_with_the_bounds(vae, digits):
     every, result = per_example(vae, data, samples=50), evaluate(vae, data, samples=50)
     weights = result.weights
     assert weights.minimum_ess == every.ess.min().item()
-    assert weights.unreliable == (every.pareto_k > 0.7).double().mean().item()
+    assert weights.unreliable == (every.pareto_k > reliable_below(50)).double().mean().item()
     tenth, corrected = weights.at_a_tenth.value, weights.bias_corrected.value
     assert_finite(tenth, corrected)
     assert tenth < every.log_evidence.mean() < corrected

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,20 +13,24 @@ import torch
 import pyrovae
 from pyrovae._process import processes
 from pyrovae.cli.evaluate import METHODS as COMMAND_LINE
-from pyrovae.cli.evaluate import OPTIONS
+from pyrovae.cli.evaluate import OPTIONS, _lines_of_weights
 from pyrovae.cli.evaluate import evaluate as evaluate_command
 from pyrovae.data import Split
+from pyrovae.estimates import Estimate
 from pyrovae.evidence import (
     FEWEST,
+    FITTED,
     METHODS,
     PROPOSALS,
     Evaluation,
     Evidence,
     MeanEvidence,
     MeanSandwich,
+    WeightSummary,
     annealed,
     evaluate,
     exact,
+    gradients,
     importance_weighted,
     integrated,
     per_example,
@@ -123,7 +128,8 @@ def test_the_default_result_gives_the_plain_data_of_the_command(vae, digits):
     assert list(plain) == ["elbo", "reconstruction", "kl", "log_evidence", "weights", "images"]
     assert list(plain["log_evidence"]) == ["estimate", "standard_error", "samples", "kind"]
     assert list(plain["weights"]) == [
-        "at_a_tenth", "bias_corrected", "sampling_error", "ess", "unreliable", "largest_pareto_k",
+        "at_a_tenth", "bias_corrected", "sampling_error", "ess", "reliable_below", "unreliable",
+        "unreliable_error", "largest_pareto_k",
     ]  # fmt: skip
     assert list(plain["weights"]["ess"]) == ["median", "minimum"]
     assert plain["elbo"] == {
@@ -263,10 +269,47 @@ def test_the_weights_are_described_in_words(command, runs):
         "jackknife, no bound",
         "error of the draws",
         "effective sample size",
-        "Pareto k-hat above 0.7",
+        "Pareto k-hat above 0.44",
     ):
         assert part in words
     assert "jackknife" not in evaluated(command, runs, "plain", "--samples", 1)
+
+
+@pytest.mark.parametrize("method", ["ais", "bdmc"])
+def test_one_chain_has_no_error(command, runs, method):
+    options = ("--method", method, "--samples", 1, "--temperatures", 5)
+    words = evaluated(command, runs, "plain", *options)
+    assert "error of sampling" not in words
+    assert "nan" not in words.split("ess")[0]
+    plain = json.loads(evaluated(command, runs, "plain", *options, "--json"))
+    for name in ("lower", "upper") if method == "bdmc" else ("log_evidence",):
+        assert plain[name]["sampling_error"] is None
+
+
+def test_advice_on_heavy_tails_names_what_helps_and_what_it_costs():
+    summary = WeightSummary(None, Estimate(-90.0, 1.0), 0.1, 30.0, 2.0, 2 / 3, 0.9, 0.02, 3.0)
+
+    def advice(unreliable, kind):
+        lines = _lines_of_weights(replace(summary, unreliable=unreliable), kind)
+        return " ".join(" ".join(lines).split())
+
+    kinds = ("a bound", FITTED["refined"], FITTED["mixture"])
+    posterior, refined, most = (advice(0.9, kind) for kind in kinds)
+    few = advice(0.1, FITTED["mixture"])
+    for words in (posterior, refined, most, few):
+        assert "k-hat above 0.67" in words
+        assert "errors are lower limits" in words
+        assert "more draws seldom help" in words
+    assert "90.0% +- 2.0% of the examples" in most
+    assert "--proposal refined" in posterior
+    assert "--proposal mixture" in refined
+    assert "--method ais" not in posterior
+    assert "--method ais (in many dimensions with --start posterior)" in most
+    assert f"{gradients():,} gradients of log p(x,z) per example" in most
+    assert "most mixtures miss" in most
+    assert "--method ais" in few
+    assert "most mixtures miss" not in few
+    assert "lower limits" not in advice(0.0, "a bound")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_every_method_evaluates_the_rest_of_rows_with_an_impossible_one(method):
 def test_the_gaps_of_an_impossible_row_are_filled():
     observed = torch.ones(5, dtype=torch.bool)
     observed[0] = False
-    found = impute(small(), absurd(1e30, 3, 1), observed, samples=50)
+    found = impute(small(), absurd(1e30, 3, 1), observed, samples=60)
     assert found.completions.isfinite().all()
 
 
@@ -112,8 +112,9 @@ def test_weights_that_are_all_zero_have_no_size_and_no_error():
     found = weight_statistics(log_w)
     assert found.ess.tolist() == [pytest.approx(100), 0]
     assert found.bias_corrected[1] == found.at_a_tenth[1] == -math.inf
-    assert found.standard_error[0] == 0
-    assert found.summary().sampling_error is None
+    assert found.standard_error[0] < 1e-12
+    assert found.standard_error[1].isnan()
+    assert found.summary(100).sampling_error is None
 
 
 def test_a_diagnosis_leaves_an_absurd_row_out_and_names_it():

@@ -79,7 +79,7 @@ def test_weighted_draws_have_the_moments_of_the_posterior(seed):
     q = vae.posterior(x)  # the exact posterior
     with torch.no_grad():
         target = Whole(vae, x)
-        z, log_w = from_mixture(target, adapted(target), 4_000)
+        z, log_w, _ = from_mixture(target, adapted(target), 4_000)
     w = log_w.softmax(0).unsqueeze(-1)
     for moment in (z - q.mean, (z - q.mean).square() - q.variance):
         error = (w * moment).square().sum(0).sqrt()

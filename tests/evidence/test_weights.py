@@ -6,19 +6,25 @@ import pytest
 import torch
 from scipy.stats import genpareto
 
-from pyrovae.evidence.results import _fitted_shape, pareto_shape, weight_statistics
+from pyrovae.evidence.weights import (
+    Weights,
+    _fitted_shape,
+    jackknife_error,
+    pareto_shape,
+    reliable_below,
+    weight_statistics,
+)
 from tests.conftest import EXPENSIVE_SEEDS, SEEDS
 from tests.oracles import assert_within
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_effective_size_and_error_are_those_of_the_weights_written_out(seed):
+def test_the_effective_size_and_a_tenth_are_those_of_the_weights_written_out(seed):
     torch.manual_seed(seed)
     log_w = 2 * torch.randn(50, 3).double() - 400  # far below the smallest number
     w = (log_w + 400).exp()
     found = weight_statistics(log_w)
     torch.testing.assert_close(found.ess, w.sum(0) ** 2 / w.square().sum(0))
-    torch.testing.assert_close(found.standard_error, w.std(0) / math.sqrt(50) / w.mean(0))
     tenths = torch.stack([part.mean(0).log() - 400 for part in w.split(5)])
     torch.testing.assert_close(found.at_a_tenth, tenths.mean(0))
 
@@ -34,6 +40,72 @@ def test_the_jackknife_is_the_one_written_out(seed):
     ]
     expected = 12 * whole - 11 * torch.stack(left_out).mean(0)
     torch.testing.assert_close(weight_statistics(log_w).bias_corrected, expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("counts", [(12,), (2, 4, 6)])
+def test_the_error_is_the_spread_of_bounds_without_each_draw(seed, counts):
+    """For parts of a mixture, the mean of a part stands for its number of draws."""
+    torch.manual_seed(seed)
+    log_w = torch.randn(12, 4).double()
+    log_w[3, 1] = 60.0
+    variance = torch.zeros(4).double()
+    parts = log_w.exp().split(counts)
+    for place, part in enumerate(parts):
+        rest = sum(
+            (other.sum(0) for other in (*parts[:place], *parts[place + 1 :])), torch.zeros(4)
+        )
+        size = len(part)
+        without = torch.stack(
+            [
+                (rest + size * torch.cat([part[:k], part[k + 1 :]]).mean(0)).log()
+                for k in range(size)
+            ]
+        )
+        variance += (size - 1) ** 2 / size * without.var(0)
+    torch.testing.assert_close(jackknife_error(log_w, counts), variance.sqrt())
+    if len(counts) == 1:
+        torch.testing.assert_close(weight_statistics(log_w).standard_error, variance.sqrt())
+        torch.testing.assert_close(jackknife_error(log_w), variance.sqrt())
+
+
+def test_errors_of_weights_that_are_zero_or_decide_alone():
+    log_w = torch.full((20, 4), -math.inf).double()
+    log_w[7, 0] = 3.0  # nothing is left without it
+    log_w[:, 1] = 0.0
+    log_w[7, 1] = 200.0  # the bound falls by 200 - log(19)
+    log_w[:10, 2] = 0.0  # one of two parts is impossible, and the other even
+    error = jackknife_error(log_w, (10, 10))
+    assert error[0] == pytest.approx(0.9 * 1_000, rel=1e-3)
+    assert error[1] == pytest.approx(0.9 * 200, rel=0.02)
+    assert error[2] < 1e-12
+    assert error[3].isnan()
+
+
+def test_the_threshold_depends_on_the_number_of_draws():
+    """The values of the formula of Vehtari et al. (2024)."""
+    for draws, most in ((10, 0.0), (100, 0.5), (1_000, 2 / 3), (10**6, 0.7)):
+        assert reliable_below(draws) == pytest.approx(most)
+    assert reliable_below(2_154) < 0.7 == reliable_below(2_155)
+    with pytest.raises(ValueError, match="draws must be at least 2, got 1"):
+        reliable_below(1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_share_under_warning_has_the_error_of_a_share(seed):
+    """Against the spread over 1,000 sets of 100 examples, within a seventh; none is zero."""
+    torch.manual_seed(seed)
+    for most, shape in ((0.5, 0.3), (2 / 3, 0.6)):
+        sets = [
+            Weights(*[torch.ones(100)] * 2, each, *[torch.ones(100)] * 2).summary(1_000)
+            for each in torch.rand(1_000, 100) + most - shape
+        ]
+        shares = torch.tensor([each.unreliable for each in sets])
+        stated = torch.tensor([each.unreliable_error for each in sets])
+        assert stated.square().mean().sqrt() == pytest.approx(shares.std().item(), rel=1 / 7)
+        assert sets[0].reliable_below == reliable_below(1_000)
+    even = weight_statistics(torch.zeros(1_000, 20).double()).summary(1_000)
+    assert even.unreliable == 0 < 0.02 < even.unreliable_error < 0.1
 
 
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
