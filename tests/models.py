@@ -173,6 +173,7 @@ ELEMENTWISE = [name for name in LIKELIHOODS if name != "columns"]
 
 OPTIONS = {
     "binomial": {"total_count": 3},
+    "beta_binomial": {"total_count": 3},
     "discretized_logistic": {"levels": 4},
     "categorical": {"levels": 4},
 }

@@ -14,6 +14,7 @@ from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
     Beta,
+    BetaBinomial,
     Binomial,
     Categorical,
     ContinuousBernoulli,
@@ -37,10 +38,18 @@ from tests.oracles import assert_reached, assert_within
 
 OPTIONS = {
     "binomial": {"total_count": 3},
+    "beta_binomial": {"total_count": 3},
     "discretized_logistic": {"levels": 4},
     "categorical": {"levels": 4},
 }
-COUNTS = {"binomial", "discretized_logistic", "categorical", "poisson", "negative_binomial"}
+COUNTS = {
+    "binomial",
+    "beta_binomial",
+    "discretized_logistic",
+    "categorical",
+    "poisson",
+    "negative_binomial",
+}
 MEANS = torch.tensor([0.1, 0.5, 0.9])
 
 
@@ -369,10 +378,15 @@ def test_normalizing_constants_are_scipys():
     def binomial(logits):
         return stats.binom.logpmf(k, 3, 1 / (1 + np.exp(-logits)))
 
+    def beta_binomial(logits):
+        mean = 1 / (1 + np.exp(-logits))
+        return stats.betabinom.logpmf(k, 3, mean / 0.3, (1 - mean) / 0.3)
+
     def negative_binomial(log_mean):
         return stats.nbinom.logpmf(k, 1 / 0.3, 1 / (1 + 0.3 * np.exp(log_mean)))
 
     check(Binomial(2, (4,), Linear, total_count=3), binomial)
+    check(BetaBinomial(2, (4,), Linear, total_count=3, dispersion=0.3), beta_binomial)
     check(Normal(2, (4,), Linear, scale=0.3), lambda h: stats.norm.logpdf(k, h, 0.3))
     check(
         LogNormal(2, (4,), Linear, scale=0.3),

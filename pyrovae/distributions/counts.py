@@ -6,10 +6,15 @@ from typing import Any
 import torch
 from pyro import distributions as dist
 from torch import Size, Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all
 
 from pyrovae.distributions.densities import LARGEST_FACTORIAL
+from pyrovae.distributions.properties import expanded
 
-__all__ = ["Binomial", "NegativeBinomial", "log_choose"]
+__all__ = ["BetaBinomial", "Binomial", "NegativeBinomial", "log_choose"]
+
+SMALLEST_DISPERSION = 1e-8  # of a beta-binomial; below, its gamma functions lose their digits
 
 
 class Binomial(dist.Binomial):
@@ -58,6 +63,114 @@ class Binomial(dist.Binomial):
         else:
             constant = log_choose(self.trials, value).to(logits)
         return value * logits - normalizer + constant
+
+
+class BetaBinomial(dist.TorchDistribution):
+    r"""Counts out of a known total that vary more than binomial counts.
+
+    The probability of a success is itself a beta variable, one for all trials of a count.
+
+    .. math::
+        p(x) = \binom{n}{x} \frac{B(x + a, \, n - x + b)}{B(a, b)}, \qquad
+        a = \pi / \delta, \quad b = (1 - \pi) / \delta
+
+    The mean is :math:`n \pi` and the variance
+    :math:`n \pi (1 - \pi) (1 + (n - 1) \frac{\delta}{1 + \delta})`. It tends to the binomial
+    distribution as :math:`\delta \to 0`, and to all or nothing as :math:`\delta \to \infty`. The
+    gamma functions are computed in double precision, and dispersions below 10^-8 as this number.
+
+    References:
+        Skellam (1948), A Probability Distribution Derived from the Binomial Distribution by
+        Regarding the Probability of Success as Variable between the Sets of Trials, JRSS B 10
+
+    Args:
+        total_count: number n of trials, the same for all.
+        logits: of :math:`\pi`.
+        dispersion: :math:`\delta`.
+
+    Example:
+        >>> from pyrovae.distributions import BetaBinomial
+        >>> p = BetaBinomial(16, logits=torch.tensor(0.3), dispersion=0.5)
+        >>> round(p.log_prob(torch.arange(17.0)).exp().sum().item(), 4)
+        1.0
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "logits": constraints.real,
+        "dispersion": constraints.positive,
+    }
+
+    def __init__(
+        self,
+        total_count: int,
+        logits: Tensor | float,
+        dispersion: Tensor | float,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.logits, self.dispersion = broadcast_all(logits, dispersion)
+        self.total_count = int(total_count)
+        super().__init__(self.logits.shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.total_count)
+
+    def expand(self, batch_shape: Size, _instance: "BetaBinomial | None" = None) -> "BetaBinomial":
+        parts = {
+            "logits": self.logits.expand(batch_shape),
+            "dispersion": self.dispersion.expand(batch_shape),
+            "total_count": self.total_count,
+        }
+        return expanded(self, BetaBinomial, _instance, batch_shape, **parts)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total_count * torch.sigmoid(self.logits)
+
+    @property
+    def variance(self) -> Tensor:
+        each = torch.sigmoid(self.logits) * torch.sigmoid(-self.logits)
+        correlation = self.dispersion / (1 + self.dispersion)  # of two trials
+        return self.total_count * each * (1 + (self.total_count - 1) * correlation)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        log_gamma = []
+        for sign in (1, -1):
+            _, count = self._log_and_count(sign)
+            u = torch.rand(shape, dtype=count.dtype, device=count.device)
+            u = u.clamp_min(torch.finfo(u.dtype).tiny)
+            # the logarithm of a gamma variable, which itself may be too small for a number
+            larger = torch._standard_gamma((count + 1).expand(shape))
+            log_gamma.append(larger.log() + u.log() / count)
+        success = torch.sigmoid(log_gamma[0] - log_gamma[1])
+        trials = torch.full_like(success, self.total_count)
+        return torch.binomial(trials, success).to(self.logits.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        x, n = value.double(), self.total_count
+        whole = 1 / self._spread()
+        rising = torch.lgamma(whole + n) - torch.lgamma(whole)
+        found = self._log_rising(1, x) + self._log_rising(-1, n - x) - rising
+        return (found + log_choose(n, x)).to(self.logits.dtype)
+
+    def _spread(self) -> Tensor:
+        return self.dispersion.double().clamp_min(SMALLEST_DISPERSION)
+
+    def _log_and_count(self, sign: int) -> tuple[Tensor, Tensor]:
+        """log a and a, or with sign -1 those of b, in double precision."""
+        log = nn.functional.logsigmoid(sign * self.logits.double()) - self._spread().log()
+        return log, log.exp()
+
+    def _log_rising(self, sign: int, k: Tensor) -> Tensor:
+        """The logarithm of a (a + 1) ... (a + k - 1), or with sign -1 of the same for b."""
+        log, a = self._log_and_count(sign)
+        some = log + torch.lgamma(a + k.clamp_min(1)) - torch.lgamma(a + 1)
+        return torch.where(k > 0, some, torch.zeros_like(some))
 
 
 def log_choose(n: int, k: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ __all__ = [
 LIKELIHOODS: dict[str, type[nn.Module]] = {
     "bernoulli": Bernoulli,
     "binomial": Binomial,
+    "beta_binomial": BetaBinomial,
     "continuous_bernoulli": ContinuousBernoulli,
     "normal": Normal,
     "log_normal": LogNormal,

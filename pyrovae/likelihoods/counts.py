@@ -18,7 +18,14 @@ from pyrovae.likelihoods._base import (
 )
 from pyrovae.networks import NetworkFactory, Shape
 
-__all__ = ["Binomial", "Categorical", "DiscretizedLogistic", "NegativeBinomial", "Poisson"]
+__all__ = [
+    "BetaBinomial",
+    "Binomial",
+    "Categorical",
+    "DiscretizedLogistic",
+    "NegativeBinomial",
+    "Poisson",
+]
 
 MOST_LEVELS = 65_536  # those of 16 bits
 SUMMED = 4_096  # levels up to which a mean is started from as a sum over all of them
@@ -91,6 +98,73 @@ class Binomial(Elementwise):
 
     def starting_values(self, x: Tensor) -> Tensor:
         return logit_of_mean(x, self.total_count)
+
+
+class BetaBinomial(Elementwise):
+    r"""Independent counts out of a known total that vary more than binomial counts.
+
+    .. math::
+        p(x \mid z) = \prod_d \binom{n}{x_d}
+        \frac{B(x_d + \pi_d(z) / \delta_d, \; n - x_d + (1 - \pi_d(z)) / \delta_d)}
+        {B(\pi_d(z) / \delta_d, \; (1 - \pi_d(z)) / \delta_d)}
+
+    The mean is :math:`n \pi`, as for the binomial likelihood, which is its limit at dispersion
+    :math:`\delta = 0`. A binomial takes a gray level for n independent bits, and so for a far more
+    precise observation than it is; :math:`\delta` says how precise. See
+    :class:`pyrovae.distributions.BetaBinomial`.
+
+    Args:
+        latent_dim: number of dimensions of z.
+        event_shape: shape of one example.
+        network: factory of the decoder, called with ``((latent_dim,), event_shape)``; its outputs
+            are the logits of :math:`\pi`. With ``dispersion="decoder"`` it is called for
+            ``(2, *event_shape)``, and the second half of its outputs is :math:`\log \delta`.
+        total_count: n, the largest count that a pixel can take.
+        dispersion: :math:`\delta`, or ``"learned"``, ``"dimension"`` or ``"decoder"``.
+
+    Raises:
+        ValueError: if ``total_count`` is not positive, or ``dispersion`` is none of these.
+
+    Example:
+        >>> from pyrovae.likelihoods import BetaBinomial
+        >>> from pyrovae.networks import MLP
+        >>> counts = BetaBinomial(2, (3,), MLP, total_count=16, dispersion=0.5)(torch.zeros(5, 2))
+        >>> bool((counts.variance > counts.mean * (1 - counts.mean / 16)).all())
+        True
+    """
+
+    scaling = "none"
+    remedy: ClassVar[str] = Binomial.remedy.replace("a Binomial", "a beta-binomial")
+
+    def __init__(
+        self,
+        latent_dim: int,
+        event_shape: Shape,
+        network: NetworkFactory,
+        *,
+        total_count: int = 255,
+        dispersion: Spread = "learned",
+    ) -> None:
+        if total_count < 1:
+            raise ValueError(f"total_count must be positive, got {total_count}")
+        spread = SpreadParameter("dispersion", dispersion, event_shape, minimum=1e-6)
+        super().__init__(latent_dim, event_shape, network, spread=spread)
+        self.total_count = total_count
+
+    def element(self, logits: Tensor, dispersion: Tensor | float) -> dist.Distribution:
+        return distributions.BetaBinomial(self.total_count, logits, dispersion)
+
+    def starting_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = logit_of_mean(x, self.total_count)
+        share = logits.sigmoid()
+        independent = self.total_count * share * (1 - share)
+        variance = (x - x.mean(0)).square().mean(0)
+        trials = max(1, self.total_count - 1)
+        pooled, each = (
+            ((ratio - 1) / trials).clamp(1e-2, 0.9)
+            for ratio in (variance.sum() / independent.sum(), variance / independent)
+        )
+        return logits, pooled / (1 - pooled), each / (1 - each)
 
 
 class Poisson(Elementwise):

@@ -9,6 +9,7 @@ from scipy.integrate import quad
 
 from pyrovae.distributions import (
     Beta,
+    BetaBinomial,
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -89,6 +90,7 @@ def test_gradient_is_finite_and_right_across_zero():
     "p",
     [
         Beta(torch.ones(3), 2.0),
+        BetaBinomial(5, torch.zeros(3), 0.5),
         Categorical(logits=torch.randn(3, 4)),
         ContinuousBernoulli(logits=torch.zeros(3)),
         DiscretizedLogistic(torch.zeros(3), 2.0, 4),
@@ -271,3 +273,28 @@ def test_moments_are_exact_where_there_is_a_formula_and_else_those_of_draws():
     mean, variance = moments(NoFormula(normal.loc, normal.scale))
     assert_within(mean, normal.loc, normal.scale / 1_000**0.5, 5)  # 5 standard errors
     assert ((variance / normal.variance - 1).abs() < 5 * (2 / 1_000) ** 0.5).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dispersion", [1e-3, 0.3, 20.0])
+def test_draws_of_a_beta_binomial_follow_its_probabilities(dispersion, seed):
+    torch.manual_seed(seed)
+    p = BetaBinomial(6, torch.tensor([-1.0, 2.0]), dispersion)
+    counts = torch.arange(7.0)
+    expected = p.log_prob(counts[:, None]).exp().double()
+    torch.testing.assert_close(expected.sum(0), torch.ones(2).double(), rtol=1e-5, atol=0)
+    draws = p.sample((20_000,))
+    found = torch.stack([(draws == k).double().mean(0) for k in counts])
+    error = (expected * (1 - expected) / 20_000).sqrt()
+    assert_within(found, expected, error, 4.5, 1e-9)
+    assert_within(draws.mean(0), p.mean, (p.variance / 20_000).sqrt(), 4.5)
+    mean = (counts[:, None] * expected).sum(0)
+    variance = (counts[:, None].square() * expected).sum(0) - mean.square()
+    torch.testing.assert_close(p.variance.double(), variance, rtol=1e-4, atol=1e-6)
+
+
+def test_a_beta_binomial_without_dispersion_is_binomial():
+    logits, counts = torch.tensor([-3.0, 0.5]), torch.arange(17.0)[:, None]
+    found = BetaBinomial(16, logits, 1e-12).log_prob(counts)
+    expected = torch.distributions.Binomial(16, logits=logits).log_prob(counts)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

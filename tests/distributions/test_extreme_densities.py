@@ -139,6 +139,23 @@ def test_negative_binomial_out_to_nearly_poisson(r):
         close(found, truth, sizes=[truth, count * a, r * 1e-7], dtype=torch.float32)
 
 
+@pytest.mark.parametrize("dispersion", [1e-7, 1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("logit", [-300.0, -30.0, 0.0, 4.0, 90.0])
+def test_beta_binomial_from_nearly_binomial_to_all_or_nothing(logit, dispersion):
+    n, logits, spread = 255, torch.tensor(logit), torch.tensor(dispersion)
+    at, delta = exact(logits, spread)
+    a, b = (1 / (1 + mp.exp(sign * at)) / delta for sign in (-1, 1))
+    p = own.BetaBinomial(n, logits, spread)
+    for k in (0, 1, 100, 255):
+        truth = mp.log(mp.binomial(n, k))
+        truth += mp.fsum(mp.log(a + j) for j in range(k))
+        truth += mp.fsum(mp.log(b + j) for j in range(n - k))
+        truth -= mp.fsum(mp.log(1 / delta + j) for j in range(n))
+        close(
+            p.log_prob(torch.tensor(float(k))).item(), truth, sizes=[truth, 1], dtype=torch.float32
+        )
+
+
 @pytest.mark.parametrize("concentration", [1e-3, 0.5, 1.0, 1e3, 1e6])
 def test_beta_of_any_concentration(concentration):
     a, b = torch.tensor(concentration), torch.tensor(2 * concentration)
@@ -217,6 +234,7 @@ def test_priors_of_one_and_of_512_dimensions_are_finite_far_out(name, latent_dim
 DATA = {
     "bernoulli": (0.0, 1.0),
     "binomial": (0.0, 255.0),
+    "beta_binomial": (0.0, 255.0),
     "continuous_bernoulli": (0.0, 1.0),
     "normal": (-3.0, 3.0),
     "log_normal": (0.1, 3.0),

@@ -27,6 +27,7 @@ from pyrovae.evidence.lower_bounds import ROWS
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
+    BetaBinomial,
     Binomial,
     Categorical,
     DiscretizedLogistic,
@@ -323,6 +324,7 @@ def test_bits_of_likelihoods_of_the_same_levels_are_code_lengths(levels):
     torch.manual_seed(levels)
     likelihoods = {
         "binomial": Binomial(2, (4,), Linear, total_count=levels - 1),
+        "beta_binomial": BetaBinomial(2, (4,), Linear, total_count=levels - 1),
         "discretized_logistic": DiscretizedLogistic(2, (4,), Linear, levels=levels),
         "categorical": Categorical(2, (4,), Linear, levels=levels),
     }

@@ -24,7 +24,7 @@ from pyrovae.training.fitting import fit
 from pyrovae.training.staging import Staged
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
-from tests.models import ELEMENTWISE, EVERY_PAIR
+from tests.models import ELEMENTWISE, EVERY_PAIR, OPTIONS
 from tests.models import make_pair as make
 
 compiled = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
@@ -80,6 +80,7 @@ def test_every_pair_is_replayed_exactly(prior, posterior, digits):
 VALUES = {
     "bernoulli": lambda x: x,
     "binomial": lambda x: 3 * x,
+    "beta_binomial": lambda x: 3 * x,
     "discretized_logistic": lambda x: 3 * x,
     "categorical": lambda x: 3 * x,
     "beta": lambda x: 0.25 + x / 2,
@@ -89,9 +90,7 @@ VALUES = {
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_every_likelihood_is_replayed_exactly(name, network, digits):
-    options = {"binomial": {"total_count": 3}, "discretized_logistic": {"levels": 4}}
-    options["categorical"] = {"levels": 4}
-    likelihood = LIKELIHOODS[name](2, (1, 8, 8), network, **options.get(name, {}))
+    likelihood = LIKELIHOODS[name](2, (1, 8, 8), network, **OPTIONS.get(name, {}))
     vae = VAE(StandardNormal(2), likelihood, DiagonalNormal(2, (1, 8, 8), network))
     objective = Elbo()
     x = VALUES.get(name, lambda x: x)(digits)
