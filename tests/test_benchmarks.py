@@ -170,3 +170,22 @@ def test_what_grows_with_what_is_measured_for_every_part(tmp_path):
     assert figures["data"]["140"]["epoch, s"] > 0
     assert list(figures["draws"]) == ["2", "4"]
     assert "step, ms" in output
+
+
+@pytest.mark.slow
+def test_estimators_on_photographs_are_compared_on_the_same_images(tmp_path):
+    file = tmp_path / "photographs.json"
+    small = ("--epochs", 1, "--images", 3, "--methods", "iw", "mixture", "--json", file)
+    output = run("photographs.py", tmp_path, *small)
+    rows = json.loads(file.read_text())["rows"]
+    assert set(rows) == {"iw", "mixture"}
+    for row in rows.values():
+        mean = row["found"]["log_evidence"]["estimate"]
+        assert mean == pytest.approx(np.mean(row["log_evidence"]))
+        assert len(row["log_evidence"]) == 3
+        assert 1 <= row["ess"] <= 1_000
+        assert row["error"] > 0
+    again = run("photographs.py", tmp_path, "--read", file)
+    assert again == output
+    difference = np.subtract(rows["mixture"]["log_evidence"], rows["iw"]["log_evidence"]).mean()
+    assert f"{difference:.1f} ±" in output

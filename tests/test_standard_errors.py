@@ -217,6 +217,7 @@ def test_of_the_variance_of_a_gradient():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the weights of 1 of 3 examples have a heavy tail")
 def test_of_imputation():
     """Of log p of what is observed, and of the mean of the first missing pixel of each example."""
     vae, x, _ = linear_gaussian(0)
