@@ -61,7 +61,7 @@ def _lines(found: "diagnostics.Diagnosis", data: str) -> Iterator[str]:
     terms = found.surgery
     each = "" if terms is None else f", {terms.draws} draws of each posterior"
     yield f"{data}: {found.examples:,} of {found.available:,} test examples{each}"
-    yield "nats per example, +- standard error of the draws for these examples"
+    yield "nats per example, +- standard error over draws for these examples"
     yield ""
     yield "the bound, taken apart"
     if terms is None:
@@ -80,7 +80,8 @@ def _lines(found: "diagnostics.Diagnosis", data: str) -> Iterator[str]:
     if terms is not None and terms.at_ceiling:
         yield "  these KLs are of sets of islands, see the note: the classifier is the better judge"
     yield ""
-    yield "can a classifier tell samples from test data? (50 % is: no)"
+    about = "(50 % is: no; +- standard error over these)"
+    yield f"can a classifier tell samples from test data? {about}"
     for row in found.samples:
         result = "too few examples" if row.test is None else _test(row.test)
         yield f"  {result:<33} {row.about}"
@@ -98,7 +99,7 @@ _VERDICTS = {
 def _terms(parts: "diagnostics.Surgery") -> Iterator[str]:
     ceiling = f"of at most log {parts.examples:,} = {parts.log_examples:.3f}"
     for name, words, after in (
-        ("elbo", "ELBO", f"+- {parts.elbo.over_examples:.2f} over the choice of examples"),
+        ("elbo", "ELBO", f"+- {parts.elbo.over_examples:.2f} over examples"),
         ("reconstruction", "  = reconstruction", "mean of log p(x|z)"),
         ("mutual_information", "  - mutual information", f"of code and example, {ceiling}"),
         ("marginal_kl", "  - KL(q(z) || p(z))", "of the aggregate posterior and the prior"),
@@ -165,7 +166,8 @@ def _probes(probes: "diagnostics.Probes | None") -> Iterator[str]:
         return
     yield (
         f"classes read from the codes, {probes.trained_on:,} training and "
-        f"{probes.tested_on:,} test examples; guessing {100 * probes.chance:.0f} %"
+        f"{probes.tested_on:,} test examples, +- standard error over these; guessing "
+        f"{100 * probes.chance:.0f} %"
     )
     for kind, words in (("linear", "linear probe"), ("neighbors", "5 nearest neighbours")):
         codes, pixels = (_percent(getattr(part, kind)) for part in (probes.codes, probes.pixels))

@@ -106,7 +106,7 @@ def evaluate(
         plain |= {
             "columns": {n: part.to_dict() for n, part in zip(schema.names, each, strict=True)}
         }
-        lines += ["", "reconstruction by column (+- standard error over examples):"]
+        lines += ["", "reconstruction by column, +- standard error over examples:"]
         width = max(24, *map(len, schema.names))
         lines += [
             f"  {name:<{width}} {part:10.2f}" for name, part in zip(schema.names, each, strict=True)
@@ -136,7 +136,7 @@ def _lines(result: "Result") -> Iterator[str]:
         yield from runs.in_words(result)
         yield from _lines_of_weights(result.weights, result.log_evidence.kind)
         return
-    units = "nats per example (+- standard error):"
+    units = "nats per example, +- standard error over examples:"
     if isinstance(result, evidence.MeanSandwich):
         yield f"{result.examples:,} examples simulated from the model, {units}"
         yield from _lines_of_evidence(result.per_example.lower)
@@ -156,7 +156,7 @@ def _lines_of_weights(weights: "evidence.WeightSummary | None", kind: str) -> It
         yield f"  {'  from a tenth of them':<24} {weights.at_a_tenth:10.2f}"
     yield f"  {'  jackknife, no bound':<24} {weights.bias_corrected:10.2f}"
     if weights.sampling_error is not None:
-        yield f"    {'error of the draws':<22} {'':10} +- {weights.sampling_error:.2g}"
+        yield f"    {'error over draws':<22} {'':10} +- {weights.sampling_error:.2g}"
     yield (
         f"    {'effective sample size':<22} {weights.median_ess:10,.1f} median, "
         f"{weights.minimum_ess:,.1f} smallest"
@@ -188,7 +188,7 @@ def _lines_of_evidence(found: "evidence.Evidence") -> Iterator[str]:
     chains = "" if samples is None else f", {samples:,} chains"
     yield f"  {'log p(x)':<24} {mean:10.2f}  ({found.kind}{chains})"
     if mean.sampling_error:
-        name = "error of integration" if samples is None else "error of sampling"
+        name = "error of integration" if samples is None else "error over chains"
         yield f"    {name:<22} {'':10} +- {mean.sampling_error:.2g}"
     for name, spread in found.ranges().items():
         yield f"    {name.replace('_', ' '):<22} {_range(spread)}"

@@ -202,7 +202,7 @@ def _lines_of_refit(found: "Refit") -> Iterator[str]:
         f"weights of epoch {found.best_epoch} of {found.epochs}; q(z|x) and decoder as before, "
         "to the bit"
     )
-    yield f"test, {change.examples:,} examples, nats per example (+- standard error):"
+    yield f"test, {change.examples:,} examples, nats per example, +- standard error over examples:"
     yield f"  {'':<24} {'before':>17} {'after':>17} {'change, of pairs':>18}"
     yield f"  {'KL(q(z) || p(z))':<24} {'':>17} {'':>17} {f'{change.marginal_kl:+.2f}':>18}"
     for title, pair in (("ELBO", change.elbo), ("log p(x) is at least", change.log_evidence)):

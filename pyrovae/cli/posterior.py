@@ -103,7 +103,7 @@ def _lines_of_ledger(result: "Ledger") -> Iterator[str]:
     if bounds is not None:
         yield f"bounds           {bounds.lower:.6f} to {bounds.upper:.6f}  {bounds.formula}"
     for rows, title in ((result.monte_carlo, "Monte Carlo"), (result.low_variance, "low variance")):
-        yield f"{title}, {rows[0].formula}"
+        yield f"{title}, {rows[0].formula}, +- standard error over draws"
         for row in rows:
             yield (
                 f"{row.samples:>10,} draws {row.estimate:14.6f}"
@@ -127,7 +127,7 @@ def _lines_of_gradients(result: "GradientComparison") -> Iterator[str]:
     yield (
         "gradient of the ELBO per example with respect to the encoder: "
         f"{result.parameters:,} parameters, {result.draws:,} draws for a batch of the first "
-        f"{result.examples:,} test examples"
+        f"{result.examples:,} test examples, +- standard error over draws"
     )
     if result.note:
         yield result.note
@@ -251,7 +251,7 @@ def _lines_of_gap(result: "Gap") -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
-    yield "+- after a number is its own error; in the last line, that of the mean over examples"
+    yield "+- standard error over draws; in the last line, of the mean over examples"
     for name, way in result.ways.items():
         yield f"{_COLUMNS[name]}: {way}"
     yield f"draws of each q: {result.samples:,}"
@@ -315,8 +315,8 @@ def _lines_of_calibration(result: "Calibration", roles: dict[str, str]) -> Itera
     yield (
         f"p: adjusted for {len(result.functions)} functions by {result.permutations} "
         f"permutations; 50 %, 80 %, 90 %: how often such an interval of q holds z, in percent, "
-        f"+- {_largest_error(result):.1f}; error / stated: that of q's mean over the standard "
-        "deviation that q states"
+        f"+- {_largest_error(result):.1f} over simulations; error / stated: that of q's mean over "
+        "the standard deviation that q states, +- standard error over simulations"
     )
 
 

@@ -332,7 +332,7 @@ def _lines_of_imputed(found: "Imputed") -> Iterator[str]:
         f"{found.method}, {found.samples:,} draws of z for each"
     )
     if found.method == "importance":
-        yield f"log p(x_obs) in nats: {found.kind}"
+        yield f"log p(x_obs) in nats, +- standard error over draws: {found.kind}"
     for number, row in enumerate(found.rows):
         if number == MOST_LINES:
             yield f"  ... and {len(found.x) - MOST_LINES:,} more"
@@ -350,8 +350,8 @@ def _lines_of_scores(found: "Scores") -> Iterator[str]:
     from pyrovae.evidence import reliable_below
 
     yield (
-        f"log p(x), mean of {len(found.log_evidence):,} examples: {found.mean:.2f} nats "
-        f"({found.kind}, {found.samples:,} samples each)"
+        f"log p(x), mean of {len(found.log_evidence):,} examples: {found.mean:.2f} nats, +- "
+        f"standard error over examples ({found.kind}, {found.samples:,} samples each)"
     )
     if heavy := found.heavy_tails:
         fitted = found.proposal == "mixture"

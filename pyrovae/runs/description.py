@@ -206,10 +206,11 @@ def in_words(found: Evaluation | Summary) -> list[str]:
     Example:
         >>> from pyrovae.runs import in_words
         >>> print(in_words(pyrovae.evaluate(vae, data, samples=10))[0])
-        test, 64 examples, nats per example (+- standard error):
+        test, 64 examples, nats per example, +- standard error over examples:
     """
     evidence = found.log_evidence
-    header = f"test, {found.examples:,} examples, nats per example (+- standard error):"
+    count = f"{found.examples:,} examples"
+    header = f"test, {count}, nats per example, +- standard error over examples:"
     named = ("ELBO", "  reconstruction", "  - KL(q(z|x) || p(z))")
     if evidence.kind == NO_BOUND or evidence.kind.endswith(NO_ELBO):
         named = ("log p(x, z) at q's point", "  reconstruction", "  - (-log p(z))")

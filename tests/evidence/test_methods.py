@@ -267,7 +267,7 @@ def test_the_weights_are_described_in_words(command, runs):
         "log p(x) is at least",
         "from a tenth of them",
         "jackknife, no bound",
-        "error of the draws",
+        "error over draws",
         "effective sample size",
         "Pareto k-hat above 0.44",
     ):
@@ -279,7 +279,7 @@ def test_the_weights_are_described_in_words(command, runs):
 def test_one_chain_has_no_error(command, runs, method):
     options = ("--method", method, "--samples", 1, "--temperatures", 5)
     words = evaluated(command, runs, "plain", *options)
-    assert "error of sampling" not in words
+    assert "error over chains" not in words
     assert "nan" not in words.split("ess")[0]
     plain = json.loads(evaluated(command, runs, "plain", *options, "--json"))
     for name in ("lower", "upper") if method == "bdmc" else ("log_evidence",):
