@@ -9,9 +9,10 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from scipy import stats
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyrovae.distributions import moments
-from pyrovae.networks import Divided, Linear
+from pyrovae.networks import MLP, Divided, Linear
 from pyrovae.posteriors import (
     POSTERIORS,
     DiagonalLaplace,
@@ -199,23 +200,43 @@ def constant(posterior, values):
     return posterior.double()(torch.zeros(1, dtype=torch.float64))
 
 
+def normal_of(correlated, scale, z):
+    """The log density of a normal with these standard deviations, by scipy."""
+    sizes = np.sqrt(np.diag(correlated))
+    covariance = correlated / np.outer(sizes, sizes) * np.outer(scale, scale)
+    return torch.tensor(stats.multivariate_normal([1, 2, 3], covariance).logpdf(z.numpy()))
+
+
 def test_full_normal_is_scipys():
-    q = constant(FullNormal(3, (1,), Linear), [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 0.7])
-    lower = np.diag(np.exp([0.1, -0.2, 0.3]))
-    lower[[1, 2, 2], [0, 0, 1]] = [0.5, -0.6, 0.7]
+    q = constant(FullNormal(3, (1,), Linear), [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 2.7])
+    lower = np.eye(3)
+    lower[[1, 2, 2], [0, 0, 1]] = np.sinh([0.5, -0.6, 2.7]) / 3
     z = torch.randn(7, 3, dtype=torch.float64)
-    expected = stats.multivariate_normal([1, 2, 3], lower @ lower.T).logpdf(z.numpy())
-    torch.testing.assert_close(q.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+    expected = normal_of(lower @ lower.T, np.exp([0.1, -0.2, 0.3]), z)
+    torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_low_rank_normal_is_scipys():
-    values = [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 0.7, 1.5, 0.4, -0.9]
+    values = [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 2.7, 1.5, 0.4, -0.9]
     q = constant(LowRankNormal(3, (1,), Linear, rank=2), values)
-    factor = np.array([[0.5, -0.6, 0.7], [1.5, 0.4, -0.9]]).T
-    covariance = np.diag(np.exp([0.2, -0.4, 0.6])) + factor @ factor.T
+    factor = np.sinh([[0.5, -0.6, 2.7], [1.5, 0.4, -0.9]]).T / np.sqrt(3)
     z = torch.randn(7, 3, dtype=torch.float64)
-    expected = stats.multivariate_normal([1, 2, 3], covariance).logpdf(z.numpy())
-    torch.testing.assert_close(q.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+    expected = normal_of(np.eye(3) + factor @ factor.T, np.exp([0.1, -0.2, 0.3]), z)
+    torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["full", "low_rank", "low_rank:rank=3"])
+@pytest.mark.parametrize("latent_dim", [3, 50])
+def test_richer_normals_start_as_the_diagonal_one(text, latent_dim, digits):
+    """Their KL to the diagonal normal of the same scales is a small part of that to the prior."""
+    posterior = make(text, latent_dim, (1, 8, 8), MLP)
+    posterior.initialize(digits)
+    q = posterior(digits)
+    normal = MultivariateNormal(q.mean, q.covariance_matrix)
+    prior = MultivariateNormal(torch.zeros(latent_dim), torch.eye(latent_dim))
+    diagonal = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    lost, all_of_it = (kl_divergence(normal, p).mean().item() for p in (diagonal, prior))
+    assert lost < 0.05 * all_of_it, (lost, all_of_it)
 
 
 def test_laplace_is_scipys():
@@ -248,11 +269,19 @@ def test_a_point_trains_as_the_autoencoder_written_out(vae, digits, network):
 
 
 def test_spherical_gives_a_direction_and_a_log_concentration():
-    q = constant(PowerSpherical(2, (1,), Linear), [math.log(3.0), 3.0, -4.0])
-    torch.testing.assert_close(q.loc, torch.tensor([0.6, -0.8]).double())
-    torch.testing.assert_close(q.concentration, torch.tensor(3.0).double())
+    q = constant(PowerSpherical(3, (1,), Linear), [math.log(0.3), 3.0, 0.0, -4.0])
+    torch.testing.assert_close(q.loc, torch.tensor([0.6, 0.0, -0.8]).double())
+    torch.testing.assert_close(q.concentration, torch.tensor(0.3 * 5 * 2).double())
     with pytest.raises(ValueError, match="latent_dim must be at least 2 on a sphere"):
         PowerSpherical(1, (1,), Linear)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 3, 10, 50])
+def test_spherical_draws_start_near_their_direction(latent_dim, digits):
+    posterior = PowerSpherical(latent_dim, (1, 8, 8), MLP)
+    posterior.initialize(digits)
+    cosine = posterior(digits).mean.norm(dim=-1)
+    assert 0.8 < cosine.mean() < 0.87
 
 
 @pytest.mark.parametrize("seed", SEEDS)

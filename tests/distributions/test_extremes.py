@@ -28,16 +28,33 @@ BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @BOTH
 def test_usual_numbers_keep_their_bits(dtype):
     torch.manual_seed(0)
-    loc, log, below = 3 * torch.randn(200, 5, dtype=dtype), *torch.randn(2, 200, 10, dtype=dtype)
-    log, factor, below = log[:, :5] - 3, below.reshape(200, 5, 2), 0.1 * below
+    loc, log = 3 * torch.randn(200, 5, dtype=dtype), torch.randn(200, 5, dtype=dtype) - 3
     assert torch.equal(bounded(loc, 100.0), loc)
     assert torch.equal(bounded_exp(3 * log), (3 * log).exp())
-    for found, expected in (
-        (location_and_scale(loc, log), (loc, log.exp())),
-        (location_and_tril(loc, log, below), (loc, cholesky_factor(log, below))),
-        (location_and_low_rank(loc, log, factor), (loc, factor, (2 * log).exp())),
-    ):
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for found, expected in zip(location_and_scale(loc, log), (loc, log.exp()), strict=True):
+        assert torch.equal(found, expected)
+
+
+@BOTH
+def test_scales_are_standard_deviations_and_the_rest_decides_the_correlations(dtype):
+    torch.manual_seed(0)
+    loc, log = 3 * torch.randn(200, 5, dtype=dtype), torch.randn(200, 5, dtype=dtype) - 3
+    below, factor = torch.randn(200, 10, dtype=dtype), torch.randn(200, 5, 2, dtype=dtype)
+    lower = cholesky_factor(torch.zeros_like(log), below)
+    mean, tril = location_and_tril(loc, log, below)
+    full = mean, tril @ tril.mT, lower @ lower.mT
+    mean, wide, variance = location_and_low_rank(loc, log, factor)
+    unit = torch.eye(5, dtype=dtype)
+    low = mean, torch.diag_embed(variance) + wide @ wide.mT, unit + factor @ factor.mT
+    for mean, covariance, shape in (full, low):
+        assert torch.equal(mean, loc)
+        variances = covariance.diagonal(dim1=-2, dim2=-1)
+        torch.testing.assert_close(variances, (2 * log).exp())
+        expected = shape / shape.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-1)
+        expected = expected / shape.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
+        scale = variances.sqrt()
+        correlation = covariance / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+        torch.testing.assert_close(correlation, expected, rtol=1e-5, atol=1e-5)
 
 
 @BOTH
