@@ -23,7 +23,8 @@ from pyrovae.posteriors import (
     PowerSpherical,
     RelaxedCategorical,
 )
-from pyrovae.runs import Spec, context_of, resolve
+from pyrovae.runs import Config, Spec, compare, context_of, resolve
+from pyrovae.training import fit
 from pyrovae.vae import VAE
 from tests.conftest import SEEDS
 from tests.oracles import assert_reached
@@ -237,6 +238,28 @@ def test_richer_normals_start_as_the_diagonal_one(text, latent_dim, digits):
     diagonal = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
     lost, all_of_it = (kl_divergence(normal, p).mean().item() for p in (diagonal, prior))
     assert lost < 0.05 * all_of_it, (lost, all_of_it)
+
+
+@pytest.mark.slow
+def test_a_richer_family_is_not_worse_than_the_diagonal_one(tmp_path):
+    """On the digits, by more than the error of the difference over images and five seeds."""
+    settings = {"training": {"epochs": 30}}
+    posteriors = ["diagonal", "full", "low_rank", "flow"]
+    found = compare(settings, {"posterior": posteriors}, seeds=5, samples=100, out=tmp_path / "c")
+    for row in found.rows[1:]:
+        upper = row.difference.value + 1.96 * row.difference.standard_error
+        assert upper > 0, (row.chosen, row.difference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_training_on_the_sphere_does_not_collapse(seed):
+    """The KL is neither near zero nor exploding, from the first epoch on."""
+    settings = {"model": {"prior": "sphere", "posterior": "power_spherical"}}
+    config, data = Config.resolve(settings | {"training": {"epochs": 10, "seed": seed}})
+    training = {name: value for name, value in config.training.items() if name != "objective"}
+    kl = [row["kl"] for row in fit(config.build(), data, **training).metrics]
+    assert all(1 < value < 30 for value in kl), kl
 
 
 def test_laplace_is_scipys():
