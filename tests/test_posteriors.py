@@ -201,29 +201,26 @@ def constant(posterior, values):
     return posterior.double()(torch.zeros(1, dtype=torch.float64))
 
 
-def normal_of(correlated, scale, z):
-    """The log density of a normal with these standard deviations, by scipy."""
-    sizes = np.sqrt(np.diag(correlated))
-    covariance = correlated / np.outer(sizes, sizes) * np.outer(scale, scale)
-    return torch.tensor(stats.multivariate_normal([1, 2, 3], covariance).logpdf(z.numpy()))
-
-
 def test_full_normal_is_scipys():
     q = constant(FullNormal(3, (1,), Linear), [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 2.7])
     lower = np.eye(3)
     lower[[1, 2, 2], [0, 0, 1]] = np.sinh([0.5, -0.6, 2.7]) / 3
+    covariance = lower @ np.diag(np.exp([0.2, -0.4, 0.6])) @ lower.T
     z = torch.randn(7, 3, dtype=torch.float64)
-    expected = normal_of(lower @ lower.T, np.exp([0.1, -0.2, 0.3]), z)
-    torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-6, atol=1e-6)
+    expected = stats.multivariate_normal([1, 2, 3], covariance).logpdf(z.numpy())
+    torch.testing.assert_close(q.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
 def test_low_rank_normal_is_scipys():
     values = [1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.5, -0.6, 2.7, 1.5, 0.4, -0.9]
     q = constant(LowRankNormal(3, (1,), Linear, rank=2), values)
     factor = np.sinh([[0.5, -0.6, 2.7], [1.5, 0.4, -0.9]]).T / np.sqrt(3)
+    shape = np.eye(3) + factor @ factor.T
+    size = np.exp([0.1, -0.2, 0.3]) / np.sqrt(np.diag(shape))
     z = torch.randn(7, 3, dtype=torch.float64)
-    expected = normal_of(np.eye(3) + factor @ factor.T, np.exp([0.1, -0.2, 0.3]), z)
-    torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-6, atol=1e-6)
+    covariance = shape * np.outer(size, size)
+    expected = stats.multivariate_normal([1, 2, 3], covariance).logpdf(z.numpy())
+    torch.testing.assert_close(q.log_prob(z), torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["full", "low_rank", "low_rank:rank=3"])
@@ -238,6 +235,24 @@ def test_richer_normals_start_as_the_diagonal_one(text, latent_dim, digits):
     diagonal = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
     lost, all_of_it = (kl_divergence(normal, p).mean().item() for p in (diagonal, prior))
     assert lost < 0.05 * all_of_it, (lost, all_of_it)
+
+
+@pytest.mark.parametrize("text", ["full", "low_rank"])
+def test_richer_normals_reach_a_strong_correlation_by_steps_on_their_outputs(text):
+    """With the steps by which `gap` searches for the best q; the diagonal one is 1.2 nats off."""
+    posterior, scale = make(text, 2, (1,), Linear).double(), torch.tensor([0.5, 1.0]).double()
+    covariance = torch.tensor([[1, -0.95], [-0.95, 1]]).double() * scale.outer(scale)
+    target = MultivariateNormal(torch.ones(2).double(), covariance)
+    adam = torch.optim.Adam(posterior.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 1_000)
+    for _ in range(1_000):
+        q = posterior(torch.zeros(1, dtype=torch.float64))
+        loss = kl_divergence(MultivariateNormal(q.mean, q.covariance_matrix), target)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+    assert loss < 0.02
 
 
 @pytest.mark.slow

@@ -95,12 +95,11 @@ def location_and_scale(loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
 def location_and_tril(loc: Tensor, log_scale: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
     r"""A location of z and a Cholesky factor of its covariance, from unconstrained numbers.
 
-    .. math::
-        L = \operatorname{diag}(\sigma) \, C, \qquad
-        C_{ij} = \frac{(I + B)_{ij}}{\sqrt{1 + \sum_k B_{ik}^2}}
+    .. math:: L = (I + B) \operatorname{diag}(\sigma)
 
-    where B is lower triangular with zeros on its diagonal. The rows of C have length one, so
-    :math:`\sigma` are the standard deviations of z, and B decides its correlations alone.
+    where B is lower triangular with zeros on its diagonal. A row of B has the regression
+    coefficients of an element of z on the noise of those before it, and :math:`\sigma_i` is the
+    standard deviation of :math:`z_i` given those before it.
 
     The density of a draw :math:`z = \mu + L \epsilon` needs :math:`\epsilon = L^{-1} (z - \mu)`,
     in which the rounding errors of z grow from one element to the next. With u the unit of
@@ -122,24 +121,21 @@ def location_and_tril(loc: Tensor, log_scale: Tensor, below: Tensor) -> tuple[Te
 
     Example:
         >>> from pyrovae.distributions import location_and_tril
-        >>> location_and_tril(torch.zeros(2), torch.zeros(2), torch.tensor([0.75]))[1]
-        tensor([[1.0000, 0.0000],
-                [0.6000, 0.8000]])
+        >>> location_and_tril(torch.zeros(2), torch.tensor([2.0, 1.0]).log(), torch.tensor([0.5]))[1]
+        tensor([[2., 0.],
+                [1., 1.]])
     """
     loc, scale = location_and_scale(loc, log_scale)
-    rows = cholesky_factor(torch.zeros_like(log_scale), bounded(below, LARGEST_SLOPE))
-    tril = scale.unsqueeze(-1) * rows / rows.norm(dim=-1, keepdim=True)
-    diagonal, below = tril.diagonal(dim1=-2, dim2=-1), tril.tril(-1)
-    diagonal = _resolvable(diagonal, _rounding(loc))
+    unit = cholesky_factor(torch.zeros_like(log_scale), bounded(below, LARGEST_SLOPE))
+    tril = unit * scale.unsqueeze(-2)
     with torch.no_grad():
-        inverse = 1 / diagonal.unsqueeze(-1)
+        inverse = 1 / scale.unsqueeze(-1)
         own = inverse.squeeze(-1) * _rounding(loc.abs() + tril.abs().sum(-1))
-        growth = torch.eye(loc.shape[-1]).to(loc) - inverse * below.abs()
+        growth = torch.eye(loc.shape[-1]).to(loc) - inverse * tril.tril(-1).abs()
         error = torch.linalg.solve_triangular(growth, own.unsqueeze(-1), upper=False)
-        resolved = (error <= 1).all(-2)
-    diagonal = torch.where(resolved, diagonal, scale)
-    below = torch.where(resolved.unsqueeze(-1), below, below - below.detach())
-    return loc, below + torch.diag_embed(diagonal)
+        resolved = (error <= 1).all(-2, keepdim=True)
+    diagonal = torch.diag_embed(scale)
+    return loc, torch.where(resolved, tril, diagonal + (tril - tril.detach()))
 
 
 def location_and_low_rank(

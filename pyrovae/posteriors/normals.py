@@ -39,17 +39,17 @@ class DiagonalNormal(Diagonal):
 
 
 class FullNormal(Encoded):
-    r"""A normal distribution with full covariance, parameterized by scales and correlations.
+    r"""A normal distribution with full covariance, parameterized by scales and coefficients.
 
     .. math::
         q(z \mid x) = \mathcal{N}(z \mid \mu(x), L(x) L(x)^\top), \qquad
-        L_{ij} = \sigma_i \frac{(I + B)_{ij}}{\sqrt{1 + \sum_k B_{ik}^2}}, \qquad
+        L = (I + B) \operatorname{diag}(\sigma), \qquad
         B_{ij} = \frac{\sinh a_{ij}}{n} \text{ for } i > j
 
     with zeros elsewhere in B, and n dimensions of z. The encoder's outputs are :math:`\mu`,
-    :math:`\log \sigma` and a, row by row. :math:`\sigma` are the standard deviations of z, as in
-    :class:`DiagonalNormal`, and a decides its correlations alone. They start near zero: training
-    starts as that of :class:`DiagonalNormal`, and adds correlations where they raise the bound.
+    :math:`\log \sigma` and a, row by row. :math:`\sigma_i` is the standard deviation of
+    :math:`z_i` given the dimensions before it, and B has the coefficients by which they change its
+    mean. These start near zero, and so training starts as that of :class:`DiagonalNormal`.
 
     Args:
         latent_dim: number of dimensions of z.

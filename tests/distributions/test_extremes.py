@@ -36,25 +36,21 @@ def test_usual_numbers_keep_their_bits(dtype):
 
 
 @BOTH
-def test_scales_are_standard_deviations_and_the_rest_decides_the_correlations(dtype):
+def test_covariances_of_usual_parameters_are_those_of_the_formulas(dtype):
     torch.manual_seed(0)
     loc, log = 3 * torch.randn(200, 5, dtype=dtype), torch.randn(200, 5, dtype=dtype) - 3
     below, factor = torch.randn(200, 10, dtype=dtype), torch.randn(200, 5, 2, dtype=dtype)
-    lower = cholesky_factor(torch.zeros_like(log), below)
     mean, tril = location_and_tril(loc, log, below)
-    full = mean, tril @ tril.mT, lower @ lower.mT
+    lower = cholesky_factor(torch.zeros_like(log), below)
+    assert torch.equal(mean, loc)
+    torch.testing.assert_close(tril, lower @ torch.diag_embed(log.exp()))
     mean, wide, variance = location_and_low_rank(loc, log, factor)
-    unit = torch.eye(5, dtype=dtype)
-    low = mean, torch.diag_embed(variance) + wide @ wide.mT, unit + factor @ factor.mT
-    for mean, covariance, shape in (full, low):
-        assert torch.equal(mean, loc)
-        variances = covariance.diagonal(dim1=-2, dim2=-1)
-        torch.testing.assert_close(variances, (2 * log).exp())
-        expected = shape / shape.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-1)
-        expected = expected / shape.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-2)
-        scale = variances.sqrt()
-        correlation = covariance / scale.unsqueeze(-1) / scale.unsqueeze(-2)
-        torch.testing.assert_close(correlation, expected, rtol=1e-5, atol=1e-5)
+    covariance = torch.diag_embed(variance) + wide @ wide.mT
+    shape = torch.eye(5, dtype=dtype) + factor @ factor.mT
+    size = log.exp() / shape.diagonal(dim1=-2, dim2=-1).sqrt()
+    assert torch.equal(mean, loc)
+    torch.testing.assert_close(covariance.diagonal(dim1=-2, dim2=-1), (2 * log).exp())
+    torch.testing.assert_close(covariance, shape * size.unsqueeze(-1) * size.unsqueeze(-2))
 
 
 @BOTH
