@@ -224,17 +224,19 @@ def test_low_rank_normal_is_scipys():
 
 
 @pytest.mark.parametrize("text", ["full", "low_rank", "low_rank:rank=3"])
-@pytest.mark.parametrize("latent_dim", [3, 50])
+@pytest.mark.parametrize("latent_dim", [3, 10, 50])
 def test_richer_normals_start_as_the_diagonal_one(text, latent_dim, digits):
-    """Their KL to the diagonal normal of the same scales is a small part of that to the prior."""
+    """No correlation is above 0.1 (0.3 in few dimensions) before training, and few are near it."""
     posterior = make(text, latent_dim, (1, 8, 8), MLP)
     posterior.initialize(digits)
     q = posterior(digits)
-    normal = MultivariateNormal(q.mean, q.covariance_matrix)
-    prior = MultivariateNormal(torch.zeros(latent_dim), torch.eye(latent_dim))
-    diagonal = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
-    lost, all_of_it = (kl_divergence(normal, p).mean().item() for p in (diagonal, prior))
-    assert lost < 0.05 * all_of_it, (lost, all_of_it)
+    scale = q.variance.sqrt()
+    correlation = q.covariance_matrix / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+    off = (correlation - torch.eye(latent_dim)).abs()
+    assert 0 < off.max() < (0.3 if latent_dim == 3 else 0.1), off.max()
+    assert off.square().mean().sqrt() < 0.05
+    log_scale = posterior.encoded(digits).reshape(len(digits), -1)[:, latent_dim : 2 * latent_dim]
+    torch.testing.assert_close(scale, log_scale.exp(), rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("text", ["full", "low_rank"])

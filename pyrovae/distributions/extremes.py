@@ -121,13 +121,14 @@ def location_and_tril(loc: Tensor, log_scale: Tensor, below: Tensor) -> tuple[Te
 
     Example:
         >>> from pyrovae.distributions import location_and_tril
-        >>> location_and_tril(torch.zeros(2), torch.tensor([2.0, 1.0]).log(), torch.tensor([0.5]))[1]
-        tensor([[2., 0.],
-                [1., 1.]])
+        >>> location_and_tril(torch.zeros(2), torch.zeros(2), torch.tensor([0.5]))[1]
+        tensor([[1.0000, 0.0000],
+                [0.5000, 1.0000]])
     """
     loc, scale = location_and_scale(loc, log_scale)
-    unit = cholesky_factor(torch.zeros_like(log_scale), bounded(below, LARGEST_SLOPE))
-    tril = unit * scale.unsqueeze(-2)
+    unit = cholesky_factor(torch.zeros_like(log_scale), below)
+    columns = scale.unsqueeze(-2)
+    tril = bounded(unit, math.exp(LARGEST_LOG) / columns.detach()) * columns
     with torch.no_grad():
         inverse = 1 / scale.unsqueeze(-1)
         own = inverse.squeeze(-1) * _rounding(loc.abs() + tril.abs().sum(-1))
