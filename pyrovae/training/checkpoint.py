@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -103,14 +104,15 @@ def check_meaning(vae: VAE, weights: Path) -> None:
         >>> fitted = pyrovae.fit(vae, x, epochs=1, out="new")
         >>> check_meaning(vae, Path("new") / MODEL)
     """
-    version = files.format_of(weights)
+    version, config = files.format_of(weights), weights.parent / "config.toml"
+    command = f": pyrovae fit --config {shlex.quote(str(config))} --out NEW"
     for part in vae.modules():
         since = getattr(part, "meaning_since", 1)
         if version < since:
             raise ValueError(
-                f"{weights} is of the format {version}, and {type(part).__name__} computes "
-                f"something else of its parameters since {since}: train again with the settings of "
-                f"the run (pyrovae fit --config {weights.parent / 'config.toml'} --out NEW)"
+                f"{weights} has the format {version}, and the weights of {type(part).__name__} "
+                f"mean something else since format {since}; train the run again"
+                f"{command if config.exists() else ''}"
             )
 
 
