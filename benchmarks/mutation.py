@@ -33,7 +33,7 @@ from report import table
 
 ROOT = Path(__file__).parents[1]
 
-MODULES = ("kl", "objectives", "evidence", "priors", "likelihoods", "posteriors.py", "diagnostics")
+MODULES = ("kl", "objectives", "evidence", "priors", "likelihoods", "posteriors", "diagnostics")
 
 TESTS = (
     *("kl", "objectives", "evidence", "diagnostics", "distributions", "queries", "test_columns.py"),

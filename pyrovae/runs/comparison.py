@@ -9,7 +9,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from pyrovae import plots
+from pyrovae import evidence, plots
 from pyrovae._process.choices import check_choice
 from pyrovae._process.files import contents, expanded, write_text
 from pyrovae._process.isolation import isolated
@@ -26,15 +26,6 @@ from pyrovae.data import Dataset
 from pyrovae.diagnostics import active_units
 from pyrovae.distributions import ColumnProduct, base, is_discrete
 from pyrovae.estimates import number_of_examples
-from pyrovae.evidence import (
-    NO_BOUND,
-    PROPOSALS,
-    Bounds,
-    WeightedBounds,
-    affordable,
-    bits_per_dimension,
-    evaluate,
-)
 from pyrovae.runs.compared import ComparedModel, Comparison, SeedEstimate
 from pyrovae.runs.config import Config
 from pyrovae.runs.export import as_json
@@ -42,7 +33,7 @@ from pyrovae.runs.records import CONFIG, DIGEST, read_summary
 from pyrovae.runs.run import CHANGEABLE, Run
 from pyrovae.runs.settings import SETTINGS, Settings
 from pyrovae.runs.starting import Counting, Reporting, check_place, silent, start, suggesting_pairs
-from pyrovae.training import check
+from pyrovae.training import MODEL, check, check_meaning
 from pyrovae.vae import VAE
 
 __all__ = ["ROLES", "Candidate", "candidates", "compare"]
@@ -222,9 +213,9 @@ def compare(
     if proposal == "auto":
         vaes = [candidate.config.build(trusted=trusted) for candidate in chosen]
         count = number_of_examples(chosen[0].dataset.test, limit)
-        proposal = affordable(vaes, count, samples)
+        proposal = evidence.affordable(vaes, count, samples)
     else:
-        check_choice("proposal", proposal, PROPOSALS)
+        check_choice("proposal", proposal, evidence.PROPOSALS)
     name = chosen[0].config.data["name"]
     folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else expanded(out)
     check_place(folder)
@@ -278,7 +269,7 @@ class _Trained:
     reused: bool
     vae: VAE
     kind: str
-    bounds: WeightedBounds
+    bounds: evidence.WeightedBounds
     active_units: int
     seconds: float
 
@@ -296,7 +287,7 @@ def _trained(
 ) -> _Trained:
     """A run of a candidate with this seed: reused, resumed or trained, and evaluated."""
     config, dataset = candidate.with_seed(seed), candidate.dataset
-    found = find_run(config, dataset, (folder, folder.parent))
+    found = find_run(config, dataset, (folder, folder.parent), trusted)
     path = found or _free(folder, f"{candidate.label}-seed-{seed}")
     if found is not None and _is_done(found):
         vae, fitted = Run.open(path, trusted=trusted).vae(), None
@@ -309,7 +300,7 @@ def _trained(
     run = Run.open(path, trusted=trusted)
     evaluation["store"] = path / BOUNDS
     with counting(about, number_of_examples(dataset.test, evaluation["limit"])) as progress:
-        result = evaluate(vae, dataset.test, progress=progress, **evaluation)
+        result = evidence.evaluate(vae, dataset.test, progress=progress, **evaluation)
     if fitted is not None:
         run.finish(vae, dataset, fitted, **evaluation)
     active, seconds = active_units(vae, dataset.test, limit=LATENTS), run.summary().seconds
@@ -317,19 +308,25 @@ def _trained(
     return _Trained(path, fitted is None, vae, kind, bounds, active, seconds)
 
 
-def find_run(config: Config, dataset: Dataset, roots: Sequence[Path]) -> Path | None:
+def find_run(
+    config: Config, dataset: Dataset, roots: Sequence[Path], trusted: Collection[str] = ()
+) -> Path | None:
     """Find the folder of a run with this configuration and these data.
+
+    One whose weights meant something else is left out, see :func:`pyrovae.training.check_meaning`.
 
     Args:
         config: of the run.
         dataset: that ``config`` was resolved with.
         roots: folders that hold folders of runs.
+        trusted: ``module:attribute`` names that may be imported.
     """
     wanted, digest = _identity(config), dataset.digest()
     for path in (path for root in roots for path in sorted(root.glob(f"*/{CONFIG}"))):
         with contextlib.suppress(ValueError, OSError):  # a damaged or foreign folder
             same_data = contents(path.parent / DIGEST).decode().strip() == digest
             if same_data and _identity(Config.opened(path)) == wanted:
+                check_meaning(config.build(trusted=trusted), path.parent / MODEL)
                 return path.parent
     return None
 
@@ -363,7 +360,11 @@ def _rows(
     rows: list[ComparedModel] = []
     for candidate, runs in zip(chosen, by_model, strict=True):
         row = _row(candidate, runs)
-        if rows and NO_BOUND not in (row.kind, rows[0].kind) and row.is_comparable(rows[0]):
+        if (
+            rows
+            and evidence.NO_BOUND not in (row.kind, rows[0].kind)
+            and row.is_comparable(rows[0])
+        ):
             both = (_stacked(each, "log_evidence") for each in (runs, by_model[0]))
             row = replace(row, difference=SeedEstimate.from_runs(torch.sub(*both)))
         rows.append(row)
@@ -371,17 +372,18 @@ def _rows(
 
 
 def _row(candidate: Candidate, runs: Sequence[_Trained]) -> ComparedModel:
-    values = {field.name: _stacked(runs, field.name) for field in fields(Bounds)}
+    names = ("elbo", "reconstruction", "kl", "log_evidence", "at_a_tenth")
+    values = {name: _stacked(runs, name) for name in names}
     vae, data = runs[0].vae, candidate.config.data
     with torch.no_grad(), isolated():
         measure = _measure(vae.likelihood(vae.prior().sample()))
     bits = None
     if measure == "probability":
-        each = bits_per_dimension(1.0, data["event_shape"])  # of one nat
+        each = evidence.bits_per_dimension(1.0, data["event_shape"])  # of one nat
         bits = SeedEstimate.from_runs(each * values["log_evidence"])
-    tenth, rise = _stacked(runs, "at_a_tenth"), None
-    if runs[0].kind != NO_BOUND and not tenth.isnan().any():
-        rise = SeedEstimate.from_runs(values["log_evidence"] - tenth)
+    rise = None
+    if runs[0].kind != evidence.NO_BOUND and not values["at_a_tenth"].isnan().any():
+        rise = SeedEstimate.from_runs(values["log_evidence"] - values["at_a_tenth"])
     return ComparedModel(
         chosen=candidate.chosen,
         log_evidence=SeedEstimate.from_runs(values["log_evidence"]),
