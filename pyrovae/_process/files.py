@@ -28,8 +28,9 @@ import torch
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-FORMAT = 2
-"""Version of the files of a run. Files without a version are older, and have no digests."""
+FORMAT = 3
+"""Version of the files of a run. Files without a version are older, and have no digests; since 3
+the weights of some components mean something else, see :func:`pyrovae.training.check_meaning`."""
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}")
 """Names of temporary files and folders."""
@@ -337,8 +338,18 @@ def read_about(path: Path) -> Any:
     Raises:
         FileNotFoundError, ValueError: as :func:`read_tensors`.
     """
-    with _tensor_file(path) as (_, _, about):
-        return about
+    with _tensor_file(path) as (_, header):
+        return json.loads(header["about"])
+
+
+def format_of(path: Path) -> int:
+    """The version of a file that :func:`write_tensors` wrote, 1 for files without one.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_tensors`.
+    """
+    with _tensor_file(path) as (_, header):
+        return int(header["format"])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -354,16 +365,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         FileNotFoundError: if the file is missing.
         ValueError: if it is damaged, or no safetensors file.
     """
-    with _tensor_file(path) as (file, known, about):
+    with _tensor_file(path) as (file, header):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if known is not None and _digest_of_tensors(tensors) != known:
+        about = json.loads(header["about"])
+    if "tensors" in header and _digest_of_tensors(tensors) != header["tensors"]:
         raise ValueError(f"{path} is damaged: its tensors do not have the digest in its header")
     return tensors, about
 
 
 @contextlib.contextmanager
-def _tensor_file(path: Path) -> Iterator[tuple[Any, str | None, Any]]:
-    """An opened file, the digest of its tensors (None in older ones), and its checked header."""
+def _tensor_file(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """An opened file, and its checked header; older ones have no digest of their tensors."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
     check_regular(path)
@@ -371,14 +383,14 @@ def _tensor_file(path: Path) -> Iterator[tuple[Any, str | None, Any]]:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.keys() <= {"about"}:
-                yield file, None, json.loads(metadata.get("about", "null"))
+                yield file, {"format": "1", "about": "null"} | metadata
                 return
             header = json.loads(metadata.get("pyrovae", "{}"))
             if "format" in header:
                 check_format(path, header["format"])
             if header.pop("digest", None) != digest(header):
                 raise ValueError(f"{path} is damaged: its header does not have its own digest")
-            yield file, header["tensors"], json.loads(header["about"])
+            yield file, {"format": "1"} | header
     except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 

@@ -34,7 +34,7 @@ from pyrovae.runs.results import ComparedModel, Comparison, SeedEstimate
 from pyrovae.runs.run import CHANGEABLE, Run
 from pyrovae.runs.settings import SETTINGS, Settings
 from pyrovae.runs.starting import Counting, Reporting, check_place, silent, start, suggesting_pairs
-from pyrovae.training import check
+from pyrovae.training import MODEL, check, check_meaning
 from pyrovae.vae import VAE
 
 __all__ = ["ROLES", "Candidate", "candidates", "compare"]
@@ -276,7 +276,7 @@ def _trained(
 ) -> _Trained:
     """A run of a candidate with this seed: reused, resumed or trained, and evaluated."""
     config, dataset = candidate.with_seed(seed), candidate.dataset
-    found = find_run(config, dataset, (folder, folder.parent))
+    found = find_run(config, dataset, (folder, folder.parent), trusted)
     path = found or _free(folder, f"{candidate.label}-seed-{seed}")
     if found is not None and _is_done(found):
         vae, fitted = Run.open(path, trusted=trusted).vae(), None
@@ -296,19 +296,25 @@ def _trained(
     return _Trained(path, fitted is None, vae, bounds, active, seconds)
 
 
-def find_run(config: Config, dataset: Dataset, roots: Sequence[Path]) -> Path | None:
+def find_run(
+    config: Config, dataset: Dataset, roots: Sequence[Path], trusted: Collection[str] = ()
+) -> Path | None:
     """Find the folder of a run with this configuration and these data.
+
+    One whose weights meant something else is left out, see :func:`pyrovae.training.check_meaning`.
 
     Args:
         config: of the run.
         dataset: that ``config`` was resolved with.
         roots: folders that hold folders of runs.
+        trusted: ``module:attribute`` names that may be imported.
     """
     wanted, digest = _identity(config), dataset.digest()
     for path in (path for root in roots for path in sorted(root.glob(f"*/{CONFIG}"))):
         with contextlib.suppress(ValueError, OSError):  # a damaged or foreign folder
             same_data = contents(path.parent / DIGEST).decode().strip() == digest
             if same_data and _identity(Config.opened(path)) == wanted:
+                check_meaning(config.build(trusted=trusted), path.parent / MODEL)
                 return path.parent
     return None
 

@@ -28,7 +28,7 @@ from pyrovae.runs.export import as_json
 from pyrovae.runs.results import Summary
 from pyrovae.runs.settings import FAMILIES
 from pyrovae.runs.specs import Spec, find
-from pyrovae.training import LAST, METRICS, MODEL, History
+from pyrovae.training import LAST, METRICS, MODEL, History, check_meaning
 from pyrovae.vae import VAE
 
 __all__ = ["load"]
@@ -55,7 +55,8 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
 
     Raises:
         FileNotFoundError: if the folder is not a run, or its configuration or weights are missing.
-        ValueError: if a file is damaged, or the weights belong to another model.
+        ValueError: if a file is damaged, or the weights belong to another model, or to one whose
+            parameters meant something else.
 
     Example:
         >>> network = "mlp:hidden_dims=4"
@@ -85,6 +86,7 @@ def load(folder: str | Path, *, vae: VAE | None = None, trusted: Collection[str]
         weights, _ = read_tensors(path / MODEL)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"{error}; {_again(path)}") from error
+    check_meaning(vae, path / MODEL)
     check_values(path / MODEL, vae.state_dict(), weights)
     try:
         vae.load_state_dict(weights)

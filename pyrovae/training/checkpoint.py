@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from pyrovae.training.progress import Progress
 from pyrovae.training.staging import MODES
 from pyrovae.vae import VAE
 
-__all__ = ["LAST", "METRICS", "MODEL"]
+__all__ = ["LAST", "METRICS", "MODEL", "check_meaning"]
 
 MODEL = "model.safetensors"
 """In the folder of a run: the weights with the best validation bound."""
@@ -82,6 +83,37 @@ class TrainingOptions:
         whole, left = divmod(examples, self.batch_size)
         enough = left >= 2 * processes.count()
         return max(1, whole + (enough and not self.drop_last))
+
+
+def check_meaning(vae: VAE, weights: Path) -> None:
+    """Refuse weights from before a part of the model computed what it computes now.
+
+    A part whose parameters came to mean something else has an attribute ``meaning_since``: the
+    version of the first files with weights of that meaning.
+
+    Args:
+        vae: that is to receive the weights.
+        weights: file in the folder of a run.
+
+    Raises:
+        ValueError: if the weights are older than a part of ``vae``; FileNotFoundError if missing.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pyrovae.training import MODEL, check_meaning
+        >>> fitted = pyrovae.fit(vae, x, epochs=1, out="new")
+        >>> check_meaning(vae, Path("new") / MODEL)
+    """
+    version, config = files.format_of(weights), weights.parent / "config.toml"
+    command = f": pyrovae fit --config {shlex.quote(str(config))} --out NEW"
+    for part in vae.modules():
+        since = getattr(part, "meaning_since", 1)
+        if version < since:
+            raise ValueError(
+                f"{weights} has the format {version}, and the weights of {type(part).__name__} "
+                f"mean something else since format {since}; train the run again"
+                f"{command if config.exists() else ''}"
+            )
 
 
 class TrainingState:
@@ -260,6 +292,7 @@ class TrainingCheckpoint:
                 "copy, or train again"
             )
         best, origin = files.read_tensors(self.folder / MODEL)
+        check_meaning(self.state.vae, self.folder / LAST)
         self.digests = self._checked_files(about, origin, further)
         if self.settings["compile"] == "auto":
             self.settings["compile"] = about["options"]["compile"]
