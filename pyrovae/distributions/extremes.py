@@ -39,6 +39,10 @@ LARGEST_LOG = 40.0
 """Largest absolute logarithm of a scale or rate: its square and their inverses fit in float32."""
 
 
+LARGEST_SLOPE = 1e17
+"""Largest absolute regression coefficient of one element of z on another: its square fits."""
+
+
 def bounded(x: Tensor, limit: float | Tensor) -> Tensor:
     """The same numbers, none of them above a limit in absolute value; the gradient passes through.
 
@@ -88,8 +92,14 @@ def location_and_scale(loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     return loc, _resolvable(bounded_exp(log_scale), _rounding(loc))
 
 
-def location_and_tril(loc: Tensor, log_diagonal: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+def location_and_tril(loc: Tensor, log_scale: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
     r"""A location of z and a Cholesky factor of its covariance, from unconstrained numbers.
+
+    .. math:: L = (I + B) \operatorname{diag}(\sigma)
+
+    where B is lower triangular with zeros on its diagonal. A row of B has the regression
+    coefficients of an element of z on the noise of those before it, and :math:`\sigma_i` is the
+    standard deviation of :math:`z_i` given those before it.
 
     The density of a draw :math:`z = \mu + L \epsilon` needs :math:`\epsilon = L^{-1} (z - \mu)`,
     in which the rounding errors of z grow from one element to the next. With u the unit of
@@ -103,7 +113,8 @@ def location_and_tril(loc: Tensor, log_diagonal: Tensor, below: Tensor) -> tuple
 
     Args:
         loc: :math:`\mu`, ``(*batch, n)``.
-        log_diagonal, below: as for :func:`cholesky_factor`.
+        log_scale: :math:`\log \sigma`, ``(*batch, n)``.
+        below: B, row by row ``(*batch, n * (n - 1) / 2)``.
 
     Returns:
         :math:`\mu` and L, ``(*batch, n, n)``.
@@ -114,47 +125,53 @@ def location_and_tril(loc: Tensor, log_diagonal: Tensor, below: Tensor) -> tuple
         tensor([[1.0000, 0.0000],
                 [0.5000, 1.0000]])
     """
-    loc = bounded(loc, FARTHEST)
-    tril = cholesky_factor(bounded(log_diagonal, LARGEST_LOG), below)
-    diagonal = _resolvable(tril.diagonal(dim1=-2, dim2=-1), _rounding(loc))
-    below = tril.tril(-1)
+    loc, scale = location_and_scale(loc, log_scale)
+    unit = cholesky_factor(torch.zeros_like(log_scale), below)
+    columns = scale.unsqueeze(-2)
+    tril = bounded(unit, math.exp(LARGEST_LOG) / columns.detach()) * columns
     with torch.no_grad():
-        inverse = 1 / diagonal.unsqueeze(-1)
+        inverse = 1 / scale.unsqueeze(-1)
         own = inverse.squeeze(-1) * _rounding(loc.abs() + tril.abs().sum(-1))
-        growth = torch.eye(loc.shape[-1]).to(loc) - inverse * below.abs()
+        growth = torch.eye(loc.shape[-1]).to(loc) - inverse * tril.tril(-1).abs()
         error = torch.linalg.solve_triangular(growth, own.unsqueeze(-1), upper=False)
         resolved = (error <= 1).all(-2, keepdim=True)
-    below = torch.where(resolved, below, below - below.detach())
-    return loc, below + torch.diag_embed(diagonal)
+    diagonal = torch.diag_embed(scale)
+    return loc, torch.where(resolved, tril, diagonal + (tril - tril.detach()))
 
 
 def location_and_low_rank(
     loc: Tensor, log_scale: Tensor, factor: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A location of z and a diagonal covariance plus one of low rank, from unconstrained numbers.
+    r"""A location of z and a diagonal covariance plus one of low rank, from unconstrained numbers.
+
+    .. math::
+        \Sigma = S \, (I + W W^\top) \, S, \qquad
+        S = \operatorname{diag} \frac{\sigma_i}{\sqrt{1 + \sum_k W_{ik}^2}}
+
+    so that :math:`\sigma` are the standard deviations of z, and W decides its correlations alone.
 
     Args:
         loc: locations ``(*batch, n)``.
-        log_scale: logarithms of the scales on the diagonal ``(*batch, n)``.
-        factor: ``(*batch, n, rank)``. It is made smaller where the sum of its squares, each in
-            units of the variance on the diagonal, has no digit for the diagonal left: above about
-            2 million in float32.
+        log_scale: :math:`\log \sigma`, ``(*batch, n)``.
+        factor: W, ``(*batch, n, rank)``. It is made smaller where the sum of its squares has no
+            digit for the diagonal left: above about 2 million in float32.
 
     Returns:
-        The location, the factor and the variances on the diagonal.
+        The location, the factor S W and the variances on the diagonal of S S.
 
     Example:
         >>> from pyrovae.distributions import location_and_low_rank
-        >>> location_and_low_rank(torch.zeros(1), torch.zeros(1), torch.tensor([[1e9]]))
-        (tensor([0.]), tensor([[1448.1547]]), tensor([1.]))
+        >>> location_and_low_rank(torch.zeros(1), torch.zeros(1), torch.tensor([[0.75]]))
+        (tensor([0.]), tensor([[0.6000]]), tensor([0.6400]))
     """
-    loc = bounded(loc, FARTHEST)
-    variance = _resolvable((2 * bounded(log_scale, LARGEST_LOG)).exp(), _rounding(loc).square())
+    loc, scale = location_and_scale(loc, log_scale)
     most = 0.5 / math.sqrt(torch.finfo(loc.dtype).eps)
-    size = (factor.detach() / variance.detach().sqrt().unsqueeze(-1)).norm(
-        dim=(-2, -1), keepdim=True
-    )
-    return loc, torch.where(size > most, factor * (most / size), factor), variance
+    factor = bounded(factor, LARGEST_SLOPE)
+    size = factor.detach().norm(dim=(-2, -1), keepdim=True)
+    factor = torch.where(size > most, factor * (most / size), factor)
+    scale = scale / (1 + factor.square().sum(-1)).sqrt()
+    variance = _resolvable(scale.square(), _rounding(loc).square())
+    return loc, scale.unsqueeze(-1) * factor, variance
 
 
 def _rounding(loc: Tensor) -> Tensor:

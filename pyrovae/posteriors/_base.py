@@ -6,10 +6,10 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.distributions import LARGEST_INPUT, filled, location_and_scale
+from pyrovae.distributions import LARGEST_INPUT, LARGEST_LOG, bounded, filled, location_and_scale
 from pyrovae.networks import NetworkFactory, Shape, applied, built
 
-__all__ = ["Diagonal", "Encoded"]
+__all__ = ["Diagonal", "Encoded", "slopes"]
 
 
 class Encoded(nn.Module):
@@ -50,6 +50,22 @@ class Encoded(nn.Module):
         """x with zeros for missing values, unless the encoder reads gaps itself."""
         read = x if getattr(self.encoder, "reads_gaps", False) else filled(x)
         return read.clamp(-LARGEST_INPUT, LARGEST_INPUT)
+
+
+def slopes(out: Tensor, size: float) -> Tensor:
+    r"""Regression coefficients of elements of z on others, from unconstrained numbers.
+
+    .. math:: b = c \sinh a
+
+    The elements of z are nearly independent at first, and stay so for the first steps, whose size
+    is chosen for means and scales: coefficients as large as those would widen q before the decoder
+    has learned to use z. Any size is a few steps away all the same.
+
+    Args:
+        out: a, of any shape.
+        size: c.
+    """
+    return size * bounded(out, LARGEST_LOG).sinh()
 
 
 class Diagonal(Encoded):

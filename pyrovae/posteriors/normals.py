@@ -1,11 +1,13 @@
 """Normal posteriors, which differ in the structure of their covariance."""
 
+import math
+
 from pyro import distributions as dist
 from torch import Tensor
 
 from pyrovae.distributions import location_and_low_rank, location_and_tril
 from pyrovae.networks import NetworkFactory, Shape
-from pyrovae.posteriors._base import Diagonal, Encoded
+from pyrovae.posteriors._base import Diagonal, Encoded, slopes
 
 __all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal"]
 
@@ -37,12 +39,17 @@ class DiagonalNormal(Diagonal):
 
 
 class FullNormal(Encoded):
-    r"""A normal distribution with full covariance, parameterized by its Cholesky factor.
+    r"""A normal distribution with full covariance, parameterized by scales and coefficients.
 
-    .. math:: q(z \mid x) = \mathcal{N}(z \mid \mu(x), L(x) L(x)^\top)
+    .. math::
+        q(z \mid x) = \mathcal{N}(z \mid \mu(x), L(x) L(x)^\top), \qquad
+        L = (I + B) \operatorname{diag}(\sigma), \qquad
+        B_{ij} = \frac{\sinh a_{ij}}{n} \text{ for } i > j
 
-    L is lower triangular. The encoder's outputs are :math:`\mu`, the logarithm of the diagonal of
-    L, and the entries below the diagonal.
+    with zeros elsewhere in B, and n dimensions of z. The encoder's outputs are :math:`\mu`,
+    :math:`\log \sigma` and a, row by row. :math:`\sigma_i` is the standard deviation of
+    :math:`z_i` given the dimensions before it, and B has the coefficients by which they change its
+    mean. These start near zero, and so training starts as that of :class:`DiagonalNormal`.
 
     Args:
         latent_dim: number of dimensions of z.
@@ -57,13 +64,16 @@ class FullNormal(Encoded):
         torch.Size([64, 3, 3])
     """
 
+    meaning_since = 3
+
     def __init__(self, latent_dim: int, event_shape: Shape, network: NetworkFactory) -> None:
         sizes = (latent_dim, latent_dim, latent_dim * (latent_dim - 1) // 2)
         super().__init__(event_shape, network, (sum(sizes),))
         self.sizes = sizes
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        loc, tril = location_and_tril(*self.encoded(x).split(self.sizes, -1))
+        loc, log_scale, below = self.encoded(x).split(self.sizes, -1)
+        loc, tril = location_and_tril(loc, log_scale, slopes(below, 1 / self.sizes[0]))
         return dist.MultivariateNormal(loc, scale_tril=tril)
 
 
@@ -71,9 +81,13 @@ class LowRankNormal(Encoded):
     r"""A normal distribution whose covariance is diagonal plus a matrix of low rank.
 
     .. math::
-        q(z \mid x) = \mathcal{N}(z \mid \mu(x), \operatorname{diag} \sigma(x)^2 + W(x) W(x)^\top)
+        q(z \mid x) = \mathcal{N}(z \mid \mu(x), S(x) \, (I + W(x) W(x)^\top) \, S(x)), \qquad
+        S = \operatorname{diag} \frac{\sigma_i}{\sqrt{1 + \sum_k W_{ik}^2}}, \qquad
+        W_{ik} = \frac{\sinh a_{ik}}{\sqrt{n}}
 
-    W has ``rank`` columns. The encoder's outputs are :math:`\mu`, :math:`\log \sigma` and W.
+    W has ``rank`` columns, and z has n dimensions. The encoder's outputs are :math:`\mu`,
+    :math:`\log \sigma` and the columns of a. :math:`\sigma` are the standard deviations of z, as in
+    :class:`DiagonalNormal`, and a decides its correlations alone, which start near zero.
 
     Args:
         latent_dim: number of dimensions of z.
@@ -92,6 +106,8 @@ class LowRankNormal(Encoded):
         torch.Size([64, 3, 2])
     """
 
+    meaning_since = 3
+
     def __init__(
         self, latent_dim: int, event_shape: Shape, network: NetworkFactory, *, rank: int = 1
     ) -> None:
@@ -104,5 +120,6 @@ class LowRankNormal(Encoded):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, 2 + rank, latent_dim)
-        loc, log_scale, factor = out[..., 0, :], out[..., 1, :], out[..., 2:, :].mT
+        loc, log_scale = out[..., 0, :], out[..., 1, :]
+        factor = slopes(out[..., 2:, :].mT, 1 / math.sqrt(out.shape[-1]))
         return dist.LowRankMultivariateNormal(*location_and_low_rank(loc, log_scale, factor))

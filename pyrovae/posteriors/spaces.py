@@ -14,13 +14,21 @@ from pyrovae.posteriors._base import Encoded
 
 __all__ = ["PowerSpherical", "RelaxedCategorical"]
 
+FIRST_CONCENTRATION = 5.0  # per coordinate but one, where the encoder gives zero
+
 
 class PowerSpherical(Encoded):
     r"""A power spherical distribution on the unit sphere, for the prior ``sphere``.
 
     .. math:: q(z \mid x) \propto (1 + \mu(x)^\top z)^{\kappa(x)}, \qquad |z| = |\mu(x)| = 1
 
-    The encoder's outputs are :math:`\log \kappa` and a vector in the direction of :math:`\mu`.
+    The encoder's outputs are a number a and a vector in the direction of :math:`\mu`:
+
+    .. math:: \kappa(x) = 5 \, (n - 1) \, e^{a(x)}
+
+    with n coordinates. The mean of z is :math:`\mu \kappa / (\kappa + n - 1)`, so at the start of
+    training, where a is near zero, z is :math:`5/6 \, \mu` on average: with :math:`\kappa` near one
+    it would be noise, from which the decoder learns to ignore it.
 
     References:
         De Cao and Aziz (2020), The Power Spherical distribution, arXiv:2006.04437
@@ -41,6 +49,8 @@ class PowerSpherical(Encoded):
         True
     """
 
+    meaning_since = 3
+
     def __init__(self, latent_dim: int, event_shape: Shape, network: NetworkFactory) -> None:
         if latent_dim < 2:
             raise ValueError(
@@ -51,7 +61,8 @@ class PowerSpherical(Encoded):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         out = self.encoded(x)  # (*batch, latent_dim + 1)
-        concentration = bounded(out[..., 0], 15.0).exp()  # beyond, a density has no digits
+        log = out[..., 0] + math.log(FIRST_CONCENTRATION * (out.shape[-1] - 2))
+        concentration = bounded(log, 15.0).exp()  # beyond, a density has no digits
         direction = nn.functional.normalize(out[..., 1:], dim=-1)
         return distributions.PowerSpherical(direction, concentration)
 

@@ -28,16 +28,29 @@ BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @BOTH
 def test_usual_numbers_keep_their_bits(dtype):
     torch.manual_seed(0)
-    loc, log, below = 3 * torch.randn(200, 5, dtype=dtype), *torch.randn(2, 200, 10, dtype=dtype)
-    log, factor, below = log[:, :5] - 3, below.reshape(200, 5, 2), 0.1 * below
+    loc, log = 3 * torch.randn(200, 5, dtype=dtype), torch.randn(200, 5, dtype=dtype) - 3
     assert torch.equal(bounded(loc, 100.0), loc)
     assert torch.equal(bounded_exp(3 * log), (3 * log).exp())
-    for found, expected in (
-        (location_and_scale(loc, log), (loc, log.exp())),
-        (location_and_tril(loc, log, below), (loc, cholesky_factor(log, below))),
-        (location_and_low_rank(loc, log, factor), (loc, factor, (2 * log).exp())),
-    ):
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for found, expected in zip(location_and_scale(loc, log), (loc, log.exp()), strict=True):
+        assert torch.equal(found, expected)
+
+
+@BOTH
+def test_covariances_of_usual_parameters_are_those_of_the_formulas(dtype):
+    torch.manual_seed(0)
+    loc, log = 3 * torch.randn(200, 5, dtype=dtype), torch.randn(200, 5, dtype=dtype) - 3
+    below, factor = torch.randn(200, 10, dtype=dtype), torch.randn(200, 5, 2, dtype=dtype)
+    mean, tril = location_and_tril(loc, log, below)
+    lower = cholesky_factor(torch.zeros_like(log), below)
+    assert torch.equal(mean, loc)
+    torch.testing.assert_close(tril, lower @ torch.diag_embed(log.exp()))
+    mean, wide, variance = location_and_low_rank(loc, log, factor)
+    covariance = torch.diag_embed(variance) + wide @ wide.mT
+    shape = torch.eye(5, dtype=dtype) + factor @ factor.mT
+    size = log.exp() / shape.diagonal(dim1=-2, dim2=-1).sqrt()
+    assert torch.equal(mean, loc)
+    torch.testing.assert_close(covariance.diagonal(dim1=-2, dim2=-1), (2 * log).exp())
+    torch.testing.assert_close(covariance, shape * size.unsqueeze(-1) * size.unsqueeze(-2))
 
 
 @BOTH

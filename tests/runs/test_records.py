@@ -12,7 +12,9 @@ from safetensors.torch import save
 
 import pyrovae
 from pyrovae._process import files
+from pyrovae.posteriors import FullNormal, LowRankNormal, PowerSpherical
 from pyrovae.runs import Config, Run, describe, load, refit_run, start
+from pyrovae.runs.comparison import find_run
 
 MODEL, LAST, CACHE = "model.safetensors", "last.safetensors", "unfinished-evaluation.safetensors"
 BELIEVED = (
@@ -208,11 +210,13 @@ def test_older_weights_that_cannot_be_right_are_refused(older):
     assert written(weights[name].bfloat16()).vae().latent_dim == 2  # an exact conversion
 
 
-@pytest.mark.parametrize("version", [3, 99, '"x"'])
+@pytest.mark.parametrize("version", [files.FORMAT + 1, 99, '"x"'])
 def test_a_later_format_is_refused(older, folder, version):
     path = older / "config.toml"
     path.write_text(f"format = {version}\n{path.read_text()}")
-    with pytest.raises(ValueError, match="and this pyrovae reads up to 2: install") as caught:
+    with pytest.raises(
+        ValueError, match=f"and this pyrovae reads up to {files.FORMAT}: install"
+    ) as caught:
         Run.open(older)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -220,10 +224,52 @@ def test_a_later_format_is_refused(older, folder, version):
 def test_a_later_format_of_tensors_is_refused(folder, monkeypatch):
     tensors, about = files.read_tensors(folder / MODEL)
     with monkeypatch.context() as later:
-        later.setattr(files, "FORMAT", 3)
+        later.setattr(files, "FORMAT", 99)
         files.write_tensors(folder / MODEL, tensors, about)
-    with pytest.raises(ValueError, match=r"model\.safetensors has the format 3, and this pyrovae"):
+    with pytest.raises(ValueError, match=r"model\.safetensors has the format 99, and this pyrovae"):
         load(folder)
+
+
+@pytest.fixture(params=["full", "low_rank", "power_spherical"])
+def before(request, made, tmp_path):
+    """A run from before the parameters of its posterior meant what they mean now."""
+    model = dict(made[1].model) | {"posterior": request.param}
+    if request.param == "power_spherical":
+        model["prior"] = "sphere"
+    settings = {"model": model, "data": {"name": made[1].data["name"]}, "training": {"epochs": 1}}
+    config, data = Config.resolve(settings)
+    with pytest.MonkeyPatch.context() as then:
+        then.setattr(files, "FORMAT", 2)
+        then.setattr("pyrovae.runs.config.FORMAT", 2)
+        then.setattr(FullNormal, "meaning_since", 1)
+        then.setattr(LowRankNormal, "meaning_since", 1)
+        then.setattr(PowerSpherical, "meaning_since", 1)
+        folder, vae, _ = start(config, data, tmp_path / "before")
+        load(folder)
+    return folder, config, data, vae
+
+
+def test_weights_of_another_meaning_are_refused_with_what_to_do(before):
+    folder, config, data, vae = before
+    assert len(Run.open(folder).history) == 1  # what was measured then is still read
+    for act in (
+        lambda: load(folder),
+        lambda: load(folder, vae=vae),
+        lambda: Run.open(folder).vae(),
+        lambda: start(config, data, folder, resume=True),
+    ):
+        with pytest.raises(ValueError, match="since format 3; train the run again: pyrov") as found:
+            act()
+        assert len(str(found.value).splitlines()) == 1
+    again, _ = Config.resolve(Config.read(folder / "config.toml"))
+    load(start(again, data, folder.parent / "again")[0])
+
+
+def test_a_comparison_does_not_take_weights_of_another_meaning(before):
+    folder, config, data, _ = before
+    assert find_run(config, data, (folder.parent,)) is None
+    again, _, _ = start(config, data, folder.parent / "again")
+    assert find_run(config, data, (folder.parent,)) == again
 
 
 @pytest.mark.parametrize("damage", [b"xyz", b"", None, 40])
