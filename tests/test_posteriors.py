@@ -271,12 +271,13 @@ def test_a_richer_family_is_not_worse_than_the_diagonal_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_training_on_the_sphere_does_not_collapse(seed):
-    """The KL is neither near zero nor exploding, from the first epoch on."""
+    """On the digits, a quarter of the recipe: from the first epoch on the KL is not near zero."""
     settings = {"model": {"prior": "sphere", "posterior": "power_spherical"}}
-    config, data = Config.resolve(settings | {"training": {"epochs": 10, "seed": seed}})
+    config, data = Config.resolve(settings | {"training": {"epochs": 30, "seed": seed}})
     training = {name: value for name, value in config.training.items() if name != "objective"}
     kl = [row["kl"] for row in fit(config.build(), data, **training).metrics]
-    assert all(1 < value < 30 for value in kl), kl
+    assert all(0.5 < value < 30 for value in kl), kl
+    assert kl[-1] > 10
 
 
 def test_laplace_is_scipys():
