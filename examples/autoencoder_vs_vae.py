@@ -42,7 +42,7 @@ def trained(kind: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Data
     config, data = pyrovae.Config.resolve(
         {
             "data": {"name": arguments.data},
-            "model": {"latent_dim": 2, "posterior": posterior},
+            "model": {"latent_dim": 2, "posterior": posterior, "likelihood": "binomial"},
             "training": {"epochs": arguments.epochs, "seed": arguments.seed},
         }
     )

@@ -95,7 +95,12 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     training = {"epochs": arguments.epochs, "seed": arguments.seed}
-    config, data = pyrovae.Config.resolve({"data": {"name": arguments.data}, "training": training})
+    settings = {
+        "data": {"name": arguments.data},
+        "model": {"likelihood": "binomial"},
+        "training": training,
+    }
+    config, data = pyrovae.Config.resolve(settings)
     some = data.train.batch(np.arange(min(LIMIT, len(data.train))), np.random.default_rng(0))
     parts = {"training": Split.from_array(some), "test": data.test}
     print("nats per test image, +- the error over images; one column is for training images")

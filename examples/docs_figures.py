@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     changes = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    settings = {"model": {"latent_dim": 2}, "training": changes}
+    settings = {"model": {"latent_dim": 2, "likelihood": "binomial"}, "training": changes}
     config, digits = pyrovae.Config.resolve(settings)
     vae = config.build()
     training = dict(config.training, objective=config.objective())

@@ -61,7 +61,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     config, digits = pyrovae.Config.resolve(
-        {"model": {"latent_dim": 2}, "training": {"epochs": arguments.epochs}}
+        {
+            "model": {"latent_dim": 2, "likelihood": "binomial"},
+            "training": {"epochs": arguments.epochs},
+        }
     )
     vae = config.build()
     pyrovae.fit(vae, digits, **dict(config.training, objective=config.objective()))

@@ -29,7 +29,9 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     changes = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    config, digits = pyrovae.Config.resolve({"training": changes})
+    config, digits = pyrovae.Config.resolve(
+        {"model": {"likelihood": "binomial"}, "training": changes}
+    )
     vae = config.build()
     pyrovae.fit(vae, digits, **dict(config.training, objective=config.objective()))
 

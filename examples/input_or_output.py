@@ -40,6 +40,7 @@ def main() -> None:
     config, data = pyrovae.Config.resolve(
         {
             "data": {"name": arguments.data},
+            "model": {"likelihood": "binomial"},
             "training": {"epochs": arguments.epochs, "seed": arguments.seed},
         }
     )

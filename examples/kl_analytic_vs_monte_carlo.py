@@ -87,7 +87,12 @@ def main() -> None:
     config, data = pyrovae.Config.resolve(
         {
             "data": {"name": arguments.data},
-            "model": {"latent_dim": LATENT_DIM, "encoder": network, "decoder": network},
+            "model": {
+                "latent_dim": LATENT_DIM,
+                "likelihood": "binomial",
+                "encoder": network,
+                "decoder": network,
+            },
             "training": {"epochs": arguments.epochs, "seed": arguments.seed},
         }
     )

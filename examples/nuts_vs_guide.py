@@ -100,7 +100,12 @@ def main() -> None:
     config, data = pyrovae.Config.resolve(
         {
             "data": {"name": arguments.data},
-            "model": {"latent_dim": 2, "encoder": network, "decoder": network},
+            "model": {
+                "latent_dim": 2,
+                "likelihood": "binomial",
+                "encoder": network,
+                "decoder": network,
+            },
             "training": {"epochs": arguments.epochs, "seed": arguments.seed},
         }
     )

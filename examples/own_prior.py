@@ -96,7 +96,12 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     training = {"epochs": arguments.epochs, "seed": arguments.seed}
-    config, data = pyrovae.Config.resolve({"data": {"name": arguments.data}, "training": training})
+    settings = {
+        "data": {"name": arguments.data},
+        "model": {"likelihood": "binomial"},
+        "training": training,
+    }
+    config, data = pyrovae.Config.resolve(settings)
     latent_dim = config.model["latent_dim"]
     priors = {"normal": StandardNormal(latent_dim)}
     priors |= {

@@ -76,7 +76,7 @@ def main() -> None:
     config, data = pyrovae.Config.resolve(
         {
             "data": {"name": arguments.data},
-            "model": {"latent_dim": 2},
+            "model": {"latent_dim": 2, "likelihood": "binomial"},
             "training": {"epochs": arguments.epochs, "seed": arguments.seed},
         }
     )

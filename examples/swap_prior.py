@@ -45,7 +45,7 @@ def trained(prior: str, arguments: argparse.Namespace) -> tuple[pyrovae.VAE, Any
     config, data = pyrovae.Config.resolve(
         {
             "data": {"name": arguments.data},
-            "model": {"latent_dim": 2, "prior": prior},
+            "model": {"latent_dim": 2, "prior": prior, "likelihood": "binomial"},
             "training": {"epochs": arguments.epochs, "seed": arguments.seed},
         }
     )

@@ -190,7 +190,7 @@ def trained(
 ) -> tuple[pyrovae.VAE, Dataset]:
     """A VAE fitted with a likelihood, possibly changed, and an objective; and its data."""
     model = {"latent_dim": LATENT_DIM, "encoder": NETWORK, "decoder": NETWORK}
-    model |= {} if likelihood is None else {"likelihood": likelihood}
+    model["likelihood"] = "binomial" if likelihood is None else likelihood
     training = {"epochs": epochs, "seed": seed, "objective": objective}
     config, data = pyrovae.Config.resolve(
         {"data": {"name": name}, "model": model, "training": training}

@@ -189,3 +189,16 @@ def test_estimators_on_photographs_are_compared_on_the_same_images(tmp_path):
     assert again == output
     difference = np.subtract(rows["mixture"]["log_evidence"], rows["iw"]["log_evidence"]).mean()
     assert f"{difference:.1f} ±" in output
+
+
+@pytest.mark.slow
+def test_likelihoods_of_the_digits_are_compared_on_validation_data(tmp_path):
+    file = tmp_path / "digits.json"
+    small = ("--epochs", 1, "--seeds", 2, "--likelihoods", "binomial", "poisson", "--json", file)
+    output = run("digits.py", tmp_path, *small)
+    found = json.loads(file.read_text())["found"]
+    assert [len(runs) for runs in found.values()] == [2, 2]
+    assert len(found["poisson"][0]["log_evidence"]) == 180
+    means = [np.mean([each["log_evidence"] for each in runs]) for runs in found.values()]
+    assert f"{means[1] - means[0]:+.2f} (" in output
+    assert run("digits.py", tmp_path, *small) == output

@@ -272,7 +272,8 @@ def test_a_richer_family_is_not_worse_than_the_diagonal_one(tmp_path):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_training_on_the_sphere_does_not_collapse(seed):
     """On the digits, a quarter of the recipe: from the first epoch on the KL is not near zero."""
-    settings = {"model": {"prior": "sphere", "posterior": "power_spherical"}}
+    model = {"prior": "sphere", "posterior": "power_spherical", "likelihood": "binomial"}
+    settings = {"model": model}
     config, data = Config.resolve(settings | {"training": {"epochs": 30, "seed": seed}})
     training = {name: value for name, value in config.training.items() if name != "objective"}
     kl = [row["kl"] for row in fit(config.build(), data, **training).metrics]

@@ -73,7 +73,7 @@ PERMUTED = (
 )
 
 DIGITS = Recipe(
-    likelihood="binomial:total_count=16",
+    likelihood="discretized_logistic:levels=17,scale=decoder",
     latent_dim=10,
     **_networks("residual:width=128,depth=4"),
     training=_training(epochs=120, batch_size=64, learning_rate=3e-3, weight_decay=0.5),

@@ -247,7 +247,7 @@ class Comparison(Result):
         }
         if not any(row.difference for row in rows):
             del columns["95% interval"], columns["df"]
-        if len({row.chosen.get("likelihood") for row in rows}) == 1:
+        if len({row.chosen.get("likelihood") for row in rows}) == 1 or not any(columns["bits/dim"]):
             del columns["bits/dim"]
         return columns
 

@@ -295,7 +295,7 @@ def test_json_is_one_object_and_nothing_else(command, no_figures):
     assert value["reconstruction"].keys() == value["kl"].keys() == value["elbo"].keys()
     assert (value["images"], value["log_evidence"]["samples"]) == (20, 3)
     assert value["binarization"] == "none"
-    assert value["likelihood"] == "binomial:total_count=16"
+    assert value["likelihood"] == "discretized_logistic:levels=17,scale=decoder"
     assert (value["prior"], value["posterior"]) == ("normal", "diagonal")
 
 

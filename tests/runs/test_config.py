@@ -54,7 +54,7 @@ def test_every_setting_is_resolved():
     tables = tomllib.loads(resolved().to_toml())
     assert tables["training"].keys() == TRAINING_SETTINGS.keys()
     assert tables["model"].keys() == MODEL_SETTINGS.keys()
-    assert tables["model"]["likelihood"] == "binomial:total_count=16"
+    assert tables["model"]["likelihood"] == "discretized_logistic:levels=17,scale=decoder"
     assert tables["model"]["encoder"] == "mlp:hidden_dims=8,activation=silu,dropout=0.0"
     assert tables["model"]["input_divisor"] == 1
     assert tables["data"]["event_shape"] == [1, 8, 8]
