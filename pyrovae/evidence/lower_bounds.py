@@ -36,7 +36,7 @@ from pyrovae.estimates import (
     number_of_examples,
 )
 from pyrovae.evidence._draws import Compiled, NotCompiledError, chunk
-from pyrovae.evidence.proposals import PROPOSALS, proposed
+from pyrovae.evidence.proposals import check_proposal, proposed
 from pyrovae.evidence.results import WeightedBounds, in_units
 from pyrovae.evidence.weights import weight_statistics
 from pyrovae.vae import VAE
@@ -116,7 +116,7 @@ def per_example(
     """
     if samples < 1:
         raise ValueError(f"samples must be positive, got {samples}")
-    choices.check_choice("proposal", proposal, PROPOSALS)
+    check_proposal(proposal, samples)
     data = as_examples(data)
     count, size = number_of_examples(data, limit), batch_size(samples)
     mode = _mode(compile, vae, count, samples)

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pyrovae._process import isolation, memory
+from pyrovae._process import choices, isolation, memory
 from pyrovae.distributions import is_point, is_real
 from pyrovae.evidence._student_mixture import StudentMixture, mahalanobis
 from pyrovae.evidence.weighted_draws import resampled, weighted_moments
@@ -43,6 +43,7 @@ __all__ = [
     "Whole",
     "adapted",
     "affordable",
+    "check_proposal",
     "from_mixture",
     "proposed",
 ]
@@ -94,6 +95,26 @@ def affordable(vaes: Sequence[VAE], examples: int, samples: int) -> str:
     return "refined" if few and samples >= FEWEST else "posterior"
 
 
+def check_proposal(proposal: str, samples: int) -> None:
+    """Refuse a proposal that is unknown, or one that so few draws cannot be fitted with.
+
+    Args:
+        proposal: one of ``PROPOSALS``.
+        samples: draws of z for each example.
+
+    Raises:
+        ValueError: in either case.
+
+    Example:
+        >>> check_proposal("refined", 100)
+    """
+    choices.check_choice("proposal", proposal, PROPOSALS)
+    if proposal != "posterior" and samples < FEWEST:
+        raise ValueError(
+            f"samples with the proposal {proposal} must be at least {FEWEST}, got {samples}"
+        )
+
+
 def proposed(vae: VAE, x: Tensor, samples: int, proposal: str) -> tuple[Tensor, Tensor]:
     """Weight draws from a distribution that is fitted to each example.
 
@@ -108,7 +129,7 @@ def proposed(vae: VAE, x: Tensor, samples: int, proposal: str) -> tuple[Tensor, 
         the bounds that they give ``(batch,)``.
 
     Raises:
-        ValueError: if ``samples`` is below ``FEWEST``.
+        ValueError: as :func:`check_proposal`.
 
     Example:
         >>> with torch.no_grad():
@@ -116,10 +137,7 @@ def proposed(vae: VAE, x: Tensor, samples: int, proposal: str) -> tuple[Tensor, 
         >>> log_w.shape, error.shape
         (torch.Size([50, 64]), torch.Size([64]))
     """
-    if samples < FEWEST:
-        raise ValueError(
-            f"samples with the proposal {proposal} must be at least {FEWEST}, got {samples}"
-        )
+    check_proposal(proposal, samples)
     memory.check_draws("samples", samples, numbers=vae.latent_dim)
     every, errors = [], []
     for part in memory.in_chunks(x, samples, ROWS):

@@ -214,8 +214,7 @@ def compare(
         vaes = [candidate.config.build(trusted=trusted) for candidate in chosen]
         count = number_of_examples(chosen[0].dataset.test, limit)
         proposal = evidence.affordable(vaes, count, samples)
-    else:
-        check_choice("proposal", proposal, evidence.PROPOSALS)
+    evidence.check_proposal(proposal, samples)
     name = chosen[0].config.data["name"]
     folder = Path("runs") / f"compare-{Path(name).stem}" if out is None else expanded(out)
     check_place(folder)

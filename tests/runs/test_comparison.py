@@ -267,6 +267,16 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(varied, message, t
     assert not (tmp_path / "compared").exists()
 
 
+@pytest.mark.parametrize(
+    ("proposal", "message"),
+    [("prior", "one of posterior, refined, mixture"), ("mixture", "must be at least 20, got 5")],
+)
+def test_a_proposal_is_checked_before_anything_is_trained(proposal, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        compare(SMALL, PRIORS, out=tmp_path / "compared", samples=5, proposal=proposal)
+    assert not (tmp_path / "compared").exists()
+
+
 @pytest.mark.parametrize("name", ["seeds", "samples", "limit"])
 def test_numbers_below_one_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
