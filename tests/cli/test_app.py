@@ -411,7 +411,7 @@ def _tensor(x):
 def test_show_and_components_describe(command, run):
     result = command("show", "run")
     assert (result.status, result.err) == (0, "")
-    for part in ("p(z)", "p(x|z)", "q(z|x)", "Binomial (1, 8, 8)", "programs "):
+    for part in ("p(z)", "p(x|z)", "q(z|x)", "DiscretizedLogistic (1, 8, 8)", "programs "):
         assert part in result.out
     assert "mixture" in command("components").out
     assert json.loads(command("components", "--json").out)["prior"]["laplace"]["options"] == {

@@ -351,5 +351,5 @@ def test_a_pipe_in_a_run_is_refused_at_once(refused, run, name):
 
 def test_wrong_levels_in_a_configuration_are_refused(refused, run):
     path = run / "config.toml"
-    path.write_text(path.read_text().replace("total_count=16", "total_count=5"))
+    path.write_text(path.read_text().replace("levels=17", "levels=5"))
     assert "run/config.toml is damaged or was edited" in refused("evaluate", "run")

@@ -349,9 +349,9 @@ def test_one_process_goes_on_with_the_evaluation_of_two(pair, monkeypatch):
     folder, _ = pair
     calls = []
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         calls.append(1)
-        return bounds(*arguments)
+        return bounds(*arguments, **options)
 
     monkeypatch.setattr("pyrovae.evidence.lower_bounds.bounds", counted)
     assert equal(vars(evaluated(folder / "store")), vars(evaluated()))
@@ -543,7 +543,7 @@ def test_torchrun_fits_on_the_command_line(tmp_path):
 def test_two_processes_evaluate_as_one_does_and_the_first_prints(pair):
     folder, (first, second) = pair
     opened = Run.open(folder / "run")
-    found = evaluate(opened.vae(), opened.dataset().test, samples=100)
+    found = evaluate(opened.vae(), opened.dataset().test, samples=100, proposal="refined")
     expected = found.to_dict() | opened.roles()
     assert json.loads(first["printed"]) == json.loads(as_json(expected))
     assert second["printed"] == ""

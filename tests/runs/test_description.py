@@ -89,7 +89,7 @@ def test_a_description_names_roles_distributions_shapes_and_counts(run):
     assert (
         "MixtureSameFamily of Normal (2,), mixture:components=3,start=random; 15 parameters" in text
     )
-    assert "Binomial (1, 8, 8), binomial:total_count=16, decoder mlp:hidden_dims=8" in text
+    assert "DiscretizedLogistic (1, 8, 8), discretized_logistic:levels=17,scale=decoder, " in text
     assert "q(z|x)  Normal (2,), diagonal, encoder mlp:hidden_dims=8" in text
     assert f"{sum(p.numel() for p in vae.parameters()):,} in all" in text
     assert "1 of 1 epochs" in text
