@@ -102,6 +102,8 @@ def command(capsys, monkeypatch, tmp_path) -> Callable[..., Result]:
     """Run ``pyrovae`` in this process and an empty working folder."""
     from pyrovae.cli import app
 
+    # refining q takes seconds for each command; this leaves it to a few examples
+    monkeypatch.setattr("pyrovae.evidence.proposals.AFFORDABLE", 1e8)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # main sets it; this puts it back
     capsys.readouterr()

@@ -154,7 +154,8 @@ def test_of_importance_weighting_by_a_fitted_mixture(samples):
     assert_calibrated(make, evidence, range(20))
 
 
-@pytest.mark.parametrize("start", ["prior", pytest.param("posterior", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_of_annealing(start):
     vae, x, evidence = linear_gaussian(0)
     vae, _ = loose(vae)
@@ -205,6 +206,7 @@ def test_of_the_terms_of_the_bound_for_the_examples_that_are_given():
         assert_calibrated(terms.__getitem__, None, range(60))
 
 
+@pytest.mark.slow
 def test_of_the_variance_of_a_gradient():
     vae, x, _ = affine(0)
     data = Split.from_array(x)

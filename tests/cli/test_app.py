@@ -299,7 +299,8 @@ def test_json_is_one_object_and_nothing_else(command, no_figures):
     assert (value["prior"], value["posterior"]) == ("normal", "diagonal")
 
 
-def test_a_run_says_where_things_are_and_makes_its_pictures(command):
+def test_a_run_says_where_things_are_and_makes_its_pictures(command, monkeypatch):
+    monkeypatch.setattr("pyrovae.evidence.proposals.AFFORDABLE", 10**12)  # as it is for users
     result = command("fit", *SHORT)
     assert result.status == 0
     assert "runs/digits-normal-1/figures" in result.out

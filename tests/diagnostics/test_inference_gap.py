@@ -154,6 +154,20 @@ def test_bridge_sampling_is_the_exact_integral(seed, degrees):
     assert error.max() < 0.05
 
 
+def test_bridge_sampling_iterates_until_its_estimate_is_a_fixed_point(monkeypatch):
+    """More steps change nothing, though one step is not enough."""
+    torch.manual_seed(0)
+    target = dist.MultivariateStudentT(torch.tensor(2.5), torch.ones(3), torch.eye(3))
+    z = target.expand((1,)).sample((2, 40))
+    draws = Draws(z, torch.ones(1, 3), torch.ones(1, 3), 0)
+    found = {}
+    for steps in (1, 1_000, 5_000):
+        monkeypatch.setattr("pyrovae.evidence.chains.STEPS", steps)
+        found[steps] = bridge(target.log_prob, draws)[0].item()
+    assert found[5_000] == pytest.approx(found[1_000], abs=1e-9)
+    assert abs(found[1] - found[1_000]) > 1e-4
+
+
 def test_bridge_sampling_shows_chains_that_do_not_agree():
     """Two chains in one of two modes, two in the other: the error covers what that does."""
     modes = dist.MixtureSameFamily(

@@ -173,6 +173,12 @@ def test_a_point_is_refused_and_one_draw(network, digits):
         importance_weighted(vae, digits, samples=1)
 
 
+def test_two_draws_are_enough_for_an_error(vae, digits):
+    found = importance_weighted(vae, digits, samples=2)
+    assert found.log_evidence.isfinite().all()
+    assert found.standard_error.min() > 0
+
+
 def test_a_mixture_of_the_unknown_or_of_few_draws_is_refused(vae, digits):
     with pytest.raises(ValueError, match="one of posterior, refined, mixture, got 'prior'"):
         importance_weighted(vae, digits, proposal="prior")

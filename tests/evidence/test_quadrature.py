@@ -282,6 +282,7 @@ def trained():
     return vae, x[1_500:]
 
 
+@pytest.mark.slow
 def test_quadrature_weighting_and_annealing_agree_on_a_trained_model(trained):
     """On 100 held-out digits: differences within 4.5 of their joint errors, where k-hat < 0.7."""
     vae, x = trained[0].eval(), trained[1][:100]

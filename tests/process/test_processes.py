@@ -520,6 +520,7 @@ def test_a_killed_process_does_not_leave_the_other_waiting(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_torchrun_fits_on_the_command_line(tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
     options = ("--posterior", "point", *SMALL, "--epochs", "2", "--compile", "off", "--json")

@@ -201,7 +201,13 @@ def no_figures(monkeypatch):
     monkeypatch.setattr("pyrovae.plots.draw_vae", lambda *arguments, **options: None)
 
 
-@pytest.mark.parametrize("prior", ["mixture:components=10,start=data", "flow:transforms=2"])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        "mixture:components=10,start=data",
+        pytest.param("flow:transforms=2", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("seed", EXPENSIVE_SEEDS)
 def test_a_mixture_and_a_flow_raise_the_bound_on_digits(run, prior, seed, tmp_path, no_figures):
     options = {"epochs": 25, "samples": 100, "seed": seed}
