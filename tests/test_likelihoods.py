@@ -10,6 +10,7 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.special import log_softmax
 
+from pyrovae import distributions
 from pyrovae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -271,7 +272,9 @@ def test_initialize_survives_constant_pixels(name, options, network):
 
 
 @pytest.mark.parametrize("kind", ["learned", "dimension", "decoder"])
-@pytest.mark.parametrize("name", ["normal", "log_normal", "laplace", "beta", "negative_binomial"])
+@pytest.mark.parametrize(
+    "name", ["normal", "log_normal", "laplace", "beta", "negative_binomial", "beta_binomial"]
+)
 def test_initialize_starts_the_variance_at_the_variance_of_the_data(name, kind):
     """Data of the likelihood's own kind; where one number serves all, data that share it."""
     torch.manual_seed(0)
@@ -283,6 +286,7 @@ def test_initialize_starts_the_variance_at_the_variance_of_the_data(name, kind):
             torch.tensor([2.0, 4.0, 6.0]), torch.tensor([6.0, 4.0, 2.0])
         ),
         "negative_binomial": torch.distributions.NegativeBinomial(2.0, torch.full((3,), 0.6)),
+        "beta_binomial": distributions.BetaBinomial(3, torch.zeros(3), torch.tensor(0.3)),
     }[name]
     x = draw.sample((50_000,))
     p = at_the_start(make(name, (3,), Linear, **{spread_option(name): kind}), x)

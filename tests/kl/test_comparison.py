@@ -183,6 +183,17 @@ def test_quadrature_equals_scipys(q, p):
     assert how == "Gauss-Legendre, one dimension"
 
 
+def test_quadrature_of_a_batch_is_refined_until_its_hardest_pair_has_converged():
+    """The first p equals q, so that its divergence is zero on any mesh."""
+    loc, scale = torch.tensor([[0.0, 3.0], [1.0, 0.02]]).double()
+    q = dist.StudentT(torch.tensor(30.0).double(), torch.zeros(2).double(), 1.0)
+    both, error, _ = integrate(q, dist.StudentT(q.df, loc, scale))
+    hard, _, _ = integrate(dist.StudentT(q.df[1], q.loc[1], 1.0), dist.StudentT(30.0, 3.0, 0.02))
+    assert both[0].item() == pytest.approx(0, abs=1e-12)
+    assert both[1].item() == pytest.approx(hard.item(), rel=1e-9)
+    assert error < 1e-6
+
+
 def test_a_kink_beside_the_mean_of_p_is_the_end_of_a_panel():
     q = dist.Normal(torch.tensor(0.3).double(), torch.tensor(0.7).double())
     p = dist.AsymmetricLaplace(*(torch.tensor(each).double() for each in (0.11, 0.5, 3.0)))

@@ -181,12 +181,11 @@ def test_a_step_that_has_changed_nothing_is_abandoned():
 def test_after_the_block_a_signal_acts_as_it_would_have():
     numbers = []
     for number in STATUS:
-        signal.signal(number, lambda number, frame: numbers.append(number))
+        before = signal.signal(number, lambda number, frame: numbers.append(number))
         with after_step():
             send(number)
+        signal.signal(number, before)
     assert numbers == [*STATUS]
-    for number, handler in zip(STATUS, (signal.default_int_handler, 0, 0), strict=True):
-        signal.signal(number, handler)
 
 
 def test_sigterm_saves_a_training_in_python_and_then_ends_the_process(vae, digits, tmp_path):
