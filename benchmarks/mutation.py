@@ -5,10 +5,11 @@
     python benchmarks/mutation.py --state mutation.json --survivors
 
 Each mutant is one changed operator, comparison, constant, sign, condition or function in a module
-that computes. They are a random sample, stratified by module, with a fixed seed. A mutant is killed
-if one of the tests that run its line fails, or takes longer than the limit. State is kept in FILE,
-so a run that was stopped goes on where it was, and tests are measured once. Needs pytest and
-coverage.
+that computes. They are a random sample, stratified by module, with a fixed seed. Constants that are
+settings (defaults of arguments, constants of a module) are counted apart: another number of draws
+by default is another choice, not a wrong number. A mutant is killed if one of the tests that run
+its line fails, or takes longer than the limit. State is kept in FILE, so a run that was stopped
+goes on where it was, and tests are measured once. Needs pytest and coverage.
 """
 
 import argparse
@@ -40,7 +41,7 @@ TESTS = (
     *("test_derivation.py", "test_docstrings.py", "test_estimates.py", "test_likelihoods.py"),
     *("test_mixed_tables.py", "test_pairs.py", "test_posteriors.py", "test_priors.py"),
     *("test_standard_errors.py", "test_vae.py", "test_wrong_formulas.py", "test_networks.py"),
-    *("plots", "runs", "training/test_fitting.py"),
+    *("plots", "runs", "training/test_fitting.py", "training/test_staging.py"),
 )
 
 SWAPS: dict[type, type] = {
@@ -90,6 +91,7 @@ class Sites(ast.NodeVisitor):
 
     def __init__(self, tree: ast.Module) -> None:
         self.found: list[tuple[int, int, str]] = []
+        self.in_settings = False
         self.numbers = {id(node): number for number, node in enumerate(ast.walk(tree))}
         self.visit(tree)
 
@@ -107,9 +109,23 @@ class Sites(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        for part in (*node.body, *node.args.defaults, *node.args.kw_defaults):
-            if part is not None:
+        for part in node.body:
+            self.visit(part)
+        for default in (*node.args.defaults, *node.args.kw_defaults):
+            if default is not None:
+                self.visit_settings(default)
+
+    def visit_Module(self, node: ast.Module) -> None:
+        for part in node.body:
+            if isinstance(part, ast.Assign | ast.AnnAssign):
+                self.visit_settings(part)
+            else:
                 self.visit(part)
+
+    def visit_settings(self, node: ast.AST) -> None:
+        self.in_settings = True
+        self.visit(node)
+        self.in_settings = False
 
     def visit_If(self, node: ast.If) -> None:
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -138,7 +154,7 @@ class Sites(ast.NodeVisitor):
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, bool | int | float):
-            self._add(node, "constant")
+            self._add(node, "setting" if self.in_settings else "constant")
 
     def visit_Call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Attribute) and node.func.attr in FUNCTIONS:
@@ -159,7 +175,7 @@ def changed(tree: ast.Module, number: int, kind: str) -> tuple[ast.Module, str]:
         node.op = SWAPS[type(node.op)]()
     elif kind == "comparison":
         node.ops[0] = SWAPS[type(node.ops[0])]()
-    elif kind == "constant":
+    elif kind in ("constant", "setting"):
         value = node.value
         node.value = (
             not value if isinstance(value, bool) else value + 1 if value < 10 else value * 2
@@ -364,11 +380,15 @@ def run(options: argparse.Namespace) -> None:
 
 
 def rows(mutants: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """By module: mutants, killed, and their share with its standard error."""
-    by_module = defaultdict(list)
-    for row in mutants:
+    """By module: mutants, killed, and their share with its standard error; settings come last."""
+    by_module, settings = defaultdict(list), [row for row in mutants if row["kind"] == "setting"]
+    computing = [row for row in mutants if row["kind"] != "setting"]
+    for row in computing:
         by_module[Path(row["file"]).with_suffix("").parts[1]].append(row)
-    for name, found in (*sorted(by_module.items()), ("all", mutants)):
+    parts = (*sorted(by_module.items()), ("all that compute", computing), ("settings", settings))
+    for name, found in parts:
+        if not found:
+            continue
         killed = sum(row["result"] in ("killed", "too long") for row in found)
         share = killed / len(found)
         error = math.sqrt(share * (1 - share) / len(found))

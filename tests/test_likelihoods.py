@@ -261,6 +261,9 @@ def test_initialize_leaves_out_missing_values(name, options):
     gappy[:, 1] = float("nan")
     p = at_the_start(make(name, (3,), Linear, **options), gappy)
     assert p.log_prob(x).isfinite().all()
+    half = torch.where(gappy.isnan().all(0), torch.full_like(x, 0.5), x)
+    q = at_the_start(make(name, (3,), Linear, **options), half)
+    torch.testing.assert_close(p.mean[1], q.mean[1], rtol=0.01, atol=0.01)
 
 
 @every

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from scipy import stats
+from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyrovae.distributions import moments
@@ -171,6 +172,23 @@ def test_initialize_knows_the_divisor_of_the_encoder(text, network):
         posterior.initialize(x)
         draws.append(posterior(x).sample())
     torch.testing.assert_close(*draws, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_initialize_leaves_what_it_cannot_divide(text, network):
+    """Data that are zero have no unit, and an encoder of the user's own need not name its input."""
+    posterior = make(text, 2, (5,), network)
+    first = next(posterior.encoder.parameters())
+    weight = first.detach().clone()
+    posterior.initialize(torch.zeros(50, 5))
+    assert torch.equal(first, weight)
+
+    def plain(in_shape, out_shape):
+        return nn.Sequential(
+            nn.Linear(*in_shape, math.prod(out_shape)), nn.Unflatten(-1, out_shape)
+        )
+
+    make(text, 2, (5,), plain).initialize(torch.randn(50, 5))
 
 
 @pytest.mark.parametrize("text", VARIANTS)

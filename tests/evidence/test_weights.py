@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import genpareto
 
+from pyrovae.evidence.weighted_draws import weighted_moments
 from pyrovae.evidence.weights import (
     Weights,
     _fitted_shape,
@@ -104,6 +106,8 @@ def test_the_share_under_warning_has_the_error_of_a_share(seed):
         stated = torch.tensor([each.unreliable_error for each in sets])
         assert stated.square().mean().sqrt() == pytest.approx(shares.std().item(), rel=1 / 7)
         assert sets[0].reliable_below == reliable_below(1_000)
+    shifted = (sets[0].unreliable * 100 + 2) / 104  # Agresti and Coull (1998), for 95 percent
+    assert sets[0].unreliable_error == pytest.approx(math.sqrt(shifted * (1 - shifted) / 104))
     even = weight_statistics(torch.zeros(1_000, 20).double()).summary(1_000)
     assert even.unreliable == 0 < 0.02 < even.unreliable_error < 0.1
 
@@ -144,6 +148,27 @@ def test_the_shape_of_generalised_pareto_draws_is_found(k, seed):
     assert found.std() < 1.5 * spread
 
 
+def profile_estimate(x):
+    """Zhang and Stephens (2009), their equations 7 to 9 with a grid of 30 + sqrt(n), in NumPy."""
+    n, grid = len(x), 30 + int(len(x) ** 0.5)
+    x = np.sort(x)
+    quartile = x[int(n / 4 + 0.5) - 1]
+    steps = np.arange(1, grid + 1) - 0.5
+    theta = 1 / x[-1] + (1 - np.sqrt(grid / steps)) / 3 / quartile
+    k = np.array([-np.log1p(-t * x).mean() for t in theta])
+    log_likelihood = n * (np.log(theta / k) + k - 1)
+    weights = np.exp(log_likelihood - log_likelihood.max())
+    mean = (weights * theta).sum() / weights.sum()
+    return np.log1p(-mean * x).mean()
+
+
+@pytest.mark.parametrize("size", [10, 45, 200])
+def test_the_shape_is_the_estimate_written_out(size):
+    x = genpareto.rvs(0.4, size=size, random_state=size)
+    found = _fitted_shape(torch.from_numpy(np.sort(x))[:, None])
+    assert found.item() == pytest.approx(profile_estimate(x), abs=1e-10)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("k", [0.3, 0.7, 1.2])
 def test_the_tail_of_weights_is_found_whatever_their_scale(k, seed):
@@ -181,6 +206,21 @@ def test_what_has_no_tail_has_no_shape():
     torch.testing.assert_close(found.standard_error, torch.zeros(2).double())
     torch.testing.assert_close(found.bias_corrected, torch.zeros(2).double(), rtol=0, atol=1e-9)
     assert weight_statistics(torch.randn(20, 2).double()).pareto_k.isnan().all()
+
+
+def test_weighted_moments_are_those_written_out():
+    """The covariance is shrunk towards its diagonal by d / (d + effective number of draws)."""
+    torch.manual_seed(0)
+    z, log_w = torch.randn(40, 5, 3).double(), torch.randn(40, 5).double()
+    loc, tril = weighted_moments(z, log_w)
+    for i in range(5):
+        w = log_w[:, i].softmax(0).numpy()
+        mean = w @ z[:, i].numpy()
+        covariance = np.cov(z[:, i].numpy().T, aweights=w, bias=True)
+        shrunk = 3 / (3 + 1 / (w**2).sum())
+        expected = (1 - shrunk) * covariance + shrunk * np.diag(np.diag(covariance))
+        np.testing.assert_allclose(loc[i], mean)
+        np.testing.assert_allclose(tril[i] @ tril[i].T, expected, atol=1e-5)
 
 
 def test_one_draw_has_a_size_and_nothing_else():

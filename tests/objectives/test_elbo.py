@@ -463,6 +463,8 @@ def test_schedules_of_beta():
     assert weights(linear, [0, 0.125, 0.25, 0.5, 1]) == [0.0, 1.0, 2.0, 2.0, 2.0]
     cyclical = Beta(schedule="cyclical", rise=0.5, cycles=2)
     assert weights(cyclical, [0, 0.125, 0.25, 0.375, 0.5, 0.625, 1]) == [0, 0.5, 1, 1, 0, 0.5, 1]
+    once = Beta(schedule="cyclical", rise=0.5, cycles=1)
+    assert weights(once, [0, 0.25, 0.5, 0.75, 1]) == [0, 0.5, 1, 1, 1]
     assert weights(Beta(beta=3.0), [0, 0.5, 1]) == [3.0, 3.0, 3.0]
 
 
