@@ -20,6 +20,14 @@ __all__ = ["cli", "main"]
 
 SHARED = ("fit", "evaluate")  # commands that several processes can share
 
+SECTIONS = {
+    "Train": ("fit", "compare", "refit"),
+    "Judge a run": ("evaluate", "kl", "gap", "diagnose", "calibrate"),
+    "Use a run": ("sample", "reconstruct", "encode", "score", "impute"),
+    "Look up": ("runs", "show", "components"),
+}
+"""The commands in the order in which the help lists them."""
+
 
 def main() -> NoReturn:
     """Run the command line; an error is one line on standard error.
@@ -140,6 +148,14 @@ class _Commands(click.Group):
         with _passed_on():
             return super().invoke(context)
 
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [name for names in SECTIONS.values() for name in names]
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(n, self.commands[n].get_short_help_str(66)) for n in names])
+
 
 @click.group(
     cls=_Commands,
@@ -166,7 +182,10 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @options.on_run
 def show(run: "Run") -> None:
-    """Describe a run: roles, distributions, shapes, parameters, and drawings of its programs."""
+    """Describe a run: roles, distributions, shapes, programs.
+
+    The programs of model and guide are also drawn, where Graphviz is installed.
+    """
     from pyrovae import runs
 
     vae = run.vae()
@@ -177,7 +196,7 @@ def show(run: "Run") -> None:
 @cli.command()
 @options.printed
 def components() -> options.Found:
-    """List every prior, posterior, likelihood, network and objective, with its options."""
+    """List all components, with their options and defaults."""
     from pyrovae import runs
 
     families = runs.catalogue()
@@ -186,6 +205,17 @@ def components() -> options.Found:
         for role, family in families.items()
     }
     return plain, runs.text_table(families)
+
+
+@cli.command(name="runs")
+@click.argument("folder", metavar="[DIR]", default="runs", type=options.FOLDER)
+@options.printed
+def list_runs(folder: str) -> options.Found:
+    """List the runs in a folder, with data, prior, bound and date."""
+    from pyrovae import runs
+
+    found = runs.find_runs(folder)
+    return {"runs": [entry.to_dict() for entry in found]}, runs.table_of_runs(found)
 
 
 for file in (diagnose, evaluate, fitting, posterior, queries):

@@ -34,11 +34,13 @@ def _moved(context: click.Context, option: click.Parameter, value: object) -> No
 @click.option("--betas", "--epochs", "--seeds", hidden=True, expose_value=False, callback=_moved)
 @options.seed
 @options.data_dir
+@options.quiet
 @options.printed
 def diagnose(run: "Run", limit: int, draws: int, seed: int, data_dir: str | None) -> options.Found:
-    """Report what a run has learned: terms of the ELBO, codes against the prior, samples, probes.
+    """Report what a run has learned, on the test set.
 
-    On the test set. The numbers are written to RUN/diagnosis.json and the figures to RUN/figures/.
+    The report has the terms of the ELBO, codes against the prior, samples and probes. The numbers
+    are written to RUN/diagnosis.json and the figures to RUN/figures/.
     """
     from pyrovae import diagnostics, plots, runs, training
     from pyrovae._process.files import write_text

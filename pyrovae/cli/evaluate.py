@@ -46,9 +46,10 @@ OPTIONS = ("samples", "temperatures", "start", "proposal", "compile")
 )
 @options.seed
 @options.text("--compile", metavar="HOW", help="auto, off or inductor (iw). [auto]")
-@options.text("--out", metavar="FILE", help="Write the numbers of each example to an .npz file.")
+@options.file("--out", metavar="FILE", help="Write the numbers of each example to an .npz file.")
 @options.scaled
 @options.data_dir
+@options.quiet
 @options.printed
 def evaluate(
     run: "Run",
@@ -60,12 +61,13 @@ def evaluate(
     data_dir: str | None,
     **given: Any,
 ) -> options.Found:
-    """Estimate the ELBO, its parts, and the importance-weighted bound on log p(x) on the test set.
+    """Estimate the ELBO, its parts and log p(x) on the test set.
 
-    Other methods: annealed importance sampling, ais; for one or two latent dimensions, quadrature;
-    for linear-Gaussian models and categorical z, exact; and on data simulated from the model, a
-    lower and an upper bound on log p(x), bdmc. Densities are per unit of the data. For a table,
-    the reconstruction term is also given for each column.
+    By default log p(x) is bounded by importance weighting. Other methods: annealed importance
+    sampling, ais; for one or two latent dimensions, quadrature; for linear-Gaussian models and
+    categorical z, exact; and on data simulated from the model, a lower and an upper bound on log
+    p(x), bdmc. Densities are per unit of the data. For a table, the reconstruction term is also
+    given for each column.
     """
     from pyrovae import evidence, runs, training
 

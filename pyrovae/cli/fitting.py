@@ -29,8 +29,9 @@ NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
 @options.training
 @options.text("--max-minutes", metavar="X|none", help="Stop after X minutes; resumable.")
 @options.integer("--seed", help="Seed of weights, order and draws. [0]")
-@options.text("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
-@options.text("--resume", metavar="RUN", help="Resume a run that was stopped.")
+@options.folder("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
+@options.folder("--resume", metavar="RUN", help="Resume a run that was stopped.")
+@options.quiet
 @options.json_option
 def fit(
     config: str | None, out: str | None, resume: str | None, as_json: bool, **given: Any
@@ -105,7 +106,8 @@ def _specs(context: click.Context, option: click.Parameter, value: str | None) -
 @options.whole_number("--samples", 1_000, "K, draws per example.")
 @options.proposal
 @options.count("--limit", metavar="N", help="Evaluate on the first N test examples.")
-@options.text("--out", metavar="DIR", help="Folder of the comparison. [runs/compare-<data>]")
+@options.folder("--out", metavar="DIR", help="Folder of the comparison. [runs/compare-<data>]")
+@options.quiet
 @options.printed
 def compare(
     config: str | None,
@@ -116,7 +118,7 @@ def compare(
     out: str | None,
     **given: Any,
 ) -> options.Found:
-    """Train the same VAE with each of several components, and compare the bounds.
+    """Train the same VAE with several components, compare bounds.
 
     SPECS are written as for fit and joined by commas: --priors normal,mixture:components=20,flow.
     Several lists give all combinations. Existing runs in DIR or beside it are reused; after Ctrl-C,
@@ -156,9 +158,9 @@ def _lines_of_comparison(found: "Comparison") -> Iterator[str]:
 
 
 @click.command()
-@click.argument("run", metavar="RUN")
+@click.argument("run", type=options.FOLDER, metavar="RUN")
 @options.text("--prior", metavar="SPEC", required=True, help="The new p(z).")
-@options.text("--out", metavar="DIR", help="Folder of the new run. [RUN-<prior>-<n>]")
+@options.folder("--out", metavar="DIR", help="Folder of the new run. [RUN-<prior>-<n>]")
 @options.whole_number("--epochs", 100, "Passes over the data.")
 @options.whole_number("--batch-size", 128, "Examples per step.")
 @options.number("--learning-rate", default=5e-3, help="Largest step size of Adam.")
@@ -168,15 +170,16 @@ def _lines_of_comparison(found: "Comparison") -> Iterator[str]:
 @options.own_roles(*NOT_PRIOR)
 @options.seed
 @options.data_dir
+@options.quiet
 @options.printed
 def refit(
     run: str, prior: str, out: str | None, old_prior: str | None, **given: Any
 ) -> options.Found:
-    """Fit another prior to the codes of a trained run, with encoder and decoder fixed.
+    """Fit another prior to the codes of a trained run.
 
-    The result is a new run, which all commands accept. The report shows how much KL(q(z) || p(z))
-    and the importance-weighted bound change on the test set; DIR/figures/refit.png shows samples
-    with both priors.
+    Encoder and decoder stay as they are. The result is a new run, which all commands accept. The
+    report shows how much KL(q(z) || p(z)) and the importance-weighted bound change on the test set;
+    DIR/figures/refit.png shows samples with both priors.
     """
     from pyrovae import runs, training
 

@@ -27,7 +27,26 @@ def _not_empty(value: str) -> str:
     return value
 
 
+class _Place(click.types.StringParamType):
+    """A path as text; a shell completes it with folders, or with files and folders."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def convert(self, value: str, option: Any, context: Any) -> str:
+        return _not_empty(value)
+
+    def shell_complete(self, context: Any, option: Any, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=self.kind)]
+
+
+FOLDER, FILE = _Place("dir"), _Place("file")
+
 text = partial(click.option, type=_not_empty, show_default=True)
+folder = partial(click.option, type=FOLDER, show_default=True)
+file = partial(click.option, type=FILE, show_default=True)
 count = partial(click.option, type=click.IntRange(1), show_default=True)
 integer = partial(click.option, type=int, metavar="N")
 number = partial(click.option, type=float, metavar="X", show_default=True)
@@ -95,12 +114,28 @@ def check_data_dir(data: str | None = None, run: "Run | None" = None) -> None:
     refuse_without("data_dir", f"the datasets of torchvision, not to {name}", met=known or moved)
 
 
-data_dir = text("--data-dir", metavar="DIR", help="Folder of the torchvision datasets.")
+data_dir = folder("--data-dir", metavar="DIR", help="Folder of the torchvision datasets.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def _silence(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        from pyrovae.training import silenced
+
+        context.with_resource(silenced())
+
+
+quiet = click.option(
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_silence,
+    help="Show no progress, only results and warnings.",
+)
 seed = count("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Seed of all draws.")
 
 data = _together(
-    text("--data", metavar="NAME|PATH", help="Dataset, file, or folder of images. [digits]"),
+    file("--data", metavar="NAME|PATH", help="Dataset, file, or folder of images. [digits]"),
     data_dir,
     text("--image-size", metavar="N|HxW", help="Resize a folder's images."),
     text("--id", "id_column", metavar="COLUMN", help="Column that identifies rows, no data."),
@@ -143,7 +178,7 @@ training = _together(
     text("--compile", metavar="HOW", help="auto, off, graph or inductor."),
     text("--precision", metavar="NAME", help="Of matrix products: float32 or bf16."),
     text("--device", metavar="NAME", help="auto, cpu or cuda."),
-    text("--config", metavar="FILE", help="TOML file with further settings."),
+    file("--config", metavar="FILE", help="TOML file with further settings."),
 )
 
 
@@ -156,7 +191,7 @@ def own_roles(*roles: str) -> Callable[[F], F]:
 def on_run(function: Callable[..., None]) -> Callable[..., None]:
     """The argument RUN and the options for its own code; the command receives the run opened."""
 
-    @click.argument("run", type=_not_empty, metavar="RUN")
+    @click.argument("run", type=FOLDER, metavar="RUN")
     @own_roles(*ROLES)
     @wraps(function)
     def command(run: str, **given: Any) -> None:
@@ -169,7 +204,7 @@ def on_run(function: Callable[..., None]) -> Callable[..., None]:
 def other_data(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that name other data than the run's test set; the command receives the split."""
 
-    @text("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
+    @file("--data", metavar="NAME|PATH", help="Other data. [the run's test set]")
     @text("--id", "id_column", metavar="COLUMN", help="Column of --data that identifies rows.")
     @data_dir
     @wraps(function)

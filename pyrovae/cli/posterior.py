@@ -43,6 +43,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> tup
 @options.whole_number("--draws", 100, "Draws of each gradient.", least=2)
 @options.seed
 @options.data_dir
+@options.quiet
 @options.printed
 def kl(
     run: "Run",
@@ -53,11 +54,12 @@ def kl(
     seed: int,
     data_dir: str | None,
 ) -> options.Found:
-    """Compute KL(q(z|x) || p(z)) on the test set by formula, sampling, quadrature and bounds.
+    """Compute KL(q(z|x) || p(z)) by formula and by sampling.
 
-    The formula stands beside each number. The figure is RUN/figures/kl.png. --gradients compares
-    three estimators of the gradient of the ELBO with respect to the encoder on one batch of the
-    first examples, at most 100, and draws RUN/figures/gradients.png.
+    It is computed on the test set, also by quadrature and bounds where they exist. The formula
+    stands beside each number. The figure is RUN/figures/kl.png. --gradients compares three
+    estimators of the gradient of the ELBO with respect to the encoder on one batch of the first
+    examples, at most 100, and draws RUN/figures/gradients.png.
     """
     from pyrovae import diagnostics, plots, training
     from pyrovae.kl import ledger
@@ -103,6 +105,9 @@ def _lines_of_ledger(result: "Ledger") -> Iterator[str]:
     if bounds is not None:
         yield f"bounds           {bounds.lower:.6f} to {bounds.upper:.6f}  {bounds.formula}"
     for rows, title in ((result.monte_carlo, "Monte Carlo"), (result.low_variance, "low variance")):
+        if rows is result.low_variance and result.unusable:
+            yield f"{title}, {rows[0].formula}, {result.unusable}"
+            continue
         yield f"{title}, {rows[0].formula}, +- standard error over draws"
         for row in rows:
             yield (
@@ -110,11 +115,6 @@ def _lines_of_ledger(result: "Ledger") -> Iterator[str]:
                 + ("" if row.z_score is None else f"  z = {row.z_score:+.2f}")
                 + ("" if row.mean_ratio is None else f"  mean of r {row.mean_ratio:.3f}")
             )
-    if result.infinite_variance:
-        yield (
-            f"r - 1 - log r has infinite variance for {result.infinite_variance:,} of the "
-            f"{result.examples:,} q, and its z-scores mean nothing for them"
-        )
     if result.per_dimension:
         values = " ".join(f"{part.value:.3f}" for part in result.per_dimension)
         yield f"by dimension     {values}  {result.per_dimension[0].formula}"
@@ -178,6 +178,7 @@ def _no_ratio(noise: "GradientNoise", draws: int) -> str:
 )
 @options.seed
 @options.data_dir
+@options.quiet
 @options.printed
 def gap(
     run: "Run",
@@ -189,7 +190,7 @@ def gap(
     seed: int,
     data_dir: str | None,
 ) -> options.Found:
-    """Split log p(x) - ELBO of single examples into the best q's part and the encoder's part.
+    """Split log p(x) - ELBO into the parts of family and encoder.
 
     log p(x) = ELBO + KL(q(z|x) || p(z|x)), each term computed on its own: exactly where possible,
     by quadrature for one and two latent dimensions, otherwise with NUTS and bridge sampling. The
@@ -273,13 +274,14 @@ def _text(value: float, error: float) -> str:
 @options.whole_number("--simulations", 1_000, "Pairs of z and x to draw.")
 @options.count("--draws", metavar="L", default=99, help="Draws from q(z|x) for each pair.")
 @options.seed
+@options.quiet
 @options.printed
 def calibrate(run: "Run", simulations: int, draws: int, seed: int) -> options.Found:
-    """Test whether q(z|x) is the posterior of the run's own model: simulation-based calibration.
+    """Test whether q(z|x) is the posterior of the run's own model.
 
-    On data drawn from the model, the z that generated an x is ranked among draws from q(z|x). The
-    test does not cover real data or the quality of the model. The figure is written to
-    RUN/figures/calibration.png.
+    The test is simulation-based calibration. On data drawn from the model, the z that generated an
+    x is ranked among draws from q(z|x). The test does not cover real data or the quality of the
+    model. The figure is written to RUN/figures/calibration.png.
     """
     from pyrovae import diagnostics, plots, training
 

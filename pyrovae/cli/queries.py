@@ -27,14 +27,17 @@ MOST_LINES = 20  # examples of an imputation that are printed
 @options.on_run
 @options.whole_number("--count", 64, "Number of draws.")
 @click.option("--means", is_flag=True, help="Means of p(x|z) instead of draws.")
-@options.text(
+@options.file(
     "--out",
     metavar="FILE",
     help=".png of images, .csv or .parquet of rows, .npy or .npz. [RUN/figures/...]",
 )
 @options.seed
 def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> None:
-    """Sample from the model: z from p(z), then x from p(x|z), in the units of the data."""
+    """Sample from the model: z from p(z), then x from p(x|z).
+
+    What is written is in the units of the data.
+    """
     import torch
 
     from pyrovae import plots
@@ -62,14 +65,17 @@ def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> N
 @options.on_run
 @options.other_data
 @options.whole_number("--count", 20, "Number of examples.")
-@options.text(
+@options.file(
     "--out",
     metavar="FILE",
     help=".png, .npz, or .csv or .parquet of rows. [RUN/figures/reconstructed.png]",
 )
 @options.seed
 def reconstruct(run: "Run", split: "Split", count: int, out: str | None, seed: int) -> None:
-    """Draw examples beside the mean of p(x|z) at a draw of z from q(z|x)."""
+    """Draw examples beside their reconstructions.
+
+    A reconstruction is the mean of p(x|z) at a draw of z from q(z|x).
+    """
     import numpy as np
     import torch
 
@@ -102,17 +108,17 @@ def reconstruct(run: "Run", split: "Split", count: int, out: str | None, seed: i
 @click.command()
 @options.on_run
 @options.other_data
-@options.text(
+@options.file(
     "--out",
     metavar="FILE",
-    required=True,
-    help=".npz with loc, scale and labels, or .csv or .parquet with a row for each example.",
+    help=".npz with loc, scale and labels, or .csv or .parquet of rows. [RUN/codes.csv]",
 )
-def encode(run: "Run", split: "Split", out: str) -> None:
-    """Write the mean and standard deviation of q(z|x) for all examples of a dataset, in order."""
+@options.quiet
+def encode(run: "Run", split: "Split", out: str | None) -> None:
+    """Write the mean and standard deviation of each q(z|x)."""
     from pyrovae import queries, runs, training
 
-    path = runs.destination(out, Path(out), (".npz", ".csv", ".parquet"))
+    path = runs.destination(out, run.folder / "codes.csv", (".csv", ".parquet", ".npz"))
     vae = run.vae()
     with training.counting("encoding", len(split)) as progress:
         loc, scale = queries.encodings(vae, split, progress=progress)
@@ -123,7 +129,17 @@ def encode(run: "Run", split: "Split", out: str) -> None:
         columns = {f"z{d + 1}": loc[:, d].numpy() for d in range(loc.shape[1])}
         columns |= {f"z{d + 1}_sd": scale[:, d].numpy() for d in range(loc.shape[1])}
         _write_columns(run, path, columns | labels, split)
-    options.echo(path)
+    options.echo(
+        f"mean and standard deviation of q(z|x), {len(loc):,} examples, {loc.shape[1]} dimensions\n"
+        f"their root mean square over examples: means {_root_mean_square(loc)}\n"
+        f"{'':31}deviations {_root_mean_square(scale)}\n"
+        f"codes    {path}"
+    )
+
+
+def _root_mean_square(values: "Tensor", most: int = 8) -> str:
+    sizes = values.square().mean(0).sqrt().tolist()
+    return " ".join(f"{size:.2f}" for size in sizes[:most]) + (" ..." if len(sizes) > most else "")
 
 
 @click.command()
@@ -137,12 +153,13 @@ def encode(run: "Run", split: "Split", out: str) -> None:
 @options.count("--samples", metavar="N", help="Draws of z per example. [1000; nuts 400]")
 @options.number("--level", default=0.9, help="Probability of an interval of a missing value.")
 @options.count("--count", metavar="N", help="Use only the first N examples. [8 images, all rows]")
-@options.text(
+@options.file(
     "--out",
     metavar="FILE",
     help=".png, .npz, or .csv or .parquet of rows. [RUN/figures/imputed.png or .csv]",
 )
 @options.seed
+@options.quiet
 @options.printed
 def impute(
     run: "Run",
@@ -154,7 +171,7 @@ def impute(
     seed: int,
     **given: Any,
 ) -> options.Found:
-    """Draw missing values given the observed ones, from p(x_miss|x_obs).
+    """Draw missing values from p(x_miss|x_obs).
 
     NaN and empty cells of the data are missing. A mask name stands for the HIDDEN part: lower,
     upper, left, right, random:0.5. A mask file (.npy, .npz or .png) is true (1, white) at OBSERVED
@@ -204,21 +221,21 @@ def impute(
 @click.command()
 @options.on_run
 @options.other_data
-@options.text(
+@options.file(
     "--out",
     metavar="FILE",
-    required=True,
-    help=".csv, .parquet or .npz, one row for each example.",
+    help=".csv, .parquet or .npz, one row for each example. [RUN/scores.csv]",
 )
 @options.whole_number("--samples", 1_000, "Draws of z per example.")
 @options.proposal
 @options.scaled
 @options.seed
+@options.quiet
 @options.printed
 def score(
-    run: "Run", split: "Split", out: str, proposal: str | None, **given: Any
+    run: "Run", split: "Split", out: str | None, proposal: str | None, **given: Any
 ) -> options.Found:
-    """Estimate log p(x) of each example by the importance-weighted bound, with its standard error.
+    """Estimate log p(x) of each example, with its error.
 
     The file has log_evidence with its standard_error, ess and pareto_k of the weights, the id of
     the row and the label if there are any. Densities are per unit of the data. A low log p(x) need
@@ -226,7 +243,7 @@ def score(
     """
     from pyrovae import evidence, queries, runs, training
 
-    path = runs.destination(out, Path(out), (".csv", ".parquet", ".npz"))
+    path = runs.destination(out, run.folder / "scores.csv", (".csv", ".parquet", ".npz"))
     vae = run.vae()
     if proposal in (None, "auto"):
         proposal = evidence.affordable([vae], len(split), given["samples"])
@@ -234,7 +251,8 @@ def score(
         found = queries.score(vae, split, proposal=proposal, progress=progress, **given)
     labels = {} if split.labels is None else {"label": split.labels}
     _write_columns(run, path, found.arrays() | labels, split)
-    return found.to_dict() | {"file": str(path)}, [*_lines_of_scores(found), str(path)]
+    lines = [*_lines_of_scores(found, split.ids), f"scores   {path}"]
+    return found.to_dict() | {"file": str(path)}, lines
 
 
 def _has_images(run: "Run") -> bool:
@@ -346,13 +364,20 @@ def _lines_of_imputed(found: "Imputed") -> Iterator[str]:
         yield line
 
 
-def _lines_of_scores(found: "Scores") -> Iterator[str]:
+def _lines_of_scores(found: "Scores", ids: "np.ndarray | None") -> Iterator[str]:
     from pyrovae.evidence import reliable_below
 
+    values, count = found.log_evidence, len(found.log_evidence)
     yield (
-        f"log p(x), mean of {len(found.log_evidence):,} examples: {found.mean:.2f} nats, +- "
-        f"standard error over examples ({found.kind}, {found.samples:,} samples each)"
+        f"log p(x), mean of {count:,} examples: {found.mean:.2f} nats, +- standard error over "
+        "examples"
     )
+    yield f"{found.kind}, {found.samples:,} samples each"
+    lowest, highest = (
+        f"{values[i]:.2f} ({f'row {i + 1}' if ids is None else ids[i]})"
+        for i in (int(values.argmin()), int(values.argmax()))
+    )
+    yield f"lowest {lowest}, median {values.median():.2f}, highest {highest}"
     if heavy := found.heavy_tails:
         fitted = found.proposal == "mixture"
         yield (

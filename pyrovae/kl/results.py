@@ -147,6 +147,16 @@ class Ledger(Result):
         """The divergence without noise: the closed form, else the integral; None without either."""
         return self.closed_form or self.quadrature
 
+    @property
+    def unusable(self) -> str | None:
+        """The reason why ``low_variance`` does not apply, or None if it is not known to fail."""
+        if not self.infinite_variance:
+            return None
+        return (
+            f"does not apply: r has infinite variance for {self.infinite_variance:,} of the "
+            f"{self.examples:,} q, which are too narrow for it"
+        )
+
     def __repr__(self) -> str:
         return "\n".join(self._lines())
 
@@ -160,6 +170,9 @@ class Ledger(Result):
         if self.bounds is not None:
             yield f"bounds        {self.bounds.lower:.6f} to {self.bounds.upper:.6f}"
         for title, rows in (("Monte Carlo", self.monte_carlo), ("low variance", self.low_variance)):
+            if rows is self.low_variance and self.unusable:
+                yield f"{title:<13} {self.unusable}"
+                continue
             mean = rows[-1].estimate
             error = "" if mean.standard_error is None else f" ± {mean.standard_error:.6f}"
             yield f"{title:<13} {mean.value:.6f}{error}, {rows[-1].samples:,} draws"

@@ -225,7 +225,8 @@ def divergence(result: Ledger, *, unit: str = "example") -> Figure:
     """Draw two estimates of KL(q || p) against the number of draws, with the exact value or bounds.
 
     Bands extend two standard errors to either side. The axis is chosen to show the exact value and
-    the first estimator; the second, whose variance may be infinite, can leave it at few draws.
+    the first estimator; the second can leave it at few draws, and is left out where it does not
+    apply.
 
     Args:
         result: as :func:`pyrovae.kl.compare` returns it.
@@ -256,6 +257,8 @@ def divergence(result: Ledger, *, unit: str = "example") -> Figure:
         (result.monte_carlo, r"$\log q - \log p$", style.BOUND, "o"),
         (result.low_variance, r"$r - 1 - \log r$, $r = p/q$", style.DISTORTION, "s"),
     ):
+        if sampled is result.low_variance and result.unusable:
+            continue
         rows = sorted(sampled, key=lambda row: row.samples)
         draws = np.array([row.samples for row in rows])
         estimate, error = values_and_errors([row.estimate for row in rows])

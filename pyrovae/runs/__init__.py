@@ -5,7 +5,8 @@ run. ``config`` holds a whole run: it fills in the settings and builds the VAE. 
 folder, ``records`` its files that are checked when they are read, and ``starting`` trains into one.
 ``comparison`` trains several, one for each combination of components, and ``compared`` is the table
 that it returns. ``refitting`` fits another prior to a VAE or to a whole run. ``results`` has the
-summaries of both, ``description`` puts runs into words, ``export`` writes results to files, and
+summaries of both, ``description`` puts runs into words, ``listing`` lists the runs of a folder,
+``export`` writes results to files, and
 ``tables`` has the columns of tables: a likelihood for each, and values written as the table had
 them.
 """
@@ -16,6 +17,7 @@ from pyrovae.runs import (
     config,
     description,
     export,
+    listing,
     records,
     refitting,
     results,
@@ -30,6 +32,7 @@ from pyrovae.runs.comparison import *
 from pyrovae.runs.config import *
 from pyrovae.runs.description import *
 from pyrovae.runs.export import *
+from pyrovae.runs.listing import *
 from pyrovae.runs.records import *
 from pyrovae.runs.refitting import *
 from pyrovae.runs.results import *
@@ -47,6 +50,7 @@ __all__ = [
         config,
         description,
         export,
+        listing,
         records,
         refitting,
         results,

@@ -42,7 +42,7 @@ __all__ = [
     "text_table",
 ]
 
-TABLE_WIDTH = 96
+TABLE_WIDTH = 80
 REAL = ("normal", "laplace", "student_t")  # likelihoods of columns in any units
 CONTINUOUS = (*REAL, "log_normal", "beta")  # likelihoods whose scale a constant column lacks
 MOST_LINES = 12  # likelihoods of columns that are named before training
@@ -130,14 +130,17 @@ def text_table(families: Mapping[str, Mapping[str, ComponentEntry]]) -> list[str
             lines.append(f"  {name:<24}{about[0]}")
             lines += [" " * 26 + line for line in about[1:]]
             for key, option in entry.options.items():
+                takes = textwrap.wrap(option.takes, TABLE_WIDTH - 26) or [""]
                 written = f"{key}={option.default}"
-                lines.append(f"    {written:<22}{option.takes}")
+                lines.append(f"    {written:<21} {takes[0]}")
+                lines += [" " * 26 + line for line in takes[1:]]
         lines.append("")
     return [
         *lines,
-        "Options are shown with their defaults; join several with commas. Code of your own is",
-        "module:Class, looked for in the working folder:",
-        "  pyrovae fit --prior mixture:components=20 --encoder mlp:hidden_dims=500-500,dropout=0.1",
+        "Options are shown with their defaults; join several with commas. Code of your",
+        "own is module:Class, looked for in the working folder:",
+        "  pyrovae fit --prior mixture:components=20",
+        "  pyrovae fit --encoder mlp:hidden_dims=500-500,dropout=0.1",
         "  pyrovae fit --prior my_module:MyPrior:rate=2.0",
     ]
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import IO, Any, Self, cast
 
@@ -20,7 +21,7 @@ from pyrovae._process import processes
 from pyrovae._process.text import printable
 from pyrovae.estimates import Estimate, Result
 
-__all__ = ["Fit", "History", "Progress", "TrainingDisplay", "counting"]
+__all__ = ["Fit", "History", "Progress", "TrainingDisplay", "counting", "silenced"]
 
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 WIDE = 100  # columns needed for a bar and full names
@@ -409,8 +410,28 @@ class _StandardError:
             self._stream.flush()
 
 
+_SILENT: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Show no progress on standard error within the block.
+
+    Example:
+        >>> from pyrovae.training import TrainingDisplay, silenced
+        >>> with silenced(), TrainingDisplay("64 digits") as display:
+        ...     fitted = pyrovae.fit(vae, x, epochs=1, report=display)
+    """
+    token = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
 def _standard_error() -> Console:
-    return Console(file=cast("IO[str]", _StandardError()), quiet=not processes.is_first())
+    quiet = _SILENT.get() or not processes.is_first()
+    return Console(file=cast("IO[str]", _StandardError()), quiet=quiet)
 
 
 def _line(console: Console, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -103,7 +104,7 @@ def test_help_imports_nothing_heavy():
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Commands:" in out.stdout
+    assert "Train:" in out.stdout
     assert "--learning-rate" in out.stdout
     loaded = set(out.stdout.splitlines()[-1].split())
     assert not loaded & {"torch", "pyro", "numpy", "matplotlib", "rich", "sklearn", "scipy"}
@@ -124,14 +125,66 @@ def test_a_closed_pipe_ends_quietly():
 def test_no_command_shows_help(command):
     result = command()
     assert (result.status, result.err) == (0, "")
-    assert "Commands:" in result.out
+    assert "Train:" in result.out
 
 
 @pytest.mark.contract
 def test_options_of_fit_are_the_settings():
     options = {parameter.name for parameter in app.cli.commands["fit"].params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
-    assert options == settings | {"data", "config", "out", "resume", "as_json"}
+    assert options == settings | {"data", "config", "out", "resume", "quiet", "as_json"}
+
+
+@pytest.mark.contract
+def test_help_lists_every_command_within_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command("--help").out
+    listed = re.findall(r"^  (\w+)  ", out.partition("Train:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(app.cli.commands)
+    assert listed[0] == "fit"
+    assert "..." not in out.partition("Train:")[2]
+    for name in (*app.cli.commands, ""):
+        help = command(*([name] if name else []), "--help").out
+        assert max(map(len, help.splitlines())) <= 80
+    assert max(map(len, command("components").out.splitlines())) <= 80
+
+
+def test_quiet_shows_no_progress(command, run):
+    assert "9/9" not in command("encode", "run", "--quiet").err
+    quiet = command("evaluate", "run", "--samples", 20, "--limit", 9, "--quiet")
+    assert (quiet.status, quiet.err) == (0, "")
+
+
+@pytest.mark.contract
+def test_runs_are_listed_with_bound_and_date(command, run):
+    shutil.copytree("run", "stopped")
+    assert command("fit", "--resume", "run").status == 0
+    shutil.copytree("run", "damaged")
+    with open("damaged/config.toml", "a") as file:
+        file.write("?")
+    found = command("runs", ".")
+    assert (found.status, found.err) == (0, "")
+    rows = {line.split()[0]: line for line in found.out.splitlines()}
+    assert re.search(r"digits +normal +-\d+.\d\d \+- \d+.\d\d +20\d\d-", found.out)
+    assert "epoch " in rows["stopped"]
+    assert "damaged/" in rows["damaged"]
+    assert command("runs").err == (
+        "pyrovae: there is no folder runs; pyrovae fit makes runs in runs/\n"
+    )
+
+
+@pytest.mark.contract
+def test_a_shell_completes_folders_for_runs_and_files_for_data():
+    words = {"COMP_WORDS": "pyrovae evaluate ru", "COMP_CWORD": "2"}
+    environment = os.environ | words | {"_PYROVAE_COMPLETE": "bash_complete"}
+    line = [sys.executable, "-c", "from pyrovae.cli import main; main()"]
+    assert (
+        subprocess.run(line, env=environment, capture_output=True, text=True).stdout == "dir,ru\n"
+    )
+    environment |= {"COMP_WORDS": "pyrovae fit --data x", "COMP_CWORD": "3"}
+    assert (
+        subprocess.run(line, env=environment, capture_output=True, text=True).stdout == "file,x\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,8 +279,7 @@ def test_a_wrong_file_is_refused(refused, tmp_path, text, part):
         ("sample run --out /proc/x.npy", "cannot write /proc/x.npy"),
         ("reconstruct run --out x.csv", "its ending must be .png or .npz"),
         ("reconstruct run --count -1", "-1 is not in the range x>=1"),
-        ("encode run --data digits", "missing option '--out'"),
-        ("encode run --data digits --out x.npy", "its ending must be .npz or .csv or .parquet"),
+        ("encode run --data digits --out x.npy", "its ending must be .csv or .parquet or .npz"),
         ("encode run --data shape.npy --out x.npz", "was trained on examples of shape"),
         ("score run --data shape.npy --out x.npz", "have (1, 7, 7); give data of shape (N, 8, 8)"),
         ("encode run --data scale.npy --out x.npz", "the model was trained on counts out of 16"),
@@ -390,7 +442,9 @@ def test_data_of_ones_own(command, kind):
 def test_encode_sample_and_reconstruct_agree_with_python(command, run):
     vae, x = pyrovae.load(run), 16 * np.random.default_rng(0).integers(0, 2, (9, 8, 8))
     np.save("x.npy", x)
-    assert command("encode", "run", "--data", "x.npy", "--out", "z.npz").out == "z.npz\n"
+    out = command("encode", "run", "--data", "x.npy", "--out", "z.npz").out
+    assert out.startswith("mean and standard deviation of q(z|x), 9 examples, 2 dimensions\n")
+    assert out.endswith("codes    z.npz\n")
     q = vae.posterior(vae.place(_tensor(x)[:, None]))
     np.testing.assert_allclose(np.load("z.npz")["loc"], q.mean.detach(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.load("z.npz")["scale"], q.stddev.detach(), rtol=1e-4)

@@ -175,7 +175,6 @@ def test_score_refuses_in_one_line_and_writes_nothing(command, run, tmp_path):
         (("--out", "x.csv", "--data", tmp_path / "real.npy"), "counts out of 16"),
         (("--out", "x.csv", "--data", "nothing"), "unknown dataset 'nothing'"),
         (("--out", "x.csv", "--proposal", "prior"), "'prior' is not one of 'auto', 'posterior'"),
-        ((), "missing option '--out'"),
     ):
         result = command("score", run, *options)
         assert result.status == 2
