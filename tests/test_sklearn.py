@@ -53,7 +53,7 @@ def test_a_grid_search_in_a_pipeline_finds_the_better_dimension():
     vae = VariationalAutoencoder(**settings, samples=20, random_state=0)
     search = GridSearchCV(
         Pipeline([("scale", MinMaxScaler()), ("vae", vae)]), {"vae__latent_dim": [1, 8]}, cv=2
-    ).fit(load_digits().data[:60])
+    ).fit(load_digits().data[:100])
     assert search.best_params_ == {"vae__latent_dim": 8}
 
 
