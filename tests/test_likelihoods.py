@@ -401,7 +401,9 @@ def test_normalizing_constants_are_scipys():
         torch.from_numpy(inside).float(),
     )
     check(Laplace(2, (4,), Linear, scale=0.3), lambda h: stats.laplace.logpdf(k, h, 0.3))
-    check(StudentT(2, (4,), Linear, df=3, scale=0.3), lambda h: stats.t.logpdf(k, 3, h, 0.3))
+    for df in (1.5, 3):
+        student = StudentT(2, (4,), Linear, df=df, scale=0.3)
+        check(student, lambda h, df=df: stats.t.logpdf(k, df, h, 0.3))
     check(Beta(2, (4,), Linear, dispersion=0.3), beta, torch.from_numpy(inside).float())
     check(DiscretizedLogistic(2, (4,), Linear, levels=4, scale=0.3), logistic)
     check(Categorical(2, (4,), Linear, levels=4), lambda h: np.diag(log_softmax(h, axis=0)))

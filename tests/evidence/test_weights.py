@@ -71,6 +71,13 @@ def test_the_error_is_the_spread_of_bounds_without_each_draw(seed, counts):
         torch.testing.assert_close(jackknife_error(log_w), variance.sqrt())
 
 
+def test_weights_too_uneven_for_a_jackknife_are_left_uncorrected():
+    log_w = torch.full((20, 1), -3_000.0).double()
+    log_w[7] = 5.0
+    found = weight_statistics(log_w)
+    assert found.bias_corrected.item() == pytest.approx(5 - math.log(20))
+
+
 def test_errors_of_weights_that_are_zero_or_decide_alone():
     log_w = torch.full((20, 4), -math.inf).double()
     log_w[7, 0] = 3.0  # nothing is left without it

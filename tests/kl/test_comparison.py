@@ -282,6 +282,7 @@ def test_the_low_variance_estimator_has_the_lower_variance_where_q_is_near_p():
     for plain, low in zip(result.monte_carlo[1:], result.low_variance[1:], strict=True):
         assert_finite(low.estimate.standard_error, plain.estimate.standard_error)
         assert low.estimate.standard_error < plain.estimate.standard_error / 5
+    assert result.low_variance[-1].mean_ratio == pytest.approx(1, abs=0.01)
 
 
 def test_the_low_variance_estimator_is_a_nat_too_low_where_q_is_narrow_and_the_ledger_says_so():
