@@ -8,8 +8,9 @@ all results.
 
 The folders answer one question each: ``distributions`` (densities), ``data``, ``kl``,
 ``objectives``, ``evidence`` (log p(x)), ``queries`` (missing pixels, scores), ``diagnostics``,
-``training``, ``plots``, ``runs`` (configurations and folders), ``sklearn`` (an estimator), ``cli``.
-``_process`` serves them all: random streams, files, memory budgets, compilation, several processes.
+``training``, ``plots``, ``runs`` (configurations and folders), ``report`` (a page about a run),
+``sklearn`` (an estimator), ``cli``. ``_process`` serves them all: random streams, files, memory
+budgets, compilation, several processes.
 
 The names below and the modules are imported on first use, so that importing the package or asking
 the command line for help is instant.

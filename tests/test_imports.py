@@ -16,7 +16,7 @@ PACKAGE = Path(pyrovae.__file__).parent
 ORDER = [
     "_process", "distributions", "networks", "data", "estimates", "priors", "likelihoods",
     "posteriors", "vae", "kl", "objectives", "evidence", "queries", "diagnostics", "training",
-    "plots", "runs", "sklearn", "cli", "__main__",
+    "plots", "runs", "report", "sklearn", "cli", "__main__",
 ]  # fmt: skip
 ONLY_IN = {
     "click": "cli",

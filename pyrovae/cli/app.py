@@ -24,7 +24,7 @@ SECTIONS = {
     "Train": ("fit", "compare", "refit"),
     "Judge a run": ("evaluate", "kl", "gap", "diagnose", "calibrate"),
     "Use a run": ("sample", "reconstruct", "encode", "score", "impute"),
-    "Look up": ("runs", "show", "components"),
+    "Look up": ("report", "runs", "show", "components"),
 }
 """The commands in the order in which the help lists them."""
 
@@ -191,6 +191,31 @@ def show(run: "Run") -> None:
     vae = run.vae()
     options.echo("\n".join(runs.describe(run, vae)))
     options.echo(runs.draw_programs(vae, run.config.data["event_shape"], run.folder / "figures"))
+
+
+@cli.command()
+@options.on_run
+@options.file("--out", metavar="FILE", help="The page, .html. [RUN/report.html]")
+@options.seed
+@options.data_dir
+@options.quiet
+def report(run: "Run", out: str | None, seed: int, data_dir: str | None) -> None:
+    """Write a page about a run, one HTML file without network.
+
+    It has the three roles, the bound and its parts, log p(x) with its error, samples, the best and
+    worst reconstructions, the codes, the KL term by formula and by sampling, the ELBO taken apart,
+    and what the run does not show. fit writes it too, unless --no-report is given.
+    """
+    from pyrovae import runs, training
+    from pyrovae.report import FILE, LIMIT, PASSES, write_report
+
+    options.check_data_dir(run=run)
+    path = runs.destination(out, run.folder / FILE, (".html",))
+    run.summary()
+    dataset = run.dataset(data_dir)
+    with training.counting("report", PASSES * min(LIMIT, len(dataset.test))) as progress:
+        write_report(run, run.vae(), dataset, path, seed=seed, progress=progress)
+    options.echo(f"report   {path}")
 
 
 @cli.command()

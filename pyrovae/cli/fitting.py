@@ -1,6 +1,8 @@
 r"""The commands that train: a run, runs that are compared, and another prior for a run."""
 
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,13 @@ from pyrovae._process import processes
 from pyrovae.cli import options
 
 if TYPE_CHECKING:
-    from pyrovae.runs import Comparison, Refit
+    from pyrovae.data import Dataset
+    from pyrovae.runs import Comparison, Refit, Run, Summary
+    from pyrovae.vae import VAE
 
 __all__ = ["compare", "fit", "refit"]
 
+NOT_REAL = ("categorical", "sphere")  # priors over other spaces than the real vectors
 NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
 
 
@@ -29,12 +34,18 @@ NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
 @options.training
 @options.text("--max-minutes", metavar="X|none", help="Stop after X minutes; resumable.")
 @options.integer("--seed", help="Seed of weights, order and draws. [0]")
+@click.option("--no-report", is_flag=True, help="Write no report.html.")
 @options.folder("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
 @options.folder("--resume", metavar="RUN", help="Resume a run that was stopped.")
 @options.quiet
 @options.json_option
 def fit(
-    config: str | None, out: str | None, resume: str | None, as_json: bool, **given: Any
+    config: str | None,
+    out: str | None,
+    resume: str | None,
+    no_report: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Train a VAE, evaluate it and draw pictures, all in one folder.
 
@@ -68,6 +79,7 @@ def fit(
         summary = run.finish(vae, dataset, trained)
     if not processes.is_first():
         return
+    page = None if no_report else _page(run, vae, dataset)
     lines = [*runs.in_words(summary), *runs.reliability(summary.weights)]
     options.show(as_json, summary.to_dict(), lines)
     if trained.best_epoch == 0:
@@ -80,8 +92,31 @@ def fit(
             f"{len(trained.metrics)}\n"
             f"run      {folder}\n"
             f"figures  {folder / 'figures'}\n"
-            f"next     pyrovae evaluate {quote(str(folder))}{run.named_again()}"
+            + (f"report   {page}\n" if page else "")
+            + f"next     pyrovae evaluate {quote(str(folder))}{run.named_again()}"
+            + _another_prior(run, summary)
         )
+
+
+def _another_prior(run: "Run", summary: "Summary") -> str:
+    """A further step, where a flow can take the place of the prior."""
+    prior = run.config.model["prior"].partition(":")[0]
+    if summary.weights is None or run.trusted or prior in NOT_REAL or prior == "flow":
+        return ""
+    return f"\n         pyrovae refit {quote(str(run.folder))} --prior flow"
+
+
+def _page(run: "Run", vae: "VAE", dataset: "Dataset") -> Path | None:
+    """Write the page of a finished run, which is no worse where that fails."""
+    from pyrovae import report, runs
+
+    path = run.folder / report.FILE
+    try:
+        written = runs.written(path, partial(report.write_report, run, vae, dataset))
+    except (ValueError, ArithmeticError) as error:
+        warnings.warn(f"no report: {error}", stacklevel=2)
+        return None
+    return path if written else None
 
 
 def _specs(context: click.Context, option: click.Parameter, value: str | None) -> list[str]:

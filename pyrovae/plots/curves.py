@@ -31,8 +31,8 @@ def bound(metrics: Sequence[Mapping[str, Any]], *, unit: str = "example") -> Fig
     r"""Plot the ELBO over epochs and, below it, its two parts.
 
     .. math::
-        \text{ELBO} = -\underbrace{(-E_{q(z \mid x)} \log p(x \mid z))}_{\text{distortion}}
-        - \underbrace{KL(q(z \mid x) \,\|\, p(z))}_{\text{rate}}
+        \text{ELBO} = \underbrace{E_{q(z \mid x)} \log p(x \mid z)}_{\text{reconstruction}}
+        - \underbrace{KL(q(z \mid x) \,\|\, p(z))}_{\text{KL term}}
 
     The axes may cut off the first epochs, which would otherwise flatten all later ones.
 
@@ -51,26 +51,27 @@ def bound(metrics: Sequence[Mapping[str, Any]], *, unit: str = "example") -> Fig
         >>> from pyrovae import plots
         >>> trained = pyrovae.fit(vae, x, epochs=2)
         >>> [axes.get_title(loc="left") for axes in plots.bound(trained.metrics).axes][1:]
-        ['distortion: $-E_{q(z|x)} \\log p(x|z)$', 'rate: $KL(q(z|x) \\,\\|\\, p(z))$']
+        ['reconstruction: $E_{q(z|x)} \\log p(x|z)$', 'KL term: $KL(q(z|x) \\,\\|\\, p(z))$']
     """
     if not metrics:
         raise ValueError("metrics must hold at least one epoch, got none; train for one epoch")
-    epochs, elbo, reconstruction, rate, validation = (
+    epochs, elbo, reconstruction, kl, validation = (
         np.array([row.get(key) for row in metrics], float)  # None is NaN
         for key in ("epoch", "elbo", "reconstruction", "kl", "validation_elbo")
     )
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     figure.suptitle("The bound on log p(x) over training, and its two parts")
     panels = figure.subplot_mosaic(
-        [["ELBO", "ELBO"], ["distortion", "rate"]], height_ratios=(1.25, 1)
+        [["ELBO", "ELBO"], ["reconstruction", "KL term"]], height_ratios=(1.25, 1)
     )
     lines = [("training", elbo, style.BOUND), ("validation", validation, style.VALIDATION)]
     _plot_lines(panels["ELBO"], epochs, lines)
-    _plot_lines(panels["distortion"], epochs, [("training", -reconstruction, style.DISTORTION)])
-    _plot_lines(panels["rate"], epochs, [("training", rate, style.RATE)])
-    panels["ELBO"].set_title(typeset("ELBO = -distortion - rate"), loc="left")
-    panels["distortion"].set_title(r"distortion: $-E_{q(z|x)} \log p(x|z)$", loc="left")
-    panels["rate"].set_title(r"rate: $KL(q(z|x) \,\|\, p(z))$", loc="left")
+    parts = {"reconstruction": (reconstruction, style.DISTORTION), "KL term": (kl, style.RATE)}
+    for name, (values, color) in parts.items():
+        _plot_lines(panels[name], epochs, [("training", values, color)])
+    panels["ELBO"].set_title(typeset("ELBO = reconstruction - KL term"), loc="left")
+    panels["reconstruction"].set_title(r"reconstruction: $E_{q(z|x)} \log p(x|z)$", loc="left")
+    panels["KL term"].set_title(r"KL term: $KL(q(z|x) \,\|\, p(z))$", loc="left")
     for name, axes in panels.items():
         axes.set(xlabel="epoch", ylabel=f"{name} (nats per {unit})")
     return figure

@@ -24,12 +24,11 @@ from pyrovae.plots.latent_space import discrete, latent
 from pyrovae.plots.style import Array, Shape, as_array, save
 from pyrovae.vae import VAE
 
-__all__ = ["draw_vae", "refit_samples"]
+__all__ = ["draw_vae", "refit_samples", "vae_figures"]
 
 _LATENTS = 400  # the most that stay readable
 
 
-@torch.no_grad()
 def draw_vae(
     vae: VAE,
     x_test: Tensor,
@@ -41,25 +40,14 @@ def draw_vae(
     schema: Schema | None = None,
     units: Callable[[Tensor], Array] | None = None,
 ) -> list[Path]:
-    """Draw and save every picture that applies to a trained VAE.
-
-    ``bound.png`` if there are metrics, ``samples.png``, ``reconstructions.png``, ``latent.png``
-    (the two dimensions of largest KL where there are more; for a discrete latent, the mean of
-    q(z | x) over each class), and ``grid.png`` for images with a two-dimensional latent that is
-    neither discrete nor on a circle.
+    """Draw and save every picture that applies to a trained VAE, as ``NAME.png``.
 
     Args:
-        vae: the trained model; run in eval mode, and left in the mode it was in.
-        x_test: data in the form the likelihood takes ``(n, *event_shape)``.
-        labels: their classes, integers ``(n,)``, or None.
-        metrics: see :func:`bound`.
+        vae, x_test, labels, metrics, seed, schema, units: as for :func:`vae_figures`.
         directory: where the pictures go; created if missing.
-        seed: of every random draw and choice of data.
-        schema: of a table, whose names are written.
-        units: returns values of a table in the units of the data; None leaves them as they are.
 
     Returns:
-        The files, in the order above.
+        The files, in the order of :func:`vae_figures`.
 
     Raises:
         ValueError: if there is not one label per example.
@@ -70,6 +58,51 @@ def draw_vae(
         >>> files = plots.draw_vae(vae, x, None, [], Path("figures"))
         >>> [file.name for file in files]
         ['samples.png', 'reconstructions.png', 'latent.png', 'grid.png']
+    """
+    options: dict[str, Any] = {"seed": seed, "schema": schema, "units": units}
+    pictures = vae_figures(vae, x_test, labels, metrics, **options)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, figure in pictures.items():
+        save(figure, directory / f"{name}.png")
+    return [directory / f"{name}.png" for name in pictures]
+
+
+@torch.no_grad()
+def vae_figures(
+    vae: VAE,
+    x_test: Tensor,
+    labels: Array | None,
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    schema: Schema | None = None,
+    units: Callable[[Tensor], Array] | None = None,
+) -> dict[str, Figure]:
+    """Draw every picture that applies to a trained VAE.
+
+    Args:
+        vae: the trained model; run in eval mode, and left in the mode it was in.
+        x_test: data in the form the likelihood takes ``(n, *event_shape)``.
+        labels: their classes, integers ``(n,)``, or None.
+        metrics: see :func:`bound`.
+        seed: of every random draw and choice of data.
+        schema: of a table, whose names are written.
+        units: returns values of a table in the units of the data; None leaves them as they are.
+
+    Returns:
+        Figures by name: ``bound`` if there are metrics, ``samples``, ``reconstructions``,
+        ``latent`` (the two dimensions of largest KL where there are more; for a discrete latent,
+        the mean of q(z | x) over each class), and ``grid`` for images with a two-dimensional latent
+        that is neither discrete nor on a circle.
+
+    Raises:
+        ValueError: if there is not one label per example.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> list(plots.vae_figures(vae, x, None, []))
+        ['samples', 'reconstructions', 'latent', 'grid']
     """
     classes = np.zeros(len(x_test)) if labels is None else np.asarray(labels)
     if len(classes) != len(x_test):
@@ -105,11 +138,7 @@ def draw_vae(
         pictures["latent"] = _latent_of(vae, *many)
         if vae.latent_dim == 2 and len(shape) == 3 and fills_space(vae.prior()):
             pictures["grid"] = _grid_of(vae, shape)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, figure in pictures.items():
-        save(figure, directory / f"{name}.png")
-    return [directory / f"{name}.png" for name in pictures]
+    return pictures
 
 
 @torch.no_grad()

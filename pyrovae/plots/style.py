@@ -5,6 +5,7 @@ Nothing global is touched: no pyplot, no backend, no lasting rcParams.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from pyrovae._process.files import atomic_file
 from pyrovae.estimates import Estimate
 
-__all__ = ["save"]
+__all__ = ["as_png", "save"]
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -64,6 +65,24 @@ def values_and_errors(estimates: Sequence[Estimate]) -> tuple[Array, Array]:
     """Values of estimates, and their standard errors; zero where there is none."""
     values = np.array([each.value for each in estimates], float)
     return values, np.array([each.standard_error or 0.0 for each in estimates], float)
+
+
+@styled()
+def as_png(figure: Figure, dpi: int = 110) -> bytes:
+    """The contents of a PNG file of a figure; the same figure gives the same bytes.
+
+    Args:
+        figure: any figure.
+        dpi: dots per inch.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> plots.as_png(plots.images(x.numpy(), "digits"))[1:4]
+        b'PNG'
+    """
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 @styled()
