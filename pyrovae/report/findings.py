@@ -61,16 +61,10 @@ class Findings(Result):
         active: number of dimensions of z whose posterior mean varies.
 
     Example:
-        >>> from pyrovae.report import find
-        >>> from pyrovae.runs import Run, start
-        >>> network = "mlp:hidden_dims=4"
-        >>> model = {"encoder": network, "decoder": network, "latent_dim": 2}
-        >>> config, digits = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
-        >>> folder, trained, fitted = start(config, digits, None)
-        >>> summary = Run.open(folder).finish(trained, digits, fitted, samples=2)
-        >>> found = find(Run.open(folder), trained, digits)
-        >>> found.examples, found.ledger.examples, len(found.classes)
-        (359, 359, 10)
+        >>> from dataclasses import fields
+        >>> from pyrovae.report import Findings
+        >>> [field.name for field in fields(Findings)][:3]
+        ['summary', 'history', 'examples']
     """
 
     summary: Summary
@@ -107,6 +101,18 @@ def find(
 
     Raises:
         ValueError: if the run is not finished.
+
+    Example:
+        >>> from pyrovae.report import find
+        >>> from pyrovae.runs import Run, start
+        >>> network = "mlp:hidden_dims=4"
+        >>> model = {"encoder": network, "decoder": network, "latent_dim": 2}
+        >>> config, digits = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
+        >>> run = Run.open(start(config, digits, None)[0])
+        >>> summary = run.finish(run.vae(), digits, pyrovae.fit(vae, x, epochs=1), samples=2)
+        >>> found = find(run, run.vae(), digits)
+        >>> found.examples, found.ledger.examples, len(found.classes)
+        (359, 359, 10)
     """
     test = dataset.test
     limit = min(LIMIT, len(test))

@@ -97,6 +97,17 @@ def run_page(run: Run, vae: VAE, dataset: Dataset, found: Findings, *, seed: int
 
     Returns:
         HTML.
+
+    Example:
+        >>> from pyrovae.report import find, run_page
+        >>> from pyrovae.runs import Run, start
+        >>> network = "mlp:hidden_dims=4"
+        >>> model = {"encoder": network, "decoder": network, "latent_dim": 2}
+        >>> config, digits = pyrovae.Config.resolve({"model": model, "training": {"epochs": 1}})
+        >>> run = Run.open(start(config, digits, None)[0])
+        >>> summary = run.finish(run.vae(), digits, pyrovae.fit(vae, x, epochs=1), samples=2)
+        >>> "In short" in run_page(run, run.vae(), digits, find(run, run.vae(), digits))
+        True
     """
     pictures = _pictures(vae, dataset, found, seed)
     sections = [

@@ -132,7 +132,15 @@ def test_no_command_shows_help(command):
 def test_options_of_fit_are_the_settings():
     options = {parameter.name for parameter in app.cli.commands["fit"].params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
-    assert options == settings | {"data", "config", "out", "resume", "quiet", "as_json"}
+    assert options == settings | {
+        "data",
+        "config",
+        "out",
+        "resume",
+        "no_report",
+        "quiet",
+        "as_json",
+    }
 
 
 @pytest.mark.contract
@@ -362,7 +370,7 @@ def test_a_run_says_where_things_are_and_makes_its_pictures(command, monkeypatch
     assert "+-" in result.out
     assert "epoch 2/2  elbo " in result.err
     names = {"config.toml", "data.sha256", "metrics.jsonl", "summary.json", "figures"}
-    names |= {"model.safetensors", "last.safetensors"}
+    names |= {"model.safetensors", "last.safetensors", "report.html"}
     assert {*os.listdir("runs/digits-normal-1")} == names
     assert len(os.listdir("runs/digits-normal-1/figures")) >= 4
 
