@@ -217,13 +217,13 @@ def in_words(found: Evaluation | Summary) -> list[str]:
     named = ("ELBO", "  reconstruction", "  - KL(q(z|x) || p(z))")
     if evidence.kind == NO_BOUND or evidence.kind.endswith(NO_ELBO):
         named = ("log p(x, z) at q's point", "  reconstruction", "  - (-log p(z))")
-    last = f"  {evidence.kind}"
+    last = [f"  {evidence.kind}"]
     if evidence.kind != NO_BOUND:
         fitted = next((f" {words}" for words in FITTED.values() if words in evidence.kind), "")
-        bound = f"  {'log p(x) is at least':<24} {evidence:10.2f}"
-        last = f"{bound}  ({evidence.samples:,} samples{fitted})"
+        last = [f"  {'log p(x) is at least':<24} {evidence:10.2f}"]
+        last.append(f"    by {evidence.samples:,} samples{fitted or ' from q'}")
     parts = zip(named, (found.elbo, found.reconstruction, found.kl), strict=True)
-    return [header, *(f"  {name:<24} {part:10.2f}" for name, part in parts), last]
+    return [header, *(f"  {name:<24} {part:10.2f}" for name, part in parts), *last]
 
 
 def reliability(weights: WeightSummary | None) -> list[str]:
@@ -239,7 +239,7 @@ def reliability(weights: WeightSummary | None) -> list[str]:
     """
     if weights is None or not weights.unreliable:
         return []
-    return [f"{heavy_tails(weights)}: log p(x) may be far above there"]
+    return [f"{heavy_tails(weights)},", "    where log p(x) may be far above the bound"]
 
 
 def heavy_tails(weights: WeightSummary) -> str:
