@@ -177,6 +177,7 @@ def test_two_draws_are_enough_for_an_error(vae, digits):
     found = importance_weighted(vae, digits, samples=2)
     assert found.log_evidence.isfinite().all()
     assert found.standard_error.min() > 0
+    assert evaluate(vae, digits, samples=2).weights is not None
 
 
 def test_a_mixture_of_the_unknown_or_of_few_draws_is_refused(vae, digits):
