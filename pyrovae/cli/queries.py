@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyrovae.queries import Imputed, ImputedExample, Scores
     from pyrovae.runs import Run
 
-__all__ = ["encode", "impute", "reconstruct", "sample", "score"]
+__all__ = ["decode", "encode", "impute", "reconstruct", "sample", "score"]
 
 
 ROWS = 100_000  # means that are decoded at a time
@@ -135,6 +135,41 @@ def encode(run: "Run", split: "Split", out: str | None) -> None:
         f"{'':31}deviations {_root_mean_square(scale)}\n"
         f"codes    {path}"
     )
+
+
+@click.command()
+@options.on_run
+@options.file(
+    "--z", "codes", metavar="FILE", required=True, help="Codes: .npy, .npz or .csv, as of encode."
+)
+@click.option("--draws", is_flag=True, help="Draws from p(x|z) instead of its means.")
+@options.text(
+    "--out",
+    metavar="FILE",
+    help=".png of images, .csv or .parquet of rows, .npy or .npz. [RUN/figures/...]",
+)
+@options.seed
+def decode(run: "Run", codes: str, draws: bool, out: str | None, seed: int) -> None:
+    """Decode codes: the mean of p(x|z), or a draw, at each z.
+
+    FILE has a row for each z: an array, the array z or loc of an .npz file, or the columns z1, z2,
+    ... of a table.
+    """
+    import torch
+
+    from pyrovae import plots, queries
+    from pyrovae._process.isolation import isolated
+
+    path = _destination(run, out, "decoded", (".npy", ".npz"))
+    z = queries.read_codes(codes, run.config.model["latent_dim"])
+    vae = run.vae()
+    with torch.no_grad(), isolated():
+        torch.manual_seed(seed)
+        parts = vae.place(z).split(ROWS)
+        x = torch.cat([vae.likelihood(at).sample() if draws else vae.decode(at) for at in parts])
+    what = "draws $x \\sim p(x|z)$" if draws else "means of $p(x|z)$"
+    _write_rows(run, path, {"x": run.original(x)}, lambda: plots.images(x.numpy(), what))
+    options.echo(path)
 
 
 def _root_mean_square(values: "Tensor", most: int = 8) -> str:

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import pyrovae
@@ -190,3 +192,47 @@ def test_score_refuses_a_point(command, tmp_path):
     result = command("score", "point", "--out", "x.csv", "--samples", 2)
     assert result.status == 2
     assert "Point has no density to weight draws by; use the proposal mixture" in result.err
+
+
+def test_decode_decodes_what_encode_wrote(command, run, tmp_path):
+    vae = pyrovae.load(run)
+    for ending in ("npz", "csv"):
+        assert command("encode", run, "--out", f"z.{ending}").status == 0
+        assert command("decode", run, "--z", f"z.{ending}", "--out", f"{ending}.npy").status == 0
+    with np.load("z.npz") as file, torch.no_grad():
+        means = vae.decode(vae.place(file["loc"]))
+        np.save("z.npy", file["loc"])
+    np.testing.assert_allclose(np.load("npz.npy"), means, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.load("csv.npy"), means, rtol=1e-4, atol=1e-4)
+    for name in ("one", "two"):
+        command("decode", run, "--z", "z.npy", "--draws", "--seed", 3, "--out", f"{name}.npy")
+    np.testing.assert_array_equal(np.load("one.npy"), np.load("two.npy"))
+    assert (np.load("one.npy") == np.load("one.npy").round()).all()  # counts, no means
+    result = command("decode", run, "--z", "z.npy")
+    assert result.out == f"{run}/figures/decoded.png\n"
+
+
+def test_decode_refuses_in_one_line(command, run):
+    np.save("wide.npy", np.zeros((3, 7)))
+    np.save("nan.npy", np.full((3, pyrovae.load(run).latent_dim), np.nan))
+    np.save("words.npy", np.array([["a", "b"]]))
+    np.savez("other.npz", x=np.zeros((3, 2)))
+    with open("other.csv", "w") as file:
+        file.write("a,b\n1,2\n")
+    with open("pickle.npy", "wb") as file:
+        np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    for name, message in {
+        "absent.npy": "there is no file",
+        "wide.npy": "of shape (3, 7); codes are numbers of shape (n, ",
+        "nan.npy": "finite numbers only",
+        "words.npy": "codes are numbers of shape",
+        "other.npz": "holds no codes that can be read",
+        "other.csv": "with columns z1 to z",
+        "pickle.npy": "holds no codes that can be read",
+        ".": "Is a directory",
+    }.items():
+        result = command("decode", run, "--z", name, "--out", "x.npy")
+        assert (result.status, result.out) == (2, ""), name
+        assert message in result.err, result.err
+        assert result.err.count("\n") == 1
+    assert not os.path.exists("x.npy")
