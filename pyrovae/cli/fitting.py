@@ -25,6 +25,7 @@ NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
 
 @click.command()
 @options.data
+@options.text("--recipe", metavar="NAME", help="Named recipe of the data: best, for mnist.")
 @options.text("--prior", metavar="SPEC", help="p(z). [normal]")
 @options.text("--likelihood", metavar="SPEC", help="p(x|z). [from the recipe]")
 @options.columns
@@ -43,6 +44,7 @@ def fit(
     config: str | None,
     out: str | None,
     resume: str | None,
+    recipe: str | None,
     no_report: bool,
     as_json: bool,
     **given: Any,
@@ -65,10 +67,14 @@ def fit(
         run = options.opened_run(resume, {role: given.pop(role, None) for role in roles})
         options.check_data_dir(run=run)
         given |= {"config": config, "out": out, "columns": given["columns"] or None}
+        given |= {"recipe": recipe}
         changes = {name: value for name, value in given.items() if value is not None}
         chosen, folder = run.settings_to_resume(changes), run.folder
     resolved, dataset = runs.Config.resolve(
-        chosen, trusted=trusted, download=resume is None or given["data_dir"] is not None
+        chosen,
+        recipe=None if resume else recipe,
+        trusted=trusted,
+        download=resume is None or given["data_dir"] is not None,
     )
     with training.TrainingDisplay(runs.headline(resolved, dataset)) as display:
         folder, vae, trained = runs.start(

@@ -31,6 +31,7 @@ from pyrovae.data import (
     TorchvisionSet,
     default_data_dir,
     for_array,
+    named_recipe,
     prepare,
     read,
 )
@@ -92,6 +93,7 @@ class Config:
         cls,
         settings: Settings | None = None,
         *,
+        recipe: str | None = None,
         trusted: Collection[str] = (),
         schema: Schema | None = None,
         download: bool = True,
@@ -101,6 +103,7 @@ class Config:
         Args:
             settings: tables ``data``, ``model`` and ``training``, as in :class:`Config`; any part
                 may be left out: ``{"data": {"name": "mnist"}, "model": {"prior": "laplace"}}``.
+            recipe: name of one of :data:`pyrovae.data.NAMED_RECIPES`; None for the default.
             trusted: ``module:attribute`` names of user-defined code that may be imported.
             schema: of a table that was read before, whose columns are taken by their names.
             download: whether a missing named dataset may be downloaded.
@@ -115,6 +118,7 @@ class Config:
         given = checked(settings or {})
         data = {name: option.default for name, option in DATA_SETTINGS.items()} | given["data"]
         name = str(data["name"])
+        base = None if recipe is None else named_recipe(recipe, name)
         if name not in DATASETS and expanded(name).exists():
             data["name"] = str(expanded(name).resolve())
         if data["data_dir"] is not None:
@@ -128,17 +132,17 @@ class Config:
             schema=schema,
         )
         event_shape = tuple(next(iter(source.parts.values())).x.shape[1:])
-        recipe = RECIPES.get(name) or _recipe(source)
+        base = base or RECIPES.get(name) or _recipe(source)
         training = {name: option.default for name, option in TRAINING_SETTINGS.items()}
-        training |= dict(recipe.training) | given["training"]
-        chosen = _chosen(given, recipe, training)
+        training |= dict(base.training) | given["training"]
+        chosen = _chosen(given, base, training)
         specs = {role: Spec.parse(chosen[role]) for role in FAMILIES}
-        natural = specs["likelihood"].name == Spec.parse(recipe.likelihood).name
+        natural = specs["likelihood"].name == Spec.parse(base.likelihood).name
         likelihood = find("likelihood", LIKELIHOODS, specs["likelihood"], trusted)
         if data["binarization"] is None:
-            data["binarization"] = recipe.binarization if natural else "none"
+            data["binarization"] = base.binarization if natural else "none"
         if data["scaling"] is None:
-            data["scaling"] = scaling_of(likelihood, natural, data, source.maximum, recipe)
+            data["scaling"] = scaling_of(likelihood, natural, data, source.maximum, base)
         specs["likelihood"] = likelihood_by_column(
             specs["likelihood"], source.schema, chosen["columns"]
         )
@@ -295,7 +299,7 @@ def _chosen(
 ) -> dict[str, Any]:
     """The components as they are named, by a person or by the recipe, and the latent space."""
     chosen: dict[str, Any] = {
-        "prior": "normal",
+        "prior": recipe.prior,
         "posterior": recipe.posterior,
         "likelihood": recipe.likelihood,
         "encoder": recipe.encoder,

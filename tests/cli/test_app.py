@@ -132,15 +132,8 @@ def test_no_command_shows_help(command):
 def test_options_of_fit_are_the_settings():
     options = {parameter.name for parameter in app.cli.commands["fit"].params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
-    assert options == settings | {
-        "data",
-        "config",
-        "out",
-        "resume",
-        "no_report",
-        "quiet",
-        "as_json",
-    }
+    more = {"data", "recipe", "config", "out", "resume", "no_report", "quiet", "as_json"}
+    assert options == settings | more
 
 
 @pytest.mark.contract
@@ -225,6 +218,7 @@ def test_a_shell_completes_folders_for_runs_and_files_for_data():
         ),
         ("--clip-norm 0", "clip_norm must be positive, or None"),
         ("--averaging 1", "averaging must be at least 0 and below 1"),
+        ("--recipe best", "there is no recipe 'best' for digits; there is best for mnist"),
         ("--patience x", "[training] patience takes an integer or none, got 'x'"),
         ("--max-minutes 0", "max_minutes must be positive"),
         ("--device gpu", "device must be one of auto, cpu, cuda, got 'gpu'"),

@@ -12,6 +12,7 @@ import pytest
 from pyrovae.data import (
     BINARIZATIONS,
     DATASETS,
+    NAMED_RECIPES,
     RECIPES,
     SCALINGS,
     Column,
@@ -19,10 +20,12 @@ from pyrovae.data import (
     Schema,
     for_array,
     load,
+    named_recipe,
 )
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.networks import NETWORKS
 from pyrovae.posteriors import POSTERIORS
+from pyrovae.priors import PRIORS
 from pyrovae.runs import Spec, resolve
 
 OWN = {
@@ -35,11 +38,22 @@ OWN = {
     for event_shape in ((1, 28, 28), (3, 32, 32), (1,), (2,), (784,))
     if not (maximum and unit_interval)
 }
-EVERY = [*RECIPES.values(), *OWN.values()]
+NAMED = [recipe for family in NAMED_RECIPES.values() for recipe in family.values()]
+EVERY = [*RECIPES.values(), *NAMED, *OWN.values()]
 
 
 def test_every_dataset_has_a_recipe() -> None:
     assert list(RECIPES) == list(DATASETS)
+
+
+def test_a_named_recipe_is_for_a_known_dataset_and_not_the_default() -> None:
+    for name, family in NAMED_RECIPES.items():
+        assert set(family) <= set(DATASETS)
+        for dataset, recipe in family.items():
+            assert named_recipe(name, dataset) is recipe != RECIPES[dataset]
+            assert Spec.parse(recipe.prior).name in PRIORS
+    with pytest.raises(ValueError, match="there is no recipe 'best' for digits; there is best for"):
+        named_recipe("best", "digits")
 
 
 @pytest.mark.parametrize("recipe", EVERY)
