@@ -56,9 +56,9 @@ class Findings(Result):
         examples: number of test examples that the following are of.
         bounds: of each of them.
         ledger: the KL term by formula and by sampling; None for a posterior without a density.
-        surgery: the terms of the ELBO; None likewise.
+        surgery: the terms of the ELBO; None likewise, and for a single example.
         classes: the codes of each class; empty without labels or densities.
-        active: number of dimensions of z whose posterior mean varies.
+        active: number of dimensions of z whose posterior mean varies; None for a single example.
 
     Example:
         >>> from dataclasses import fields
@@ -74,7 +74,7 @@ class Findings(Result):
     ledger: kl.Ledger | None
     surgery: diagnostics.Surgery | None
     classes: list[ClassTerms]
-    active: int
+    active: int | None
 
     @property
     def ordered(self) -> "Tensor":
@@ -124,6 +124,7 @@ def find(
     classes: list[ClassTerms] = []
     if not point:
         ledger = kl.ledger(vae, test, samples=(1, 10, 100), **options)
+    if not point and limit > 1:
         labels = test.labels
         draws = diagnostics.aggregate_draws(vae, test, labels=labels, draws=5, **options)
         surgery = diagnostics.surgery(draws)
@@ -136,7 +137,7 @@ def find(
         ledger=ledger,
         surgery=surgery,
         classes=classes,
-        active=diagnostics.active_units(vae, test, limit=limit),
+        active=diagnostics.active_units(vae, test, limit=limit) if limit > 1 else None,
     )
 
 

@@ -319,6 +319,7 @@ def _kl(found: Findings, latent_dim: int) -> str:
         ]
         for row in ledger.monte_carlo
     ]
+    used = f"<p>{found.active} of {latent_dim} dimensions are {term('active', 'active')}.</p>"
     parts = ""
     if ledger.per_dimension:
         sizes = sorted((part.value for part in ledger.per_dimension), reverse=True)
@@ -330,7 +331,7 @@ def _kl(found: Findings, latent_dim: int) -> str:
         "number; ± is over the draws.</p>"
         + table(["KL(q(z|x) || p(z))", "nats", "how"], rows)
         + parts
-        + f"<p>{found.active} of {latent_dim} dimensions are {term('active', 'active')}.</p>"
+        + (used if found.active is not None else "")
     )
 
 
