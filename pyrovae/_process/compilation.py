@@ -48,6 +48,13 @@ def traced(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
     return graph
 
 
+def is_traced() -> bool:
+    """Whether operations are being recorded; then no branch may depend on their values."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
+
+
 def compiled(graph: GraphModule) -> Callable[..., Any]:
     """Compile a graph with inductor, for the shapes it was traced with.
 

@@ -116,7 +116,7 @@ class GaussianMixture(nn.Module):
     def forward(self) -> dist.Distribution:
         weights = dist.Categorical(logits=self.logits)
         normals = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
-        return dist.MixtureSameFamily(weights, normals)
+        return distributions.Mixture(weights, normals)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -206,7 +206,7 @@ class VampPrior(_Weighted):
                 f"a mixture of the points of {type(self.posterior).__name__} has no density; take "
                 "a posterior with one (diagonal, full, low_rank, laplace), or another prior"
             )
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
+        return distributions.Mixture(dist.Categorical(logits=self.logits), components)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:

@@ -297,7 +297,7 @@ def test_a_missing_closed_form_is_named_once_and_the_divergence_sampled(vae, dig
     watched, _ = recording(objective)
     with pytest.warns(
         UserWarning,
-        match=r"KL\(Independent Normal \|\| MixtureSameFamily of Independent Normal\) is known; it",
+        match=r"KL\(Independent Normal \|\| Mixture of Independent Normal\) is known; it",
     ):
         loss, _ = gradients(watched, vae, digits)
     assert gradients(watched, vae, digits)[0] == loss  # warnings are errors: there is no second
@@ -347,7 +347,7 @@ def test_free_bits_of_dimensions_that_depend_on_each_other_are_refused(vae, digi
     vae.prior = GaussianMixture(2, components=3)
     with pytest.raises(
         ValueError,
-        match=r"MixtureSameFamily of Independent Normal is not independent .* groups to 1",
+        match=r"Mixture of Independent Normal is not independent .* groups to 1",
     ):
         gradients(FreeBits(), vae, digits)
     vae.prior = StandardNormal(2)

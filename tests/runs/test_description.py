@@ -86,9 +86,7 @@ def test_a_description_names_roles_distributions_shapes_and_counts(run):
     vae = run.vae()
     lines = description.describe(run, vae)
     text = "\n".join(lines)
-    assert (
-        "MixtureSameFamily of Normal (2,), mixture:components=3,start=random; 15 parameters" in text
-    )
+    assert "Mixture of Normal (2,), mixture:components=3,start=random; 15 parameters" in text
     assert "DiscretizedLogistic (1, 8, 8), discretized_logistic:levels=17,scale=decoder, " in text
     assert "q(z|x)  Normal (2,), diagonal, encoder mlp:hidden_dims=8" in text
     assert f"{sum(p.numel() for p in vae.parameters()):,} in all" in text
