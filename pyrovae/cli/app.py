@@ -194,27 +194,39 @@ def show(run: "Run") -> None:
 
 
 @cli.command()
-@options.on_run
-@options.file("--out", metavar="FILE", help="The page, .html. [RUN/report.html]")
+@options.on_runs
+@options.file(
+    "--out",
+    metavar="FILE",
+    help="The page, .html. [RUN/report.html; of several runs, comparison.html beside the first]",
+)
 @options.seed
 @options.data_dir
 @options.quiet
-def report(run: "Run", out: str | None, seed: int, data_dir: str | None) -> None:
+def report(found: "list[Run]", out: str | None, seed: int, data_dir: str | None) -> None:
     """Write a page about a run, one HTML file without network.
 
     It has the three roles, the bound and its parts, log p(x) with its error, samples, the best and
-    worst reconstructions, the codes, the KL term by formula and by sampling, the ELBO taken apart,
-    and what the run does not show. fit writes it too, unless --no-report is given.
+    worst reconstructions, the codes, networks that decode as you move z, the KL term by formula and
+    by sampling, the ELBO taken apart, and what the run does not show. fit writes it too, unless
+    --no-report is given. Several runs of the same data are set side by side, with paired
+    differences from the first and samples from the same noise.
     """
-    from pyrovae import runs, training
-    from pyrovae.report import FILE, LIMIT, PASSES, write_report
+    from pyrovae import report, runs, training
 
-    options.check_data_dir(run=run)
-    path = runs.destination(out, run.folder / FILE, (".html",))
-    run.summary()
+    run, *others = found
+    for one in found:
+        options.check_data_dir(run=one)
+        one.summary()
+    usual = run.folder.parent / report.FILE_OF_SEVERAL if others else run.folder / report.FILE
+    path = runs.destination(out, usual, (".html",))
     dataset = run.dataset(data_dir)
-    with training.counting("report", PASSES * min(LIMIT, len(dataset.test))) as progress:
-        write_report(run, run.vae(), dataset, path, seed=seed, progress=progress)
+    passes = len(found) if others else report.PASSES
+    with training.counting("report", passes * min(report.LIMIT, len(dataset.test))) as progress:
+        if others:
+            report.write_comparison(found, path, data_dir=data_dir, seed=seed, progress=progress)
+        else:
+            report.write_report(run, run.vae(), dataset, path, seed=seed, progress=progress)
     options.echo(f"report   {path}")
 
 

@@ -201,6 +201,19 @@ def on_run(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def on_runs(function: Callable[..., None]) -> Callable[..., None]:
+    """The argument RUN, once or more; the command receives the runs opened."""
+
+    @click.argument("run", type=FOLDER, metavar="RUN...", nargs=-1, required=True)
+    @own_roles(*ROLES)
+    @wraps(function)
+    def command(run: tuple[str, ...], **given: Any) -> None:
+        own = {role: given.pop(role) for role in ROLES}
+        function([opened_run(folder, own) for folder in run], **given)
+
+    return command
+
+
 def other_data(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that name other data than the run's test set; the command receives the split."""
 

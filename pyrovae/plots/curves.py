@@ -16,8 +16,9 @@ from pyrovae.kl import Ledger
 from pyrovae.plots import style
 from pyrovae.plots.examples import rgb, show_mosaic
 from pyrovae.plots.style import Array, styled, typeset, values_and_errors
+from pyrovae.training import History
 
-__all__ = ["bound", "comparison", "divergence", "gradients", "rate_distortion"]
+__all__ = ["bound", "comparison", "divergence", "gradients", "histories", "rate_distortion"]
 
 _ESTIMATORS = {
     "elbo": ("Monte Carlo KL", style.BOUND, "o"),
@@ -74,6 +75,50 @@ def bound(metrics: Sequence[Mapping[str, Any]], *, unit: str = "example") -> Fig
     panels["KL term"].set_title(r"KL term: $KL(q(z|x) \,\|\, p(z))$", loc="left")
     for name, axes in panels.items():
         axes.set(xlabel="epoch", ylabel=f"{name} (nats per {unit})")
+    return figure
+
+
+@styled()
+def histories(labels: Sequence[str], runs: Sequence[History]) -> Figure:
+    """Plot the epochs of several runs: validation ELBO, reconstruction and KL term.
+
+    Args:
+        labels: names of the runs.
+        runs: their epochs.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> trained = [pyrovae.fit(vae, x, epochs=2, seed=seed).history for seed in (0, 1)]
+        >>> figure = plots.histories(["seed 0", "seed 1"], trained)
+        >>> [axes.get_xlabel() for axes in figure.axes]
+        ['epoch', 'epoch', 'epoch']
+    """
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    colors = [style.CLASSES[i % len(style.CLASSES)] for i in range(len(runs))]
+    kept = ["elbo" if np.isnan(run.validation_elbo).all() else "validation_elbo" for run in runs]
+    shown = {
+        "ELBO (validation; training where there is none)": kept,
+        "reconstruction (training)": ["reconstruction"] * len(runs),
+        "KL term (training)": ["kl"] * len(runs),
+    }
+    for axes, (title, columns) in zip(panels, shown.items(), strict=True):
+        found = [run[column] for run, column in zip(runs, columns, strict=True)]
+        for label, color, run, values in zip(labels, colors, runs, found, strict=True):
+            seen = np.isfinite(values)
+            axes.plot(run.epoch[seen], values[seen], color=color, label=label)
+        finite = np.concatenate(found)
+        low, high = np.quantile(finite[np.isfinite(finite)], (0.08, 1))
+        room = 0.05 * (high - low or 1)
+        axes.set_ylim(low - room, high + room)  # the first epochs would flatten all later ones
+        axes.set_title(title, loc="left", size="medium")
+        axes.set(xlabel="epoch", ylabel="nats per example")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(runs), 4))
     return figure
 
 

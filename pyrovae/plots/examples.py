@@ -1,7 +1,8 @@
 r"""Examples: images in rows; samples, reconstructions and completions of images and tables."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,10 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pyrovae.data import Schema
-from pyrovae.plots.style import DISTORTION, MODEL, Array, Shape, styled, typeset
+from pyrovae.plots.style import CLASSES, DISTORTION, MODEL, Array, Shape, styled, typeset
 from pyrovae.plots.tables import column_histograms, column_points, point_pairs, shortened
 
-__all__ = ["completions", "grid", "images", "prior_swap", "reconstructions", "samples"]
+__all__ = [
+    "completions",
+    "grid",
+    "images",
+    "prior_swap",
+    "reconstructions",
+    "samples",
+    "side_by_side",
+]
 
 _HIDDEN = "#88CCEE"
 _PIXELS = 2_000  # of the longer side of a mosaic, about; larger images are thinned out
@@ -99,6 +108,40 @@ def prior_swap(
     title = "Columns of the data, and draws of the same decoder under two priors"
     both = np.concatenate([before, after])
     return column_histograms(real, drawn, title, binned=both, schema=schema)
+
+
+@styled()
+def side_by_side(kinds: Mapping[str, Array], schema: Schema | None = None) -> Figure:
+    """Draw data beside samples of several models.
+
+    Images become a grid for each, a table a histogram of each of its first twelve columns.
+
+    Args:
+        kinds: the data first, then the samples of each model by name: images ``(n, C, H, W)`` with
+            C 1 or 3, or tables ``(n, columns)``.
+        schema: of a table in the units of the data, whose names are written; None without names.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> images = x.numpy()
+        >>> len(plots.side_by_side({"data": images, "a": images, "b": images}).axes)
+        3
+    """
+    (_, real), *drawn = kinds.items()
+    if real.ndim == 4:
+        size = (max(6.0, 3.4 * len(kinds)), 3.4, 0.5)
+        return image_panels(size, [shortened(name, 34) for name in kinds], list(kinds.values()))
+    colors = itertools.cycle(CLASSES)
+    return column_histograms(
+        real,
+        [(shortened(name, 48), x, color) for (name, x), color in zip(drawn, colors, strict=False)],
+        "Columns of the data, and draws of each run",
+        binned=np.concatenate([x for _, x in drawn]),
+        schema=schema,
+    )
 
 
 @styled()

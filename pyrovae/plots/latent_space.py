@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from contourpy import contour_generator
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
@@ -14,7 +15,7 @@ from matplotlib.patheffects import withStroke
 
 from pyrovae.plots.style import CLASSES, MODEL, PRIOR, Array, styled
 
-__all__ = ["discrete", "latent"]
+__all__ = ["contour_lines", "discrete", "latent"]
 
 _ROWS = 40  # the most classes that stay readable
 
@@ -101,16 +102,51 @@ def contours(
         draws: from the prior ``(m, 2)``.
         prior_density: p(z), from points ``(k, 2)`` to densities ``(k,)``.
     """
-    z1, z2 = np.meshgrid(*np.linspace(limits[:, 0], limits[:, 1], 120, axis=1))
-    density = prior_density(np.stack([z1.ravel(), z2.ravel()], -1)).reshape(z1.shape)
-    # 5 % of the draws have a density below the first level: its contour encloses the rest
-    levels = np.quantile(prior_density(draws[:2000]), (0.05, 0.2, 0.5))
-    levels = np.unique(levels[(levels > density.min()) & (levels < density.max())])
+    z1, z2, density, levels = _levels(limits, draws, prior_density)
     if len(levels):
         grays = ["0.96", "0.92", "0.87"][-len(levels) :]
         axes.contourf(z1, z2, density, levels=[*levels, density.max()], colors=grays)
         axes.contour(z1, z2, density, levels=levels, colors=PRIOR, linewidths=0.7)
     axes.grid(visible=False)
+
+
+def contour_lines(
+    limits: Array, draws: Array, density: Callable[[Array], Array]
+) -> list[list[Array]]:
+    """Find the contours that enclose 50, 80 and 95 % of a distribution's mass on a plane.
+
+    Args:
+        limits: of the plane ``(2, 2)``, each dimension's lower and upper end.
+        draws: from the distribution ``(m, 2)``.
+        density: from points ``(k, 2)`` to densities ``(k,)``.
+
+    Returns:
+        For each contour inside the plane, from the widest, its lines ``(points, 2)``.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyrovae import plots
+        >>> draws = np.random.default_rng(0).normal(size=(2_000, 2))
+        >>> limits = np.array([[-3.0, 3.0], [-3.0, 3.0]])
+        >>> widest, _, _ = plots.contour_lines(limits, draws, lambda z: np.exp(-(z**2).sum(1) / 2))
+        >>> radius = np.linalg.norm(widest[0], axis=1).mean()  # (2 log 20)^(1/2) for a normal
+        >>> bool(abs(radius - 2.45) < 0.1)
+        True
+    """
+    z1, z2, height, levels = _levels(limits, draws, density)
+    drawn = contour_generator(z1, z2, height)
+    return [[np.asarray(line) for line in drawn.lines(level)] for level in levels]
+
+
+def _levels(
+    limits: Array, draws: Array, density: Callable[[Array], Array]
+) -> tuple[Array, Array, Array, Array]:
+    """A grid on the plane, the density there, and the heights of its contours inside the plane."""
+    z1, z2 = np.meshgrid(*np.linspace(limits[:, 0], limits[:, 1], 120, axis=1))
+    height = density(np.stack([z1.ravel(), z2.ravel()], -1)).reshape(z1.shape)
+    # 5 % of the draws have a density below the first level: its contour encloses the rest
+    levels = np.quantile(density(draws[:2000]), (0.05, 0.2, 0.5))
+    return z1, z2, height, np.unique(levels[(levels > height.min()) & (levels < height.max())])
 
 
 def _ellipses(axes: Axes, loc: Array, covariance: Array, labels: Array | None) -> None:

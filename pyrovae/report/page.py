@@ -1,6 +1,7 @@
 r"""The parts of a page: escaped text, tables, pictures inside the file, sections with a menu."""
 
 import re
+import struct
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
@@ -112,7 +113,7 @@ class Section(Result):
     body: str
 
 
-NUMBER = re.compile("[\N{MINUS SIGN}\N{EN DASH}]?[0-9]|\N{EN DASH}$")
+NUMBER = re.compile("[\N{MINUS SIGN}\N{EN DASH}+]?[0-9]|\N{EN DASH}$")
 
 
 def plain(text: object) -> str:
@@ -214,7 +215,9 @@ def picture(png: bytes, alt: str, caption: str = "") -> str:
     """
     source = f"data:image/png;base64,{b64encode(png).decode()}"
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f'<figure><img src="{source}" alt="{plain(alt)}">{below}</figure>'
+    width, height = struct.unpack(">II", png[16:24])  # of the header
+    broad = ' class="broad"' if width > 2 * height else ""
+    return f'<figure{broad}><img src="{source}" alt="{plain(alt)}">{below}</figure>'
 
 
 def preformatted(text: str) -> str:

@@ -16,6 +16,7 @@ from pyrovae._process.files import write_text
 from pyrovae._process.isolation import evaluating, isolated
 from pyrovae.data import Dataset
 from pyrovae.estimates import batches
+from pyrovae.report.exploring import explorer
 from pyrovae.report.findings import LIMIT, Findings, find
 from pyrovae.report.page import (
     Section,
@@ -117,6 +118,7 @@ def run_page(run: Run, vae: VAE, dataset: Dataset, found: Findings, *, seed: int
         Section("samples", "Samples", _samples(pictures, len(dataset.event_shape) == 3)),
         Section("reconstructions", "Reconstructions", pictures["reconstructions"]),
         Section("codes", "Where the codes lie", pictures["latent"] + pictures.get("grid", "")),
+        Section("explore", "Move z yourself", explorer(vae, dataset, found, seed=seed)),
         Section("kl", "The KL term", _kl(found, vae.latent_dim)),
         Section("terms", "The ELBO taken apart", _terms(found)),
         Section("population", "All codes together against the prior", _population(found)),

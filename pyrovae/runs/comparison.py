@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyrovae import evidence, plots
@@ -36,7 +35,7 @@ from pyrovae.runs.starting import Counting, Reporting, check_place, silent, star
 from pyrovae.training import MODEL, check, check_meaning
 from pyrovae.vae import VAE
 
-__all__ = ["ROLES", "Candidate", "candidates", "compare"]
+__all__ = ["ROLES", "Candidate", "candidates", "compare", "measure"]
 
 BOUNDS = "bounds.safetensors"
 DRAWS = 12  # images of each model in the figure
@@ -374,10 +373,9 @@ def _row(candidate: Candidate, runs: Sequence[_Trained]) -> ComparedModel:
     names = ("elbo", "reconstruction", "kl", "log_evidence", "at_a_tenth")
     values = {name: _stacked(runs, name) for name in names}
     vae, data = runs[0].vae, candidate.config.data
-    with torch.no_grad(), isolated():
-        measure = _measure(vae.likelihood(vae.prior().sample()))
+    measured = measure(vae)
     bits = None
-    if measure == "probability":
+    if measured == "probability":
         each = evidence.bits_per_dimension(1.0, data["event_shape"])  # of one nat
         bits = SeedEstimate.from_runs(each * values["log_evidence"])
     rise = None
@@ -391,7 +389,7 @@ def _row(candidate: Candidate, runs: Sequence[_Trained]) -> ComparedModel:
         rate=SeedEstimate.from_runs(values["kl"]),
         distortion=SeedEstimate.from_runs(-values["reconstruction"]),
         kind=runs[0].kind,
-        measure=measure,
+        measure=measured,
         treatment=f"binarization {data['binarization']}",
         bits_per_dimension=bits,
         active_units=sum(run.active_units for run in runs) / len(runs),
@@ -404,8 +402,20 @@ def _row(candidate: Candidate, runs: Sequence[_Trained]) -> ComparedModel:
     )
 
 
-def _measure(likelihood: Distribution) -> str:
-    """What log p(x | z) is of x: a probability, a density, or one in some columns."""
+@torch.no_grad()
+def measure(vae: VAE) -> str:
+    """Say what log p(x | z) is of x: a probability, a density, or one in some columns.
+
+    Args:
+        vae: the model.
+
+    Example:
+        >>> from pyrovae.runs import measure
+        >>> measure(vae)
+        'probability'
+    """
+    with isolated():
+        likelihood = vae.likelihood(vae.prior().sample())
     product = base(likelihood)
     if is_discrete(likelihood) or not isinstance(product, ColumnProduct):
         return "probability" if is_discrete(likelihood) else "density"
