@@ -118,11 +118,12 @@ def obstacle(vae: VAE) -> str | None:
 
     Example:
         >>> from functools import partial
+        >>> from pyrovae.likelihoods import Bernoulli
         >>> from pyrovae.networks import Conv
         >>> from pyrovae.report import obstacle
-        >>> parts = pyrovae.parts(2, (1, 8, 8), network=partial(Conv, channels=(4,)))
-        >>> obstacle(vae), obstacle(pyrovae.VAE(*parts))
-        (None, 'The decoder is a Conv; a page can decode perceptrons (mlp, ...).')
+        >>> images = Bernoulli(2, (1, 8, 8), partial(Conv, channels=(4,)))
+        >>> obstacle(vae), obstacle(pyrovae.VAE(vae.prior, images, vae.posterior))
+        (None, 'The decoder is a Conv; a page can decode perceptrons ...')
     """
     likelihood: Any = vae.likelihood
     if not distributions.fills_space(vae.prior()):
