@@ -23,7 +23,7 @@ SHARED = ("fit", "evaluate")  # commands that several processes can share
 SECTIONS = {
     "Train": ("fit", "compare", "refit"),
     "Judge a run": ("evaluate", "kl", "gap", "diagnose", "calibrate"),
-    "Use a run": ("sample", "reconstruct", "encode", "decode", "score", "impute"),
+    "Use a run": ("sample", "reconstruct", "encode", "decode", "score", "impute", "export"),
     "Look up": ("report", "runs", "show", "components"),
 }
 """The commands in the order in which the help lists them."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyrovae.queries import Imputed, ImputedExample, Scores
     from pyrovae.runs import Run
 
-__all__ = ["decode", "encode", "impute", "reconstruct", "sample", "score"]
+__all__ = ["decode", "encode", "export", "impute", "reconstruct", "sample", "score"]
 
 
 ROWS = 100_000  # means that are decoded at a time
@@ -420,3 +420,25 @@ def _lines_of_scores(found: "Scores", ids: "np.ndarray | None") -> Iterator[str]
             f"{reliable_below(found.samples):.2g}): their errors are lower limits; "
             + ("evaluate has --method ais" if fitted else "use --proposal mixture")
         )
+
+
+@click.command()
+@options.on_run
+@options.text("--format", "kind", metavar="HOW", required=True, help="onnx or torch.")
+@options.text("--out", metavar="FOLDER", help="Where the files go. [RUN/export]")
+@options.quiet
+def export(run: "Run", kind: str, out: str | None) -> None:
+    """Write encoder and decoder as files for other programs.
+
+    encoder maps x, as the model takes it, to the parameters of q(z|x); decoder maps z to the mean
+    and the parameters of p(x|z). Each is run and compared with the model, to 1e-5, before it is
+    kept. export.json has the names and shapes of inputs and outputs, and how x is scaled.
+    """
+    from pyrovae import runs
+    from pyrovae._process.choices import check_choice
+    from pyrovae._process.files import expanded
+
+    check_choice("--format", kind, runs.FORMATS)
+    folder = None if out is None else expanded(out)
+    for path in runs.write_networks(run, kind, out=folder):
+        options.echo(path)

@@ -6,7 +6,7 @@ folder, ``records`` its files that are checked when they are read, and ``startin
 ``comparison`` trains several, one for each combination of components, and ``compared`` is the table
 that it returns. ``refitting`` fits another prior to a VAE or to a whole run. ``results`` has the
 summaries of both, ``description`` puts runs into words, ``listing`` lists the runs of a folder,
-``export`` writes results to files, and
+``export`` writes results to files, ``exchange`` encoders and decoders for other programs, and
 ``tables`` has the columns of tables: a likelihood for each, and values written as the table had
 them.
 """
@@ -16,6 +16,7 @@ from pyrovae.runs import (
     comparison,
     config,
     description,
+    exchange,
     export,
     listing,
     records,
@@ -31,6 +32,7 @@ from pyrovae.runs.compared import *
 from pyrovae.runs.comparison import *
 from pyrovae.runs.config import *
 from pyrovae.runs.description import *
+from pyrovae.runs.exchange import *
 from pyrovae.runs.export import *
 from pyrovae.runs.listing import *
 from pyrovae.runs.records import *
@@ -49,6 +51,7 @@ __all__ = [
         comparison,
         config,
         description,
+        exchange,
         export,
         listing,
         records,
