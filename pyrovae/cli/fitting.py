@@ -38,12 +38,19 @@ NOT_PRIOR = [role for role in options.ROLES if role != "prior"]
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
 @options.folder("--out", metavar="DIR", help="Folder of the run. [runs/<data>-<prior>-<n>]")
 @options.folder("--resume", metavar="RUN", help="Resume a run that was stopped.")
+@options.folder(
+    "--from",
+    "begin",
+    metavar="RUN",
+    help="Begin with a run's settings and weights, and change some.",
+)
 @options.quiet
 @options.json_option
 def fit(
     config: str | None,
     out: str | None,
     resume: str | None,
+    begin: str | None,
     recipe: str | None,
     no_report: bool,
     as_json: bool,
@@ -59,7 +66,16 @@ def fit(
 
     roles = (*options.ROLES, "objective")
     trusted = options.own_code(given.get(role) for role in roles)
-    if resume is None:
+    origin = None
+    if begin is not None:
+        if resume is not None or recipe is not None:
+            raise click.UsageError(
+                "--from takes its settings from a run; leave out --resume, --recipe"
+            )
+        origin = runs.Run.open(begin, trusted=trusted)
+        chosen = runs.settings_with(origin, options.settings(config, given))
+        folder = None if out is None else expanded(out)
+    elif resume is None:
         chosen = options.settings(config, given)
         options.check_data_dir(chosen["data"].get("name", "digits"))
         folder = None if out is None else expanded(out)
@@ -78,7 +94,13 @@ def fit(
     )
     with training.TrainingDisplay(runs.headline(resolved, dataset)) as display:
         folder, vae, trained = runs.start(
-            resolved, dataset, folder, trusted=trusted, resume=resume is not None, report=display
+            resolved,
+            dataset,
+            folder,
+            trusted=trusted,
+            resume=resume is not None,
+            begin=origin,
+            report=display,
         )
     run = runs.Run.open(folder, trusted=trusted)
     with runs.with_resume_command(folder):
@@ -97,11 +119,23 @@ def fit(
             f"{trained.seconds:.1f} s of training; weights of epoch {trained.best_epoch} of "
             f"{len(trained.metrics)}\n"
             f"run      {folder}\n"
+            f"{_beginning(folder)}"
             f"figures  {folder / 'figures'}\n"
             + (f"report   {page}\n" if page else "")
             + f"next     pyrovae evaluate {quote(str(folder))}{run.named_again()}"
             + _another_prior(run, summary)
         )
+
+
+def _beginning(folder: Path) -> str:
+    """A line about the weights that a run began with; empty for one that began anew."""
+    from pyrovae.runs import beginning_of
+
+    found = beginning_of(folder)
+    if found is None:
+        return ""
+    anew = ", ".join(found["started_anew"])
+    return f"from     {found['run']}" + (f"; started anew: {anew}" if anew else "") + "\n"
 
 
 def _another_prior(run: "Run", summary: "Summary") -> str:

@@ -28,7 +28,7 @@ from pyrovae.report.page import (
     term,
     value,
 )
-from pyrovae.runs import Run, headline
+from pyrovae.runs import Run, beginning_of, headline
 from pyrovae.vae import VAE
 
 __all__ = ["FILE", "run_page", "write_report"]
@@ -407,9 +407,11 @@ def _limitations(run: Run, found: Findings) -> Iterator[str]:
 
 def _again(run: Run) -> str:
     folder = shlex.quote(str(run.folder))
+    beginning = beginning_of(run.folder)
+    begin = f" --from {shlex.quote(beginning['run'])}" if beginning else ""
     return (
         "<p>With the configuration below, saved as config.toml:</p>"
-        + preformatted(f"pyrovae fit --config {folder}/config.toml --out again")
+        + preformatted(f"pyrovae fit{begin} --config {folder}/config.toml --out again")
         + f"<p>pyrovae {plain(pyrovae.__version__)}, torch {plain(torch.__version__)}. On one "
         "machine the result is the same to the bit.</p>"
         + "<details><summary>config.toml</summary>"

@@ -6,12 +6,14 @@ folder, ``records`` its files that are checked when they are read, and ``startin
 ``comparison`` trains several, one for each combination of components, and ``compared`` is the table
 that it returns. ``refitting`` fits another prior to a VAE or to a whole run. ``results`` has the
 summaries of both, ``description`` puts runs into words, ``listing`` lists the runs of a folder,
-``export`` writes results to files, ``exchange`` encoders and decoders for other programs, and
+``export`` writes results to files, ``exchange`` encoders and decoders for other programs,
+``beginning`` takes the weights of another run, and
 ``tables`` has the columns of tables: a likelihood for each, and values written as the table had
 them.
 """
 
 from pyrovae.runs import (
+    beginning,
     compared,
     comparison,
     config,
@@ -28,6 +30,7 @@ from pyrovae.runs import (
     starting,
     tables,
 )
+from pyrovae.runs.beginning import *
 from pyrovae.runs.compared import *
 from pyrovae.runs.comparison import *
 from pyrovae.runs.config import *
@@ -47,6 +50,7 @@ from pyrovae.runs.tables import *
 __all__ = [
     name
     for file in (
+        beginning,
         compared,
         comparison,
         config,

@@ -19,6 +19,7 @@ from pyrovae.data import Dataset
 from pyrovae.networks import Linear
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
+from pyrovae.runs.beginning import BEGINNING, record_of, take_weights
 from pyrovae.runs.config import Config, build_component
 from pyrovae.runs.records import (
     CONFIG,
@@ -133,6 +134,7 @@ def start(
     *,
     trusted: Collection[str] = (),
     resume: bool = False,
+    begin: Run | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[Path, VAE, Fit]:
     """Train a configuration into the folder of a new run, or resume one.
@@ -145,6 +147,8 @@ def start(
         folder: of the run; None takes the one of :func:`next_folder`.
         trusted: ``module:attribute`` names that may be imported.
         resume: resume the run in ``folder``.
+        begin: a run whose weights the new one begins with, as
+            :func:`pyrovae.runs.take_weights` takes them; the folder names it in ``from.json``.
         report: callback, called after each step and epoch.
 
     Returns:
@@ -174,11 +178,14 @@ def start(
         free = next_folder(config.data["name"], config.model["prior"])
         out = folder or Path(processes.text_of_first(str(free)))
         vae = config.build(trusted=trusted)
+        parts: bool | list[str] = True
+        if begin is not None:
+            parts = take_weights(vae, begin)
+            files |= {BEGINNING: record_of(begin, parts)}
         with with_resume_command(out):
             try:
-                trained = fit(
-                    vae, dataset, **training, out=out, files=files, resume=resume, report=report
-                )
+                where: dict[str, Any] = {"out": out, "files": files, "resume": resume}
+                trained = fit(vae, dataset, **training, **where, initialize=parts, report=report)
                 return out, vae, trained
             except OSError as error:
                 taken = isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY

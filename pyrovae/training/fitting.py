@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ from pyrovae.training.steps import check_sum, explaining_batches, training_devic
 from pyrovae.vae import VAE
 
 __all__ = ["check", "fit"]
+
+ROLES = ("posterior", "likelihood", "prior")  # in the order in which they are initialized
 
 _trained: set[int] = set()  # the parameters that some thread is training, by their identity
 
@@ -57,7 +59,7 @@ def fit(
     seed: int = 0,
     out: str | Path | None = None,
     files: Mapping[str, bytes] | None = None,
-    initialize: bool = True,
+    initialize: bool | Collection[str] = True,
     resume: bool = False,
     report: Callable[[Progress], None] | None = None,
 ) -> Fit:
@@ -119,7 +121,8 @@ def fit(
         files: contents of further files for ``out``, by name, written at the start.
         initialize: start the components that have an ``initialize(x)`` from training data, such as
             the decoder's output bias from the data's mean; False trains on from the current
-            weights.
+            weights, and names of roles (``"prior"``, ``"likelihood"``, ``"posterior"``) start
+            those alone.
         resume: resume the run in ``out``.
         report: callback, called after each step and epoch, in every process; by default a line on
             standard error shows the progress, if that is a terminal.
@@ -182,8 +185,8 @@ def fit(
         torch.manual_seed(stream(seed, "initialize"))
         for name, part in zip((None, "validation", "test"), every, strict=False):
             _check_data(vae.to(where), part, name)
-        if initialize and not resume:
-            _initialize(vae, some)
+        if not resume:
+            _initialize(vae, some, ROLES if initialize is True else initialize or ())
         processes.from_first([*vae.parameters(), *vae.buffers()])
         check_sum(objective)
         state = _state(vae, options, train)
@@ -344,12 +347,13 @@ def _some(vae: VAE, train: Split) -> Tensor:
     return vae.place(train.batch(index, np.random.default_rng(0)))
 
 
-def _initialize(vae: VAE, train: Split) -> None:
+def _initialize(vae: VAE, train: Split, roles: Collection[str] = ROLES) -> None:
     """Initialize components that can be, from up to 10,000 evenly spaced training examples."""
     index = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(np.int64)
     x = _completed(vae.place(train.batch(index, np.random.default_rng(0))))
-    for component in (vae.posterior, vae.likelihood, vae.prior):
-        if hasattr(component, "initialize"):
+    for role in ROLES:
+        component = getattr(vae, role)
+        if role in roles and hasattr(component, "initialize"):
             component.initialize(x)
 
 
