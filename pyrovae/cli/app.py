@@ -11,7 +11,7 @@ import click
 
 import pyrovae
 from pyrovae._process import interruption, processes
-from pyrovae.cli import diagnose, evaluate, fitting, options, posterior, queries
+from pyrovae.cli import diagnose, evaluate, fitting, onward, options, posterior, queries
 
 if TYPE_CHECKING:
     from pyrovae.runs import Run
@@ -23,7 +23,16 @@ SHARED = ("fit", "evaluate")  # commands that several processes can share
 SECTIONS = {
     "Train": ("fit", "compare", "refit"),
     "Judge a run": ("evaluate", "kl", "gap", "diagnose", "calibrate"),
-    "Use a run": ("sample", "reconstruct", "encode", "decode", "score", "impute", "export"),
+    "Use a run": (
+        "sample",
+        "reconstruct",
+        "encode",
+        "decode",
+        "traverse",
+        "score",
+        "impute",
+        "export",
+    ),
     "Look up": ("report", "runs", "show", "components"),
 }
 """The commands in the order in which the help lists them."""
@@ -255,6 +264,6 @@ def list_runs(folder: str) -> options.Found:
     return {"runs": [entry.to_dict() for entry in found]}, runs.table_of_runs(found)
 
 
-for file in (diagnose, evaluate, fitting, posterior, queries):
+for file in (diagnose, evaluate, fitting, onward, posterior, queries):
     for name in file.__all__:
         cli.add_command(getattr(file, name))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyrovae.queries import Imputed, ImputedExample, Scores
     from pyrovae.runs import Run
 
-__all__ = ["decode", "encode", "export", "impute", "reconstruct", "sample", "score"]
+__all__ = ["decode", "encode", "impute", "reconstruct", "sample", "score"]
 
 
 ROWS = 100_000  # means that are decoded at a time
@@ -43,7 +43,7 @@ def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> N
     from pyrovae import plots
     from pyrovae._process.isolation import isolated
 
-    path = _destination(run, out, "drawn", (".npy", ".npz"))
+    path = destination_of_rows(run, out, "drawn", (".npy", ".npz"))
     vae = run.vae()
     with torch.no_grad(), isolated():
         torch.manual_seed(seed)
@@ -52,7 +52,7 @@ def sample(run: "Run", count: int, means: bool, out: str | None, seed: int) -> N
         else:
             x = vae.sample(count)
     what = "means of $p(x|z)$" if means else "draws $x \\sim p(x|z)$"
-    _write_rows(
+    write_rows(
         run,
         path,
         {"x": run.original(x)},
@@ -101,7 +101,7 @@ def reconstruct(run: "Run", split: "Split", count: int, out: str | None, seed: i
         known = split.in_units(np.arange(len(x))).astype(np.float64)
         return plots.reconstructions(known, original, schema=run.schema)
 
-    _write_rows(run, path, arrays, figure, ids=ids)
+    write_rows(run, path, arrays, figure, ids=ids)
     options.echo(path)
 
 
@@ -160,7 +160,7 @@ def decode(run: "Run", codes: str, draws: bool, out: str | None, seed: int) -> N
     from pyrovae import plots, queries
     from pyrovae._process.isolation import isolated
 
-    path = _destination(run, out, "decoded", (".npy", ".npz"))
+    path = destination_of_rows(run, out, "decoded", (".npy", ".npz"))
     z = queries.read_codes(codes, run.config.model["latent_dim"])
     vae = run.vae()
     with torch.no_grad(), isolated():
@@ -168,7 +168,7 @@ def decode(run: "Run", codes: str, draws: bool, out: str | None, seed: int) -> N
         parts = vae.place(z).split(ROWS)
         x = torch.cat([vae.likelihood(at).sample() if draws else vae.decode(at) for at in parts])
     what = "draws $x \\sim p(x|z)$" if draws else "means of $p(x|z)$"
-    _write_rows(run, path, {"x": run.original(x)}, lambda: plots.images(x.numpy(), what))
+    write_rows(run, path, {"x": run.original(x)}, lambda: plots.images(x.numpy(), what))
     options.echo(path)
 
 
@@ -220,7 +220,7 @@ def impute(
 
     from pyrovae import plots, queries, training
 
-    path = _destination(run, out, "imputed", (".npz",))
+    path = destination_of_rows(run, out, "imputed", (".npz",))
     shown = min(len(split), count or (8 if _has_images(run) else len(split)))
     x = split.batch(np.arange(shown))
     observed = ~np.isnan(x.numpy())
@@ -294,7 +294,7 @@ def _has_images(run: "Run") -> bool:
     return len(run.config.data["event_shape"]) == 3
 
 
-def _destination(run: "Run", out: str | None, stem: str, more: tuple[str, ...]) -> Path:
+def destination_of_rows(run: "Run", out: str | None, stem: str, more: tuple[str, ...]) -> Path:
     """Where rows or images are written: by default into the run's figures."""
     from pyrovae import runs
 
@@ -302,7 +302,7 @@ def _destination(run: "Run", out: str | None, stem: str, more: tuple[str, ...]) 
     return runs.destination(out, run.folder / f"figures/{stem}{first[0]}", (*first, *more))
 
 
-def _write_rows(
+def write_rows(
     run: "Run",
     path: Path,
     arrays: "dict[str, np.ndarray]",
@@ -420,25 +420,3 @@ def _lines_of_scores(found: "Scores", ids: "np.ndarray | None") -> Iterator[str]
             f"{reliable_below(found.samples):.2g}): their errors are lower limits; "
             + ("evaluate has --method ais" if fitted else "use --proposal mixture")
         )
-
-
-@click.command()
-@options.on_run
-@options.text("--format", "kind", metavar="HOW", required=True, help="onnx or torch.")
-@options.text("--out", metavar="FOLDER", help="Where the files go. [RUN/export]")
-@options.quiet
-def export(run: "Run", kind: str, out: str | None) -> None:
-    """Write encoder and decoder as files for other programs.
-
-    encoder maps x, as the model takes it, to the parameters of q(z|x); decoder maps z to the mean
-    and the parameters of p(x|z). Each is run and compared with the model, to 1e-5, before it is
-    kept. export.json has the names and shapes of inputs and outputs, and how x is scaled.
-    """
-    from pyrovae import runs
-    from pyrovae._process.choices import check_choice
-    from pyrovae._process.files import expanded
-
-    check_choice("--format", kind, runs.FORMATS)
-    folder = None if out is None else expanded(out)
-    for path in runs.write_networks(run, kind, out=folder):
-        options.echo(path)

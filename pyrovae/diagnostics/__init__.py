@@ -2,7 +2,8 @@
 
 ``report`` is the whole examination. The other files hold one diagnostic each:
 ``aggregate_posterior`` (q(z) against the prior), ``elbo_surgery`` (the terms of the ELBO),
-``latent_dimensions`` (active units and marginals), ``two_sample`` (classifier tests and probes),
+``latent_dimensions`` (active units and marginals), ``traversal`` (walks through z),
+``two_sample`` (classifier tests and probes),
 ``calibration`` (simulation-based), ``gradient_variance``, and ``inference_gap``
 (log p(x) - ELBO) with ``optimal_posterior`` and ``evidence_identity``. A new diagnostic is a file
 here (``report`` calls those of the whole examination), its figure a function in
@@ -19,6 +20,7 @@ from pyrovae.diagnostics import (
     latent_dimensions,
     optimal_posterior,
     report,
+    traversal,
     two_sample,
 )
 from pyrovae.diagnostics.aggregate_posterior import *
@@ -30,6 +32,7 @@ from pyrovae.diagnostics.inference_gap import *
 from pyrovae.diagnostics.latent_dimensions import *
 from pyrovae.diagnostics.optimal_posterior import *
 from pyrovae.diagnostics.report import *
+from pyrovae.diagnostics.traversal import *
 from pyrovae.diagnostics.two_sample import *
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
         latent_dimensions,
         optimal_posterior,
         report,
+        traversal,
         two_sample,
     )
     for name in file.__all__

@@ -8,6 +8,7 @@ subject, or a new file; colors and settings that all figures share are in ``styl
 
 from pyrovae.plots import (
     curves,
+    decoded,
     diagnosis,
     examples,
     latent_space,
@@ -16,6 +17,7 @@ from pyrovae.plots import (
     style,
 )
 from pyrovae.plots.curves import *
+from pyrovae.plots.decoded import *
 from pyrovae.plots.diagnosis import *
 from pyrovae.plots.examples import *
 from pyrovae.plots.latent_space import *
@@ -25,6 +27,15 @@ from pyrovae.plots.style import *
 
 __all__ = [
     name
-    for file in (diagnosis, curves, examples, latent_space, posterior_checks, run_figures, style)
+    for file in (
+        diagnosis,
+        curves,
+        decoded,
+        examples,
+        latent_space,
+        posterior_checks,
+        run_figures,
+        style,
+    )
     for name in file.__all__
 ]

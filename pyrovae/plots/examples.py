@@ -1,8 +1,7 @@
 r"""Examples: images in rows; samples, reconstructions and completions of images and tables."""
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,17 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pyrovae.data import Schema
-from pyrovae.plots.style import CLASSES, DISTORTION, MODEL, Array, Shape, styled, typeset
-from pyrovae.plots.tables import column_histograms, column_points, point_pairs, shortened
+from pyrovae.plots.style import MODEL, Array, Shape, styled
+from pyrovae.plots.tables import column_histograms, column_points, point_pairs
 
 __all__ = [
     "completions",
-    "grid",
     "images",
-    "prior_swap",
     "reconstructions",
     "samples",
-    "side_by_side",
 ]
 
 _HIDDEN = "#88CCEE"
@@ -29,7 +25,7 @@ _PIXELS = 2_000  # of the longer side of a mosaic, about; larger images are thin
 _IMAGES = 50  # the most rows of completions, and the most pairs, in a figure
 _DRAWS = 20  # the most completions of an image in a figure
 _RATIO = 3.0  # the largest ratio of sides that a figure makes room for
-_TALLEST = 30.0  # inches
+TALLEST = 30.0  # inches
 
 
 @styled()
@@ -71,80 +67,6 @@ def samples(real: Array, sampled: Array, schema: Schema | None = None) -> Figure
 
 
 @styled()
-def prior_swap(
-    real: Array, before: Array, after: Array, prior: str, other: str, schema: Schema | None = None
-) -> Figure:
-    """Draw real data beside samples under two priors.
-
-    Images become three grids, a table a histogram of each of its first twelve columns.
-
-    Args:
-        real: data, images ``(n, C, H, W)`` with C 1 or 3, or a table ``(n, columns)``.
-        before: images: means of p(x | z) at draws from the first prior. Tables: draws of x.
-        after: likewise, from the second prior.
-        prior: name of the first.
-        other: name of the second.
-        schema: of a table in the units of the data, whose names are written; None without names.
-
-    Returns:
-        The figure.
-
-    Example:
-        >>> from pyrovae import plots
-        >>> images = x.numpy()
-        >>> len(plots.prior_swap(images, images, images, "normal", "flow").axes)
-        3
-    """
-    if real.ndim == 4:
-        titles = ("real", f"before: $p(z)$ {prior}", f"after: $p(z)$ {other}")
-        short = [shortened(title, 48) for title in titles]
-        figure = image_panels((12, 3.9, 0.8), short, (real, before, after))
-        figure.suptitle("Means of $p(x|z)$, $z \\sim p(z)$: the same decoder under two priors")
-        return figure
-    drawn = [
-        (shortened(f"before: p(z) {prior}", 48), before, DISTORTION),
-        (shortened(f"after: p(z) {other}", 48), after, MODEL),
-    ]
-    title = "Columns of the data, and draws of the same decoder under two priors"
-    both = np.concatenate([before, after])
-    return column_histograms(real, drawn, title, binned=both, schema=schema)
-
-
-@styled()
-def side_by_side(kinds: Mapping[str, Array], schema: Schema | None = None) -> Figure:
-    """Draw data beside samples of several models.
-
-    Images become a grid for each, a table a histogram of each of its first twelve columns.
-
-    Args:
-        kinds: the data first, then the samples of each model by name: images ``(n, C, H, W)`` with
-            C 1 or 3, or tables ``(n, columns)``.
-        schema: of a table in the units of the data, whose names are written; None without names.
-
-    Returns:
-        The figure.
-
-    Example:
-        >>> from pyrovae import plots
-        >>> images = x.numpy()
-        >>> len(plots.side_by_side({"data": images, "a": images, "b": images}).axes)
-        3
-    """
-    (_, real), *drawn = kinds.items()
-    if real.ndim == 4:
-        size = (max(6.0, 3.4 * len(kinds)), 3.4, 0.5)
-        return image_panels(size, [shortened(name, 34) for name in kinds], list(kinds.values()))
-    colors = itertools.cycle(CLASSES)
-    return column_histograms(
-        real,
-        [(shortened(name, 48), x, color) for (name, x), color in zip(drawn, colors, strict=False)],
-        "Columns of the data, and draws of each run",
-        binned=np.concatenate([x for _, x in drawn]),
-        schema=schema,
-    )
-
-
-@styled()
 def images(x: Array, title: str) -> Figure:
     """Draw images side by side.
 
@@ -166,7 +88,7 @@ def images(x: Array, title: str) -> Figure:
     check_images(x, ".csv, .npy or .npz")
     columns = _columns(x)
     ratio = math.ceil(len(x) / columns) * x.shape[2] / (columns * x.shape[3])
-    figure = Figure(figsize=(6, 6 * _bounded(ratio) + 0.4), layout="constrained")
+    figure = Figure(figsize=(6, 6 * bounded_ratio(ratio) + 0.4), layout="constrained")
     figure.suptitle(title)
     show_mosaic(figure.subplots(), rgb(x, x), columns)
     return figure
@@ -236,8 +158,8 @@ def completions(
     others = [rgb(images, known) for images in (*drawn.swapaxes(0, 1), mean)]
     rows = np.stack([whole, part, *others], 1)  # (n, columns, H, W, 3)
     columns, side = rows.shape[1], 0.85
-    tall = side * _bounded(x.shape[2] / x.shape[3])
-    size = (1.7 + side * columns, min(_TALLEST, 0.9 + tall * len(x)))
+    tall = side * bounded_ratio(x.shape[2] / x.shape[3])
+    size = (1.7 + side * columns, min(TALLEST, 0.9 + tall * len(x)))
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title)
     axes = figure.add_subplot()
@@ -290,8 +212,8 @@ def _image_pairs(x: Array, means: Array, labels: Array | None) -> Figure:
         x, means = x[:_IMAGES], means[:_IMAGES]
     columns = min(10, len(x))
     starts = range(0, len(x), columns)
-    tall = 1.7 * _bounded(x.shape[2] / x.shape[3] * 10 / columns)
-    height = min(_TALLEST, len(starts) * (tall + 0.35) + 0.35)
+    tall = 1.7 * bounded_ratio(x.shape[2] / x.shape[3] * 10 / columns)
+    height = min(TALLEST, len(starts) * (tall + 0.35) + 0.35)
     figure = Figure(figsize=(9, height), layout=ConstrainedLayoutEngine(h_pad=0.1))
     figure.suptitle(title)
     for axes, start in zip(figure.subplots(len(starts), squeeze=False)[:, 0], starts, strict=True):
@@ -305,45 +227,6 @@ def _image_pairs(x: Array, means: Array, labels: Array | None) -> Figure:
             classes = [f"class {label}" for label in labels[band]]
             axes.set_xticks(across[: len(above)], classes)
             axes.xaxis.tick_top()
-    return figure
-
-
-@styled()
-def grid(images: Array, z: Array, quantiles: Array) -> Figure:
-    """Draw images decoded at every pair of quantiles of a two-dimensional prior.
-
-    Args:
-        images: the mean of p(x | z) at z = ``(z[i, 0], z[j, 1])`` as entry ``[j, i]``,
-            ``(n, n, C, H, W)`` with C 1 or 3.
-        z: the quantiles of each dimension's marginal ``(n, 2)``.
-        quantiles: their probabilities ``(n,)``.
-
-    Returns:
-        The figure.
-
-    Example:
-        >>> from pyrovae import plots
-        >>> quantiles = torch.tensor([0.1, 0.5, 0.9])
-        >>> z = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
-        >>> pairs = torch.cartesian_prod(z, z).flip(1)  # z1 changes fastest
-        >>> with torch.no_grad():
-        ...     means = vae.decode(pairs).reshape(3, 3, 1, 8, 8)
-        >>> figure = plots.grid(means.numpy(), torch.stack([z, z], 1).numpy(), quantiles.numpy())
-    """
-    count, shape = len(quantiles), images.shape[2:]
-    tall = 7.2 * _bounded(shape[1] / shape[2])
-    figure = Figure(figsize=(8, tall + 1), layout="constrained")
-    axes = figure.add_subplot()
-    top_first = images[::-1].reshape(-1, *shape)
-    across, down = show_mosaic(axes, rgb(top_first, images), count)
-    chosen = np.unique(np.linspace(1, count - 2, 5).round().astype(int).clip(0, count - 1))
-    texts = [
-        [typeset(f"{z[i, d]:.2f}\n({100 * quantiles[i]:.0f} %)") for i in chosen] for d in (0, 1)
-    ]
-    axes.set_xticks(across[chosen], texts[0])
-    axes.set_yticks(down[::-1][chosen], texts[1])
-    axes.set(xlabel="$z_1$ (quantile of the prior)", ylabel="$z_2$ (quantile of the prior)")
-    figure.suptitle("The mean of $p(x|z)$ for $z$ on a grid of the prior's quantiles")
     return figure
 
 
@@ -424,7 +307,7 @@ def image_panels(
         columns = _columns(kinds[0][:most])
         ratio = -(-len(shown[0]) // columns) * ratio / columns
     whole, panel, beside = size
-    figure = Figure(figsize=(whole, panel * _bounded(ratio) + beside), layout="constrained")
+    figure = Figure(figsize=(whole, panel * bounded_ratio(ratio) + beside), layout="constrained")
     panels = figure.subplots(1, len(kinds))
     for axes, title, images in zip(panels, titles, shown, strict=True):
         show_mosaic(axes, images, _columns(images.transpose(0, 3, 1, 2)))
@@ -440,6 +323,6 @@ def _columns(images: Array) -> int:
     return min(count, max(1, math.ceil(math.sqrt(count * ratio))))
 
 
-def _bounded(ratio: float) -> float:
+def bounded_ratio(ratio: float) -> float:
     """The ratio of height to width that a figure makes room for."""
     return min(_RATIO, max(1 / _RATIO, ratio))

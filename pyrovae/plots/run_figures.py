@@ -19,7 +19,8 @@ from pyrovae._process.isolation import evaluating, isolated, seed_device
 from pyrovae.data import Schema, Split
 from pyrovae.distributions import fills_space, is_discrete, moments
 from pyrovae.plots.curves import bound
-from pyrovae.plots.examples import grid, image_shape, prior_swap, reconstructions, samples
+from pyrovae.plots.decoded import grid, prior_swap
+from pyrovae.plots.examples import image_shape, reconstructions, samples
 from pyrovae.plots.latent_space import discrete, latent
 from pyrovae.plots.style import Array, Shape, as_array, save
 from pyrovae.vae import VAE
