@@ -1,8 +1,9 @@
 r"""Results that print readably, means with their standard errors, and batches of examples."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from html import escape
 from typing import Any, ClassVar, Protocol, TypeAlias, cast, dataclass_transform
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "as_examples",
     "as_tensor",
     "batches",
+    "html_table",
     "log_slope_of",
     "number_of_examples",
 ]
@@ -56,6 +58,32 @@ class Result:
     def __repr__(self) -> str:
         parts = ", ".join(f"{name}={_short(value)}" for name, value in _attributes(self))
         return f"{type(self).__name__}({parts})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks, a row for each attribute."""
+        return html_table(
+            type(self).__name__, [(name, _short(value)) for name, value in _attributes(self)]
+        )
+
+
+def html_table(caption: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table for notebooks, of text that it escapes; the first cell of a row names it.
+
+    Args:
+        caption: above it.
+        rows: of cells.
+
+    Example:
+        >>> html_table("bound", [("elbo", "-90.5 < 0")]).count("&lt;")
+        1
+    """
+    lines = "".join(
+        f'<tr><th style="text-align:left">{escape(first)}</th>'
+        + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return f"<table><caption>{escape(caption)}</caption>{lines}</table>"
 
 
 def _attributes(result: Result) -> Iterator[tuple[str, object]]:
@@ -187,6 +215,10 @@ class Estimate(Result):
         if self.standard_error is None:
             return f"{self.value:{spec}}"
         return f"{self.value:{spec}} ± {self.standard_error:{spec}}"
+
+    def _repr_html_(self) -> str:
+        """The same line in notebooks."""
+        return escape(repr(self))
 
     def __format__(self, spec: str) -> str:
         """The value as ``spec`` says, then the error to as many digits: ``2.00 +- 0.58``."""

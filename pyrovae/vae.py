@@ -23,7 +23,7 @@ from pyrovae.distributions import (
     space,
     vector_size,
 )
-from pyrovae.estimates import AnyExamples, as_tensor
+from pyrovae.estimates import AnyExamples, as_tensor, html_table
 from pyrovae.likelihoods import LIKELIHOODS
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
@@ -173,6 +173,11 @@ class VAE(nn.Module):
         self.posterior = posterior
         self.latent_dim: int = vector_size(prior)
         self._check_shapes()
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: the three roles and their classes."""
+        rows = [("prior", "p(z)"), ("likelihood", "p(x|z)"), ("posterior", "q(z|x)")]
+        return html_table("VAE", [(*row, type(getattr(self, row[0])).__name__) for row in rows])
 
     def model(self, x: Tensor) -> None:
         """The Pyro program of p(x, z) = p(z) p(x | z), with x observed.

@@ -65,3 +65,16 @@ def test_too_few_examples_are_refused():
         number_of_examples(data, at_least=4)
     with pytest.raises(ValueError, match="there are 2 examples"):
         number_of_examples(data, 2, at_least=3)
+
+
+def test_results_are_tables_in_notebooks_and_their_text_is_escaped():
+    class Found(Result):
+        name: str
+        bound: Estimate
+
+    shown = Found("<script>", Estimate(-1.0, 0.5))._repr_html_()
+    assert shown.startswith("<table><caption>Found</caption>")
+    assert "&lt;script&gt;" in shown
+    assert "<script>" not in shown
+    assert "-1.00 ± 0.50" in shown
+    assert Estimate(-1.0, 0.5)._repr_html_() == "-1.00 ± 0.50"

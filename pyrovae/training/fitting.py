@@ -21,10 +21,11 @@ from pyrovae._process.memory import check_memory
 from pyrovae.data import DataLike, Dataset, Split, as_split
 from pyrovae.distributions import missing_values, observed_values
 from pyrovae.training.checkpoint import TrainingCheckpoint, TrainingOptions, TrainingState
+from pyrovae.training.history import Fit
 from pyrovae.training.loaders import Loaded
 from pyrovae.training.loop import TrainingLoop
 from pyrovae.training.precision import products_in
-from pyrovae.training.progress import Fit, Progress, TrainingDisplay
+from pyrovae.training.progress import Progress, TrainingDisplay
 from pyrovae.training.running_statistics import has_running_statistics
 from pyrovae.training.steps import check_sum, explaining_batches, training_device
 from pyrovae.vae import VAE

@@ -87,3 +87,15 @@ def test_a_bound_that_is_not_finite_is_the_worst_and_no_better_than_the_next(abs
         *(True, True, True, False, True, False)
     ]
     assert progress.best_validation_elbo == -8.0
+
+
+def test_a_history_is_a_data_frame_and_a_table_in_notebooks(vae, digits):
+    history = fit(vae, digits, epochs=12).history
+    frame = history.to_pandas()
+    assert list(frame.columns) == list(history.to_dict())
+    assert frame["elbo"].tolist() == history.elbo.tolist()
+    shown = history._repr_html_()
+    assert shown.count("<tr>") == 11  # five epochs at either end, and dots between them
+    assert "NaN" not in shown
+    assert fit(vae, digits, epochs=1)._repr_html_().startswith("<table")
+    assert vae._repr_html_().count("<tr>") == 3
