@@ -132,7 +132,7 @@ def test_no_command_shows_help(command):
 def test_options_of_fit_are_the_settings():
     options = {parameter.name for parameter in app.cli.commands["fit"].params}
     settings = {*DATA_SETTINGS, *MODEL_SETTINGS, *TRAINING_SETTINGS} - {"name"}
-    more = {"data", "recipe", "config", "out", "resume", "no_report", "quiet", "as_json"}
+    more = {"data", "recipe", "config", "out", "resume", "begin", "no_report", "quiet", "as_json"}
     assert options == settings | more
 
 
