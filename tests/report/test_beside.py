@@ -41,6 +41,7 @@ def test_differences_are_paired_and_the_settings_that_differ_are_listed(runs, tm
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_density_and_a_probability_have_no_difference(runs, tmp_path):
     other = finished(tmp_path / "dense", likelihood="normal")[0]
     path = write_comparison([runs[0][0], other], tmp_path / "page.html")

@@ -52,6 +52,7 @@ def explored(path):
     return json.loads(re.search(r'id="explorer-data">(.*?)</script>', path.read_text("utf-8"))[1])
 
 
+@pytest.mark.slow
 def test_a_page_says_what_it_cannot_decode(tmp_path):
     for name, model, words in (
         ("conv", {"decoder": "conv:channels=4"}, "The decoder is a Conv"),

@@ -72,7 +72,7 @@ LIKELIHOODS = (
 )
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_files_give_the_numbers_of_the_model(tmp_path, kind):
     pytest.importorskip("onnxscript" if kind == "onnx" else "torch")
     run, dataset = trained(tmp_path / "run")
