@@ -166,7 +166,7 @@ def _lines_of_weights(weights: "evidence.WeightSummary | None", kind: str) -> It
     if weights.largest_pareto_k is not None:
         yield f"{runs.heavy_tails(weights)}, largest {weights.largest_pareto_k:.2f}"
     if weights.unreliable:
-        yield "    there errors are lower limits, and log p(x) may be far above; more draws seldom"
+        yield "    there errors are lower limits, and log p(x) may be far above; more"
         yield from _advice(mostly=weights.unreliable > MOST, kind=kind)
 
 
@@ -177,9 +177,13 @@ def _advice(*, mostly: bool, kind: str) -> Iterator[str]:
     if "mixture" not in kind:
         other = "mixture" if "refined" in kind else "refined"
         draws = {"refined": 3_000, "mixture": 16_000}[other]
-        yield f"    help; --proposal {other} often does, for about {draws:,} more draws per example"
+        yield (
+            f"    draws seldom help; --proposal {other} often does, for about {draws:,} more draws"
+        )
+        yield "    per example"
         return
-    yield f"    help{', since most mixtures miss the mass of p(z|x)' if mostly else ''}; use"
+    reason = ", since most mixtures miss the mass of p(z|x)" if mostly else ""
+    yield f"    draws seldom help{reason}; use"
     yield "    --method ais (in many dimensions with --start posterior), by default for"
     yield f"    {evidence.gradients():,} gradients of log p(x,z) per example, and --method bdmc to"
     yield "    see on simulated data how near to log p(x) it comes"

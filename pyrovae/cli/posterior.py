@@ -1,6 +1,7 @@
 r"""The commands that ask how good q(z|x) is: its KL to p(z), its gap, and its calibration."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
@@ -72,7 +73,7 @@ def kl(
             vae, dataset.test, samples=samples, limit=limit, seed=seed, progress=progress
         )
     pictures = {"kl": plots.divergence(result)}
-    plain, lines = result.to_dict(), list(_lines_of_ledger(result))
+    plain, lines = result.to_dict(), list(_folded(_lines_of_ledger(result)))
     if gradients:
         with training.counting("gradients", draws) as progress:
             first = min(limit, diagnostics.GRADIENT_LIMIT)
@@ -83,6 +84,13 @@ def kl(
         pictures["gradients"] = plots.gradients(found)
         lines += _lines_of_gradients(found)
     return plain, [*lines, *options.drawn(run, pictures)]
+
+
+def _folded(lines: Iterable[str]) -> Iterator[str]:
+    """The same lines within 80 columns, with what follows below the second column."""
+    indent = " " * 17
+    for line in lines:
+        yield from wrap(line, 80, subsequent_indent=indent, break_long_words=False)
 
 
 def _lines_of_ledger(result: "Ledger") -> Iterator[str]:
